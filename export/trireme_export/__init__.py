@@ -1,0 +1,1 @@
+"""From a model source to a checked version directory: fetch, convert, prove, and only then write."""

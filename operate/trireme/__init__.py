@@ -1,0 +1,1 @@
+"""Trireme: operate a Triton Inference Server, its model repository and its releases."""

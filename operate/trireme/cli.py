@@ -1,0 +1,62 @@
+"""The ``trireme`` command: one verb a module, found in ``trireme.commands`` and in the packages above it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+import click
+
+from trireme import commands
+from trireme.errors import TriremeError
+
+
+class _Verbs(click.Group):
+    """Finds verbs by name and imports only the one that runs, so that ``trireme --help`` starts fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        own = (module.name for module in pkgutil.iter_modules(commands.__path__) if not module.name.startswith("_"))
+        return sorted({*own, *entry_points(group="trireme.commands").names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        for entry in entry_points(group="trireme.commands", name=cmd_name):
+            return _as_command(entry.load())
+        name = f"{commands.__name__}.{cmd_name}"
+        if importlib.util.find_spec(name) is None:
+            return None
+        return _as_command(getattr(importlib.import_module(name), cmd_name))
+
+
+def _as_command(found: object) -> click.Command:
+    if not isinstance(found, click.Command):
+        raise TypeError(f"{found!r} is not a click command")
+    return found
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="trireme")
+def run() -> None:
+    """Operate a Triton Inference Server: export models, serve them, release them, measure them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; print one line for an error. Exit code 0: well; 1: the thing failed; 2: wrong usage."""
+    try:
+        result = run.main(args=argv, standalone_mode=False, prog_name="trireme")
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except click.Abort:
+        click.echo("trireme: interrupted", err=True)
+        return 130
+    except (TriremeError, OSError) as error:
+        click.echo(f"trireme: {error}", err=True)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

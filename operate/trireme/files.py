@@ -1,0 +1,66 @@
+"""Writes that are whole or not there: a reader never sees half a file or half a directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace ``path`` by ``data`` in one rename, flushed to disk first.
+
+    Raises:
+        OSError: the file could not be written; ``path`` is then what it was before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    staged = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.chmod(mode)
+        staged.replace(path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+
+
+def write_json_atomic(path: Path, value: Any, *, mode: int = 0o644) -> None:
+    """``write_atomic`` of ``value`` as indented JSON."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), mode=mode)
+
+
+@contextmanager
+def staged_directory(target: Path) -> Iterator[Path]:
+    """Give an empty directory beside ``target``; when the block ends well it becomes ``target`` by rename.
+
+    An existing ``target`` is replaced. When the block raises, or the process dies, ``target`` is what it was; a
+    directory that a dead process left behind is removed by the next call.
+
+    Example:
+        >>> with staged_directory(Path("model/1")) as staged:
+        ...     (staged / "model.onnx").write_bytes(b"...")
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{target.name}.staged-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{target.name}.staged-", dir=target.parent))
+    staged.chmod(0o755)
+    try:
+        yield staged
+        retired = staged.with_name(f"{staged.name}-retired")
+        if target.exists():
+            target.rename(retired)
+        staged.rename(target)
+        shutil.rmtree(retired, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise

@@ -1,0 +1,74 @@
+"""The model repository as folders: which models and versions there are, and where their parts lie."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from trireme.errors import NotFoundError
+
+# Triton reads a folder's numeric prefix, so "2_backup" would count as version 2: only canonical numbers are versions.
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+def is_version(name: str) -> bool:
+    """Whether ``name`` is a canonical version number: digits, no leading zero, at most 18."""
+    return _VERSION.fullmatch(name) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """One model of the repository: ``<repository>/<name>/``."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.pbtxt"
+
+    @property
+    def recipe_path(self) -> Path:
+        """How the versions are made, for models that are exported; absent for the others."""
+        return self.path / "export.toml"
+
+    @property
+    def golden_dir(self) -> Path:
+        return self.path / "golden"
+
+    @property
+    def warmup_dir(self) -> Path:
+        return self.path / "warmup"
+
+    def version_dir(self, version: int) -> Path:
+        return self.path / str(version)
+
+    def versions(self) -> list[int]:
+        """Canonical version numbers with a directory, ascending."""
+        return sorted(int(entry.name) for entry in self.path.iterdir() if entry.is_dir() and is_version(entry.name))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRepository:
+    """All models under one directory. A model is a folder with a ``config.pbtxt``; no list names it."""
+
+    path: Path
+
+    def models(self) -> list[ModelFolder]:
+        """Every model, by name."""
+        return [ModelFolder(entry.parent) for entry in sorted(self.path.glob("[!.]*/config.pbtxt"))]
+
+    def model(self, name: str) -> ModelFolder:
+        """The model called ``name``.
+
+        Raises:
+            NotFoundError: there is none; the sentence lists those there are.
+        """
+        for folder in self.models():
+            if folder.name == name:
+                return folder
+        raise NotFoundError("model", name, (folder.name for folder in self.models()))
