@@ -113,7 +113,11 @@ def _difference(expected: npt.NDArray[Any], answer: npt.NDArray[Any], tolerance:
     if expected.dtype != answer.dtype:
         return f"dtype {answer.dtype}, expected {expected.dtype}"
     if tolerance is None or expected.dtype == np.object_:
-        return None if np.array_equal(expected, answer) else f"{answer.tolist()!r:.200}, expected {expected.tolist()!r:.200}"
+        return (
+            None
+            if np.array_equal(expected, answer)
+            else f"{answer.tolist()!r:.200}, expected {expected.tolist()!r:.200}"
+        )
     if tolerance.cosine is not None:
         lengths = np.linalg.norm(expected, axis=-1) * np.linalg.norm(answer, axis=-1)
         lowest = float(np.min(np.sum(expected * answer, axis=-1) / np.maximum(lengths, 1e-12)))

@@ -1,0 +1,45 @@
+# One command per job, the same for people and CI. `make help` lists them.
+PYTHON ?= python3
+TRIREME := .venv/bin/trireme
+.DEFAULT_GOAL := help
+.PHONY: help setup models serve demo test check compose-test bench clean
+
+help:  ## list these commands
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## make .venv and fetch tritonserver (the other commands do it themselves)
+	@$(PYTHON) tools/bootstrap.py
+
+models: setup  ## fetch and export every model that is not exported yet
+	@$(TRIREME) export --all
+
+serve: models  ## start the real Triton on this machine and print how to call it
+	@$(TRIREME) serve
+
+demo: models  ## start it, ask every task a real question, check the answers, stop it
+	@$(TRIREME) demo
+
+test:  ## run all tests, on the real server
+	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
+	@$(TRIREME) export --all
+	@.venv/bin/python -m pytest
+
+check:  ## ruff, mypy --strict and the import rules
+	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache
+
+bench:  ## measure our variants beside the in-process limit and a naive server
+	@$(PYTHON) tools/bootstrap.py --extra loadtest
+	@$(TRIREME) export --all
+	@$(TRIREME) bench serving
+
+compose-test: models  ## the same repository in containers, on a real Docker engine
+	@true
+
+clean:  ## remove all that set-up, export and servers made
+	rm -rf .venv .trireme reports .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf model_repository/*/warmup
+	find model_repository -regex '.*/[0-9]+/\(model.onnx\|tokenizer.json\|manifest.json\)' -delete

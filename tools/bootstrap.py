@@ -1,0 +1,268 @@
+"""Set up a fresh machine: Python environment, tritonserver, libpython. Run by ``make``; the standard library only.
+
+Every step is skipped when its result is there, and a result appears by one rename or one stamp written last, so
+Ctrl-C, kill -9 or a full disk at any moment leave nothing that a later run would take for whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[1]
+STATE = PROJECT / ".trireme"
+VENV = PROJECT / ".venv"
+STAMP = VENV / "set-up.json"
+CONSTRAINTS = PROJECT / "constraints.txt"
+TRITONSERVER = PROJECT / "tools" / "tritonserver.txt"
+RUNTIME = STATE / "runtime"
+DEBIAN_FILES = RUNTIME / "debian"
+
+SUPPORTED = ((3, 10), (3, 11), (3, 12))
+NEEDED_DISK_BYTES = 3 * 1024**3
+PIP_DEADLINE_SECONDS = 1800
+
+
+class SetUpError(Exception):
+    """One sentence: what is missing and the command that mends it."""
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="make setup", description=__doc__)
+    parser.add_argument("--extra", action="append", default=[], help="an optional dependency group of pyproject.toml")
+    extras = sorted(set(parser.parse_args(argv).extra))
+    try:
+        _use_supported_python(argv)
+        with _one_at_a_time():
+            _check_machine()
+            _step("Python environment", lambda: _python_environment(extras))
+            _step("libpython", _libpython)
+            _step("tritonserver", _tritonserver)
+    except SetUpError as error:
+        print(f"set-up: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"set-up: {error}; what was done is kept, mend it and run the same command again", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nset-up: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _use_supported_python(argv: Sequence[str]) -> None:
+    """Go on under a supported interpreter: this one, else the newest supported one on PATH."""
+    if sys.version_info[:2] in SUPPORTED:
+        return
+    for major, minor in reversed(SUPPORTED):
+        other = shutil.which(f"python{major}.{minor}")
+        # A shim that stands on PATH for a version which is not installed answers with an error.
+        if other and subprocess.run([other, "--version"], capture_output=True, check=False).returncode == 0:
+            os.execv(other, [other, __file__, *argv])
+    raise SetUpError(
+        f"Python {platform.python_version()} is not one of 3.10-3.12, for which the server has stubs; "
+        "install one of them and run: make PYTHON=python3.12"
+    )
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    STATE.mkdir(exist_ok=True)
+    with (STATE / "set-up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("set-up: another set-up runs here; waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _check_machine() -> None:
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise SetUpError(
+            f"the tritonserver wheel is for Linux on x86_64, this is {platform.system()} on {platform.machine()}; "
+            "use docker compose up instead"
+        )
+    # Something already set up needs no more room.
+    free = shutil.disk_usage(STATE).free
+    if not STAMP.exists() and free < NEEDED_DISK_BYTES:
+        raise SetUpError(
+            f"{free / 1024**3:.1f} GiB are free at {STATE}, {NEEDED_DISK_BYTES / 1024**3:.0f} GiB are needed; free some"
+        )
+
+
+def _step(name: str, work: Callable[[], str | None]) -> None:
+    started = time.monotonic()
+    done = work()
+    if done:
+        print(f"set-up: {name}: {done} ({time.monotonic() - started:.0f} s)", flush=True)
+
+
+# --- Python environment ---------------------------------------------------------------------------------------------
+
+
+def _python_environment(extras: list[str]) -> str | None:
+    key = hashlib.sha256(
+        b"".join(
+            path.read_bytes() for path in (CONSTRAINTS, PROJECT / "pyproject.toml", PROJECT / "client/pyproject.toml")
+        )
+        + f"{sys.version_info[:2]} {PROJECT}".encode()
+    ).hexdigest()
+    stamp = _read_stamp()
+    if stamp.get("key") == key and set(extras) <= set(stamp.get("extras", [])):
+        return None
+    # Extras that an earlier run added stay: make serve after make test must not take the test tools away.
+    extras = sorted({*extras, *stamp.get("extras", [])})
+    STAMP.unlink(missing_ok=True)
+    if not stamp:
+        # No stamp: a fresh checkout, or an installation that was cut off and may be half there.
+        shutil.rmtree(VENV, ignore_errors=True)
+        _make_venv()
+    wanted = "." + (f"[{','.join(extras)}]" if extras else "")
+    print(f"set-up: Python environment: installing {wanted} with constraints.txt", flush=True)
+    _pip("install", "--editable", "./client", "--editable", wanted)
+    STAMP.write_text(json.dumps({"key": key, "extras": extras}))
+    return "installed"
+
+
+def _read_stamp() -> dict[str, Any]:
+    try:
+        loaded = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _make_venv() -> None:
+    with_pip = _importable("ensurepip")
+    made = subprocess.run(
+        [sys.executable, "-m", "venv", *([] if with_pip else ["--without-pip"]), str(VENV)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        raise SetUpError(f"python -m venv failed: {(made.stderr or made.stdout).strip().splitlines()[-1:]}")
+    if not with_pip:
+        # Debian and Ubuntu keep pip out of python3; its wheel is in a package that unpacks without root.
+        _fetch_debian_package("python3-pip-whl")
+        wheel = next((DEBIAN_FILES / "usr/share/python-wheels").glob("pip-*.whl"))
+        _run([str(VENV / "bin/python"), f"{wheel}/pip", "install", "--no-index", str(wheel)], "pip")
+
+
+def _importable(module: str) -> bool:
+    return subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0
+
+
+def _pip(*arguments: str) -> None:
+    environment = {**os.environ, "PIP_CONSTRAINT": str(CONSTRAINTS), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    command = [str(VENV / "bin/python"), "-m", "pip", arguments[0], "--progress-bar", "off", *arguments[1:]]
+    _run(command, "pip", environment)
+
+
+def _run(command: list[str], tool: str, environment: dict[str, str] | None = None) -> None:
+    """Run ``command``, show a line for each thing it collects, and turn its failure into one sentence."""
+    with subprocess.Popen(
+        command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        deadline = time.monotonic() + PIP_DEADLINE_SECONDS
+        for line in process.stdout:
+            lines.append(line.strip())
+            if line.lstrip().startswith(("Downloading", "Installing", "Building")):
+                print(f"  {line.strip()[:110]}", flush=True)
+            if time.monotonic() > deadline:
+                process.kill()
+                raise SetUpError(f"{tool} took over {PIP_DEADLINE_SECONDS} s; check the network and run it again")
+    if process.returncode:
+        said = next(
+            (line for line in reversed(lines) if line.startswith(("ERROR", "E:"))), lines[-1] if lines else "nothing"
+        )
+        raise SetUpError(f"{tool} failed: {said}; check the network and the disk, then run the same command again")
+
+
+# --- tritonserver ---------------------------------------------------------------------------------------------------
+
+
+def _tritonserver() -> str | None:
+    wanted = TRITONSERVER.read_text()
+    unpacked, mark = RUNTIME / "wheel", "requirement.txt"
+    if (unpacked / mark).is_file() and (unpacked / mark).read_text() == wanted:
+        return None
+    downloads = STATE / "downloads" / "tritonserver"
+    _pip("download", "--no-deps", "--require-hashes", "--dest", str(downloads), "--requirement", str(TRITONSERVER))
+    staged = RUNTIME / "wheel.staged"
+    shutil.rmtree(staged, ignore_errors=True)
+    with zipfile.ZipFile(next(downloads.glob("nvidia_pytriton-*.whl"))) as wheel:
+        for name in wheel.namelist():
+            if name.startswith(("pytriton/tritonserver/", "nvidia_pytriton.libs/")):
+                wheel.extract(name, staged)
+    for program in (*staged.glob("pytriton/tritonserver/bin/*"), *staged.glob("**/triton_python_backend_stub")):
+        program.chmod(0o755)
+    (staged / mark).write_text(wanted)
+    shutil.rmtree(unpacked, ignore_errors=True)
+    staged.rename(unpacked)
+    shutil.rmtree(downloads, ignore_errors=True)
+    return "unpacked"
+
+
+# --- libpython ------------------------------------------------------------------------------------------------------
+
+
+def _libpython() -> str | None:
+    """The server's Python stub links the shared libpython, which Debian and Ubuntu keep out of python3."""
+    library = sysconfig.get_config_var("INSTSONAME")
+    folders = (sysconfig.get_config_var("LIBDIR"), *DEBIAN_FILES.glob("usr/lib/*"))
+    if any((Path(folder) / library).exists() for folder in folders if folder):
+        return None
+    _fetch_debian_package(f"libpython3.{sys.version_info.minor}")
+    if not any(DEBIAN_FILES.glob(f"usr/lib/*/{library}")):
+        raise SetUpError(
+            f"{library} is not on this machine and could not be fetched; install a Python with a shared library "
+            f"(Debian, Ubuntu: apt-get install libpython3.{sys.version_info.minor})"
+        )
+    return "fetched"
+
+
+def _fetch_debian_package(package: str) -> None:
+    """Fetch a package of this Debian or Ubuntu and unpack it into our own folder: no root, nothing installed."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise SetUpError(f"this Python lacks what {package} holds, and there is no apt-get to fetch it; install it")
+    apt = STATE / "downloads" / "apt"
+    for folder in ("lists/partial", "archives/partial"):
+        (apt / folder).mkdir(parents=True, exist_ok=True)
+    own = [
+        f"-oDir::State::lists={apt / 'lists'}",
+        f"-oDir::Cache={apt}",
+        "-oDebug::NoLocking=1",
+        "-oAPT::Sandbox::User=",
+    ]
+    print(f"set-up: fetching {package} into {DEBIAN_FILES.relative_to(PROJECT)} (not installed)", flush=True)
+    _run(["apt-get", *own, "--quiet", "update"], "apt-get update")
+    archives = apt / "packages"
+    shutil.rmtree(archives, ignore_errors=True)
+    archives.mkdir()
+    _run(
+        ["sh", "-c", 'cd "$0" && exec apt-get "$@"', str(archives), *own, "--quiet", "download", package],
+        "apt-get download",
+    )
+    DEBIAN_FILES.mkdir(parents=True, exist_ok=True)
+    for archive in archives.glob("*.deb"):
+        _run(["dpkg-deb", "--extract", str(archive), str(DEBIAN_FILES)], "dpkg-deb")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,66 @@
+"""Write constraints.txt: every package the project can install, at one version for each supported Python.
+
+    python3 tools/lock.py python3.10 python3.11 python3.12
+
+Each interpreter's pip resolves pyproject.toml with all extras but ``gpu``; a package whose version is the same on all
+of them gets one line, the others a line for each Python.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+EXTRAS = "dev,export,loadtest"
+# Not resolved (several GB of CUDA libraries), pinned by hand: GPU builds, and the build back end.
+# TensorRT's is the release inside the NGC image: a plan loads only on the version that built it.
+BY_HAND = ["onnxruntime-gpu==1.31.1", "setuptools==80.9.0", "tensorrt==10.5.0"]
+OURS = {"trireme", "trireme-client"}
+
+
+def resolve(interpreter: str) -> tuple[str, dict[str, str]]:
+    """The Python version of ``interpreter`` and what its pip chooses: package to version."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        wanted = ["./client[http]", f".[{EXTRAS}]", "torch==2.13.0"]
+        subprocess.run(
+            [interpreter, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", report, *wanted],
+            cwd=PROJECT, check=True, timeout=1200,
+        )  # fmt: skip
+        content = json.loads(report.read_text())
+    chosen = {
+        # A local build tag such as +cpu names one machine's file, not the release.
+        entry["metadata"]["name"].lower().replace("_", "-"): entry["metadata"]["version"].split("+")[0]
+        for entry in content["install"]
+    }
+    major, minor = content["environment"]["python_version"].split(".")
+    return f"{major}.{minor}", {name: version for name, version in chosen.items() if name not in OURS}
+
+
+def main(interpreters: list[str]) -> None:
+    resolved = dict(resolve(interpreter) for interpreter in interpreters)
+    versions: dict[str, dict[str, str]] = defaultdict(dict)
+    for python, packages in resolved.items():
+        for name, version in packages.items():
+            versions[name][python] = version
+    lines = list(BY_HAND)
+    for name, by_python in versions.items():
+        if len(set(by_python.values())) == 1:
+            lines.append(f"{name}=={next(iter(by_python.values()))}")
+        else:
+            lines += [
+                f"{name}=={version} ; python_version == '{python}'" for python, version in sorted(by_python.items())
+            ]
+    header = (
+        "# Every version this project is tested with. Made by tools/lock.py; edit pyproject.toml, then run it again.\n"
+    )
+    (PROJECT / "constraints.txt").write_text(header + "\n".join(sorted(lines)) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
