@@ -28,10 +28,10 @@ def resolve(interpreter: str) -> tuple[str, dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         wanted = ["./client[http]", f".[{EXTRAS}]", "torch==2.13.0"]
+        resolve_only = ["--quiet", "--dry-run", "--ignore-installed", "--report", str(report)]
         subprocess.run(
-            [interpreter, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", report, *wanted],
-            cwd=PROJECT, check=True, timeout=1200,
-        )  # fmt: skip
+            [interpreter, "-m", "pip", "install", *resolve_only, *wanted], cwd=PROJECT, check=True, timeout=1200
+        )
         content = json.loads(report.read_text())
     chosen = {
         # A local build tag such as +cpu names one machine's file, not the release.
