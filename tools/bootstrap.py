@@ -182,7 +182,7 @@ def _run(command: list[str], tool: str, environment: dict[str, str] | None = Non
         deadline = time.monotonic() + PIP_DEADLINE_SECONDS
         for line in process.stdout:
             lines.append(line.strip())
-            if line.lstrip().startswith(("Downloading", "Installing", "Building")):
+            if line.lstrip().startswith(("Downloading", "Installing collected")):
                 print(f"  {line.strip()[:110]}", flush=True)
             if time.monotonic() > deadline:
                 process.kill()

@@ -19,7 +19,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 EXTRAS = "dev,export,loadtest"
 # Not resolved (several GB of CUDA libraries), pinned by hand: GPU builds, and the build back end.
 # TensorRT's is the release inside the NGC image: a plan loads only on the version that built it.
-BY_HAND = ["onnxruntime-gpu==1.31.1", "setuptools==80.9.0", "tensorrt==10.5.0"]
+BY_HAND = ["onnxruntime-gpu==1.31.1", "tensorrt==10.5.0"]
 OURS = {"trireme", "trireme-client"}
 
 
