@@ -1,0 +1,20 @@
+"""What the backends raise on purpose. Triton shows the sentence to whoever asked.
+
+BackendError
+├── ModelError      the model cannot be loaded: its configuration or a file of its version is wrong
+└── RequestError    one request cannot be answered; its neighbours in the batch are
+"""
+
+from __future__ import annotations
+
+
+class BackendError(Exception):
+    """One clear sentence: what is wrong, where, what to do."""
+
+
+class ModelError(BackendError):
+    """A model's configuration or one of its files is wrong, so it is not loaded."""
+
+
+class RequestError(BackendError):
+    """A request is wrong by itself; those it was batched with are answered."""
