@@ -262,6 +262,7 @@ def _fetch_debian_package(package: str) -> None:
     DEBIAN_FILES.mkdir(parents=True, exist_ok=True)
     for archive in archives.glob("*.deb"):
         _run(["dpkg-deb", "--extract", str(archive), str(DEBIAN_FILES)], "dpkg-deb")
+    shutil.rmtree(apt)
 
 
 if __name__ == "__main__":
