@@ -115,13 +115,15 @@ def _step(name: str, work: Callable[[], str | None]) -> None:
 # --- Python environment ---------------------------------------------------------------------------------------------
 
 
+def environment_key() -> str:
+    """What the environment is made from: an installation under another key is brought up to date."""
+    files = (CONSTRAINTS, PROJECT / "pyproject.toml", PROJECT / "client/pyproject.toml")
+    made_from = [path.read_bytes() for path in files] + [f"{sys.version_info[:2]} {PROJECT}".encode()]
+    return hashlib.sha256(b"".join(made_from)).hexdigest()
+
+
 def _python_environment(extras: list[str]) -> str | None:
-    key = hashlib.sha256(
-        b"".join(
-            path.read_bytes() for path in (CONSTRAINTS, PROJECT / "pyproject.toml", PROJECT / "client/pyproject.toml")
-        )
-        + f"{sys.version_info[:2]} {PROJECT}".encode()
-    ).hexdigest()
+    key = environment_key()
     stamp = _read_stamp()
     if stamp.get("key") == key and set(extras) <= set(stamp.get("extras", [])):
         return None
