@@ -1,0 +1,25 @@
+"""The one shape of every benchmark: contenders in, interleaved repetitions, a report out.
+
+Example of a whole benchmark, ``bench/sorting.py``:
+
+    @click.command()
+    @run_options
+    def sorting(options: RunOptions) -> None:
+        \"\"\"Compare two ways to sort.\"\"\"
+        contenders = [
+            Contender("sorted", "10k floats", lambda: {"sort_ms": timed(sorted)}),
+            Contender("numpy", "10k floats", lambda: {"sort_ms": timed(np.sort)}),
+        ]
+        machine = Machine.read()
+        results = interleave(contenders, options.repetitions)
+        results = [result.with_ratio("sort_ms", to=results[0], name="ratio") for result in results]
+        columns = (Column("ms", "sort_ms", spread=True), Column("ratio", "ratio", digits=2))
+        options.publish(Report("sorting", columns, results, machine, settings=options.settings()))
+"""
+
+from trireme_loadtest.bench.shape.contender import Contender, Measured, interleave
+from trireme_loadtest.bench.shape.machine import Machine
+from trireme_loadtest.bench.shape.options import RunOptions, run_options
+from trireme_loadtest.bench.shape.report import Column, Report
+
+__all__ = ["Column", "Contender", "Machine", "Measured", "Report", "RunOptions", "interleave", "run_options"]
