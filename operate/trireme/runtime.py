@@ -1,0 +1,94 @@
+"""The embedded runtime: the real tritonserver that set-up unpacked, and the backends it is given."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from trireme.errors import SetupError
+from trireme.settings import Settings
+
+_STUB = "triton_python_backend_stub"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedRuntime:
+    """The parts a server process is started from.
+
+    Attributes:
+        wheel_dir: the unpacked tritonserver and the libraries beside it.
+        libpython_dir: the folder of the shared libpython that the Python stub links.
+        backends_dir: this project's Python-based backends.
+    """
+
+    wheel_dir: Path
+    libpython_dir: Path
+    backends_dir: Path
+
+    @classmethod
+    def find(cls, settings: Settings) -> EmbeddedRuntime:
+        """The runtime that ``make setup`` left.
+
+        Raises:
+            SetupError: the server, its stub for this Python, or the shared libpython is missing.
+        """
+        runtime = cls(settings.runtime_dir / "wheel", _find_libpython(settings), settings.project_dir / "backends")
+        for path in (runtime.server_path, runtime._stub_path):
+            if not path.is_file():
+                raise SetupError(f"{path} is missing", "make setup")
+        return runtime
+
+    @property
+    def server_path(self) -> Path:
+        return self._triton_dir / "bin" / "tritonserver"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Triton's response cache implementations."""
+        return self._triton_dir / "caches"
+
+    @property
+    def _triton_dir(self) -> Path:
+        return self.wheel_dir / "pytriton" / "tritonserver"
+
+    @property
+    def _stub_path(self) -> Path:
+        return self._triton_dir / "python_backend_stubs" / f"3.{sys.version_info.minor}" / _STUB
+
+    def build_backend_directory(self, target: Path) -> None:
+        """Fill ``target``, which must not exist, with what ``--backend-directory`` wants.
+
+        That is the Python backend with the stub of the running Python, and every folder of ``backends/`` that has a
+        ``model.py``. All are copies: Triton refuses a link as escaping the directory.
+        """
+        shutil.copytree(self._triton_dir / "backends" / "python", target / "python")
+        shutil.copy2(self._stub_path, target / "python" / _STUB)
+        for entry in sorted(self.backends_dir.glob("*/model.py")):
+            shutil.copytree(entry.parent, target / entry.parent.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables of a server process."""
+        libraries = (str(self.wheel_dir / "nvidia_pytriton.libs"), str(self.libpython_dir))
+        # The stub ignores PYTHONPATH: it finds the site-packages of the interpreter that stands first on PATH.
+        programs = (str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath))
+        return {
+            **os.environ,
+            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+            "PATH": os.pathsep.join(programs),
+            # Threads of the tokenizers library and of OpenMP would compete with the model instances for the cores.
+            "TOKENIZERS_PARALLELISM": "0",
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        }
+
+
+def _find_libpython(settings: Settings) -> Path:
+    name = str(sysconfig.get_config_var("INSTSONAME"))
+    fetched = (settings.runtime_dir / "debian").glob("usr/lib/*")
+    for folder in (Path(str(sysconfig.get_config_var("LIBDIR"))), *fetched):
+        if (folder / name).is_file():
+            return folder
+    raise SetupError(f"{name}, which the server's Python stub links, is not on this machine", "make setup")

@@ -1,0 +1,26 @@
+"""What tests on the real server share: one server with the whole repository, started once a session."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import tritonclient.grpc as triton_grpc
+from trireme.server import ServerFlags, TritonServer
+from trireme.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[TritonServer]:
+    """A tritonserver with every model of the repository. Tests leave its models as they found them."""
+    flags = ServerFlags(Settings.from_environment().repository_dir, exit_on_error=False)
+    with TritonServer.start(flags) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def triton(server: TritonServer) -> Iterator[triton_grpc.InferenceServerClient]:
+    """A bare gRPC client of ``server``."""
+    with contextlib.closing(triton_grpc.InferenceServerClient(server.grpc_address)) as client:
+        yield client
