@@ -31,6 +31,7 @@ def export(models: tuple[str, ...], every: bool, force: bool, as_json: bool) -> 
         for name in exporter.model_names() if every else models:
             done = exporter.export(name, force=force)
             click.echo(f"export: {name}: {'done' if done.made else 'already there'}", err=as_json)
+            exporter.write_warmup(name)
             made.append({"model": done.model, "made": done.made, **asdict(done.manifest)})
     if as_json:
         click.echo(json.dumps({"models": made}, indent=2))

@@ -37,6 +37,7 @@ from trireme_export.recipe import (
     TorchSource,
     read_recipe,
 )
+from trireme_export.warmup import write_warmup
 
 # Goes up when the same recipe gives other files, so that what an older exporter made is made again.
 EXPORTER_VERSION = "1"
@@ -72,6 +73,11 @@ class Exporter:
     _data: dict[LabelledData, LabelledTexts] = field(default_factory=dict, init=False)
     _source_rows: dict[tuple[str, LabelledData], dict[int, Rows]] = field(default_factory=dict, init=False)
     _model: str = field(default="", init=False)
+
+    def write_warmup(self, name: str) -> None:
+        """Make the warm-up requests that a model's configuration names; see ``trireme_export.warmup``."""
+        if write_warmup(self.repository.model(name)):
+            self.progress(name, "warm-up requests written")
 
     @property
     def repository(self) -> ModelRepository:

@@ -1,0 +1,69 @@
+"""Warm-up requests as Triton reads them: ``<model>/warmup/<case>.<INPUT>``, made from the model's golden samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trireme.errors import ConfigError
+from trireme.files import staged_directory
+from trireme.golden import load_golden
+from trireme.model_config import load_model_config
+from trireme.repository import ModelFolder
+
+
+def write_warmup(folder: ModelFolder) -> bool:
+    """Write the files that the ``model_warmup`` of a model's configuration names; whether any had to be written.
+
+    Raises:
+        ConfigError: a name is not ``<case>.<INPUT>`` of a golden sample, or its shape is another than the sample's.
+    """
+    files = _warmup_files(folder)
+    if all(_holds(folder.warmup_dir / name, data) for name, data in files.items()):
+        return False
+    with staged_directory(folder.warmup_dir) as staged:
+        for name, data in files.items():
+            (staged / name).write_bytes(data)
+    return True
+
+
+def raw_tensor(tensor: npt.NDArray[Any]) -> bytes:
+    """A tensor as raw request data: numbers little-endian, BYTES elements each behind its length (4 bytes).
+
+    Source: Triton's "Binary Tensor Data Extension".
+    """
+    if tensor.dtype == np.object_:
+        return b"".join(len(element).to_bytes(4, "little") + element for element in tensor.ravel())
+    return tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
+
+
+def _warmup_files(folder: ModelFolder) -> dict[str, bytes]:
+    samples = {sample.case: sample for sample in load_golden(folder)}
+    files = {}
+    for request in load_model_config(folder.config_path).message.model_warmup:
+        for entry in request.inputs.values():
+            case, _, tensor_name = entry.input_data_file.partition(".")
+            if not tensor_name:
+                continue  # zero_data or random_data: no file
+            tensor = samples[case].inputs.get(tensor_name) if case in samples else None
+            if tensor is None:
+                known = ", ".join(f"{sample.case}.{name}" for sample in samples.values() for name in sample.inputs) or "none"
+                raise ConfigError(
+                    folder.config_path, f"no golden sample gives warm-up file {entry.input_data_file!r}; there is: {known}"
+                )
+            # Triton puts the batch dimension, of size batch_size, before the dims.
+            if tensor.shape != (request.batch_size, *entry.dims):
+                raise ConfigError(
+                    folder.config_path,
+                    f"warm-up {entry.input_data_file!r} is declared as {[request.batch_size, *entry.dims]}, "
+                    f"the golden sample has {list(tensor.shape)}",
+                )
+            files[entry.input_data_file] = raw_tensor(tensor)
+    return files
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == data
