@@ -163,6 +163,8 @@ class _Reader:
                 f"expected ':' after '{name.text}', got {self._token.text or 'the end'!r}",
                 _hint(self._token.text) if self._token.kind == "foreign" else f"write {name.text}{example}",
             )
+        if known is not None and (rival := _rival(parent, known)):
+            self._report(name.place, f"'{name.text}' cannot stand beside '{rival}'", "keep one of them")
         found = parent.fields.setdefault(name.text, [])
         if found and known is not None and not known.is_repeated:
             pair = "; write one block for each key" if name.text in ("key", "value") else ""
@@ -242,6 +244,14 @@ class _Reader:
 
     def _advance(self) -> None:
         self._token = next(self._rest, self._token)
+
+
+def _rival(parent: Node, known: FieldDescriptor) -> str | None:
+    """A field already read that excludes ``known``: of a oneof only one may be given."""
+    if known.containing_oneof is None:
+        return None
+    rivals = (field.name for field in known.containing_oneof.fields if field.name != known.name)
+    return next((name for name in rivals if name in parent.fields), None)
 
 
 def _hint(got: str) -> str:

@@ -1,0 +1,41 @@
+"""``trireme lint``: judge models before any server sees them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from trireme.lint import Report, Severity
+from trireme.lint import lint as lint_path
+from trireme.settings import Settings
+
+
+@click.command()
+@click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def lint(path: Path | None, as_json: bool) -> int:
+    """Judge the model repository, model folder or config file at PATH; the project's own repository without one.
+
+    Exit code 1 when a model has an error, that is, when Triton would refuse it. What each rule means is told in
+    docs/lint.md.
+    """
+    report = lint_path(path or Settings.from_environment().repository_dir)
+    if as_json:
+        document = {
+            "passed": report.passed,
+            "models": list(report.models),
+            "findings": [finding.as_json() for finding in report.findings],
+        }
+        click.echo(json.dumps(document, indent=2))
+    else:
+        for finding in report.findings:
+            click.echo(str(finding))
+        click.echo(_summary(report))
+    return 0 if report.passed else 1
+
+
+def _summary(report: Report) -> str:
+    counts = (f"{len(report.of(severity))} {severity.value}" for severity in Severity)
+    return f"{len(report.models)} models: {', '.join(counts)}"

@@ -1,0 +1,93 @@
+"""Runs every rule over the models of a path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from trireme.errors import NotFoundError
+from trireme.lint.finding import Complaint, Finding, Report, Severity
+from trireme.lint.rules import ALL_RULES
+from trireme.lint.subject import Subject, rule_name
+from trireme.machine import Machine
+from trireme.model_config import ParsedConfig, parse_model_config
+from trireme.repository import ModelRepository
+
+
+def lint(path: Path, machine: Machine | None = None) -> Report:
+    """Judge a repository, a model folder (among its neighbours) or one config file (for itself).
+
+    ``machine`` is what the models would run on; this one where it is not given.
+
+    Raises:
+        NotFoundError: there is no model at ``path``.
+        OSError: a file cannot be read.
+    """
+    machine = machine or Machine.present()
+    path = path.resolve()
+    if path.is_file():
+        return _report([path.parent.name], _lint_file(path, machine))
+    is_model = (path / "config.pbtxt").is_file()
+    repository = ModelRepository(path.parent if is_model else path)
+    folders = {folder.name: folder for folder in repository.models()}
+    wanted = [path.name] if is_model else list(folders)
+    if not wanted:
+        raise NotFoundError("model with a config.pbtxt", str(path), ())
+    parsed = {
+        name: parse_model_config(folder.config_path.read_bytes(), folder.config_path)
+        for name, folder in folders.items()
+    }
+    neighbours = {name: result.config for name, result in parsed.items() if result.config is not None}
+    findings: list[Finding] = []
+    for name in wanted:
+        findings += _syntax(name, parsed[name], folders[name].config_path)
+        if name in neighbours:
+            subject = Subject(neighbours[name], folders[name], neighbours, folders, machine)
+            findings += _judge(subject)
+    if not is_model:
+        findings += _folders_without_config(path)
+    return _report(wanted, findings)
+
+
+def _lint_file(path: Path, machine: Machine) -> Iterator[Finding]:
+    parsed = parse_model_config(path.read_bytes(), path)
+    yield from _syntax(path.parent.name, parsed, path)
+    if parsed.config is not None:
+        yield from _judge(Subject(parsed.config, None, {}, {}, machine))
+
+
+def _syntax(model: str, parsed: ParsedConfig, path: Path) -> Iterator[Finding]:
+    for fault in parsed.problems:
+        yield Finding(Severity.ERROR, "config-parses", model, path, fault.place, fault.problem, fault.fix)
+
+
+def _judge(subject: Subject) -> Iterator[Finding]:
+    for rule in ALL_RULES:
+        for complaint in rule(subject):
+            yield _locate(complaint, rule_name(rule), subject)
+
+
+def _locate(complaint: Complaint, rule: str, subject: Subject) -> Finding:
+    path = complaint.file or subject.config.path
+    place = None if complaint.file else subject.config.place(*complaint.at)
+    return Finding(
+        complaint.severity, rule, subject.config.path.parent.name, path, place, complaint.problem, complaint.fix
+    )
+
+
+def _folders_without_config(repository: Path) -> Iterator[Finding]:
+    for entry in sorted(repository.iterdir()):
+        if entry.is_dir() and not entry.name.startswith(".") and not (entry / "config.pbtxt").exists():
+            yield Finding(
+                Severity.WARNING,
+                "config-is-there",
+                entry.name,
+                entry,
+                None,
+                "the folder has no config.pbtxt: Triton guesses one or fails, this project skips it",
+                "add a config.pbtxt, or move the folder out of the repository",
+            )
+
+
+def _report(models: Iterable[str], findings: Iterable[Finding]) -> Report:
+    return Report(tuple(models), tuple(findings))

@@ -1,0 +1,15 @@
+"""The rules, grouped by what they speak about."""
+
+from __future__ import annotations
+
+from trireme.lint.rules import batching, ensemble, instances, names, tensors, warmup
+from trireme.lint.subject import Rule
+
+ALL_RULES: tuple[Rule, ...] = (
+    *names.RULES,
+    *tensors.RULES,
+    *ensemble.RULES,
+    *batching.RULES,
+    *warmup.RULES,
+    *instances.RULES,
+)

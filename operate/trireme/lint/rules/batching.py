@@ -1,0 +1,227 @@
+"""Schedulers: dynamic batching with its queues and priorities, sequences, response cache, decoupled answers.
+
+Source of the rules: triton core, ``ValidateModelConfig``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2
+
+from trireme.lint.finding import Complaint, error, ngc_only, warning
+from trireme.lint.subject import Rule, Subject
+
+_Control = model_config_pb2.ModelSequenceBatching.Control
+_ID_TYPES = {"TYPE_UINT64", "TYPE_INT64", "TYPE_UINT32", "TYPE_INT32", "TYPE_STRING"}
+# Shorter than a millisecond a queue timeout drops almost every request that waits at all.
+_SHORTEST_TIMEOUT_US = 1000
+
+
+def preferred_batches_fit(subject: Subject) -> Iterator[Complaint]:
+    """Preferred batch sizes lie between 1 and ``max_batch_size``."""
+    message = subject.config.message
+    for path, batcher in (
+        (("dynamic_batching",), message.dynamic_batching),
+        (("sequence_batching", "oldest"), message.sequence_batching.oldest),
+    ):
+        for size in batcher.preferred_batch_size:
+            if not 1 <= size <= subject.config.max_batch_size:
+                yield error(
+                    f"the preferred batch size {size} is not between 1 and max_batch_size "
+                    f"{subject.config.max_batch_size}",
+                    "raise max_batch_size, or drop the size",
+                    *path,
+                    "preferred_batch_size",
+                )
+
+
+def priorities_are_in_range(subject: Subject) -> Iterator[Complaint]:
+    """With priority levels, the default level and every level with its own queue policy is one of them."""
+    batching = subject.config.message.dynamic_batching
+    levels = batching.priority_levels
+    if not levels:
+        if batching.priority_queue_policy:
+            yield warning(
+                "queue policies by priority have no effect without priority_levels",
+                "add priority_levels and default_priority_level",
+                "dynamic_batching",
+                "priority_queue_policy",
+            )
+        return
+    if not 1 <= batching.default_priority_level <= levels:
+        yield error(
+            f"default_priority_level is {batching.default_priority_level} of levels 1 to {levels}",
+            f"write default_priority_level: 1, or another up to {levels}",
+            "dynamic_batching",
+            "default_priority_level",
+        )
+    for level in sorted(batching.priority_queue_policy):
+        if not 1 <= level <= levels:
+            yield error(
+                f"there is a queue policy for priority {level} of levels 1 to {levels}",
+                f"write a level from 1 to {levels}",
+                "dynamic_batching",
+                "priority_queue_policy",
+                str(level),
+            )
+
+
+def ordering_can_be_preserved(subject: Subject) -> Iterator[Complaint]:
+    """``preserve_ordering`` excludes several priority levels and delayed requests."""
+    batching = subject.config.message.dynamic_batching
+    if not batching.preserve_ordering:
+        return
+    if batching.priority_levels > 1:
+        yield error(
+            f"preserve_ordering cannot go with {batching.priority_levels} priority levels",
+            "drop one of them",
+            "dynamic_batching",
+            "preserve_ordering",
+        )
+    for path, policy in _queue_policies(subject):
+        if policy.default_timeout_microseconds and policy.timeout_action == model_config_pb2.ModelQueuePolicy.DELAY:
+            yield error(
+                "preserve_ordering cannot go with a queue timeout that delays requests",
+                "write timeout_action: REJECT, or drop preserve_ordering",
+                *path,
+                "timeout_action",
+            )
+
+
+def queue_timeouts_are_in_microseconds(subject: Subject) -> Iterator[Complaint]:
+    """A queue timeout or delay is meant in microseconds: what looks like milliseconds is flagged."""
+    for path, policy in _queue_policies(subject):
+        timeout_us = policy.default_timeout_microseconds
+        if 0 < timeout_us < _SHORTEST_TIMEOUT_US:
+            yield warning(
+                f"requests that wait {timeout_us} microseconds are dropped",
+                f"write {timeout_us * 1000} if {timeout_us} ms is meant",
+                *path,
+                "default_timeout_microseconds",
+            )
+    delay_us = subject.config.message.dynamic_batching.max_queue_delay_microseconds
+    if delay_us >= 1_000_000:
+        yield warning(
+            f"the batcher may hold a request for {delay_us / 1e6:g} s",
+            "the unit is microseconds",
+            "dynamic_batching",
+            "max_queue_delay_microseconds",
+        )
+
+
+def _queue_policies(subject: Subject) -> Iterator[tuple[tuple[str, ...], Any]]:
+    batching = subject.config.message.dynamic_batching
+    yield ("dynamic_batching", "default_queue_policy"), batching.default_queue_policy
+    for level, policy in sorted(batching.priority_queue_policy.items()):
+        yield ("dynamic_batching", "priority_queue_policy", str(level), "value"), policy
+
+
+def batching_has_a_batch(subject: Subject) -> Iterator[Complaint]:
+    """Dynamic batching needs a batch dimension to merge requests."""
+    message = subject.config.message
+    if message.HasField("dynamic_batching") and subject.config.max_batch_size == 0 and not subject.config.is_ensemble:
+        yield warning(
+            "dynamic_batching merges nothing while max_batch_size is 0",
+            "write max_batch_size: 8, or what the model takes",
+            "dynamic_batching",
+        )
+
+
+def sequence_controls_are_well_formed(subject: Subject) -> Iterator[Complaint]:
+    """Sequence controls have names, one tensor a kind, two values or an id type."""
+    batching = subject.config.message.sequence_batching
+    tensor_of_kind: dict[int, str] = {}
+    names: set[str] = set()
+    for index, control_input in enumerate(batching.control_input):
+        at = ("sequence_batching", "control_input", index)
+        if not control_input.name:
+            yield error(f"control input {index} has no name", 'add name: "..."', *at)
+        elif control_input.name in names:
+            yield error(f"control input '{control_input.name}' is given twice", "give each control its own tensor", *at)
+        names.add(control_input.name)
+        for control in control_input.control:
+            kind = _Control.Kind.Name(control.kind)
+            if control.kind in tensor_of_kind:
+                yield error(
+                    f"{kind} is given by '{tensor_of_kind[control.kind]}' and '{control_input.name}'",
+                    "keep one of them",
+                    *at,
+                )
+            tensor_of_kind[control.kind] = control_input.name
+            yield from _control_values(kind, control, at)
+
+
+def _control_values(kind: str, control: Any, at: tuple[str | int, ...]) -> Iterator[Complaint]:
+    pairs = [
+        list(pair) for pair in (control.int32_false_true, control.fp32_false_true, control.bool_false_true) if pair
+    ]
+    if kind == "CONTROL_SEQUENCE_CORRID":
+        datatype = model_config_pb2.DataType.Name(control.data_type)
+        if pairs:
+            yield error(f"{kind} carries an id, and has no false and true values", "drop them", *at)
+        if datatype not in _ID_TYPES:
+            yield error(f"{kind} cannot be {datatype}", f"write one of {', '.join(sorted(_ID_TYPES))}", *at)
+    elif len(pairs) != 1:
+        yield error(
+            f"{kind} has {len(pairs)} kinds of values",
+            "write one of int32_false_true, fp32_false_true, bool_false_true",
+            *at,
+        )
+    elif len(pairs[0]) != 2:
+        yield error(f"{kind} has {len(pairs[0])} values", "write two, the value for false and the one for true", *at)
+
+
+def slot_utilization_is_a_share(subject: Subject) -> Iterator[Complaint]:
+    """``minimum_slot_utilization`` lies between 0 and 1."""
+    batching = subject.config.message.sequence_batching
+    share = batching.direct.minimum_slot_utilization
+    if batching.HasField("direct") and not 0 <= share <= 1:
+        yield error(
+            f"minimum_slot_utilization is {share:g}",
+            "write a share from 0 to 1",
+            "sequence_batching",
+            "direct",
+            "minimum_slot_utilization",
+        )
+
+
+def answers_can_be_cached(subject: Subject) -> Iterator[Complaint]:
+    """The response cache excludes decoupled models and sequences."""
+    message = subject.config.message
+    if not message.response_cache.enable:
+        return
+    if message.model_transaction_policy.decoupled:
+        yield error(
+            "the response cache cannot keep the answers of a decoupled model",
+            "drop response_cache, or decoupled",
+            "response_cache",
+        )
+    if message.HasField("sequence_batching"):
+        yield error("the response cache cannot keep the answers of a sequence", "drop response_cache", "response_cache")
+
+
+def sequence_state_is_kept(subject: Subject) -> Iterator[Complaint]:
+    """The embedded server's onnxruntime backend keeps no state between requests; the native one does."""
+    message = subject.config.message
+    if subject.config.backend == "onnxruntime" and message.sequence_batching.state:
+        yield ngc_only(
+            "the embedded server's onnxruntime backend does not support sequence_batching.state",
+            "serve the model with NGC's image",
+            "sequence_batching",
+            "state",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    preferred_batches_fit,
+    priorities_are_in_range,
+    ordering_can_be_preserved,
+    queue_timeouts_are_in_microseconds,
+    batching_has_a_batch,
+    sequence_controls_are_well_formed,
+    slot_utilization_is_a_share,
+    answers_can_be_cached,
+    sequence_state_is_kept,
+)

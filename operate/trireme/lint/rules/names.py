@@ -1,0 +1,188 @@
+"""Names, platforms and version folders.
+
+Source of the rules: triton core, ``ValidateModelConfig``, ``AutoCompleteBackendFields`` and ``VersionsToLoad``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from trireme.lint.finding import Complaint, error, ngc_only, warning
+from trireme.lint.subject import Rule, Subject
+from trireme.repository import is_version
+
+# The platforms each of Triton's own backends takes; any other backend takes any platform.
+_PLATFORMS = {
+    "onnxruntime": ("onnxruntime_onnx",),
+    "tensorrt": ("tensorrt_plan",),
+    "tensorflow": ("tensorflow_savedmodel", "tensorflow_graphdef"),
+    "pytorch": ("pytorch_libtorch",),
+}
+# Triton finds the backend by these files where the config names neither backend nor platform nor filename.
+_TELLING_FILES = ("model.plan", "model.onnx", "model.pt", "model.py", "model.xml", "model.savedmodel", "model.graphdef")
+# Triton's own folders inside a model's.
+_RESERVED_FOLDERS = {"warmup", "initial_state"}
+_OUR_FOLDERS = {"golden"}
+
+
+def name_matches_folder(subject: Subject) -> Iterator[Complaint]:
+    """The config's ``name`` is the folder's, where it is given."""
+    given = str(subject.config.message.name)
+    if given and subject.folder and given != subject.folder.name:
+        yield error(
+            f"the model is named '{given}' and its folder '{subject.folder.name}'",
+            f'write name: "{subject.folder.name}", or drop the line',
+            "name",
+        )
+
+
+def backend_is_known(subject: Subject) -> Iterator[Complaint]:
+    """``backend`` or ``platform`` says what runs the model, and the two fit together."""
+    config = subject.config
+    backend, platform = str(config.message.backend), config.platform
+    if platform == "ensemble" and backend:
+        yield error(f"an ensemble has no backend, and this one names '{backend}'", "drop the backend line", "backend")
+    elif backend in _PLATFORMS and platform and platform not in _PLATFORMS[backend]:
+        allowed = " or ".join(f'"{known}"' for known in _PLATFORMS[backend])
+        yield error(
+            f"platform '{platform}' does not go with backend '{backend}'",
+            f"write platform: {allowed}, or drop the line",
+            "platform",
+        )
+    elif not backend and platform and not config.backend:
+        known = ", ".join(name for names in _PLATFORMS.values() for name in names)
+        yield error(
+            f"'{platform}' is no platform of Triton",
+            f'write backend: "{platform}" if that is a backend\'s name; the platforms are {known}, ensemble',
+            "platform",
+        )
+    elif not config.backend and subject.folder and not _backend_shows(subject):
+        yield error("nothing says which backend runs the model", 'add a line like backend: "onnxruntime"')
+
+
+def _backend_shows(subject: Subject) -> bool:
+    assert subject.folder is not None
+    if subject.config.message.default_model_filename in _TELLING_FILES or "." in subject.folder.name:
+        return True
+    return any(
+        (subject.folder.version_dir(version) / filename).exists()
+        for version in subject.folder.versions()
+        for filename in _TELLING_FILES
+    )
+
+
+def max_batch_size_is_not_negative(subject: Subject) -> Iterator[Complaint]:
+    """``max_batch_size`` is 0 (no batching) or more."""
+    if subject.config.max_batch_size < 0:
+        yield error(
+            f"max_batch_size is {subject.config.max_batch_size}",
+            "write 0 for no batching, or the largest batch",
+            "max_batch_size",
+        )
+
+
+def version_folders_are_canonical(subject: Subject) -> Iterator[Complaint]:
+    """Version folders are plain numbers from 1 without leading zeros; Triton misreads what only begins like one."""
+    if subject.folder is None:
+        return
+    for entry in sorted(subject.folder.path.iterdir()):
+        name = entry.name
+        if not entry.is_dir() or name.startswith(".") or is_version(name) or name in _RESERVED_FOLDERS | _OUR_FOLDERS:
+            continue
+        number = re.match(r"-?\d+", name)
+        if number is None:
+            yield warning(
+                f"folder '{name}' is no version, and Triton ignores it", "move it out of the model's folder", file=entry
+            )
+        elif re.fullmatch(r"0\d+", name):
+            yield warning(
+                f"Triton ignores folder '{name}' for its leading zero", f"rename it to {int(name)}", file=entry
+            )
+        elif abs(int(number.group())) >= 2**63:
+            yield error(
+                f"folder '{name}' is too large a number, and Triton dies on reading it",
+                "rename it to a number of at most 18 digits, or move it away",
+                file=entry,
+            )
+        else:
+            yield from _misread_version(subject, name, int(number.group()))
+
+
+def _misread_version(subject: Subject, name: str, version: int) -> Iterator[Complaint]:
+    """Triton takes the leading number of any folder for a version, and then looks for a folder of that number."""
+    assert subject.folder is not None
+    folder = subject.folder
+    chosen = subject.config.version_policy.selects({*folder.versions(), version})
+    path = folder.path / name
+    if version in chosen and version not in folder.versions() and name != str(version):
+        away = "move it out of the model's folder"
+        if subject.config.model_filename:
+            yield error(f"Triton takes folder '{name}' for version {version}, and fails to load it", away, file=path)
+        else:
+            yield warning(f"Triton takes folder '{name}' for version {version}, and serves that", away, file=path)
+    else:
+        yield warning(
+            f"folder '{name}' is no canonical version number, and Triton reads it as {version}",
+            "name versions 1, 2, 3, ..., and move anything else out of the model's folder",
+            file=path,
+        )
+
+
+def a_version_is_there(subject: Subject) -> Iterator[Complaint]:
+    """The version policy selects at least one folder, and every version it lists exists."""
+    folder = subject.folder
+    if folder is None:
+        return
+    policy, there = subject.config.version_policy, folder.versions()
+    listed = ", ".join(map(str, there)) or "none"
+    for version in policy.specific or ():
+        if version not in there:
+            yield warning(
+                f"the version policy lists version {version}, which is not there (there: {listed})",
+                f"add folder {version}, or drop it from the policy",
+                "version_policy",
+            )
+    if subject.versions():
+        return
+    if not there and folder.recipe_path.is_file():
+        yield warning("the model has no version yet", f"run trireme export {folder.name}", file=folder.path)
+    else:
+        yield error(f"no version to load (there: {listed})", "add a folder 1 with the model in it", "version_policy")
+
+
+def model_file_is_there(subject: Subject) -> Iterator[Complaint]:
+    """Every version that Triton loads holds the file its backend opens."""
+    config = subject.config
+    if subject.folder is None or config.is_ensemble or not config.model_filename:
+        return
+    for version in subject.versions():
+        file = subject.folder.version_dir(version) / config.model_filename
+        if not file.exists():
+            hang = "; Triton would wait for it for ever" if config.backend == "python" else ""
+            yield error(
+                f"version {version} has no {config.model_filename}{hang}",
+                "put the model there, or name its file with default_model_filename",
+                file=file,
+            )
+
+
+def backend_is_in_the_embedded_server(subject: Subject) -> Iterator[Complaint]:
+    """The embedded server runs Python-based backends alone; TensorRT, PyTorch and the like need NGC's image."""
+    if subject.config.backend in ("tensorrt", "tensorflow", "pytorch", "openvino", "dali", "tensorrtllm", "fil"):
+        yield ngc_only(
+            f"the embedded server has no backend '{subject.config.backend}'",
+            "serve the model with NGC's image",
+            "backend",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    name_matches_folder,
+    backend_is_known,
+    max_batch_size_is_not_negative,
+    version_folders_are_canonical,
+    a_version_is_there,
+    model_file_is_there,
+    backend_is_in_the_embedded_server,
+)

@@ -1,0 +1,143 @@
+"""Warm-up samples: what Triton runs through a model before it calls it ready.
+
+Source of the rules: triton core, ``TritonModelInstance::GenerateWarmupData`` and ``InferenceRequest::Normalize``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2
+
+from trireme.config_source import nearest
+from trireme.lint.finding import Complaint, error, warning
+from trireme.lint.subject import Rule, Subject
+
+# Strings have no fixed size: their files hold a 4-byte length and the bytes of each.
+_BYTES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, "BF16": 2,
+          "UINT32": 4, "INT32": 4, "FP32": 4, "UINT64": 8, "INT64": 8, "FP64": 8}  # fmt: skip
+
+
+def warmup_runs(subject: Subject) -> Iterator[Complaint]:
+    """A warm-up sample has a batch size, or Triton skips it in silence."""
+    limit = subject.config.max_batch_size
+    for index, sample in enumerate(subject.config.message.model_warmup):
+        at = ("model_warmup", index, "batch_size")
+        if sample.batch_size == 0:
+            yield warning(f"warm-up '{sample.name}' never runs, its batch_size is 0", "write batch_size: 1", *at)
+        elif sample.batch_size > max(limit, 1):
+            yield warning(
+                f"warm-up '{sample.name}' runs a batch of {sample.batch_size} in a model of max_batch_size {limit}",
+                f"write batch_size: {max(limit, 1)}",
+                *at,
+            )
+
+
+def warmup_names_the_inputs(subject: Subject) -> Iterator[Complaint]:
+    """A warm-up sample gives all inputs that are not optional, and no others."""
+    declared = {tensor.name: tensor for tensor in subject.config.inputs}
+    controls = {control.name for control in subject.config.message.sequence_batching.control_input}
+    # A config without inputs is completed by its backend on loading.
+    if not declared:
+        return
+    for index, sample in _running_samples(subject):
+        for name, tensor in declared.items():
+            if name not in sample.inputs and not tensor.optional:
+                slip = nearest(name, set(sample.inputs) - set(declared))
+                fix = (
+                    f"write key: \"{name}\" for '{slip}'" if slip else f'add inputs {{ key: "{name}" value {{ ... }} }}'
+                )
+                yield error(f"warm-up '{sample.name}' gives no input '{name}'", fix, "model_warmup", index)
+        for name in sorted(set(sample.inputs) - set(declared) - controls):
+            yield warning(
+                f"warm-up '{sample.name}' gives '{name}', which is no input of the model",
+                f"the inputs are {', '.join(declared)}",
+                "model_warmup",
+                index,
+                "inputs",
+                name,
+            )
+
+
+def warmup_inputs_fit(subject: Subject) -> Iterator[Complaint]:
+    """A warm-up input has the data type and a shape of the model's input, without variable dimensions."""
+    declared = {tensor.name: tensor for tensor in subject.config.inputs}
+    for index, sample in _running_samples(subject):
+        for name, given in sample.inputs.items():
+            about = f"warm-up '{sample.name}', input '{name}'"
+            at = ("model_warmup", index, "inputs", name, "value")
+            if any(dim < 0 for dim in given.dims):
+                yield error(
+                    f"{about}: dims {list(given.dims)} are variable", "write the sample's own shape", *at, "dims"
+                )
+                continue
+            tensor = declared.get(name)
+            if tensor is None:
+                continue
+            datatype = _datatype(given)
+            if datatype != tensor.datatype:
+                yield error(
+                    f"{about} is {datatype} and the model's input {tensor.datatype}",
+                    f"write data_type: TYPE_{'STRING' if tensor.datatype == 'BYTES' else tensor.datatype}",
+                    *at,
+                    "data_type",
+                )
+            if len(given.dims) != len(tensor.dims) or any(
+                want not in (-1, have) for have, want in zip(given.dims, tensor.dims, strict=True)
+            ):
+                batch = ", without the batch dimension" if subject.config.max_batch_size else ""
+                yield error(
+                    f"{about} has dims {list(given.dims)} and the model's input {list(tensor.dims)}",
+                    f"write a shape of the input{batch}",
+                    *at,
+                    "dims",
+                )
+
+
+def warmup_data_is_there(subject: Subject) -> Iterator[Complaint]:
+    """A warm-up input says where its data comes from, and a file has enough of it."""
+    for index, sample in _running_samples(subject):
+        for name, given in sample.inputs.items():
+            about = f"warm-up '{sample.name}', input '{name}'"
+            at = ("model_warmup", index, "inputs", name, "value")
+            source = given.WhichOneof("input_data_type")
+            if source is None:
+                yield error(f"{about} has no data", "add zero_data: true, random_data: true or input_data_file", *at)
+            elif source == "input_data_file" and subject.folder:
+                yield from _file(about, given, subject.folder.warmup_dir / given.input_data_file, at)
+
+
+def _file(about: str, given: Any, file: Path, at: tuple[str | int, ...]) -> Iterator[Complaint]:
+    if not file.is_file():
+        yield error(f"{about}: {file} is not there", "put the sample there", *at, "input_data_file")
+        return
+    size = _BYTES.get(_datatype(given))
+    if size is None or any(dim < 0 for dim in given.dims):
+        return
+    wanted, there = size * math.prod(given.dims), file.stat().st_size
+    if there < wanted:
+        yield error(
+            f"{about} needs {wanted} bytes and {file} has {there}",
+            "write all values of one row into the file",
+            *at,
+            "input_data_file",
+        )
+
+
+def _running_samples(subject: Subject) -> Iterator[tuple[int, Any]]:
+    """The samples Triton looks at: it skips those of batch size 0, and refuses any in an ensemble."""
+    if not subject.config.is_ensemble:
+        for index, sample in enumerate(subject.config.message.model_warmup):
+            if sample.batch_size:
+                yield index, sample
+
+
+def _datatype(given: Any) -> str:
+    name = model_config_pb2.DataType.Name(given.data_type).removeprefix("TYPE_")
+    return "BYTES" if name == "STRING" else name
+
+
+RULES: tuple[Rule, ...] = (warmup_runs, warmup_names_the_inputs, warmup_inputs_fit, warmup_data_is_there)

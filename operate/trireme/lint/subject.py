@@ -1,0 +1,43 @@
+"""What a rule looks at: one model, its neighbours and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from trireme.lint.finding import Complaint
+from trireme.machine import Machine
+from trireme.model_config import ModelConfig
+from trireme.repository import ModelFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One model under inspection.
+
+    Attributes:
+        config: its parsed configuration.
+        folder: its folder, or nothing where a config file is judged alone.
+        neighbours: the readable configs of the repository, by model name; itself included.
+        repository: the folders of the repository by model name, also of models whose config is unreadable.
+        machine: what it would run on.
+    """
+
+    config: ModelConfig
+    folder: ModelFolder | None
+    neighbours: Mapping[str, ModelConfig]
+    repository: Mapping[str, ModelFolder]
+    machine: Machine
+
+    def versions(self) -> list[int]:
+        """The versions that Triton loads, as its version policy says; empty where there is no folder."""
+        return self.config.version_policy.selects(self.folder.versions()) if self.folder else []
+
+
+# A rule's name is its function's, its meaning the docstring's first line.
+Rule = Callable[[Subject], Iterator[Complaint]]
+
+
+def rule_name(rule: Rule) -> str:
+    """The name a finding carries: the function's, with dashes."""
+    return rule.__name__.replace("_", "-")
