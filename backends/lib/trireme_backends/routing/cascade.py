@@ -1,0 +1,82 @@
+"""How sure a classifier is of its answer, and the threshold from which it may keep it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+_LEAST_PROBABILITY = 1e-7
+
+
+def confidence(probabilities: npt.NDArray[np.floating], temperature: float) -> Floats:
+    """Calibrated probability of the answered class, shape [rows].
+
+    Args:
+        probabilities: FP32 [rows, classes], as a softmax gave them.
+        temperature: above 1 the classifier was too sure. Source: Guo et al., "On Calibration of Modern Neural
+            Networks", ICML 2017, section 4.2.
+    """
+    scaled = _scaled_logs(np.asarray(probabilities, dtype=np.float64), temperature)
+    return np.asarray(np.exp(scaled.max(axis=1)))
+
+
+def fit_temperature(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> float:
+    """The temperature with the least negative log likelihood of ``labels`` [rows], between 0.1 and 10."""
+    logs = np.asarray(probabilities, dtype=np.float64)
+    rows = np.arange(len(labels))
+
+    def loss(temperature: float) -> float:
+        return float(-_scaled_logs(logs, temperature)[rows, labels].mean())
+
+    candidates = np.geomspace(0.1, 10, 401)
+    return float(candidates[int(np.argmin([loss(candidate) for candidate in candidates]))])
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """What a threshold brings on labelled rows.
+
+    Attributes:
+        escalated: share of rows that go to the second tier.
+        accuracy: of the cascade. cost: relative to the second tier alone.
+    """
+
+    threshold: float
+    escalated: float
+    accuracy: float
+    cost: float
+
+
+def curve(
+    first_confidence: Floats,
+    first_right: npt.NDArray[np.bool_],
+    second_right: npt.NDArray[np.bool_],
+    first_cost: float,
+    thresholds: Floats,
+) -> list[CurvePoint]:
+    """Accuracy and cost of the cascade for each threshold; ``first_cost`` is relative to the second tier's."""
+    points = []
+    for threshold in thresholds:
+        up = first_confidence < threshold
+        share = float(up.mean())
+        right = float(np.where(up, second_right, first_right).mean())
+        points.append(CurvePoint(float(threshold), share, right, first_cost + share))
+    return points
+
+
+def choose(points: list[CurvePoint], least_accuracy: float) -> CurvePoint:
+    """The cheapest point of at least that accuracy; the most accurate one where none reaches it."""
+    good = [point for point in points if point.accuracy >= least_accuracy]
+    if good:
+        return min(good, key=lambda point: (point.cost, -point.accuracy))
+    return max(points, key=lambda point: (point.accuracy, -point.cost))
+
+
+def _scaled_logs(probabilities: Floats, temperature: float) -> Floats:
+    logs = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)) / temperature
+    logs -= logs.max(axis=1, keepdims=True)
+    return np.asarray(logs - np.log(np.exp(logs).sum(axis=1, keepdims=True)))

@@ -1,0 +1,64 @@
+"""What the router raises on purpose.
+
+ModelError
+└── RouteFileError      route.json or traffic.json is wrong: says file, key, what and the mend
+RequestError
+├── ParameterError      a request parameter is wrong: says parameter, value and what is allowed
+└── LimitError          no variant keeps the caller's hard limits
+BackendError
+├── UnavailableError    no variant that the caller allows can answer now
+└── CallError           one call of one variant failed; the router tries the next one
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+
+from trireme_backends.errors import BackendError, ModelError, RequestError
+
+
+class RouteFileError(ModelError):
+    """A file of routing rules is wrong at a known key."""
+
+    def __init__(self, path: Path, key: str, problem: str) -> None:
+        super().__init__(f"{path}: {key}: {problem}" if key else f"{path}: {problem}")
+        self.path, self.key, self.problem = path, key, problem
+
+
+class ParameterError(RequestError):
+    """A request parameter has a value that is not allowed."""
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(f"parameter {name} is {value!r}; allowed: {allowed}")
+        self.name, self.value, self.allowed = name, value, allowed
+
+
+class LimitError(RequestError):
+    """No variant of the route keeps the hard limits of a request."""
+
+
+class UnavailableError(BackendError):
+    """No variant that the caller allows can answer now; a later request may be answered."""
+
+
+class Fault(str, Enum):
+    """Why a variant was left for the next one.
+
+    ERROR may lie in the request, which shows when another variant is asked; NOT_READY and UNHEALTHY lie in the
+    variant. LATE: no answer in its share of the time. BREAKER_OPEN: it turned out sick while the request waited.
+    """
+
+    ERROR = "error"
+    NOT_READY = "not_ready"
+    UNHEALTHY = "unhealthy"
+    LATE = "late"
+    BREAKER_OPEN = "breaker_open"
+
+
+class CallError(BackendError):
+    """A call of a variant failed."""
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault

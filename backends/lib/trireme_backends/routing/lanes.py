@@ -1,0 +1,82 @@
+"""All lanes of a route: which one a job takes, and how long it may stay there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from trireme_backends.routing.decision import Decision, Health, VariantState, decide
+from trireme_backends.routing.lane import Lane
+from trireme_backends.routing.pins import Pins
+from trireme_backends.routing.route import Route, Variant
+from trireme_backends.routing.traffic import Traffic, sticky_position
+from trireme_backends.routing.work import Job
+
+
+class Lanes:
+    """The lanes to the variants and canaries. Whoever uses it holds the dispatcher's lock."""
+
+    def __init__(self, route: Route, pins: Pins) -> None:
+        self._route = route
+        self._pins = pins
+        self._lanes = {variant.name: Lane(variant.name, variant) for variant in route.variants}
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def named(self, name: str) -> Lane:
+        return self._lanes[name]
+
+    def decide(self, job: Job, now: float) -> Decision:
+        """The variant for a job, by the state of all lanes.
+
+        Raises:
+            LimitError, UnavailableError: see ``decision.decide``.
+        """
+        ticket = job.ticket
+        ends = ticket.deadline if ticket.sla_at is None else ticket.sla_at
+        states = {}
+        for variant in self._route.variants:
+            lane = self._lanes[variant.name]
+            p95_ms = lane.estimator.p95_ms(lane.point_ms(job.count, now), now)
+            states[variant.name] = VariantState(self._quality(variant), p95_ms, lane.health)
+        return decide(
+            self._route,
+            ticket.ask,
+            states,
+            tier=job.tier,
+            time_left_ms=(ends - now) * 1000,
+            tried=[tried.variant for tried in job.tried],
+        )
+
+    def side(self, job: Job, variant: Variant, traffic: Traffic) -> Lane:
+        """The variant's lane, or its canary's where the traffic says so and the canary is well."""
+        stable = self._lanes[variant.name]
+        if variant.name not in traffic.canary_percent:
+            return stable
+        key = job.ticket.ask.sticky_key
+        position = random.random() * 100 if key is None else sticky_position(key)
+        if not traffic.goes_to_canary(variant.name, position):
+            return stable
+        if variant.canary not in self._lanes:
+            self._lanes[variant.canary] = Lane(variant.canary, variant)
+        canary = self._lanes[variant.canary]
+        tried = any(tried.variant == canary.name for tried in job.tried)
+        return stable if tried or canary.health is not Health.READY else canary
+
+    def leave_at(self, job: Job, lane: Lane, now: float) -> float:
+        """When a job leaves a lane without an answer: while another variant can still answer in time."""
+        ticket = job.ticket
+        assert job.decision is not None
+        leave_at = min(now + lane.variant.limits.timeout_ms / 1000, ticket.deadline)
+        if ticket.sla_at is not None and job.decision.reserve_ms is not None:
+            share_ends = ticket.sla_at - job.decision.reserve_ms / 1000
+            # With no time to spare, waiting here is the best chance.
+            if share_ends > now + job.point_ms / 1000:
+                leave_at = min(leave_at, share_ends)
+        return leave_at
+
+    def _quality(self, variant: Variant) -> float:
+        quality = self._pins.pin(variant.name).quality if variant.quality is None else variant.quality
+        # Without a number the order of the tiers is what is known.
+        return variant.tier.rank / 10 if quality is None else quality

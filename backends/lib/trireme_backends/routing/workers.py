@@ -1,0 +1,85 @@
+"""Threads for calls that cannot be cancelled, and a thread that keeps deadlines."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+
+Task = Callable[[], None]
+
+
+class Workers:
+    """A thread pool without an upper bound: whoever hands in tasks bounds them.
+
+    Threads are daemons, unlike those of ``concurrent.futures``: a call that never ends must not keep the process.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._threads = 0
+
+    def run(self, task: Task) -> None:
+        """Run ``task`` in a thread of its own, an idle one if there is any."""
+        with self._lock:
+            start = self._idle == 0
+            if start:
+                self._threads += 1
+            else:
+                self._idle -= 1
+        if start:
+            threading.Thread(target=self._work, args=(task,), daemon=True, name="router-call").start()
+        else:
+            self._tasks.put(task)
+
+    def close(self) -> None:
+        """End the idle threads; busy ones end with their task."""
+        with self._lock:
+            threads, self._threads = self._threads, 0
+        for _ in range(threads):
+            self._tasks.put(None)
+
+    def _work(self, task: Task | None) -> None:
+        while task is not None:
+            task()
+            with self._lock:
+                self._idle += 1
+            task = self._tasks.get()
+
+
+class Timer:
+    """Runs callbacks at their time, one after the other, in one thread."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Task]] = []
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        self._closed = False
+        threading.Thread(target=self._run, daemon=True, name="router-timer").start()
+
+    def at(self, moment: float, task: Task) -> None:
+        """Run ``task`` at ``moment`` of the monotonic clock."""
+        with self._changed:
+            heapq.heappush(self._heap, (moment, next(self._numbers), task))
+            if self._heap[0][2] is task:
+                self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and (not self._heap or self._heap[0][0] > time.monotonic()):
+                    self._changed.wait(self._heap[0][0] - time.monotonic() if self._heap else None)
+                if self._closed:
+                    return
+                task = heapq.heappop(self._heap)[2]
+            task()
