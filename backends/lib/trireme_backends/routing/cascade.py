@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 _LEAST_PROBABILITY = 1e-7
 
 
-def confidence(probabilities: npt.NDArray[np.floating], temperature: float) -> Floats:
+def confidence(probabilities: npt.NDArray[np.floating[Any]], temperature: float) -> Floats:
     """Calibrated probability of the answered class, shape [rows].
 
     Args:
@@ -24,7 +25,7 @@ def confidence(probabilities: npt.NDArray[np.floating], temperature: float) -> F
     return np.asarray(np.exp(scaled.max(axis=1)))
 
 
-def fit_temperature(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> float:
+def fit_temperature(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> float:
     """The temperature with the least negative log likelihood of ``labels`` [rows], between 0.1 and 10."""
     logs = np.asarray(probabilities, dtype=np.float64)
     rows = np.arange(len(labels))

@@ -3,8 +3,8 @@
 1. Hard limits: a variant below ``min_quality``, above ``max_cost`` or of another output space is never chosen.
 2. Of the rest, those that are in service and were not yet tried for this request.
 3. A tier is a ceiling: the variants up to it; only when none of them is in service, the nearest tier above.
-4. Of these the one nearest to the tier, without a tier the best one, whose predicted p95 fits the time that is left; where none fits the fastest, marked
-   ``sla_at_risk``, unless the caller asked to be refused then.
+4. Of these the one nearest to the tier (without a tier the best one) whose predicted p95 fits the time that is left;
+   where none fits the fastest, marked ``sla_at_risk``, unless the caller asked to be refused then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from enum import Enum
 from trireme_backends.routing.errors import LimitError, UnavailableError
 from trireme_backends.routing.parameters import Ask, OnSlaRisk
 from trireme_backends.routing.route import AUTO, Route, Tier, Variant
-
 
 Preference = Callable[[Variant], tuple[float, float, float]]
 

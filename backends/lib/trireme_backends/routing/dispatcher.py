@@ -260,7 +260,7 @@ class Dispatcher:
         lane = call.lane
         jobs = [job for _, job in call.waiting_jobs()]
         if error.fault is not Fault.ERROR or any(job.probe for job in jobs):
-            self._sick(lane, now, surely=True)
+            self._sick(lane, now, surely=error.fault in (Fault.NOT_READY, Fault.UNHEALTHY))
         elif len(jobs) > 1 and lane.breaker.state is BreakerState.CLOSED:
             # One bad row must fail alone: each request goes again by itself.
             for job in reversed(jobs):

@@ -46,14 +46,34 @@ class Fault(str, Enum):
     """Why a variant was left for the next one.
 
     ERROR may lie in the request, which shows when another variant is asked; NOT_READY and UNHEALTHY lie in the
-    variant. LATE: no answer in its share of the time. BREAKER_OPEN: it turned out sick while the request waited.
+    variant. OVERLOADED: its queue was full. LATE: no answer in its share of the time. BREAKER_OPEN: it turned out sick
+    while the request waited.
     """
 
     ERROR = "error"
     NOT_READY = "not_ready"
     UNHEALTHY = "unhealthy"
+    OVERLOADED = "overloaded"
     LATE = "late"
     BREAKER_OPEN = "breaker_open"
+
+
+# Triton hands every failure of a call on as INTERNAL: only the sentence tells them apart.
+_SIGNS = (
+    ("is not ready", Fault.NOT_READY),
+    ("no available versions", Fault.NOT_READY),
+    ("unknown model", Fault.NOT_READY),
+    ("is not found", Fault.NOT_READY),
+    ("Server is stopping", Fault.NOT_READY),
+    ("is not healthy", Fault.UNHEALTHY),
+    ("Exceeds maximum queue size", Fault.OVERLOADED),
+    ("Request timeout expired", Fault.OVERLOADED),
+)
+
+
+def fault_of(message: str) -> Fault:
+    """What Triton's sentence about a failed call means."""
+    return next((fault for sign, fault in _SIGNS if sign in message), Fault.ERROR)
 
 
 class CallError(BackendError):

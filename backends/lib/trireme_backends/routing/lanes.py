@@ -35,6 +35,10 @@ class Lanes:
         """
         ticket = job.ticket
         ends = ticket.deadline if ticket.sla_at is None else ticket.sla_at
+        tried = [tried.variant for tried in job.tried]
+        if job.first_answer and job.first_answer.job.decision:
+            # It has answered, and was not sure.
+            tried.append(job.first_answer.job.decision.variant.name)
         states = {}
         for variant in self._route.variants:
             lane = self._lanes[variant.name]
@@ -46,7 +50,7 @@ class Lanes:
             states,
             tier=job.tier,
             time_left_ms=(ends - now) * 1000,
-            tried=[tried.variant for tried in job.tried],
+            tried=tried,
         )
 
     def side(self, job: Job, variant: Variant, traffic: Traffic) -> Lane:

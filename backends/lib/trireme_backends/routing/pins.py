@@ -47,7 +47,7 @@ def read_pin(variant_dir: Path) -> Pin:
     steps = config.ensemble_scheduling.step
     if not steps:
         return _pin(variant_dir, _newest_version(variant_dir, list(config.version_policy.specific.versions)))
-    step = max(steps, key=lambda step: len(os.path.commonprefix([step.model_name, variant_dir.name])))
+    step = max(steps, key=lambda step: _common_characters(step.model_name, variant_dir.name))
     step_dir = variant_dir.parent / step.model_name
     return _pin(step_dir, step.model_version if step.model_version > 0 else _newest_version(step_dir, []))
 
@@ -72,6 +72,10 @@ class Pins:
         except (OSError, ValueError):
             pass
         return pin
+
+
+def _common_characters(left: str, right: str) -> int:
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
 def _pin(model_dir: Path, version: int) -> Pin:

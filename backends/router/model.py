@@ -1,0 +1,124 @@
+"""The router: answers a task from the variant that fits, see ``docs/routing.md``.
+
+``execute`` hands requests to the dispatcher and returns at once; answers are sent from its threads. So one instance
+has many calls in flight, sees all queues, and holds the only copy of the state. Needs Triton 24.10: since then models
+that are not decoupled may answer through a response sender.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from router_metrics import TritonMetrics
+from trireme_backends.errors import BackendError, ModelError, RequestError
+from trireme_backends.model import Model
+from trireme_backends.routing.dispatcher import Dispatcher
+from trireme_backends.routing.errors import CallError, Fault, fault_of
+from trireme_backends.routing.parameters import read_parameters
+from trireme_backends.routing.pins import Pins
+from trireme_backends.routing.route import load_route
+from trireme_backends.routing.traffic import TRAFFIC_NAME, TrafficFile
+from trireme_backends.routing.work import Answer, Tensors, Ticket
+
+_ROUTE_OUTPUTS = ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON")
+
+
+class TritonPythonModel:
+    def initialize(self, args: Mapping[str, str]) -> None:
+        model = Model.from_arguments(args)
+        route = load_route(model.file("route.json"))
+        model_dir = model.version_dir.parent
+        self._task_outputs = _task_outputs(model)
+        self._deadline_ms = route.deadline_ms
+        self._metrics = TritonMetrics(route.task)
+        self._dispatcher = Dispatcher(
+            route,
+            call=self._call,
+            pins=Pins(model_dir.parent),
+            traffic=TrafficFile(model_dir / TRAFFIC_NAME),
+            observer=self._metrics,
+        )
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        tickets = []
+        for request in requests:
+            try:
+                tickets.append(self._ticket(request))
+            except BackendError as error:
+                self._metrics.refused(error)
+                _send(request.get_response_sender(), _error_response(error))
+        self._dispatcher.submit(tickets)
+
+    def finalize(self) -> None:
+        self._dispatcher.close()
+        self._metrics.close()
+
+    def _ticket(self, request: Any) -> Ticket:
+        ask, others = read_parameters(request.parameters())
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        rows = len(next(iter(inputs.values())))
+        sender = request.get_response_sender()
+        wanted = request.requested_output_names()
+        arrived = time.monotonic()
+        # The caller's own timeout is in microseconds; 0 stands for none.
+        deadline_ms = min(self._deadline_ms, request.timeout() / 1000 or self._deadline_ms)
+
+        def reply(result: Answer | BackendError) -> None:
+            _send(sender, _error_response(result) if isinstance(result, BackendError) else _response(result, wanted))
+
+        return Ticket(ask, others, inputs, rows, arrived, arrived + deadline_ms / 1000, reply, request.request_id())
+
+    def _call(self, variant: str, inputs: Tensors, parameters: str, request_id: str) -> Tensors:
+        try:
+            request = pb_utils.InferenceRequest(
+                model_name=variant,
+                request_id=request_id,
+                requested_output_names=self._task_outputs,
+                inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
+                parameters=json.loads(parameters) if parameters else {},
+            )
+            response = request.exec()
+        except pb_utils.TritonModelException as error:
+            raise CallError(Fault.ERROR, str(error)) from None
+        if response.has_error():
+            message = response.error().message()
+            raise CallError(fault_of(message), message)
+        return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+
+
+def _task_outputs(model: Model) -> list[str]:
+    names = model.output_names()
+    missing = [name for name in _ROUTE_OUTPUTS if name not in names]
+    if missing:
+        raise ModelError(
+            f"model '{model.name}': config.pbtxt lacks the outputs {', '.join(missing)} (TYPE_STRING, dims [ 1 ])"
+        )
+    return [name for name in names if name not in _ROUTE_OUTPUTS]
+
+
+def _response(answer: Answer, wanted: Sequence[str]) -> Any:
+    tensors = {
+        **answer.outputs,
+        "VARIANT": _texts(route.variant for route in answer.routes),
+        "VARIANT_VERSION": _texts(route.version for route in answer.routes),
+        "ROUTE_REASON": _texts(route.reason_json for route in answer.routes),
+    }
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, tensors[name]) for name in wanted if name in tensors])
+
+
+def _texts(values: Any) -> Any:
+    return np.array([[value.encode()] for value in values], dtype=np.object_)
+
+
+def _error_response(error: BackendError) -> Any:
+    code = pb_utils.TritonError.INVALID_ARG if isinstance(error, RequestError) else pb_utils.TritonError.UNAVAILABLE
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+
+
+def _send(sender: Any, response: Any) -> None:
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
