@@ -10,7 +10,7 @@ Example of a whole benchmark, ``bench/sorting.py``:
             Contender("sorted", "10k floats", lambda: {"sort_ms": timed(sorted)}),
             Contender("numpy", "10k floats", lambda: {"sort_ms": timed(np.sort)}),
         ]
-        machine = Machine.read()
+        machine = MachineFacts.read()
         results = interleave(contenders, options.repetitions)
         results = [result.with_ratio("sort_ms", to=results[0], name="ratio") for result in results]
         columns = (Column("ms", "sort_ms", spread=True), Column("ratio", "ratio", digits=2))
@@ -18,8 +18,8 @@ Example of a whole benchmark, ``bench/sorting.py``:
 """
 
 from trireme_loadtest.bench.shape.contender import Contender, Measured, interleave
-from trireme_loadtest.bench.shape.machine import Machine
+from trireme_loadtest.bench.shape.machine import MachineFacts
 from trireme_loadtest.bench.shape.options import RunOptions, run_options
 from trireme_loadtest.bench.shape.report import Column, Report
 
-__all__ = ["Column", "Contender", "Machine", "Measured", "Report", "RunOptions", "interleave", "run_options"]
+__all__ = ["Column", "Contender", "MachineFacts", "Measured", "Report", "RunOptions", "interleave", "run_options"]

@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineFacts:
     """One machine at the start of a run.
 
     Attributes:
@@ -44,7 +44,7 @@ class Machine:
     versions: dict[str, str]
 
     @classmethod
-    def read(cls) -> Machine:
+    def read(cls) -> MachineFacts:
         return cls(
             cpu=_cpu_model(),
             cores=len(os.sched_getaffinity(0)),

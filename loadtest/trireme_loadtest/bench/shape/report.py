@@ -10,7 +10,7 @@ from pathlib import Path
 from trireme.files import write_atomic, write_json_atomic
 
 from trireme_loadtest.bench.shape.contender import Measured
-from trireme_loadtest.bench.shape.machine import Machine
+from trireme_loadtest.bench.shape.machine import MachineFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Report:
     name: str
     columns: Sequence[Column]
     results: Sequence[Measured]
-    machine: Machine
+    machine: MachineFacts
     settings: Mapping[str, object]
     notes: Sequence[str] = ()
     finished_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
@@ -87,7 +87,8 @@ class Report:
             [
                 f"# Benchmark: {self.name}",
                 "",
-                f"{self.finished_at:%Y-%m-%d %H:%M} UTC; {settings}. Medians of interleaved repetitions (least-greatest).",
+                f"{self.finished_at:%Y-%m-%d %H:%M} UTC; {settings}.",
+                "Medians of interleaved repetitions (least-greatest).",
                 "",
                 self.machine.sentence() + ".",
                 "",

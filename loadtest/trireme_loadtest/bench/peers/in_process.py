@@ -1,0 +1,89 @@
+"""The in-process limit: what the cores can do with a model when nothing is served.
+
+Text to embedding, in batches of 8 of similar length, one process with one thread a core. A server that reaches 1.0 of
+it costs nothing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from trireme_backends.text import TextTokenizer, pad
+
+from trireme_loadtest.bench.peers.model_files import ModelFiles
+
+BATCH = 8
+MAX_TOKENS = 256
+ANSWER_DEADLINE_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class InProcess:
+    """Running worker processes, one a core, that each hold the model."""
+
+    connections: Sequence[Connection]
+
+    def repeat(self, seconds: float) -> Mapping[str, float]:
+        """Embed for at least ``seconds`` in every process at once.
+
+        Returns:
+            ``sentences_per_second`` and ``cpu_ms_per_sentence``.
+        """
+        for connection in self.connections:
+            connection.send(seconds)
+        rate = cpu_seconds = sentences = 0.0
+        for connection in self.connections:
+            if not connection.poll(seconds + ANSWER_DEADLINE_SECONDS):
+                raise TimeoutError("an in-process worker of the benchmark does not answer")
+            done, elapsed, used = connection.recv()
+            rate += done / elapsed
+            sentences += done
+            cpu_seconds += used
+        return {"sentences_per_second": rate, "server_cpu_ms": cpu_seconds / sentences * 1000}
+
+
+@contextmanager
+def in_process(files: ModelFiles, sentences: Sequence[str], cores: int) -> Iterator[InProcess]:
+    """Load the model in ``cores`` processes and give each its share of the sentences."""
+    # spawn: a forked child would inherit gRPC's threads and locks.
+    context = multiprocessing.get_context("spawn")
+    connections, workers = [], []
+    try:
+        for core in range(cores):
+            here, there = context.Pipe()
+            worker = context.Process(target=_work, args=(there, files, list(sentences), core, cores), daemon=True)
+            worker.start()
+            connections.append(here)
+            workers.append(worker)
+        yield InProcess(connections)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join(10)
+
+
+def _work(connection: Connection, files: ModelFiles, sentences: list[str], core: int, cores: int) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(files.model, options, providers=["CPUExecutionProvider"])
+    tokenizer = TextTokenizer(files.tokenizer, MAX_TOKENS)
+    by_length = sorted(sentences, key=lambda sentence: len(tokenizer.encode([sentence])[0]))
+    batches = [by_length[start : start + BATCH] for start in range(0, len(by_length), BATCH)][core::cores]
+    while True:
+        seconds = connection.recv()
+        began, cpu_began, done = time.perf_counter(), time.process_time(), 0
+        # Whole passes only: a pass that is cut off would have seen more short sentences than long ones.
+        while time.perf_counter() - began < seconds:
+            for batch in batches:
+                rows = tokenizer.encode(batch)
+                ids, mask = pad(rows, max(len(row) for row in rows))
+                session.run(None, {"INPUT_IDS": ids, "ATTENTION_MASK": mask})
+                done += len(batch)
+        connection.send((done, time.perf_counter() - began, time.process_time() - cpu_began))
