@@ -1,1 +1,57 @@
-"""A typed client for the Triton Inference Server."""
+"""A typed client for the Triton Inference Server that keeps its deadline."""
+
+from trireme_client.blocking import TriremeClient
+from trireme_client.client import AsyncTriremeClient
+from trireme_client.endpoint import Endpoint, Tls
+from trireme_client.errors import (
+    CallFacts,
+    ClientError,
+    ClosedError,
+    DeadlineError,
+    InvalidInputError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    QueueTimeoutError,
+    ServerFaultError,
+    UnavailableError,
+)
+from trireme_client.policy import HealthPolicy, HedgePolicy, RetryPolicy
+from trireme_client.request import SequenceStep
+from trireme_client.results import Classifications, Embeddings, Generation, InferResult, Route, Timings
+from trireme_client.shared_memory import SharedRegion, SharedTensor
+from trireme_client.spec import ModelSpec, TensorSpec
+from trireme_client.testing import FakeServer
+
+__all__ = [
+    "AsyncTriremeClient",
+    "CallFacts",
+    "Classifications",
+    "ClientError",
+    "ClosedError",
+    "DeadlineError",
+    "Embeddings",
+    "Endpoint",
+    "FakeServer",
+    "Generation",
+    "HealthPolicy",
+    "HedgePolicy",
+    "InferResult",
+    "InvalidInputError",
+    "InvalidRequestError",
+    "ModelNotFoundError",
+    "ModelSpec",
+    "OverloadedError",
+    "QueueTimeoutError",
+    "RetryPolicy",
+    "Route",
+    "SequenceStep",
+    "ServerFaultError",
+    "SharedRegion",
+    "SharedTensor",
+    "TensorSpec",
+    "Timings",
+    "Tls",
+    "TriremeClient",
+    "UnavailableError",
+]

@@ -1,0 +1,408 @@
+"""The client: every method, written once for asyncio; ``blocking`` makes the other form of it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any
+
+from trireme_client import regions
+from trireme_client._protos import Message, pb
+from trireme_client.call import Call
+from trireme_client.endpoint import Endpoint, Tls
+from trireme_client.errors import ClientError, ClosedError, InvalidRequestError, ServerFaultError
+from trireme_client.policy import HealthPolicy, HedgePolicy, RetryPolicy
+from trireme_client.request import Outputs, Parameter, SequenceStep, build, join, read_outputs, read_parameters
+from trireme_client.results import Classifications, Embeddings, Generation, InferResult, Timings
+from trireme_client.runtime import AsyncioRuntime
+from trireme_client.session import Session, SessionOptions
+from trireme_client.shared_memory import SharedRegion
+from trireme_client.spec import ModelSpec
+from trireme_client.tasks import (
+    CLASSIFY_MODEL,
+    EMBED_MODEL,
+    GENERATE_MODEL,
+    classifications,
+    embeddings,
+    generation_inputs,
+    join_generation,
+    read_generation,
+    route_parameters,
+    text_inputs,
+)
+from trireme_client.wire import Runtime, WireError, WireOptions
+
+Address = str | Endpoint
+DEFAULT_DEADLINE_MS = 30_000.0
+_COMPRESSIONS = (None, "gzip", "deflate")
+_NO_PARAMETERS: Mapping[str, Parameter] = {}
+
+log = logging.getLogger("trireme_client")
+
+
+class AsyncTriremeClient:
+    """Calls models on Triton from asyncio. One client serves any number of tasks of one event loop.
+
+    Args:
+        address: ``host:port`` (gRPC), ``http://host:port``, an ``Endpoint`` with a zone, or several of these. A host
+            name that stands for several IPs is several replicas.
+        deadline_ms: of each call that names none.
+        retry, hedge, health: what the client may do on its own; ``hedge=None`` never sends a request twice at once.
+        zone: replicas of this zone are preferred.
+        tls: default: plain text, and for ``https://`` the system's authorities.
+        admin_key: for ``load_model``, ``unload_model`` and shared memory; sent with those calls only.
+        headers: sent with every call.
+        compression: "gzip" or "deflate" of requests.
+
+    Example:
+        >>> async with AsyncTriremeClient("127.0.0.1:8001") as client:
+        ...     result = await client.embed(["a sentence"], deadline_ms=200)
+    """
+
+    def __init__(
+        self,
+        address: Address | Sequence[Address],
+        *,
+        deadline_ms: float = DEFAULT_DEADLINE_MS,
+        retry: RetryPolicy | None = None,
+        hedge: HedgePolicy | None = None,
+        health: HealthPolicy | None = None,
+        zone: str = "",
+        tls: Tls | None = None,
+        admin_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        compression: str | None = None,
+    ) -> None:
+        if compression not in _COMPRESSIONS:
+            raise ValueError(f"compression is {compression!r}; it must be 'gzip', 'deflate' or None")
+        addresses = [address] if isinstance(address, (str, Endpoint)) else list(address)
+        if not addresses:
+            raise ValueError("a client needs at least one address")
+        options = SessionOptions(
+            endpoints=tuple(one if isinstance(one, Endpoint) else Endpoint(one) for one in addresses),
+            deadline_ms=deadline_ms,
+            retry=retry or RetryPolicy(),
+            hedge=hedge,
+            health=health or HealthPolicy(),
+            zone=zone,
+            wire=WireOptions(tls, compression),
+            headers=tuple((key.lower(), value) for key, value in (headers or {}).items()),
+            admin_key=admin_key,
+        )
+        self._session = Session(options, self._runtime())
+
+    def _runtime(self) -> Runtime:
+        return AsyncioRuntime()
+
+    # -- any model -----------------------------------------------------------------------------------------------------
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, object],
+        outputs: Outputs | None = None,
+        *,
+        version: int | str | None = None,
+        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+        deadline_ms: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        sequence: SequenceStep | None = None,
+        priority: int | None = None,
+    ) -> InferResult:
+        """Call a model once.
+
+        Args:
+            inputs: by name: arrays, Python values, or ``SharedTensor``. More rows than the model's ``max_batch_size``
+                are sent in several requests and joined in order.
+            outputs: names, or a mapping to ``SharedTensor`` for those to be written there; None: all.
+            version: None: the server's choice.
+            parameters: reach the model's ``execute``, types kept.
+            deadline_ms: of all of it: connecting, queueing, computing, retries.
+            sequence: for a stateful model.
+            priority: in the model's queue, 1 the highest.
+
+        Raises:
+            ClientError: as the tree in ``trireme_client.errors`` says.
+        """
+        call = self._session.begin(model, version, deadline_ms, headers, request_id, sequence)
+        # Two servers must not write into the same memory.
+        call.hedgeable = call.repeatable and not isinstance(outputs, Mapping)
+
+        def make(spec: ModelSpec) -> list[Message]:
+            if spec.decoupled:
+                raise InvalidRequestError(f"model {model!r} answers as a stream; call stream()")
+            return build(spec, inputs, outputs=outputs, parameters=parameters, version=call.version,
+                         request_id=call.request_id, sequence=sequence, priority=priority)  # fmt: skip
+
+        requests = await self._session.with_spec(call, make)
+        register = functools.partial(regions.register, self._session, regions.used_regions(inputs, outputs), call)
+        parts, response = [], None
+        for request in requests:
+            response = await self._session.caller.infer(request, call, register)
+            call.sent = True
+            parts.append(self._read(response, outputs, call))
+        assert response is not None
+        return self._result(response, join(parts), call, len(requests))
+
+    async def stream(
+        self,
+        model: str,
+        inputs: Mapping[str, object],
+        outputs: Sequence[str] | None = None,
+        *,
+        version: int | str | None = None,
+        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+        deadline_ms: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        sequence: SequenceStep | None = None,
+        priority: int | None = None,
+    ) -> AsyncGenerator[InferResult, None]:
+        """Call a model that answers a request any number of times; yields each answer.
+
+        Leaving the loop cancels the request on the server. Arguments as for ``infer``; the deadline bounds all of it.
+
+        Raises:
+            ClientError: from the step that fails; within 5 s when the server dies or freezes.
+        """
+        call = self._session.begin(model, version, deadline_ms, headers, request_id, sequence)
+        # Errors then come as the gRPC status they have, not as a sentence.
+        call.metadata += (("triton_grpc_error", "true"),)
+
+        def make(spec: ModelSpec) -> list[Message]:
+            return build(spec, inputs, outputs=outputs, parameters=parameters, version=call.version,
+                         request_id=call.request_id, sequence=sequence, priority=priority)  # fmt: skip
+
+        requests = await self._session.with_spec(call, make)
+        if len(requests) > 1:
+            raise InvalidRequestError(f"more rows than model {model!r} takes; a stream is not split", call.facts())
+        request = requests[0]
+        request.parameters["triton_enable_empty_final_response"].bool_param = True
+        replica, stream, message = await self._session.caller.open_stream(request, call)
+        try:
+            while message is not None:
+                if message.error_message:
+                    raise ServerFaultError("STREAM", message.error_message, call.facts())
+                response = message.infer_response
+                final = response.parameters["triton_final_response"].bool_param
+                if response.outputs or not final:
+                    yield self._result(response, self._read(response, outputs, call), call, 1)
+                if final:
+                    return
+                call.sent = True
+                try:
+                    message = await stream.next()
+                except WireError as failure:
+                    self._session.check_open(call)
+                    raise await self._session.caller.error(failure, call) from None
+        finally:
+            stream.cancel()
+            self._session.pool.release(replica)
+
+    # -- tasks ---------------------------------------------------------------------------------------------------------
+
+    async def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        tier: str | None = None,
+        max_latency_ms: float | None = None,
+        model: str = EMBED_MODEL,
+        version: int | str | None = None,
+        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+        deadline_ms: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> Embeddings:
+        """Embed texts: one vector each, in order.
+
+        Args:
+            tier: "economy", "standard", "premium" or "auto"; None: the route's default.
+            max_latency_ms: the router takes the best variant that is expected to keep it.
+            model: the task's router, or one variant.
+            parameters: further ones of the router (``min_quality``, ``max_cost``, ``sticky_key``).
+
+        Raises:
+            ClientError: as ``infer``.
+        """
+        result = await self.infer(
+            model, text_inputs(texts), version=version, parameters=route_parameters(tier, max_latency_ms, parameters),
+            deadline_ms=deadline_ms, headers=headers, request_id=request_id,
+        )  # fmt: skip
+        return embeddings(result)
+
+    async def classify(
+        self,
+        texts: str | Sequence[str],
+        *,
+        tier: str | None = None,
+        max_latency_ms: float | None = None,
+        model: str = CLASSIFY_MODEL,
+        version: int | str | None = None,
+        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+        deadline_ms: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> Classifications:
+        """Classify texts: one label each, in order. Arguments as for ``embed``."""
+        result = await self.infer(
+            model, text_inputs(texts), version=version, parameters=route_parameters(tier, max_latency_ms, parameters),
+            deadline_ms=deadline_ms, headers=headers, request_id=request_id,
+        )  # fmt: skip
+        return classifications(result)
+
+    async def generate_stream(
+        self,
+        prompt: str,
+        *,
+        sampling: Mapping[str, Any] | None = None,
+        tier: str | None = None,
+        max_latency_ms: float | None = None,
+        model: str = GENERATE_MODEL,
+        version: int | str | None = None,
+        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+        deadline_ms: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> AsyncGenerator[Generation, None]:
+        """Generate text and yield it piece by piece; leaving the loop ends the generation.
+
+        Args:
+            sampling: the engine's sampling parameters, e.g. ``{"max_tokens": 64, "temperature": 0}``.
+        """
+        spec = await self.spec(model, version=version, deadline_ms=deadline_ms)
+        stream = self.stream(
+            model, generation_inputs(spec, prompt, sampling, stream=True), version=version,
+            parameters=route_parameters(tier, max_latency_ms, parameters), deadline_ms=deadline_ms, headers=headers,
+            request_id=request_id,
+        )  # fmt: skip
+        try:
+            async for result in stream:
+                yield read_generation(result)
+        finally:
+            await stream.aclose()
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        sampling: Mapping[str, Any] | None = None,
+        tier: str | None = None,
+        max_latency_ms: float | None = None,
+        model: str = GENERATE_MODEL,
+        version: int | str | None = None,
+        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+        deadline_ms: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> Generation:
+        """Generate text and wait for all of it. Arguments as for ``generate_stream``."""
+        pieces = [
+            piece
+            async for piece in self.generate_stream(
+                prompt, sampling=sampling, tier=tier, max_latency_ms=max_latency_ms, model=model, version=version,
+                parameters=parameters, deadline_ms=deadline_ms, headers=headers, request_id=request_id,
+            )
+        ]  # fmt: skip
+        return join_generation(model, pieces)
+
+    # -- the server ----------------------------------------------------------------------------------------------------
+
+    async def spec(
+        self, model: str, *, version: int | str | None = None, deadline_ms: float | None = None
+    ) -> ModelSpec:
+        """The model's inputs, outputs and batch size, remembered after the first time.
+
+        Raises:
+            ModelNotFoundError: there is no such model; names those there are.
+        """
+        return await self._session.spec(self._session.begin(model, version, deadline_ms))
+
+    async def is_ready(
+        self, model: str = "", *, version: int | str | None = None, deadline_ms: float | None = None
+    ) -> bool:
+        """Whether the server, or a model on it, says that it is ready; False too when it cannot be asked."""
+        call = self._session.begin(model, version, deadline_ms)
+        try:
+            if model:
+                request = pb.ModelReadyRequest(name=model, version=call.version)
+                return bool((await self._session.caller.ask("ModelReady", request, call)).ready)
+            return bool((await self._session.caller.ask("ServerReady", pb.ServerReadyRequest(), call)).ready)
+        except ClosedError:
+            raise
+        except ClientError as error:
+            log.debug("not ready: %s", error)
+            return False
+
+    async def models(self, *, deadline_ms: float | None = None) -> list[str]:
+        """Names of the models that are loaded."""
+        return await self._session.caller.known_models(self._session.begin(deadline_ms=deadline_ms))
+
+    async def load_model(self, model: str, *, deadline_ms: float | None = None) -> None:
+        """Load a model, or what changed of it, on every replica in turn.
+
+        Raises:
+            ServerFaultError: a replica did not load it; those after it were not asked.
+        """
+        call = self._session.begin(model, None, deadline_ms)
+        await self._session.control_all("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name=model), call)
+        self._session.forget_spec(model)
+
+    async def unload_model(self, model: str, *, deadline_ms: float | None = None) -> None:
+        """Unload a model on every replica in turn; it raises as ``load_model``."""
+        call = self._session.begin(model, None, deadline_ms)
+        request = pb.RepositoryModelUnloadRequest(model_name=model)
+        await self._session.control_all("RepositoryModelUnload", request, call)
+        self._session.forget_spec(model)
+
+    @asynccontextmanager
+    async def shared_memory(self, byte_size: int) -> AsyncIterator[SharedRegion]:
+        """Memory shared with servers on this machine, for large tensors; gone when the block is left.
+
+        Servers are told at the first call that uses it. It needs the admin key where shared memory is restricted.
+
+        Example:
+            >>> async with client.shared_memory(1 << 20) as region:
+            ...     x = region.put(array)
+            ...     y = region.reserve((8, 384), "float32")
+            ...     await client.infer("model", {"X": x}, outputs={"Y": y})
+            ...     y.array.sum()
+        """
+        self._session.check_open()
+        region = SharedRegion(byte_size)
+        try:
+            yield region
+        finally:
+            region.close()
+            await regions.forget(self._session, region)
+
+    # -- the client itself ---------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Cancel what is in flight and close all connections. A closed client stays closed."""
+        await self._session.close()
+
+    async def __aenter__(self) -> AsyncTriremeClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _read(self, response: Message, outputs: Outputs | None, call: Call) -> Mapping[str, Any]:
+        try:
+            return read_outputs(response, outputs)
+        except (ValueError, KeyError, StopIteration) as error:
+            raise ServerFaultError("MALFORMED", f"the answer cannot be read: {error}", call.facts()) from error
+
+    def _result(self, response: Message, outputs: Mapping[str, Any], call: Call, requests: int) -> InferResult:
+        timings = Timings((time.monotonic() - call.began) * 1000, requests, call.attempts, call.endpoint)
+        return InferResult(
+            outputs, response.model_name, response.model_version, call.request_id, read_parameters(response), timings
+        )

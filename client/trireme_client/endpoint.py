@@ -1,0 +1,97 @@
+"""Where a server is: an address, read once, and how to reach it."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+_DEFAULT_PORTS = {"grpc": 8001, "http": 8000, "https": 8000}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server, or the door in front of several.
+
+    Attributes:
+        address: ``host:port`` or ``grpc://host:port`` for gRPC, ``http://host:port`` or ``https://host:port`` for HTTP.
+        zone: where it stands; a client with the same zone prefers it.
+    """
+
+    address: str
+    zone: str = ""
+    scheme: str = field(init=False, default="grpc", repr=False)
+    host: str = field(init=False, default="", repr=False)
+    port: int = field(init=False, default=0, repr=False)
+    name: str = field(init=False, default="", repr=False)  # the host name, where `host` is one of its IPs
+
+    def __post_init__(self) -> None:
+        scheme, separator, rest = self.address.partition("://")
+        if not separator:
+            scheme, rest = "grpc", self.address
+        try:
+            parts = urlsplit(f"//{rest}")
+            port = parts.port or _DEFAULT_PORTS[scheme]
+        except (ValueError, KeyError):
+            parts, port = urlsplit(""), 0
+        if not parts.hostname or parts.path or parts.query or parts.username:
+            raise ValueError(f"{self.address!r} is no address; write host:port, http://host:port or https://host:port")
+        for name, value in (("scheme", scheme), ("host", parts.hostname), ("port", port)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def target(self) -> str:
+        """``host:port``, an IPv6 host in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the host must be looked up and may stand for several servers."""
+        if self.scheme != "grpc" or self.host == "localhost":
+            return False
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return True
+        return False
+
+    @property
+    def admin_header(self) -> str:
+        """The header in which Triton looks for the key of its restricted APIs."""
+        return "triton-grpc-protocol-admin-key" if self.scheme == "grpc" else "admin-key"
+
+    def at(self, ip: str) -> Endpoint:
+        """The same service at one IP of its host name."""
+        host = f"[{ip}]" if ":" in ip else ip
+        found = replace(self, address=f"{self.scheme}://{host}:{self.port}")
+        object.__setattr__(found, "name", self.host)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS to the server; with ``certificate`` and ``key`` mutual TLS.
+
+    Attributes:
+        ca: PEM file of the authorities to trust; None: the system's.
+        certificate, key: PEM files of this client, both or none.
+        server_name: the name in the server's certificate, where it is not the address.
+    """
+
+    ca: Path | str | None = None
+    certificate: Path | str | None = None
+    key: Path | str | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("Tls needs certificate and key together")
+        for path in (self.ca, self.certificate, self.key):
+            if path is not None and not Path(path).is_file():
+                raise ValueError(f"Tls: there is no file {path}")
+
+    def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        """The PEM texts: ca, key, certificate."""
+        ca, key, certificate = (Path(p).read_bytes() if p else None for p in (self.ca, self.key, self.certificate))
+        return ca, key, certificate

@@ -1,0 +1,136 @@
+"""Every error a call can end with.
+
+ClientError
+├── DeadlineError            the caller's deadline passed; ``sent`` tells whether a server may have seen it
+│   └── QueueTimeoutError    the server gave the request up in its queue: it was not executed
+├── UnavailableError         no replica could be reached, or the connection broke
+│   └── OverloadedError      the server's queue is full: it was not executed
+├── InvalidRequestError      the request cannot be right: refused here before sending, or by the server
+│   └── InvalidInputError    one tensor of it; says which and why
+├── ModelNotFoundError       no such model or version; says which models exist
+├── ServerFaultError         the server or the model failed on a request it had accepted
+└── ClosedError              the client was closed, or belongs to another process
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CallFacts:
+    """What is known of a call when it ends.
+
+    Attributes:
+        model, version: as asked for; an empty version is the server's choice.
+        request_id: the id that the server's log shows.
+        attempts: requests sent, hedges included; 0 when nothing was sent.
+        endpoint: the replica of the last attempt.
+        elapsed_ms: since the call began.
+    """
+
+    model: str = ""
+    version: str = ""
+    request_id: str = ""
+    attempts: int = 0
+    endpoint: str = ""
+    elapsed_ms: float = 0.0
+
+    def __str__(self) -> str:
+        told = {
+            "model": f"{self.model}:{self.version}" if self.version else self.model,
+            "endpoint": self.endpoint,
+            "request": self.request_id,
+            "attempts": self.attempts,
+            "after": f"{self.elapsed_ms:.0f} ms",
+        }
+        return ", ".join(f"{key} {value}" for key, value in told.items() if value != "")
+
+
+class ClientError(Exception):
+    """One sentence and the facts of the call."""
+
+    def __init__(self, problem: str, facts: CallFacts | None = None) -> None:
+        self.problem = problem
+        self.facts = facts or CallFacts()
+        super().__init__(f"{problem} [{self.facts}]" if facts else problem)
+
+    def add_facts(self, facts: CallFacts) -> None:
+        """Tell of which call it is, where it was raised by code that does not know."""
+        self.facts = facts
+        self.args = (f"{self.problem} [{facts}]",)
+
+    @property
+    def model(self) -> str:
+        return self.facts.model
+
+    @property
+    def version(self) -> str:
+        return self.facts.version
+
+    @property
+    def request_id(self) -> str:
+        return self.facts.request_id
+
+    @property
+    def attempts(self) -> int:
+        return self.facts.attempts
+
+
+class DeadlineError(ClientError):
+    """The deadline passed. ``sent`` False: no server saw the request, so sending it again is safe."""
+
+    def __init__(self, deadline_ms: float, *, sent: bool, facts: CallFacts | None = None) -> None:
+        where = "after sending: the server may have executed it" if sent else "before sending: no server saw it"
+        super().__init__(f"the deadline of {deadline_ms:g} ms passed {where}", facts)
+        self.deadline_ms, self.sent = deadline_ms, sent
+
+
+class QueueTimeoutError(DeadlineError):
+    """The request waited in the server's queue for longer than it may, and was not executed."""
+
+    def __init__(self, deadline_ms: float, facts: CallFacts | None = None) -> None:
+        ClientError.__init__(self, "the request timed out in the server's queue and was not executed", facts)
+        self.deadline_ms, self.sent = deadline_ms, True
+
+
+class UnavailableError(ClientError):
+    """No replica could be reached, or the connection broke while the request was in flight."""
+
+
+class OverloadedError(UnavailableError):
+    """The server refused the request because its queue is full; it was not executed."""
+
+
+class InvalidRequestError(ClientError, ValueError):
+    """The request cannot be right, whatever the server's state; it is never sent again."""
+
+
+class InvalidInputError(InvalidRequestError):
+    """One tensor of the request is wrong."""
+
+    def __init__(self, tensor: str, reason: str, facts: CallFacts | None = None) -> None:
+        super().__init__(f"tensor {tensor!r}: {reason}", facts)
+        self.tensor, self.reason = tensor, reason
+
+
+class ModelNotFoundError(ClientError):
+    """No such model or version is ready; ``known`` names the models that are."""
+
+    def __init__(self, model: str, version: str, known: Iterable[str], facts: CallFacts | None = None) -> None:
+        self.known = tuple(sorted(known))
+        named = f"model {model!r}" + (f" version {version}" if version else "")
+        super().__init__(f"no {named} is ready; there is: {', '.join(self.known) or 'none'}", facts)
+
+
+class ServerFaultError(ClientError):
+    """The server accepted the request and failed on it; ``status`` is the gRPC status name."""
+
+    def __init__(self, status: str, message: str, facts: CallFacts | None = None) -> None:
+        super().__init__(f"the server failed: {status}: {message}", facts)
+        self.status, self.message = status, message
+
+
+class ClosedError(ClientError):
+    """The client cannot be used: it was closed, or was made in another process."""

@@ -1,0 +1,163 @@
+"""Calls over gRPC, blocking and asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from trireme_client._protos import Message, grpc, stubs
+from trireme_client.endpoint import Endpoint
+from trireme_client.wire import Metadata, Pending, WireError, WireOptions
+
+_COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
+
+_CHANNEL_OPTIONS = (
+    # The default of 4 MB refuses ordinary tensors; the protocol itself ends at 2 GiB.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # Retries are decided in one place, where the caller's deadline and budget are known.
+    ("grpc.enable_retries", 0),
+    # A restarted server is found within a second; gRPC's own wait grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A new wire to a replica is a new connection, not a share in the one that was given up.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+def _channel(module: Any, endpoint: Endpoint, options: WireOptions) -> Any:
+    """A channel of ``grpc`` or ``grpc.aio``; neither connects before the first call."""
+    compression = _COMPRESSION[options.compression]
+    settings: list[tuple[str, Any]] = [*_CHANNEL_OPTIONS]
+    if endpoint.name:
+        settings.append(("grpc.default_authority", f"{endpoint.name}:{endpoint.port}"))
+    if options.tls is None:
+        return module.insecure_channel(endpoint.target, options=settings, compression=compression)
+    server_name = options.tls.server_name or endpoint.name
+    if server_name:
+        settings.append(("grpc.ssl_target_name_override", server_name))
+    ca, key, certificate = options.tls.read()
+    credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+    return module.secure_channel(endpoint.target, credentials, options=settings, compression=compression)
+
+
+def _failure(error: Any) -> WireError:
+    return WireError(error.code().name, error.details() or "")
+
+
+_CLOSED = "the connection was given up"
+
+
+class BlockingGrpcWire:
+    """A ``Wire`` whose awaits never suspend."""
+
+    def __init__(self, endpoint: Endpoint, options: WireOptions) -> None:
+        self._channel = _channel(grpc, endpoint, options)
+        self._stub = stubs.GRPCInferenceServiceStub(self._channel)
+
+    async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Message:
+        # Half the CPU of a future: the answer is taken by this thread, without gRPC's own in between.
+        try:
+            return getattr(self._stub, method)(request, timeout=timeout_s, metadata=metadata)
+        except grpc.RpcError as error:
+            raise _failure(error) from None
+        except ValueError as error:  # how grpc says that the channel is closed
+            raise WireError("CANCELLED", _CLOSED) from error
+
+    def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Pending:
+        try:
+            pending: Pending = getattr(self._stub, method).future(request, timeout=timeout_s, metadata=metadata)
+        except ValueError as error:
+            raise WireError("CANCELLED", _CLOSED) from error
+        return pending
+
+    async def result(self, pending: Any) -> Message:
+        try:
+            return pending.result()
+        except grpc.RpcError as error:
+            raise _failure(error) from None
+        except grpc.FutureCancelledError as error:
+            raise WireError("CANCELLED", _CLOSED) from error
+
+    def stream(self, request: Message, timeout_s: float, metadata: Metadata) -> _BlockingStream:
+        try:
+            return _BlockingStream(self._stub.ModelStreamInfer(iter((request,)), timeout=timeout_s, metadata=metadata))
+        except ValueError as error:
+            raise WireError("CANCELLED", _CLOSED) from error
+
+    async def close(self) -> None:
+        self._channel.close()
+
+
+class _BlockingStream:
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    async def next(self) -> Message | None:
+        try:
+            return next(self._call, None)
+        except grpc.RpcError as error:
+            raise _failure(error) from None
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+class AsyncGrpcWire:
+    """A ``Wire`` on the running event loop."""
+
+    def __init__(self, endpoint: Endpoint, options: WireOptions) -> None:
+        self._channel = _channel(grpc.aio, endpoint, options)
+        self._stub = stubs.GRPCInferenceServiceStub(self._channel)
+        self._closed = False
+
+    async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Message:
+        return await self.result(self.start(method, request, timeout_s, metadata))
+
+    def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Pending:
+        if self._closed:
+            raise WireError("CANCELLED", _CLOSED)
+        pending: Pending = getattr(self._stub, method)(request, timeout=timeout_s, metadata=metadata)
+        return pending
+
+    async def result(self, pending: Any) -> Message:
+        try:
+            return await pending
+        except grpc.RpcError as error:
+            raise _failure(error) from None
+        except asyncio.CancelledError:
+            # The call ends so when our caller is cancelled, which must go on, and when this wire is closed.
+            if self._closed:
+                raise WireError("CANCELLED", _CLOSED) from None
+            raise
+
+    def stream(self, request: Message, timeout_s: float, metadata: Metadata) -> _AsyncStream:
+        if self._closed:
+            raise WireError("CANCELLED", _CLOSED)
+        return _AsyncStream(self._stub.ModelStreamInfer(iter((request,)), timeout=timeout_s, metadata=metadata))
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._channel.close()
+
+
+class _AsyncStream:
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._given_up = False
+
+    async def next(self) -> Message | None:
+        try:
+            message = await self._call.read()
+        except grpc.RpcError as error:
+            raise _failure(error) from None
+        except asyncio.CancelledError:
+            if self._given_up:
+                raise WireError("CANCELLED", _CLOSED) from None
+            raise
+        return None if message is grpc.aio.EOF else message
+
+    def cancel(self) -> None:
+        self._given_up = True
+        self._call.cancel()

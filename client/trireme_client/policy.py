@@ -1,0 +1,102 @@
+"""What a client may do on its own: try again, hedge, leave a sick replica. Frozen, and validated when made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a failed attempt is made again.
+
+    Only what is safe is tried again: a request that never left, or a lost request without a sequence id. A request
+    that never left costs nothing; the others draw on a budget, so that a sick server is not flooded.
+
+    Attributes:
+        max_attempts: attempts of one call; 1 switches retries off. A replica not yet tried is always worth one more.
+        budget_percent: requests sent again, as a share of all calls.
+        budget_floor: requests that may be sent again before ``budget_percent`` of the calls so far reach that number.
+        backoff_ms: the n-th wait is drawn from 0 to ``backoff_ms * 2**n`` (full jitter: Brooker, "Exponential Backoff
+            And Jitter", AWS Architecture Blog, 2015).
+        max_backoff_ms: the longest wait.
+        attempt_deadline_ms: one attempt's own deadline; None leaves it all that is left of the call's.
+
+    Example:
+        >>> RetryPolicy(max_attempts=1)     # off
+    """
+
+    max_attempts: int = 3
+    budget_percent: float = 10.0
+    budget_floor: int = 10
+    backoff_ms: float = 25.0
+    max_backoff_ms: float = 1000.0
+    attempt_deadline_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.max_attempts >= 1, "RetryPolicy.max_attempts", self.max_attempts, "at least 1")
+        _require(0 <= self.budget_percent <= 100, "RetryPolicy.budget_percent", self.budget_percent, "0 to 100")
+        _require(self.budget_floor >= 0, "RetryPolicy.budget_floor", self.budget_floor, "0 or more")
+        _require(self.backoff_ms >= 0, "RetryPolicy.backoff_ms", self.backoff_ms, "0 or more")
+        _require(self.max_backoff_ms >= self.backoff_ms, "RetryPolicy.max_backoff_ms", self.max_backoff_ms,
+                 "at least backoff_ms")  # fmt: skip
+        attempt = self.attempt_deadline_ms
+        _require(attempt is None or attempt >= 1, "RetryPolicy.attempt_deadline_ms", attempt, "at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class HedgePolicy:
+    """When a slow request is sent a second time, to another replica if there is one; the slower one is cancelled.
+
+    Source: Dean and Barroso, "The Tail at Scale", CACM 56(2), 2013.
+
+    Attributes:
+        percentile: of the model's latencies so far; a request that is slower than this is hedged.
+        budget_percent: hedges, as a share of all calls.
+        min_samples: answers to see before hedging.
+        min_delay_ms: never hedge earlier than this.
+    """
+
+    percentile: float = 95.0
+    budget_percent: float = 5.0
+    min_samples: int = 100
+    min_delay_ms: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.percentile < 100, "HedgePolicy.percentile", self.percentile, "between 0 and 100")
+        _require(0 <= self.budget_percent <= 100, "HedgePolicy.budget_percent", self.budget_percent, "0 to 100")
+        _require(self.min_samples >= 1, "HedgePolicy.min_samples", self.min_samples, "at least 1")
+        _require(self.min_delay_ms >= 0, "HedgePolicy.min_delay_ms", self.min_delay_ms, "0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPolicy:
+    """How replicas are watched. Watching starts with more than one replica, with a host name, or with a stream.
+
+    Attributes:
+        interval_ms: between two probes of a replica.
+        probe_deadline_ms: a probe that takes longer has failed.
+        eject_after: failed probes in a row until a replica gets no requests and those in flight on it are given up.
+        probe_model, probe_inputs: a real inference as the probe, because a server says ready while a model's process is
+            dead. Without them the probe asks the server for its readiness.
+        resolve_ms: between two look-ups of a host name.
+    """
+
+    interval_ms: float = 500.0
+    probe_deadline_ms: float = 1000.0
+    eject_after: int = 2
+    probe_model: str | None = None
+    probe_inputs: Mapping[str, Any] = field(default_factory=dict)
+    resolve_ms: float = 5000.0
+
+    def __post_init__(self) -> None:
+        for name in ("interval_ms", "probe_deadline_ms", "resolve_ms", "eject_after"):
+            _require(getattr(self, name) >= 1, f"HealthPolicy.{name}", getattr(self, name), "at least 1")
+        _require(bool(self.probe_model) or not self.probe_inputs, "HealthPolicy.probe_inputs", dict(self.probe_inputs),
+                 "given together with probe_model")  # fmt: skip
+
+
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value!r}; it must be {allowed}")

@@ -1,0 +1,222 @@
+"""Requests: from named values to the protocol's messages, and answers back. Knows nothing of connections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trireme_client._protos import Message, pb
+from trireme_client.errors import InvalidInputError, InvalidRequestError
+from trireme_client.shared_memory import SharedTensor
+from trireme_client.spec import ModelSpec
+from trireme_client.tensors import Array, byte_size, decode, encode, to_array
+
+Parameter = str | int | bool | float
+Outputs = Sequence[str] | Mapping[str, SharedTensor | None]
+
+# A protobuf message ends at 2 GiB; a request also carries names and shapes.
+MAX_MESSAGE_BYTES = 2**31 - 1
+_MARGIN_BYTES = 64 * 1024
+
+# Parameters that have an argument of their own, or mean something to the server.
+_RESERVED = frozenset({"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"})
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceStep:
+    """One request of a sequence to a stateful model.
+
+    Attributes:
+        id: the sequence's number, not 0.
+    """
+
+    id: int
+    start: bool = False
+    end: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.id < 2**64:
+            raise ValueError(f"SequenceStep.id is {self.id}; it must be 1 to 2**64 - 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A value that fits its input: on the wire's shape, of the wire's dtype."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    value: Array | SharedTensor
+
+
+def build(
+    spec: ModelSpec,
+    inputs: Mapping[str, object],
+    *,
+    outputs: Outputs | None = None,
+    parameters: Mapping[str, Parameter] | None = None,
+    version: str = "",
+    request_id: str = "",
+    sequence: SequenceStep | None = None,
+    priority: int | None = None,
+) -> list[Message]:
+    """The requests of one call: one, or as many as ``max_batch_size`` makes of its rows, in order.
+
+    Raises:
+        InvalidInputError: a tensor does not fit the model; nothing is sent.
+        InvalidRequestError: a parameter is reserved or of a wrong type, an output is unknown, or the message too large.
+    """
+    tensors = [_tensor(spec, name, value) for name, value in inputs.items()]
+    for missing in (s for s in spec.inputs.values() if s.name not in inputs and not s.optional):
+        raise InvalidInputError(missing.name, f"is missing; model {spec.name} requires it")
+    envelope = pb.ModelInferRequest(model_name=spec.name, model_version=version, id=request_id)
+    _set_parameters(envelope, parameters or {}, sequence, priority)
+    _set_outputs(envelope, spec, outputs)
+    requests = []
+    for rows in _chunks(spec, tensors):
+        request = pb.ModelInferRequest()
+        request.CopyFrom(envelope)
+        _add_inputs(request, tensors, rows)
+        requests.append(request)
+    if len(requests) > 1 and (sequence is not None or isinstance(outputs, Mapping)):
+        raise InvalidRequestError(
+            f"model {spec.name} takes {spec.max_batch_size} rows a request; a sequence or shared memory cannot be split"
+        )
+    return requests
+
+
+def _tensor(spec: ModelSpec, name: str, value: object) -> Tensor:
+    if name not in spec.inputs:
+        raise InvalidInputError(name, f"model {spec.name} has no such input; it has: {', '.join(spec.inputs)}")
+    wanted = spec.inputs[name]
+    if isinstance(value, SharedTensor):
+        if value.datatype != wanted.datatype:
+            raise InvalidInputError(name, f"expected {wanted.datatype}, got shared memory of {value.datatype}")
+        return Tensor(name, wanted.datatype, spec.place(wanted, value.shape), value)
+    array = to_array(name, wanted.datatype, value)
+    shape = spec.place(wanted, array.shape)
+    return Tensor(name, wanted.datatype, shape, array if shape == array.shape else array.reshape(shape))
+
+
+def _chunks(spec: ModelSpec, tensors: Sequence[Tensor]) -> list[slice | None]:
+    """The rows of each request; None: all there are."""
+    if not spec.batched or not tensors:
+        return [None]
+    rows = tensors[0].shape[0]
+    for tensor in tensors[1:]:
+        if tensor.shape[0] != rows:
+            raise InvalidInputError(
+                tensor.name, f"has {tensor.shape[0]} rows, but {tensors[0].name!r} has {rows}; a batch needs one number"
+            )
+    if rows <= spec.max_batch_size:
+        return [None]
+    for tensor in tensors:
+        if isinstance(tensor.value, SharedTensor):
+            raise InvalidInputError(
+                tensor.name, f"has {rows} rows in shared memory, which is not split; {spec.max_batch_size} are allowed"
+            )
+    return [slice(at, at + spec.max_batch_size) for at in range(0, rows, spec.max_batch_size)]
+
+
+def _add_inputs(request: Message, tensors: Sequence[Tensor], rows: slice | None) -> None:
+    size = _MARGIN_BYTES
+    for tensor in tensors:
+        value = tensor.value
+        if isinstance(value, SharedTensor):
+            added = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+            value.refer(added.parameters)
+            continue
+        part = value if rows is None else value[rows]
+        # Before the bytes are made: two gigabytes would take seconds to copy only to be refused.
+        size += byte_size(tensor.datatype, part)
+        _check_size(size, tensor.name)
+        raw = encode(tensor.name, tensor.datatype, part)
+        if tensor.datatype == "BYTES":
+            size += len(raw) - byte_size(tensor.datatype, part)
+            _check_size(size, tensor.name)
+        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=part.shape)
+        request.raw_input_contents.append(raw)
+
+
+def _check_size(size: int, tensor: str) -> None:
+    if size > MAX_MESSAGE_BYTES:
+        raise InvalidInputError(
+            tensor,
+            f"makes the request {size:,} bytes, over the limit of {MAX_MESSAGE_BYTES:,} bytes; use shared memory",
+        )
+
+
+def _set_parameters(
+    request: Message, parameters: Mapping[str, Parameter], sequence: SequenceStep | None, priority: int | None
+) -> None:
+    for key, value in parameters.items():
+        if key in _RESERVED or key.startswith("triton_"):
+            raise InvalidRequestError(f"parameter {key!r} is reserved by the server")
+        _set_parameter(request.parameters[key], key, value)
+    if sequence is not None:
+        request.parameters["sequence_id"].uint64_param = sequence.id
+        request.parameters["sequence_start"].bool_param = sequence.start
+        request.parameters["sequence_end"].bool_param = sequence.end
+    if priority is not None:
+        request.parameters["priority"].uint64_param = priority
+
+
+def _set_parameter(slot: Message, key: str, value: object) -> None:
+    if isinstance(value, (bool, np.bool_)):
+        slot.bool_param = bool(value)
+    elif isinstance(value, (int, np.integer)):
+        if not -(2**63) <= value < 2**63:
+            raise InvalidRequestError(f"parameter {key!r} is {value}, which does not fit 64 bits")
+        slot.int64_param = int(value)
+    elif isinstance(value, str):
+        slot.string_param = value
+    elif isinstance(value, (float, np.floating)):
+        slot.double_param = float(value)
+    else:
+        raise InvalidRequestError(f"parameter {key!r} is {value!r}; expected str, int, bool or float")
+
+
+def _set_outputs(request: Message, spec: ModelSpec, outputs: Outputs | None) -> None:
+    for name in outputs or ():
+        if name not in spec.outputs:
+            raise InvalidRequestError(f"model {spec.name} has no output {name!r}; it has: {', '.join(spec.outputs)}")
+        added = request.outputs.add(name=name)
+        shared = outputs[name] if isinstance(outputs, Mapping) else None
+        if shared is not None:
+            shared.refer(added.parameters)
+
+
+def read_outputs(response: Message, outputs: Outputs | None) -> dict[str, Array]:
+    """The tensors of an answer, by name.
+
+    Raises:
+        ValueError: the server's answer is not what it says.
+    """
+    raw = iter(response.raw_output_contents)
+    found: dict[str, Array] = {}
+    for output in response.outputs:
+        shape = tuple(output.shape)
+        if "shared_memory_region" in output.parameters:
+            shared = outputs[output.name] if isinstance(outputs, Mapping) else None
+            if shared is None:
+                raise ValueError(f"the server wrote output {output.name!r} to shared memory nobody asked for")
+            size = output.parameters["shared_memory_byte_size"].int64_param
+            found[output.name] = decode(output.datatype, shape, shared.view(size))
+        else:
+            found[output.name] = decode(output.datatype, shape, next(raw))
+    return found
+
+
+def join(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The outputs of a call that was split, rows in order."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def read_parameters(message: Message) -> dict[str, Parameter]:
+    """A message's parameters as Python values."""
+    return {key: getattr(value, value.WhichOneof("parameter_choice")) for key, value in message.parameters.items()
+            if value.WhichOneof("parameter_choice")}  # fmt: skip

@@ -1,0 +1,116 @@
+"""What calls return: typed, frozen, arrays read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from trireme_client.tensors import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """What a call cost.
+
+    Attributes:
+        total_ms: from the call to its return.
+        requests: inference requests it was split into.
+        attempts: inference requests sent, retries and hedges included.
+        endpoint: the replica that answered last.
+    """
+
+    total_ms: float
+    requests: int
+    attempts: int
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class InferResult:
+    """The answer of one model.
+
+    Attributes:
+        outputs: by name; BYTES are arrays of dtype object holding ``bytes``; read-only views of the message.
+        version: the version that answered.
+        parameters: what the server says about the answer.
+    """
+
+    outputs: Mapping[str, Array]
+    model: str
+    version: str
+    request_id: str
+    parameters: Mapping[str, str | int | bool | float]
+    timings: Timings
+
+    def __getitem__(self, output: str) -> Array:
+        try:
+            return self.outputs[output]
+        except KeyError:
+            raise KeyError(f"{self.model} gave no output {output!r}; it gave: {', '.join(self.outputs)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which variant answered a row, and why the router chose it."""
+
+    variant: str
+    version: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Routed:
+    """Rows may be answered by different variants: ``routes`` has one entry a row, the properties speak of the first."""
+
+    routes: tuple[Route, ...]
+    request_id: str
+    timings: Timings
+
+    @property
+    def variant(self) -> str:
+        return self.routes[0].variant if self.routes else ""
+
+    @property
+    def version(self) -> str:
+        return self.routes[0].version if self.routes else ""
+
+    @property
+    def reason(self) -> str:
+        return self.routes[0].reason if self.routes else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings(_Routed):
+    """Attributes: vectors: FP32 [texts, dimensions]."""
+
+    vectors: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+@dataclass(frozen=True, slots=True)
+class Classifications(_Routed):
+    """Attributes: labels: one a text; scores: FP32 [texts], of that label; probabilities: FP32 [texts, classes]."""
+
+    labels: tuple[str, ...]
+    scores: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A generated text, or one piece of it while streaming."""
+
+    text: str
+    model: str
+    version: str
+    request_id: str
+    timings: Timings
+    outputs: Mapping[str, Array] = field(default_factory=dict)

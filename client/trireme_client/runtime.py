@@ -1,0 +1,112 @@
+"""The two worlds a caller may live in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from trireme_client.endpoint import Endpoint
+from trireme_client.grpc_wire import AsyncGrpcWire, BlockingGrpcWire
+from trireme_client.wire import Pending, Wire, WireOptions, run
+
+Step = Callable[[], Coroutine[Any, Any, None]]
+
+
+class BlockingRuntime:
+    """Threads and blocking waits."""
+
+    def connect(self, endpoint: Endpoint, options: WireOptions) -> Wire:
+        if endpoint.scheme == "grpc":
+            return BlockingGrpcWire(endpoint, options)
+        from trireme_client.http_wire import BlockingHttpWire  # the extra `http` is optional
+
+        return BlockingHttpWire(endpoint, options)
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def first_done(self, pending: Sequence[Pending], timeout_s: float) -> None:
+        ended = threading.Event()
+        for one in pending:
+            one.add_done_callback(lambda _: ended.set())
+        ended.wait(timeout_s)
+
+    def repeat(self, step: Step, interval_s: float) -> _RepeatingThread:
+        return _RepeatingThread(step, interval_s)
+
+    async def resolve(self, host: str, port: int) -> list[str]:
+        return _addresses(host, port)
+
+
+class _RepeatingThread:
+    def __init__(self, step: Step, interval_s: float) -> None:
+        self._step, self._interval_s = step, interval_s
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="trireme-client-health", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            run(self._step())
+            self._stopped.wait(self._interval_s)
+
+    async def stop(self) -> None:
+        self._stopped.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+
+class AsyncioRuntime:
+    """The running event loop."""
+
+    def connect(self, endpoint: Endpoint, options: WireOptions) -> Wire:
+        if endpoint.scheme == "grpc":
+            return AsyncGrpcWire(endpoint, options)
+        from trireme_client.http_wire import AsyncHttpWire  # the extra `http` is optional
+
+        return AsyncHttpWire(endpoint, options)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def first_done(self, pending: Sequence[Pending], timeout_s: float) -> None:
+        ended = asyncio.Event()
+        for one in pending:
+            one.add_done_callback(lambda _: ended.set())
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(ended.wait(), timeout_s)
+
+    def repeat(self, step: Step, interval_s: float) -> _RepeatingTask:
+        return _RepeatingTask(step, interval_s)
+
+    async def resolve(self, host: str, port: int) -> list[str]:
+        return await asyncio.get_running_loop().run_in_executor(None, _addresses, host, port)
+
+
+class _RepeatingTask:
+    def __init__(self, step: Step, interval_s: float) -> None:
+        self._step, self._interval_s = step, interval_s
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="trireme-client-health")
+
+    async def _run(self) -> None:
+        while True:
+            await self._step()
+            await asyncio.sleep(self._interval_s)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return sorted({str(entry[4][0]) for entry in found})

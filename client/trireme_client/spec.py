@@ -1,0 +1,82 @@
+"""What a model takes and gives, read once from the server's model configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trireme_client._protos import Message, config_pb
+from trireme_client.errors import InvalidInputError
+
+# Configuration and inference protocol disagree on one name.
+_DATATYPES = {
+    number: "BYTES" if name == "TYPE_STRING" else name.removeprefix("TYPE_")
+    for name, number in config_pb.DataType.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        dims: without the batch dimension; -1 is any size.
+        optional: an input that may be left out.
+    """
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as the server describes it.
+
+    Attributes:
+        max_batch_size: rows of one request; 0: the model has no batch dimension.
+        decoupled: it may answer a request any number of times, so it is called with ``stream``.
+    """
+
+    name: str
+    max_batch_size: int
+    decoupled: bool
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+    @classmethod
+    def from_config(cls, config: Message) -> ModelSpec:
+        """Read a ``inference.ModelConfig`` message."""
+        return cls(
+            name=config.name,
+            max_batch_size=config.max_batch_size,
+            decoupled=config.model_transaction_policy.decoupled,
+            inputs={
+                i.name: TensorSpec(i.name, _DATATYPES[i.data_type], tuple(i.dims), i.optional) for i in config.input
+            },
+            outputs={o.name: TensorSpec(o.name, _DATATYPES[o.data_type], tuple(o.dims)) for o in config.output},
+        )
+
+    @property
+    def batched(self) -> bool:
+        return self.max_batch_size > 0
+
+    def place(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The wire shape of a value of ``shape``: checked against the model, a missing batch dimension added where
+        only one reading is possible (a list of n values for one value a row becomes n rows; a lone value one row).
+
+        Raises:
+            InvalidInputError: the shape does not fit.
+        """
+        if shape == () and all(dim in (1, -1) for dim in spec.dims):
+            shape = (1,) * (len(spec.dims) + self.batched)
+        elif self.batched and len(shape) == 1 and spec.dims == (1,):
+            shape = (shape[0], 1)
+        expected = (-1, *spec.dims) if self.batched else spec.dims
+        fits = len(shape) == len(expected) and all(want in (-1, got) for want, got in zip(expected, shape, strict=True))
+        if not fits:
+            batch = "; the first dimension is the batch" if self.batched else ""
+            raise InvalidInputError(
+                spec.name, f"expected shape {list(expected)}, got {list(shape)} (-1 is any size{batch})"
+            )
+        return shape
