@@ -1,0 +1,140 @@
+"""A real Docker engine for the tests: the one that runs, else one of our own that leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from trireme.errors import ServerError, SetupError
+
+START_DEADLINE_SECONDS = 60
+STOP_DEADLINE_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """How to reach a Docker engine: ``host`` as in ``DOCKER_HOST``, None for Docker's own default."""
+
+    host: str | None
+
+    def docker(self, *arguments: str, deadline_seconds: float = 60, check: bool = True) -> str:
+        """Run ``docker`` and return what it prints.
+
+        Raises:
+            ServerError: it failed; the sentence has its last words.
+        """
+        return run(["docker", *arguments], self.environment(), deadline_seconds=deadline_seconds, check=check)
+
+    def environment(self) -> dict[str, str]:
+        """The environment for Docker's tools."""
+        return {**os.environ, **({"DOCKER_HOST": self.host} if self.host else {})}
+
+
+def run(
+    command: Sequence[str], environment: dict[str, str], *, deadline_seconds: float, check: bool = True
+) -> str:
+    """Run a command and return its standard output.
+
+    Raises:
+        ServerError: it failed or ran past its deadline.
+    """
+    name = " ".join(command[:2])
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=deadline_seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ServerError(f"{name} ran past its deadline of {deadline_seconds:.0f} s") from None
+    if check and done.returncode:
+        raise ServerError(f"{name} failed with {done.returncode}: {(done.stderr or done.stdout).strip()[-2000:]}")
+    return done.stdout
+
+
+@contextmanager
+def docker_engine(data_dir: Path) -> Iterator[Engine]:
+    """The engine that runs (``DOCKER_HOST`` is respected), else our own, ended with the block.
+
+    Our own keeps its images in ``data_dir`` and touches neither the machine's firewall nor its bridges.
+
+    Raises:
+        SetupError: none runs, and none can be started here.
+        ServerError: our own did not start.
+    """
+    running = Engine(host=None)
+    if shutil.which("docker") and _answers(running):
+        yield running
+        return
+    if os.geteuid() != 0:
+        raise SetupError("no Docker engine runs, and only root can start one", "start Docker, or: sudo make compose-test")
+    install_debian_packages({"dockerd": "docker.io"})
+    # A Unix socket's path holds 108 characters at most: not below the project.
+    with tempfile.TemporaryDirectory(prefix="trireme-docker-") as short:
+        with _own_engine(data_dir, Path(short)) as engine:
+            yield engine
+
+
+def install_debian_packages(package_of_program: dict[str, str]) -> None:
+    """Install by apt what is not on PATH.
+
+    Raises:
+        SetupError: there is no apt-get.
+    """
+    missing = [package for program, package in package_of_program.items() if not shutil.which(program)]
+    if not missing:
+        return
+    if not shutil.which("apt-get"):
+        raise SetupError("this machine has no apt-get", f"install {', '.join(missing)}")
+    print(f"compose-test: installing {', '.join(missing)} with apt-get", flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run(["apt-get", "--quiet", "update"], environment, deadline_seconds=180)
+    run(
+        ["apt-get", "--quiet", "--yes", "--no-install-recommends", "install", *missing],
+        environment,
+        deadline_seconds=300,
+    )
+
+
+@contextmanager
+def _own_engine(data_dir: Path, short: Path) -> Iterator[Engine]:
+    engine = Engine(host=f"unix://{short}/docker.sock")
+    log_path = data_dir.with_suffix(".log")
+    data_dir.mkdir(parents=True, exist_ok=True)
+    # No firewall rules and no default bridge: published ports go through docker-proxy, and builds need no network.
+    command = [
+        "dockerd", f"--data-root={data_dir}", f"--exec-root={short}/exec", f"--pidfile={short}/pid",
+        f"--host={engine.host}", "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false",
+    ]  # fmt: skip
+    with log_path.open("wb") as log:
+        # Its own session: Ctrl-C reaches the tests, which then end it in order.
+        daemon = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + START_DEADLINE_SECONDS
+        while not _answers(engine):
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                last = log_path.read_text(errors="replace").strip().splitlines()[-1:]
+                raise ServerError(f"dockerd did not start: {last}; its log is {log_path}")
+            time.sleep(0.2)
+        yield engine
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        try:
+            daemon.wait(STOP_DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+
+def _answers(engine: Engine) -> bool:
+    asked = ["docker", "version", "--format", "{{.Server.Version}}"]
+    try:
+        return subprocess.run(asked, env=engine.environment(), capture_output=True, timeout=10).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
