@@ -37,7 +37,7 @@ class EmbeddedRuntime:
             SetupError: the server, its stub for this Python, or the shared libpython is missing.
         """
         runtime = cls(settings.runtime_dir / "wheel", _find_libpython(settings), settings.project_dir / "backends")
-        for path in (runtime.server_path, runtime._stub_path):
+        for path in (runtime.server_path, runtime.stub_path):
             if not path.is_file():
                 raise SetupError(f"{path} is missing", "make setup")
         return runtime
@@ -56,7 +56,7 @@ class EmbeddedRuntime:
         return self.wheel_dir / "pytriton" / "tritonserver"
 
     @property
-    def _stub_path(self) -> Path:
+    def stub_path(self) -> Path:
         return self._triton_dir / "python_backend_stubs" / f"3.{sys.version_info.minor}" / _STUB
 
     def build_backend_directory(self, target: Path) -> None:
@@ -66,7 +66,7 @@ class EmbeddedRuntime:
         ``model.py``. All are copies: Triton refuses a link as escaping the directory.
         """
         shutil.copytree(self._triton_dir / "backends" / "python", target / "python")
-        shutil.copy2(self._stub_path, target / "python" / _STUB)
+        shutil.copy2(self.stub_path, target / "python" / _STUB)
         for entry in sorted(self.backends_dir.glob("*/model.py")):
             shutil.copytree(entry.parent, target / entry.parent.name, ignore=shutil.ignore_patterns("__pycache__"))
 
