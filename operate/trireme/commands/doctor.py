@@ -1,0 +1,30 @@
+"""``trireme doctor``: what is missing or wrong on this machine, and what mends it."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from trireme.doctor import Status, examine
+from trireme.settings import Settings
+
+_PORTS = {"HTTP": 8000, "gRPC": 8001, "metrics": 8002}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def doctor(as_json: bool) -> int:
+    """Say what is missing or wrong for serving on this machine, and the command that mends it.
+
+    Exit code 1 when something stops serving.
+    """
+    checks = []
+    for check in examine(Settings.from_environment(), _PORTS):
+        checks.append(check)
+        if not as_json:
+            click.echo(str(check))
+    failed = any(check.status is Status.FAIL for check in checks)
+    if as_json:
+        click.echo(json.dumps({"passed": not failed, "checks": [check.as_json() for check in checks]}, indent=2))
+    return 1 if failed else 0

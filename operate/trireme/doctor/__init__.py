@@ -1,0 +1,34 @@
+"""Looks at the machine and says what is missing or wrong for serving, with the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from trireme.doctor import memory, models, ports, software
+from trireme.doctor.check import Check, Status
+from trireme.machine import Machine
+from trireme.model_config import parse_model_config
+from trireme.repository import ModelRepository
+from trireme.settings import Settings
+
+__all__ = ["Check", "Status", "examine"]
+
+
+def examine(settings: Settings, wanted_ports: Mapping[str, int]) -> Iterator[Check]:
+    """All checks, one after the other. ``wanted_ports`` maps what would listen to its port."""
+    machine = Machine.present()
+    repository = ModelRepository(settings.repository_dir)
+    parsed = (parse_model_config(model.config_path.read_bytes(), model.config_path) for model in repository.models())
+    configs = {result.config.name: result.config for result in parsed if result.config}
+    yield from software.machine()
+    yield from software.python()
+    yield from software.glibc()
+    yield from software.packages()
+    yield from software.runtime(settings)
+    yield from models.exported(repository)
+    yield from models.accepted(repository, machine)
+    yield from models.threads(configs, machine)
+    yield from memory.shared_memory(configs.values(), machine)
+    yield from memory.stale_regions()
+    yield from memory.disk(settings.project_dir)
+    yield from ports.ports(wanted_ports)

@@ -1,0 +1,91 @@
+"""Shared memory and disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from trireme.demand import shared_memory_bytes
+from trireme.doctor.check import Check, fail, mebibytes, ok, warn
+from trireme.machine import Machine
+from trireme.model_config import ModelConfig
+from trireme.shared_memory import SHM_DIR
+
+# Regions of Python stubs: this project's servers name them by their owner, any other Triton by its default.
+_REGION_NAMES = ("trireme_*", "triton_python_backend_shm_region_*")
+# Room for logs and for staging one more version of a model.
+_LEAST_DISK_BYTES = 512 * 1024**2
+
+
+def shared_memory(
+    configs: Iterable[ModelConfig], machine: Machine, shm_dir: Path = SHM_DIR, free_bytes: int | None = None
+) -> Iterator[Check]:
+    """``/dev/shm`` holds the regions of all instances; see ``trireme.demand.shared_memory_bytes`` for the formula.
+
+    ``free_bytes`` is what is free there; asked of the system where it is not given.
+    """
+    needed = shared_memory_bytes(configs, machine)
+    used = _live_regions_bytes(shm_dir)
+    free = shutil.disk_usage(shm_dir).free if free_bytes is None else free_bytes
+    # What running servers hold already is part of the need, not on top of it.
+    present = free + used
+    found = f"{mebibytes(needed)} needed by the models' instances, {mebibytes(present)} present in {shm_dir}"
+    if present >= needed:
+        yield ok("shared memory", found)
+    else:
+        size = mebibytes(needed * 5 // 4).replace(" MiB", "m")
+        yield fail(
+            "shared memory",
+            found,
+            f"mount -o remount,size={size} {shm_dir}, or shm_size: {size} in docker-compose.yml",
+        )
+
+
+def stale_regions(shm_dir: Path = SHM_DIR) -> Iterator[Check]:
+    """No dead server has left regions of this user's behind."""
+    stale = find_stale_regions(shm_dir)
+    if not stale:
+        yield ok("stale regions", "none")
+        return
+    size = sum(path.stat().st_size for path in stale)
+    names = " ".join(map(str, stale))
+    yield warn("stale regions", f"{len(stale)} of dead servers hold {mebibytes(size)}", f"rm {names}")
+
+
+def find_stale_regions(shm_dir: Path = SHM_DIR) -> Sequence[Path]:
+    """Regions of this user that no process has mapped."""
+    regions = [
+        path for name in _REGION_NAMES for path in sorted(shm_dir.glob(name)) if path.stat().st_uid == os.geteuid()
+    ]
+    # A process of another user cannot be asked, and cannot have mapped a region of this user.
+    mapped = _mapped(str(shm_dir)) if regions else set()
+    return [path for path in regions if str(path) not in mapped]
+
+
+def disk(settings_dir: Path, free_bytes: int | None = None) -> Iterator[Check]:
+    """There is room for logs and for one more version of a model."""
+    free = shutil.disk_usage(settings_dir).free if free_bytes is None else free_bytes
+    found = f"{mebibytes(free)} free at {settings_dir}, {mebibytes(_LEAST_DISK_BYTES)} needed"
+    if free >= _LEAST_DISK_BYTES:
+        yield ok("disk", found)
+    else:
+        yield fail("disk", found, "free some room there")
+
+
+def _live_regions_bytes(shm_dir: Path) -> int:
+    mapped = _mapped(str(shm_dir))
+    return sum(path.stat().st_size for path in shm_dir.glob(_REGION_NAMES[0]) if str(path) in mapped)
+
+
+def _mapped(folder: str) -> set[str]:
+    found: set[str] = set()
+    for process in psutil.process_iter():
+        try:
+            found.update(region.path for region in process.memory_maps() if region.path.startswith(folder))
+        except (psutil.Error, OSError):
+            continue
+    return found

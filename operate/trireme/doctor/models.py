@@ -1,0 +1,54 @@
+"""The models: whether they are all there, whether Triton would take them, and whether they fit the cores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from trireme.demand import threads_asked
+from trireme.doctor.check import Check, fail, ok, warn
+from trireme.lint import Severity, lint
+from trireme.machine import Machine
+from trireme.model_config import ModelConfig
+from trireme.repository import ModelRepository
+
+
+def exported(repository: ModelRepository) -> Iterator[Check]:
+    """Every model with a recipe has a version."""
+    missing = [model.name for model in repository.models() if model.recipe_path.is_file() and not model.versions()]
+    if missing:
+        yield fail("weights", f"not made yet: {', '.join(missing)}", "trireme export --all")
+    else:
+        yield ok("weights", "every model with a recipe has a version")
+
+
+def accepted(repository: ModelRepository, machine: Machine) -> Iterator[Check]:
+    """Lint finds no error."""
+    if not repository.models():
+        yield fail("repository", f"no model in {repository.path}", "set TRIREME_REPOSITORY_DIR to a model repository")
+        return
+    report = lint(repository.path, machine)
+    errors, here = len(report.of(Severity.ERROR)), len(report.of(Severity.NGC_ONLY))
+    if errors:
+        yield fail("repository", f"{errors} errors in {repository.path}", "trireme lint")
+    elif here:
+        yield warn("repository", f"{here} findings that the embedded server refuses", "trireme lint")
+    else:
+        yield ok("repository", f"{len(report.models)} models without an error")
+
+
+def threads(configs: Mapping[str, ModelConfig], machine: Machine) -> Iterator[Check]:
+    """No model runs more compute threads than there are cores."""
+    asked = {name: threads_asked(config, machine) for name, config in configs.items()}
+    most = max(asked.values(), default=0)
+    names = ", ".join(sorted(name for name, count in asked.items() if count == most and count > machine.cores))
+    if names:
+        yield warn(
+            "threads",
+            f"{most} asked by {names}, {machine.cores} cores",
+            "lower intra_op_thread_count or the instance count there",
+        )
+    else:
+        yield ok(
+            "threads",
+            f"at most {most} asked by one model, {sum(asked.values())} by all together, {machine.cores} cores",
+        )

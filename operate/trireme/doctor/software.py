@@ -1,0 +1,108 @@
+"""The software a server needs: Python and its packages, libc, the tritonserver and the libraries it links."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from trireme.doctor.check import Check, fail, ok
+from trireme.errors import SetupError
+from trireme.runtime import EmbeddedRuntime
+from trireme.settings import Settings
+
+PYTHONS = ((3, 10), (3, 11), (3, 12))
+# The tritonserver wheel is a manylinux_2_35 one.
+LEAST_GLIBC = (2, 35)
+# What the backends import in the stub.
+_STUB_PACKAGES = ("onnxruntime", "tokenizers")
+_LDD_DEADLINE_S = 20.0
+
+
+def machine() -> Iterator[Check]:
+    """The tritonserver wheel is built for Linux on x86_64."""
+    found = f"{platform.system()} on {platform.machine()}"
+    if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+        yield ok("machine", found)
+    else:
+        yield fail("machine", f"{found}; the embedded server is for Linux on x86_64", "docker compose up")
+
+
+def python(version: tuple[int, int] = (sys.version_info[0], sys.version_info[1])) -> Iterator[Check]:
+    """The server's stub exists for this Python."""
+    found = ".".join(map(str, version))
+    if version in PYTHONS:
+        yield ok("python", f"{found}, {sys.executable}")
+    else:
+        yield fail("python", f"{found} is not one of 3.10, 3.11, 3.12", "make setup PYTHON=python3.12")
+
+
+def glibc(version: str | None = None) -> Iterator[Check]:
+    """The C library is as new as the tritonserver was built for."""
+    name = version if version is not None else (os.confstr("CS_GNU_LIBC_VERSION") or "no glibc")
+    number = re.search(r"(\d+)\.(\d+)", name)
+    needed = ".".join(map(str, LEAST_GLIBC))
+    if number and (int(number[1]), int(number[2])) >= LEAST_GLIBC:
+        yield ok("glibc", f"{number[0]}, at least {needed} is needed")
+    else:
+        yield fail(
+            "glibc",
+            f"{name} is older than {needed}",
+            "use Debian 12, Ubuntu 22.04 or later, or docker compose up",
+        )
+
+
+def packages() -> Iterator[Check]:
+    """The stub's environment is this one: numpy 1 (numpy 2 kills it at the first string), and what backends import."""
+    numpy_version = metadata.version("numpy")
+    if numpy_version.startswith("1."):
+        yield ok("numpy", f"{numpy_version} in {sys.prefix}")
+    else:
+        yield fail(
+            "numpy",
+            f"{numpy_version} in {sys.prefix}; the server's Python stub dies with numpy 2 at the first string tensor",
+            f"{sys.executable} -m pip install 'numpy<2'",
+        )
+    for name in _STUB_PACKAGES:
+        try:
+            yield ok(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield fail(name, f"not installed in {sys.prefix}", "make setup")
+
+
+def runtime(settings: Settings) -> Iterator[Check]:
+    """The tritonserver, its stub and libpython are there, and everything they link is found."""
+    try:
+        found = EmbeddedRuntime.find(settings)
+    except SetupError as error:
+        yield fail("tritonserver", error.problem, error.mend)
+        return
+    yield ok("tritonserver", f"{found.server_path}")
+    yield ok("libpython", f"{found.libpython_dir}")
+    missing = sorted(
+        {line for path in (found.server_path, found.stub_path) for line in missing_libraries(path, found.environment())}
+    )
+    if missing:
+        yield fail("libraries", f"the server links what is not here: {', '.join(missing)}", "make setup")
+    else:
+        yield ok("libraries", "all that the server and its stub link are found")
+
+
+def missing_libraries(program: Path, environment: dict[str, str]) -> list[str]:
+    """The shared libraries or library versions that ``program`` links and the loader does not find."""
+    listed = subprocess.run(
+        ["ldd", str(program)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_LDD_DEADLINE_S,
+    )
+    lines = [line.strip() for line in (listed.stdout + listed.stderr).splitlines()]
+    # "libx.so.1 => not found", and "...: version `GLIBC_2.38' not found (required by ...)".
+    return [line.split(" => ")[0].rpartition(": ")[2] for line in lines if "not found" in line]
