@@ -172,12 +172,12 @@ class _Reader:
         if self._token.text == "[":
             self._read_list(found, name, known)
         else:
-            found.append(self._read_value(name, known))
+            found.append(self._read_value(name, known, name.place))
 
     def _read_list(self, found: list[Node], name: _Token, known: FieldDescriptor | None) -> None:
         self._advance()
         while self._token.text != "]":
-            found.append(self._read_value(name, known))
+            found.append(self._read_value(name, known, self._token.place))
             if self._token.text == ",":
                 self._advance()
             elif self._token.text != "]":
@@ -187,7 +187,7 @@ class _Reader:
                 )
         self._advance()
 
-    def _read_value(self, name: _Token, known: FieldDescriptor | None) -> Node:
+    def _read_value(self, name: _Token, known: FieldDescriptor | None, place: Place) -> Node:
         token = self._token
         if token.text in _CLOSING:
             if known is not None and known.message_type is None:
@@ -195,7 +195,7 @@ class _Reader:
                 self._report(token.place, f"'{name.text}' takes a {kind}, not a block", f"write {name.text}: value")
                 known = None
             self._advance()
-            node = Node(name.place)
+            node = Node(place)
             self.read_fields(node, known.message_type if known else None, _CLOSING[token.text])
             self._advance()
             return node
@@ -205,7 +205,7 @@ class _Reader:
             )
         if known is not None:
             self._judge_scalar(name, token, known)
-        node = Node(name.place, token.text)
+        node = Node(place, token.text)
         self._advance()
         if token.kind == "string":
             node.value = token.text[1:-1]

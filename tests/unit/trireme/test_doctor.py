@@ -1,0 +1,225 @@
+"""Doctor says what is missing or wrong, with the numbers, and what mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from trireme.cli import main
+from trireme.demand import instance_count, shared_memory_bytes, threads_asked
+from trireme.doctor import Status, memory, models, ports, software
+from trireme.doctor.check import Check
+from trireme.machine import Machine
+from trireme.model_config import ModelConfig, parse_model_config
+from trireme.repository import ModelRepository
+from trireme.runtime import EmbeddedRuntime
+from trireme.settings import Settings
+
+MIB = 1024**2
+TWO_CORES = Machine(cores=2, gpus=0)
+
+
+def config(text: str, name: str = "model") -> ModelConfig:
+    parsed = parse_model_config(text.encode(), Path(name) / "config.pbtxt")
+    assert parsed.config is not None, parsed.problems
+    return parsed.config
+
+
+def only(checks: Iterator[Check]) -> Check:
+    (check,) = checks
+    return check
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "instances"),
+    [
+        ('backend: "text_encoder"', TWO_CORES, 1),
+        ('backend: "onnxruntime"', TWO_CORES, 2),
+        ('backend: "onnxruntime" instance_group { kind: KIND_MODEL }', TWO_CORES, 1),
+        ('backend: "onnxruntime" instance_group [ { count: 3 }, { kind: KIND_CPU } ]', TWO_CORES, 5),
+        ('backend: "onnxruntime" instance_group { count: 2 }', Machine(cores=2, gpus=2), 4),
+        ('backend: "onnxruntime" instance_group { count: 2 kind: KIND_GPU gpus: [ 1 ] }', Machine(cores=2, gpus=2), 2),
+        ('platform: "ensemble"', TWO_CORES, 0),
+    ],
+)
+def test_instances_are_counted_as_triton_starts_them(text: str, machine: Machine, instances: int) -> None:
+    assert instance_count(config(text), machine) == instances
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"),
+    [
+        ('backend: "onnxruntime"', 8),
+        ('backend: "onnxruntime" parameters { key: "intra_op_thread_count" value { string_value: "1" } }', 2),
+        ('backend: "label_decoder" instance_group { count: 9 }', 0),
+    ],
+)
+def test_a_session_without_a_bound_takes_a_thread_a_core(text: str, threads: int) -> None:
+    assert threads_asked(config(text), Machine(cores=4, gpus=0)) == threads
+
+
+def test_shared_memory_follows_the_documented_formula() -> None:
+    wide = config(
+        'backend: "x" max_batch_size: 8 instance_group { count: 3 }'
+        'input { name: "A" data_type: TYPE_FP32 dims: [ 65536 ] }'  # 8 rows of 256 KiB: 2 MiB a batch
+    )
+    small = config('backend: "x" input { name: "A" data_type: TYPE_STRING dims: [ 1 ] }')
+    assert shared_memory_bytes([wide, small], TWO_CORES) == 3 * (1 + 2) * MIB + 1 * (1 + 1) * MIB
+
+
+def test_too_little_shared_memory_fails_with_the_size_to_set(tmp_path: Path) -> None:
+    many = [config('backend: "x" instance_group { count: 40 }')]
+    check = only(memory.shared_memory(many, TWO_CORES, tmp_path, free_bytes=32 * MIB))
+    assert check.status is Status.FAIL
+    assert "40 MiB needed" in check.found
+    assert "32 MiB present" in check.found
+    assert "shm_size: 50m" in check.mend
+
+
+def test_enough_shared_memory_is_well(tmp_path: Path) -> None:
+    few = [config('backend: "x" instance_group { count: 2 }')]
+    assert only(memory.shared_memory(few, TWO_CORES, tmp_path, free_bytes=64 * MIB)).status is Status.OK
+
+
+def test_a_full_disk_fails(tmp_path: Path) -> None:
+    check = only(memory.disk(tmp_path, free_bytes=10 * MIB))
+    assert check.status is Status.FAIL
+    assert "10 MiB free" in check.found
+
+
+def test_a_region_that_nobody_maps_is_stale_and_a_mapped_one_is_not(tmp_path: Path) -> None:
+    dead = tmp_path / "triton_python_backend_shm_region_dead"
+    dead.write_bytes(bytes(MIB))
+    live = tmp_path / "trireme_1_1_live"
+    live.write_bytes(bytes(MIB))
+    (tmp_path / "another_program").write_bytes(b"")
+    hold = (
+        f"import mmap, sys; file = open({str(live)!r}, 'r+b'); region = mmap.mmap(file.fileno(), 0);"
+        "print('on', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"on\n"
+        assert memory.find_stale_regions(tmp_path) == [dead]
+    check = next(memory.stale_regions(tmp_path))
+    assert check.status is Status.WARN
+    assert f"{live} {dead}" in check.mend
+    subprocess.run(["sh", "-c", check.mend], check=True)
+    assert only(memory.stale_regions(tmp_path)).status is Status.OK
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_regions_of_another_user_are_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "trireme_1_1_theirs"
+    theirs.write_bytes(b"")
+    os.chown(theirs, 12345, 12345)
+    assert memory.find_stale_regions(tmp_path) == []
+
+
+def test_a_port_in_use_names_the_process() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        check = only(ports.ports({"HTTP": port}))
+    assert check.status is Status.FAIL
+    assert f"pid {os.getpid()}" in check.found
+    assert check.mend.startswith(f"kill {os.getpid()}")
+    assert only(ports.ports({"HTTP": port})).status is Status.OK
+
+
+def test_an_unsupported_python_fails() -> None:
+    assert only(software.python((3, 13))).status is Status.FAIL
+    assert only(software.python((3, 10))).status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [("glibc 2.31", Status.FAIL), ("glibc 2.35", Status.OK), ("glibc 3.0", Status.OK), ("no glibc", Status.FAIL)],
+)
+def test_an_old_glibc_fails(version: str, status: Status) -> None:
+    assert only(software.glibc(version)).status is status
+
+
+def installed(versions: dict[str, str]) -> Callable[[str], str]:
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    return version
+
+
+def test_numpy_2_and_a_missing_package_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "version", installed({"numpy": "2.1.0", "tokenizers": "0.23.3"}))
+    found = {check.subject: check for check in software.packages()}
+    assert found["numpy"].status is Status.FAIL
+    assert "numpy<2" in found["numpy"].mend
+    assert found["onnxruntime"].status is Status.FAIL
+    assert found["tokenizers"].status is Status.OK
+
+
+def test_a_missing_runtime_fails_with_its_mend(tmp_path: Path) -> None:
+    settings = Settings(project_dir=tmp_path, repository_dir=tmp_path, state_dir=tmp_path)
+    check = only(software.runtime(settings))
+    assert check.status is Status.FAIL
+    assert check.mend == "make setup"
+
+
+def test_a_library_that_the_loader_does_not_find_is_named() -> None:
+    runtime = EmbeddedRuntime.find(Settings.from_environment())
+    assert software.missing_libraries(runtime.stub_path, runtime.environment()) == []
+    # The server brings stubs for Pythons that this project does not support, so that no machine must have them.
+    foreign = runtime.stub_path.parents[1] / "3.8" / runtime.stub_path.name
+    assert software.missing_libraries(foreign, runtime.environment()) == ["libpython3.8.so.1.0"]
+
+
+def repository(folder: Path, **configs: str) -> ModelRepository:
+    for name, text in configs.items():
+        (folder / name).mkdir()
+        (folder / name / "config.pbtxt").write_text(text)
+    return ModelRepository(folder)
+
+
+def test_weights_that_are_not_made_yet_fail(tmp_path: Path) -> None:
+    found = repository(tmp_path, encoder='backend: "text_encoder"')
+    (tmp_path / "encoder" / "export.toml").write_text("")
+    check = only(models.exported(found))
+    assert check.status is Status.FAIL
+    assert "encoder" in check.found
+    (tmp_path / "encoder" / "1").mkdir()
+    assert only(models.exported(found)).status is Status.OK
+
+
+def test_a_repository_that_triton_refuses_fails(tmp_path: Path) -> None:
+    check = only(models.accepted(repository(tmp_path, encoder='platform: "python"'), TWO_CORES))
+    assert check.status is Status.FAIL
+    assert check.mend == "trireme lint"
+
+
+def test_an_empty_repository_fails(tmp_path: Path) -> None:
+    assert only(models.accepted(ModelRepository(tmp_path), TWO_CORES)).status is Status.FAIL
+
+
+def test_more_threads_than_cores_are_a_warning_that_names_the_model() -> None:
+    greedy = config('backend: "onnxruntime" instance_group { count: 3 }')
+    check = only(models.threads({"greedy": greedy}, TWO_CORES))
+    assert check.status is Status.WARN
+    assert "6 asked by greedy, 2 cores" in check.found
+
+
+def test_the_command_answers_one_row_a_check_and_exits_by_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["doctor", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    subjects = [check["subject"] for check in report["checks"]]
+    assert {"python", "glibc", "numpy", "shared memory", "stale regions", "threads", "disk"} <= set(subjects)
+    assert code == (0 if report["passed"] else 1)
+    assert report["passed"] == all(check["status"] != "fail" for check in report["checks"])
+    assert all(check["mend"] for check in report["checks"] if check["status"] != "ok")
