@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
-
 from trireme.repository import ModelRepository
 from trireme.settings import Settings
 from trireme_export.exporter import fit_head
@@ -29,11 +28,14 @@ from trireme_export.recipe import GraphRecipe, LabelledData, OnnxSource, Tokeniz
 CASES = {
     "short": ["Good case, excellent value."],
     "long": [
-        "The food was great, the staff were friendly and quick, and the view over the harbour made it a wonderful evening; "
-        "we loved it."
+        "The food was great, the staff were friendly and quick, and the view over the harbour made it a wonderful "
+        "evening; we loved it."
     ],
     "unicode": ["Très mauvais 😞 — the café's soup was cold, bland and terrible: the worst meal ever. 最悪!"],
-    "two_rows": ["Wow... Loved this place.", "The phone broke after two days and nobody answered my calls; do not buy it."],
+    "two_rows": [
+        "Wow... Loved this place.",
+        "The phone broke after two days and nobody answered my calls; do not buy it.",
+    ],
     "empty": [""],
 }
 PAD_TO_MULTIPLE_OF = 8
@@ -130,7 +132,12 @@ def _tensor(name: str, datatype: str, shape: list[int], data: Sequence[Any]) -> 
 
 
 def _write(
-    repository: ModelRepository, model: str, case: str, inputs: list[Any], outputs: list[Any], tolerance: Mapping[str, Any]
+    repository: ModelRepository,
+    model: str,
+    case: str,
+    inputs: list[Any],
+    outputs: list[Any],
+    tolerance: Mapping[str, Any],
 ) -> None:
     sections = {"request": {"inputs": inputs}, "response": {"outputs": outputs}, "tolerance": tolerance}
     lines = [f'  "{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in sections.items()]

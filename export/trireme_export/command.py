@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 
 import click
-
 from trireme.settings import Settings
 
 

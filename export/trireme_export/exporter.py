@@ -8,18 +8,27 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from tokenizers import Tokenizer
-
 from trireme.errors import ConfigError, NotFoundError, TriremeError
 from trireme.files import staged_directory
-from trireme.manifest import Accuracy, Graph, Manifest, Origin, read_manifest, record_files, verify_files, write_manifest
+from trireme.manifest import (
+    Accuracy,
+    Graph,
+    Manifest,
+    Origin,
+    read_manifest,
+    record_files,
+    verify_files,
+    write_manifest,
+)
 from trireme.repository import ModelFolder, ModelRepository
 from trireme.settings import Settings
+
 from trireme_export import gates
 from trireme_export.forward import Forward, Rows, load_tokenizer, onnx_forward, run_texts, source_forward
 from trireme_export.graph import add_head, check_symbolic, encoder_graph, opset_of, quantize, quantized_operators
@@ -85,8 +94,12 @@ class Exporter:
 
     def model_names(self) -> list[str]:
         """Every model with a recipe; those that share another's graph come after it."""
-        folders = [folder for folder in self.repository.models() if folder.recipe_path.is_file()]
-        return [f.name for f in sorted(folders, key=lambda f: (isinstance(read_recipe(f.recipe_path), SharedRecipe), f.name))]
+        recipes = {
+            folder.name: read_recipe(folder.recipe_path)
+            for folder in self.repository.models()
+            if folder.recipe_path.is_file()
+        }
+        return sorted(recipes, key=lambda name: (isinstance(recipes[name], SharedRecipe), name))
 
     def export(self, name: str, *, force: bool = False) -> Exported:
         """Make version 1 of a model, unless it is there, whole and made from the same inputs.
@@ -130,10 +143,7 @@ class Exporter:
             return Exported(folder.name, False, whole)
         with staged_directory(folder.version_dir(EXPORTED_VERSION)) as staged:
             _link_or_copy(owner.version_dir(EXPORTED_VERSION) / "model.onnx", staged / "model.onnx")
-            manifest = Manifest(
-                inputs, EXPORTER_VERSION, shared.origins, {}, shared.graph, shared.parity, shared.accuracy
-            )  # fmt: skip
-            return Exported(folder.name, True, _write_manifest(staged, manifest))
+            return Exported(folder.name, True, _write_manifest(staged, replace(shared, inputs_sha256=inputs)))
 
     def _write_graph(self, folder: ModelFolder, recipe: GraphRecipe, inputs: str) -> Manifest:
         name, precision = folder.name, recipe.target.precision
@@ -159,22 +169,21 @@ class Exporter:
             # From here on the written file is measured, not the graph in memory.
             exported = onnx_forward(staged / "model.onnx")
 
-            self._say("parity gate")
             expected = reference if head is None else _with_head(reference, head)
             parity = gates.measure_parity(expected, exported, tokenizer, name)
+            self._say(f"parity: largest difference {parity.max_abs_diff:.2g}, least cosine {parity.min_cosine:.4f}")
             gates.check_parity(parity, recipe.parity, precision, name)
 
-            self._say("accuracy gate")
             accuracy = self._measure_accuracy(recipe, exported, reference, head, tokenizer, data)
+            self._say(
+                f"accuracy: {accuracy.accuracy:.4f} ({accuracy.measure}), fp32 source {accuracy.fp32_accuracy:.4f}, "
+                f"{accuracy.held_out_rows} held-out rows of {accuracy.data}"
+            )
             gates.check_accuracy(accuracy, recipe.accuracy, name)
 
-            flags = _cpu_flags()
-            graph = Graph(precision.value, opset_of(model), operators, flags)
-            origins = (_origin(recipe.source), _origin(recipe.tokenizer))
-            manifest = Manifest(
-                inputs, EXPORTER_VERSION, tuple(dict.fromkeys(origins)), {}, graph, parity, accuracy
-            )  # fmt: skip
-            return _write_manifest(staged, manifest)
+            graph = Graph(precision.value, opset_of(model), operators, _cpu_flags())
+            origins = tuple(dict.fromkeys([_origin(recipe.source), _origin(recipe.tokenizer)]))
+            return _write_manifest(staged, Manifest(inputs, EXPORTER_VERSION, origins, {}, graph, parity, accuracy))
 
     def _source(self, source: OnnxSource | TorchSource) -> tuple[onnx.ModelProto, Forward]:
         path = self._package_file(source)
@@ -237,7 +246,8 @@ class Exporter:
 
 def fit_head(embeddings: Rows, labels: list[int]) -> gates.SoftmaxHead:
     """A logistic regression of two classes as a softmax over [0, logit]: the same probabilities."""
-    from sklearn.linear_model import LogisticRegression  # a second to import, and only heads need it
+    # A second to import, and only heads need it.
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped,unused-ignore]
 
     fitted = LogisticRegression(max_iter=1000).fit(embeddings, labels)
     weights = np.stack([np.zeros_like(fitted.coef_[0]), fitted.coef_[0]], axis=1)
@@ -272,10 +282,7 @@ def _whole_manifest(folder: ModelFolder, inputs: str) -> Manifest | None:
 
 
 def _write_manifest(staged: Path, manifest: Manifest) -> Manifest:
-    whole = Manifest(
-        manifest.inputs_sha256, manifest.exporter, manifest.origins, record_files(staged.iterdir()),
-        manifest.graph, manifest.parity, manifest.accuracy,
-    )  # fmt: skip
+    whole = replace(manifest, files=record_files(staged.iterdir()))
     write_manifest(whole, staged)
     return whole
 

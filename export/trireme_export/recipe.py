@@ -45,7 +45,7 @@ from typing import Any, TypeVar
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 from trireme.errors import ConfigError
 
@@ -242,9 +242,9 @@ class _Reader:
         if isinstance(hint, types.UnionType):  # ``float | None``: a key that may be left out
             hint = typing.get_args(hint)[0]
         if isinstance(hint, type) and issubclass(hint, Enum):
-            names = [member.value for member in hint]
-            if value not in names:
-                raise self._error(where, f"{where} is {value!r}; it is one of {_listed(names)}")
+            known = [member.value for member in hint]
+            if value not in known:
+                raise self._error(where, f"{where} is {value!r}; it is one of {_listed(known)}")
             return hint(value)
         if hint is float and type(value) is int:
             return float(value)
@@ -268,7 +268,8 @@ class _Reader:
         wanted = LabelledData.UCI_SENTENCES if with_head else LabelledData.BBC_NEWS
         if recipe.accuracy.data is not wanted:
             raise self._error(
-                "gates.accuracy.data", f"gates.accuracy.data must be {wanted.value!r} for head {recipe.target.head.value!r}"
+                "gates.accuracy.data",
+                f"gates.accuracy.data must be {wanted.value!r} for head {recipe.target.head.value!r}",
             )
         logits = (recipe.accuracy.max_logit_error, recipe.accuracy.mean_logit_error)
         if any((limit is not None) != with_head for limit in logits):
@@ -278,7 +279,9 @@ class _Reader:
                 f"head {recipe.target.head.value!r} {need} gates.accuracy.max_logit_error and mean_logit_error",
             )
         if not 3 <= recipe.tokenizer.max_tokens <= 512:
-            raise self._error("tokenizer.max_tokens", f"tokenizer.max_tokens is {recipe.tokenizer.max_tokens}; 3 to 512")
+            raise self._error(
+                "tokenizer.max_tokens", f"tokenizer.max_tokens is {recipe.tokenizer.max_tokens}; it must be 3 to 512"
+            )
 
     def _table(self, found: Any, where: str) -> dict[str, Any]:
         if not isinstance(found, dict):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from trireme.errors import ConfigError
 from trireme.files import staged_directory
 from trireme.golden import load_golden
@@ -50,9 +49,10 @@ def _warmup_files(folder: ModelFolder) -> dict[str, bytes]:
                 continue  # zero_data or random_data: no file
             tensor = samples[case].inputs.get(tensor_name) if case in samples else None
             if tensor is None:
-                known = ", ".join(f"{sample.case}.{name}" for sample in samples.values() for name in sample.inputs) or "none"
+                known = ", ".join(f"{sample.case}.{name}" for sample in samples.values() for name in sample.inputs)
                 raise ConfigError(
-                    folder.config_path, f"no golden sample gives warm-up file {entry.input_data_file!r}; there is: {known}"
+                    folder.config_path,
+                    f"no golden sample gives warm-up file {entry.input_data_file!r}; there is: {known or 'none'}",
                 )
             # Triton puts the batch dimension, of size batch_size, before the dims.
             if tensor.shape != (request.batch_size, *entry.dims):

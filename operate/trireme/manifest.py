@@ -103,7 +103,7 @@ class Manifest:
     """All that is known of a version directory's files.
 
     Attributes:
-        inputs_sha256: hash of everything the files follow from (recipe, source hashes, exporter); equal hash, equal files.
+        inputs_sha256: hash of all that the files follow from: recipe, source hashes, exporter.
         exporter: version of the exporter.
         files: by name, this manifest itself left out.
         graph, parity, accuracy: None where the directory holds no graph.
