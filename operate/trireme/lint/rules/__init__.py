@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trireme.lint.rules import batching, ensemble, instances, names, tensors, warmup
+from trireme.lint.rules import batching, ensemble, instances, names, onnx_file, tensorrt, tensors, warmup
 from trireme.lint.subject import Rule
 
 ALL_RULES: tuple[Rule, ...] = (
@@ -12,4 +12,6 @@ ALL_RULES: tuple[Rule, ...] = (
     *batching.RULES,
     *warmup.RULES,
     *instances.RULES,
+    *onnx_file.RULES,
+    *tensorrt.RULES,
 )

@@ -1,0 +1,99 @@
+"""ONNX files: whether they are whole, with their external data, and not newer than NGC's runtime."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError, Message
+
+from trireme.lint.finding import Complaint, error, warning
+from trireme.lint.subject import Rule, Subject
+
+# ONNX Runtime 1.19 of NGC's Triton 24.10 reads opsets and formats up to these.
+NGC_OPSET, NGC_IR_VERSION = 21, 10
+_DEFAULT_FILENAME = "model.onnx"
+
+
+def onnx_file_is_whole(subject: Subject) -> Iterator[Complaint]:
+    """An ONNX file can be parsed to its end and holds a graph."""
+    for file in _onnx_files(subject):
+        model = _read(file, file.stat().st_mtime_ns)
+        if model is None or not model.graph.node:
+            yield error("the file is no whole ONNX model", "export or copy it again", file=file)
+
+
+def external_data_is_there(subject: Subject) -> Iterator[Complaint]:
+    """The files that an ONNX model keeps its weights in lie beside it and are long enough."""
+    for file in _onnx_files(subject):
+        needed: dict[str, int] = {}
+        for location, end in _external_data(_read(file, file.stat().st_mtime_ns)):
+            needed[location] = max(end, needed.get(location, 0))
+        for location, size in sorted(needed.items()):
+            data = file.parent / location
+            if not data.resolve().is_relative_to(file.parent.resolve()):
+                yield error(
+                    f"the weights are in {location}, outside the version's folder",
+                    "save them beside the model",
+                    file=file,
+                )
+            elif not data.is_file():
+                yield error(f"the weights are in {location}, which is not there", "copy it beside the model", file=file)
+            elif data.stat().st_size < size:
+                yield error(
+                    f"{location} has {data.stat().st_size} bytes, and the model reads {size}",
+                    "copy it again",
+                    file=file,
+                )
+
+
+def onnx_is_not_newer_than_ngc(subject: Subject) -> Iterator[Complaint]:
+    """The opset and format of an ONNX file are ones that NGC's ONNX Runtime reads."""
+    for file in _onnx_files(subject):
+        model = _read(file, file.stat().st_mtime_ns)
+        if model is None:
+            continue
+        opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+        if opset > NGC_OPSET or model.ir_version > NGC_IR_VERSION:
+            yield warning(
+                f"opset {opset} and format {model.ir_version} are newer than NGC's runtime reads "
+                f"({NGC_OPSET} and {NGC_IR_VERSION})",
+                f"export it with opset {NGC_OPSET} or older",
+                file=file,
+            )
+
+
+def _onnx_files(subject: Subject) -> Iterator[Path]:
+    if subject.folder is None:
+        return
+    for version in subject.versions():
+        file = subject.folder.version_dir(version) / (subject.config.model_filename or _DEFAULT_FILENAME)
+        if file.suffix == ".onnx" and file.is_file():
+            yield file
+
+
+@functools.lru_cache(maxsize=4)
+def _read(file: Path, _modified_ns: int) -> onnx.ModelProto | None:
+    """The model without its external data; nothing if it is none. Several rules look at one file."""
+    try:
+        return onnx.load(str(file), load_external_data=False)
+    except DecodeError:
+        return None
+
+
+def _external_data(message: Message | None) -> Iterator[tuple[str, int]]:
+    """Where tensors of a model, of its nodes and their subgraphs keep their data: file, and first byte after it."""
+    if isinstance(message, onnx.TensorProto):
+        if message.data_location == onnx.TensorProto.EXTERNAL:
+            told = {entry.key: entry.value for entry in message.external_data}
+            yield told.get("location", ""), int(told.get("offset", 0)) + int(told.get("length", 0))
+    elif message is not None:
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                for inner in value if field.is_repeated else (value,):
+                    yield from _external_data(inner)
+
+
+RULES: tuple[Rule, ...] = (onnx_file_is_whole, external_data_is_there, onnx_is_not_newer_than_ngc)

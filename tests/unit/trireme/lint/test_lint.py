@@ -1,0 +1,209 @@
+"""What lint reads, in which order it tells, and that its reference is true."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from onnx import TensorProto, helper
+from trireme.cli import main
+from trireme.config_source import Place
+from trireme.errors import NotFoundError
+from trireme.lint import Severity, lint
+from trireme.lint.rules import ALL_RULES
+from trireme.lint.subject import rule_name
+from trireme.machine import Machine
+
+CPU = Machine(cores=2, gpus=0)
+REFERENCE = Path(__file__).parents[4] / "docs" / "lint.md"
+TENSORS = """
+input [ { name: "X" data_type: TYPE_FP32 dims: [ 4 ] } ]
+output [ { name: "Y" data_type: TYPE_FP32 dims: [ 4 ] } ]
+"""
+MAPS = 'input_map { key: "X" value: "X" } output_map { key: "Y" value: "Y" }'
+
+
+def model(repository: Path, name: str, config: str, *versions: int) -> Path:
+    folder = repository / name
+    for version in versions or (1,):
+        (folder / str(version)).mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(config)
+    return folder
+
+
+def rules(path: Path, severity: Severity = Severity.ERROR, machine: Machine = CPU) -> list[str]:
+    return [finding.rule for finding in lint(path, machine).of(severity)]
+
+
+def test_a_repository_is_judged_in_one_run_with_all_errors(tmp_path: Path) -> None:
+    model(tmp_path, "one", 'backend: "x" max_batch_size: -1 inputs [ ]')
+    model(tmp_path, "two", 'backend: "x" max_batch_size: -1 dynamic_batching { preferred_batch_size: 8 }')
+    model(tmp_path, "well", 'backend: "x"')
+    report = lint(tmp_path, CPU)
+    assert report.models == ("one", "two", "well")
+    assert [(finding.model, finding.rule) for finding in report.findings] == [
+        ("one", "config-parses"),
+        ("two", "max-batch-size-is-not-negative"),
+        ("two", "preferred-batches-fit"),
+    ]
+
+
+def test_a_model_folder_is_judged_among_its_neighbours(tmp_path: Path) -> None:
+    step = 'input_map { key: "X" value: "X" } output_map { key: "Y" value: "Y" }'
+    config = (
+        f'platform: "ensemble" {TENSORS} ensemble_scheduling {{ step {{ model_name: "net" model_version: 1 {step} }} }}'
+    )
+    folder = model(tmp_path, "pipe", config)
+    assert rules(folder) == ["called-models-exist"]
+    model(tmp_path, "net", f'backend: "x" {TENSORS}')
+    model(tmp_path, "unrelated", "nonsense")
+    assert rules(folder) == []
+
+
+def test_a_config_file_is_judged_without_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "any.pbtxt"
+    path.write_text('name: "other" backend: "x" input [ { name: "X" dims: 0 data_type: TYPE_FP32 } ]')
+    (finding,) = lint(path, CPU).findings
+    assert (finding.rule, finding.place) == ("dims-are-positive-or-variable", Place(1, 48))
+
+
+def test_a_folder_without_models_is_no_repository(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        lint(tmp_path, CPU)
+
+
+def test_a_folder_without_a_config_is_a_warning(tmp_path: Path) -> None:
+    model(tmp_path, "well", 'backend: "x"')
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / ".git").mkdir()
+    (finding,) = lint(tmp_path, CPU).findings
+    assert (finding.rule, finding.severity, finding.path.name) == ("config-is-there", Severity.WARNING, "scratch")
+
+
+def test_a_gpu_model_is_well_on_a_machine_with_gpus(tmp_path: Path) -> None:
+    folder = model(tmp_path, "net", 'backend: "x" instance_group { kind: KIND_GPU gpus: [ 1 ] }')
+    assert rules(folder, machine=Machine(cores=2, gpus=0)) == ["devices-are-present"]
+    assert rules(folder, machine=Machine(cores=2, gpus=1)) == ["devices-are-present"]
+    assert rules(folder, machine=Machine(cores=2, gpus=2)) == []
+
+
+def test_more_threads_than_cores_are_a_warning(tmp_path: Path) -> None:
+    threads = 'parameters { key: "intra_op_thread_count" value { string_value: "1" } }'
+    config = f'backend: "text_encoder" instance_group {{ count: 4 }} {threads}'
+    folder = model(tmp_path, "net", config)
+    assert rules(folder, Severity.WARNING) == ["threads-fit-the-cores"]
+    assert rules(folder, Severity.WARNING, Machine(cores=4, gpus=0)) == []
+
+
+def test_a_resource_is_global_for_all_or_for_none(tmp_path: Path) -> None:
+    group = 'instance_group {{ rate_limiter {{ resources {{ name: "slots" count: 1 global: {} }} }} }}'
+    model(tmp_path, "one", 'backend: "x"' + group.format("true"))
+    folder = model(tmp_path, "two", 'backend: "x"' + group.format("false"))
+    assert rules(folder, Severity.WARNING) == ["resources-are-consistent"]
+
+
+def test_ensembles_that_call_each_other_are_told_with_the_circle(tmp_path: Path) -> None:
+    for name, other in (("one", "two"), ("two", "one")):
+        step = f'model_name: "{other}" model_version: 1 {MAPS}'
+        model(tmp_path, name, f'platform: "ensemble" {TENSORS} ensemble_scheduling {{ step {{ {step} }} }}')
+    found = lint(tmp_path, CPU).of(Severity.ERROR)
+    assert [finding.rule for finding in found] == ["ensembles-do-not-call-themselves"] * 2
+    assert "one -> two -> one" in found[0].problem
+
+
+def test_a_model_that_is_yet_to_be_exported_is_no_error(tmp_path: Path) -> None:
+    folder = model(tmp_path, "net", 'backend: "x"')
+    (folder / "1").rmdir()
+    assert rules(folder) == ["a-version-is-there"]
+    (folder / "export.toml").write_text("")
+    assert rules(folder) == []
+    assert rules(folder, Severity.WARNING) == ["a-version-is-there"]
+
+
+def onnx_model(folder: Path, *, opset: int = 17, length: int = 16) -> None:
+    weights = helper.make_tensor("W", TensorProto.FLOAT, [4], bytes(16), raw=True)
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", str(length))):
+        weights.external_data.add(key=key, value=value)
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 4]) for name in ("X", "Y")]
+    graph = helper.make_graph([helper.make_node("Add", ["X", "W"], ["Y"])], "net", info[:1], info[1:], [weights])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    (folder / "1" / "model.onnx").write_bytes(made.SerializeToString())
+
+
+def test_external_weights_are_there_and_long_enough(tmp_path: Path) -> None:
+    folder = model(tmp_path, "net", f'backend: "onnxruntime" max_batch_size: 4 {TENSORS}')
+    onnx_model(folder)
+    assert "external-data-is-there" in rules(folder)
+    (folder / "1" / "weights.bin").write_bytes(bytes(8))
+    assert "external-data-is-there" in rules(folder)
+    (folder / "1" / "weights.bin").write_bytes(bytes(16))
+    assert "external-data-is-there" not in rules(folder)
+
+
+def test_an_onnx_model_newer_than_ngcs_runtime_is_a_warning(tmp_path: Path) -> None:
+    folder = model(tmp_path, "net", f'backend: "text_encoder" max_batch_size: 4 {TENSORS}')
+    (folder / "1" / "weights.bin").write_bytes(bytes(16))
+    onnx_model(folder, opset=23)
+    assert "onnx-is-not-newer-than-ngc" in rules(folder, Severity.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (b"ftrt" + bytes(20) + bytes([10, 5, 0, 18]) + bytes(100), ""),
+        (b"ftrt" + bytes(20) + bytes([8, 6, 1, 6]) + bytes(100), "TensorRT 8.6.1.6"),
+        (b"PK\x03\x04" + bytes(100), "does not begin like"),
+        (b"", "does not begin like"),
+    ],
+)
+def test_a_tensorrt_plan_tells_its_version(tmp_path: Path, plan: bytes, said: str) -> None:
+    folder = model(tmp_path, "net", f'platform: "tensorrt_plan" max_batch_size: 4 {TENSORS}')
+    (folder / "1" / "model.plan").write_bytes(plan)
+    report = lint(folder, CPU)
+    assert [finding.rule for finding in report.of(Severity.NGC_ONLY)] == ["backend-is-in-the-embedded-server"]
+    warnings = [finding.problem for finding in report.of(Severity.WARNING)]
+    assert len(warnings) == bool(said)
+    assert all(said in warning for warning in warnings)
+
+
+def test_state_of_sequences_is_valid_on_ngc_alone(tmp_path: Path) -> None:
+    state = 'state [ { input_name: "off" output_name: "r_off" data_type: TYPE_INT64 dims: [ 1 ] } ]'
+    path = tmp_path / "config.pbtxt"
+    path.write_text(f'backend: "onnxruntime" max_batch_size: 8 {TENSORS} sequence_batching {{ {state} }}')
+    (finding,) = lint(path, CPU).of(Severity.NGC_ONLY)
+    assert "sequence_batching.state" in finding.problem
+    assert "valid on NGC" in finding.problem
+
+
+def test_the_command_prints_places_and_exits_by_the_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = model(tmp_path, "net", 'backend: "x"\nmax_batch_size: -1')
+    assert main(["lint", str(folder)]) == 1
+    assert f"{folder}/config.pbtxt:2:1: error: max_batch_size is -1" in capsys.readouterr().out
+    (folder / "config.pbtxt").write_text('backend: "x"')
+    assert main(["lint", str(tmp_path)]) == 0
+    assert "1 models: 0 error" in capsys.readouterr().out
+
+
+def test_the_command_prints_json_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = model(tmp_path, "net", "inputs [ ]")
+    assert main(["lint", "--json", str(folder)]) == 1
+    report = json.loads(capsys.readouterr().out)
+    (finding,) = report["findings"]
+    assert not report["passed"]
+    assert (finding["line"], finding["column"], finding["rule"]) == (1, 1, "config-parses")
+
+
+def test_a_path_that_is_not_there_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lint", "no/such/path"]) == 2
+    assert "no/such/path" in capsys.readouterr().err
+
+
+def test_the_reference_tells_every_rule_in_its_own_words() -> None:
+    text = REFERENCE.read_text()
+    for rule in ALL_RULES:
+        meaning = str(rule.__doc__).splitlines()[0].replace("``", "`")
+        assert f"| `{rule_name(rule)}` | {meaning} |" in text
+    assert text.count("\n| `") - 3 - 2 == len(ALL_RULES)  # beside three severities and the two rules of the runner
