@@ -278,7 +278,7 @@ class Dispatcher:
         if abandoned is not None:
             # What is not back yet takes at least that long.
             lane.estimator.call_ended(rows=abandoned.rows, call_ms=(now - abandoned.started) * 1000, now=now)
-            self._sick(lane, now)
+            self._sick(lane, now, surely=not lane.may_probe)
         self._next_variant(job, lane, Fault.LATE, f"{lane.name} did not answer within {waited_ms:.0f} ms", now)
         self._start_calls(lane, now)
 

@@ -77,13 +77,12 @@ class Lane:
     def health(self) -> Health:
         if self.breaker.state is not BreakerState.CLOSED:
             return Health.BREAKER_OPEN
-        limits = self.variant.limits
-        if self.abandoned_calls >= limits.max_abandoned_calls or self._waiting_rows >= limits.max_waiting_rows:
-            return Health.SATURATED
-        return Health.READY
+        full = self._waiting_rows >= self.variant.limits.max_waiting_rows
+        return Health.SATURATED if full or not self.may_probe else Health.READY
 
     @property
     def may_probe(self) -> bool:
+        """Whether one more call may be left running without anybody waiting for it."""
         return self.abandoned_calls < self.variant.limits.max_abandoned_calls
 
     def append(self, job: Job, *, first: bool = False) -> None:

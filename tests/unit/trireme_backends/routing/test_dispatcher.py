@@ -1,0 +1,464 @@
+"""Fallback, merging, breakers and cascade, with variants that are functions: they misbehave exactly as told."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from trireme_backends.errors import BackendError, RequestError
+from trireme_backends.routing.breaker import BreakerState
+from trireme_backends.routing.dispatcher import Dispatcher
+from trireme_backends.routing.errors import CallError, Fault, LimitError, UnavailableError
+from trireme_backends.routing.parameters import Ask, OnSlaRisk
+from trireme_backends.routing.pins import Pins
+from trireme_backends.routing.route import AUTO, Cascade, Limits, Route, Tier, Variant
+from trireme_backends.routing.traffic import TrafficFile
+from trireme_backends.routing.work import Answer, RowRoute, Tensors, Ticket
+
+PATIENCE_SECONDS = 20.0
+LIMITS = Limits(timeout_ms=200, max_rows_per_call=8, max_calls_in_flight=2, max_abandoned_calls=3)
+Behaviour = Callable[[list[str]], None]
+
+
+class World:
+    """Three variants named by tier that answer "<variant>:<text>", or do what the test put in ``behaviour``."""
+
+    def __init__(self, folder: Path, cascade: Cascade | None = None) -> None:
+        self.behaviour: dict[str, Behaviour] = {}
+        self.calls: list[tuple[str, int]] = []
+        self.running: Counter[str] = Counter()
+        self.most_running: Counter[str] = Counter()
+        self.parameters: list[str] = []
+        self.breakers: list[tuple[str, BreakerState]] = []
+        self.traffic_errors = 0
+        self.predictions: list[bool] = []
+        self._lock = threading.Lock()
+        self.traffic_path = folder / "traffic.json"
+        route = Route(
+            task="echo",
+            default_tier=Tier.STANDARD,
+            variants=tuple(
+                Variant(name, tier, cost, latency, quality, limits=LIMITS)
+                for name, tier, cost, latency, quality in [
+                    ("small", Tier.ECONOMY, 1.0, 2.0, 0.7),
+                    ("medium", Tier.STANDARD, 2.0, 4.0, 0.8),
+                    ("large", Tier.PREMIUM, 4.0, 8.0, 0.9),
+                ]
+            ),
+            cascade=cascade,
+        )
+        self.dispatcher = Dispatcher(
+            route, call=self.call, pins=Pins(folder), traffic=TrafficFile(self.traffic_path), observer=self
+        )
+
+    def call(self, variant: str, inputs: Tensors, parameters: str, request_id: str) -> Tensors:  # noqa: ARG002
+        texts = [text.decode() for text in inputs["TEXT"][:, 0]]
+        with self._lock:
+            self.calls.append((variant, len(texts)))
+            self.parameters.append(parameters)
+            self.running[variant] += 1
+            self.most_running[variant] = max(self.most_running[variant], self.running[variant])
+        try:
+            if variant in self.behaviour:
+                self.behaviour[variant](texts)
+        finally:
+            with self._lock:
+                self.running[variant] -= 1
+        answers = [[f"{variant}:{text}".encode()] for text in texts]
+        sure = [[0.95, 0.05] if "sure" in text and "unsure" not in text else [0.55, 0.45] for text in texts]
+        return {"ANSWER": np.array(answers, dtype=np.object_), "PROBABILITIES": np.array(sure, dtype=np.float32)}
+
+    def submit(self, *requests: tuple[list[str], Ask], parameters: str = "") -> list[Pending]:
+        pending = [Pending(len(texts)) for texts, _ in requests]
+        now = time.monotonic()
+        self.dispatcher.submit(
+            [
+                Ticket(
+                    ask,
+                    parameters,
+                    {"TEXT": np.array([[text.encode()] for text in texts], dtype=np.object_)},
+                    len(texts),
+                    now,
+                    now + 5.0,
+                    one.reply,
+                )
+                for (texts, ask), one in zip(requests, pending, strict=True)
+            ]
+        )
+        return pending
+
+    def ask(self, text: str = "hello", **asked: Any) -> Answer:
+        return self.submit(([text], Ask(**asked)))[0].answer()
+
+    def replied(self, route: RowRoute, *, seen_ms: float) -> None: ...
+    def refused(self, error: BackendError) -> None: ...
+    def called(self, variant: str, outcome: str, *, rows: int) -> None: ...
+
+    def predicted(self, variant: str, *, p95_ms: float, seen_ms: float) -> None:  # noqa: ARG002
+        self.predictions.append(seen_ms <= p95_ms)
+
+    def breaker(self, variant: str, state: BreakerState) -> None:
+        self.breakers.append((variant, state))
+
+    def traffic_error(self, message: str) -> None:  # noqa: ARG002
+        self.traffic_errors += 1
+
+
+class Pending:
+    """A reply that is awaited; more than one is a fault of the dispatcher."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._there = threading.Event()
+        self._result: Answer | BackendError | None = None
+
+    def reply(self, result: Answer | BackendError) -> None:
+        assert not self._there.is_set(), "replied to twice"
+        self._result = result
+        self._there.set()
+
+    def answer(self) -> Answer:
+        assert self._there.wait(PATIENCE_SECONDS), "no reply"
+        if isinstance(self._result, BackendError):
+            raise self._result
+        assert self._result is not None
+        assert len(self._result.routes) == self._rows
+        return self._result
+
+
+def variant_of(answer: Answer) -> str:
+    """The variant that is named, after a check that it is the one that answered."""
+    named = answer.routes[0].variant
+    assert answer.outputs["ANSWER"][0, 0].decode().startswith(f"{named}:")
+    return named
+
+
+def reason_of(answer: Answer, row: int = 0) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(answer.routes[row].reason_json)
+    assert told["reason"] == answer.routes[row].reason.value
+    return told
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def raise_error(_: list[str]) -> None:
+    raise CallError(Fault.ERROR, "boom")
+
+
+def not_ready(_: list[str]) -> None:
+    raise CallError(Fault.NOT_READY, "Model is not ready")
+
+
+class Hang:
+    """Does not answer before it is released."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+
+    def __call__(self, _: list[str]) -> None:
+        self.release.wait(PATIENCE_SECONDS)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.dispatcher.close()
+
+
+@pytest.fixture
+def cascade(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path, Cascade(Tier.ECONOMY, Tier.PREMIUM, "PROBABILITIES", 1.0, 0.9))
+    yield made
+    made.dispatcher.close()
+
+
+@pytest.fixture
+def hang() -> Iterator[Hang]:
+    made = Hang()
+    yield made
+    made.release.set()
+
+
+@pytest.mark.parametrize(("tier", "variant"), [(None, "medium"), (Tier.ECONOMY, "small"), (Tier.PREMIUM, "large")])
+def test_tier_picks_the_variant(world: World, tier: Tier | None, variant: str) -> None:
+    answer = world.ask(tier=tier)
+    assert variant_of(answer) == variant
+    assert reason_of(answer)["reason"] == "requested_tier"
+
+
+@pytest.mark.parametrize("sick", ["small", "medium", "large"])
+@pytest.mark.parametrize(
+    ("behaviour", "fault"), [(raise_error, "error"), (not_ready, "not_ready")], ids=["raises", "unloaded"]
+)
+def test_failing_variant_is_left_for_the_next_one(world: World, sick: str, behaviour: Behaviour, fault: str) -> None:
+    world.behaviour[sick] = behaviour
+    tier = {"small": Tier.ECONOMY, "medium": Tier.STANDARD, "large": Tier.PREMIUM}[sick]
+    answer = world.ask(tier=tier)
+    assert variant_of(answer) != sick
+    told = reason_of(answer)
+    assert told["reason"] == "fallback"
+    assert [(one["variant"], one["fault"]) for one in told["tried"]] == [(sick, fault)]
+
+
+def test_hanging_variant_is_left_when_its_time_is_over(world: World, hang: Hang) -> None:
+    world.behaviour["medium"] = hang
+    answer = world.ask()
+    assert variant_of(answer) == "small"
+    assert reason_of(answer)["tried"][0]["fault"] == "late"
+
+
+def test_sla_share_ends_in_time_for_the_next_variant(world: World, hang: Hang) -> None:
+    world.behaviour["large"] = hang
+    answer = world.ask(tier=Tier.PREMIUM, max_latency_ms=120)
+    tried = reason_of(answer)["tried"][0]
+    assert tried["fault"] == "late"
+    # Its timeout is 200 ms; it was left earlier, so that the SLA could be kept.
+    assert tried["after_ms"] < 200
+
+
+def test_abandoned_calls_do_not_pile_up(world: World, hang: Hang) -> None:
+    world.behaviour["medium"] = hang
+    for _ in range(12):
+        pending = world.submit(*[([str(number)], Ask()) for number in range(20)])
+        assert all(variant_of(one.answer()) in ("small", "medium") for one in pending)
+    assert world.most_running["medium"] <= LIMITS.max_abandoned_calls + LIMITS.max_calls_in_flight
+
+
+def test_late_end_of_an_abandoned_call_does_not_let_the_variant_back(world: World, hang: Hang) -> None:
+    world.behaviour["medium"] = hang
+    for _ in range(6):
+        world.ask()
+    assert ("medium", BreakerState.OPEN) in world.breakers
+    before = len(world.breakers)
+    hang.release.set()
+    eventually(lambda: world.running["medium"] == 0)
+    assert ("medium", BreakerState.CLOSED) not in world.breakers[before:]
+
+
+def test_open_breaker_spares_requests_and_a_probe_lets_the_variant_back(world: World) -> None:
+    world.behaviour["medium"] = not_ready
+    world.ask()
+    world.calls.clear()
+    answers = [world.ask() for _ in range(5)]
+    assert {variant_of(answer) for answer in answers} == {"small"}
+    assert reason_of(answers[0])["reason"] == "tier_unavailable"
+    del world.behaviour["medium"]
+    eventually(lambda: variant_of(world.ask()) == "medium")
+    assert [state for name, state in world.breakers if name == "medium"][-2:] == [
+        BreakerState.HALF_OPEN,
+        BreakerState.CLOSED,
+    ]
+
+
+def test_one_bad_row_fails_alone(world: World) -> None:
+    def poison(texts: list[str]) -> None:
+        if "bad" in texts:
+            raise CallError(Fault.ERROR, "cannot read this row")
+        time.sleep(0.02)
+
+    for name in ("small", "medium", "large"):
+        world.behaviour[name] = poison
+    pending = world.submit(*[([text], Ask()) for text in ["a", "b", "c", "bad", "d", "e", "f", "g", "h", "i"]])
+    for index, one in enumerate(pending):
+        if index == 3:
+            with pytest.raises(RequestError, match="cannot read this row"):
+                one.answer()
+        else:
+            assert variant_of(one.answer()) == "medium"
+    assert world.breakers == []
+
+
+def test_bad_requests_alone_do_not_close_out_a_variant(world: World) -> None:
+    for name in ("small", "medium", "large"):
+        world.behaviour[name] = raise_error
+    for _ in range(20):
+        with pytest.raises(RequestError, match="boom"):
+            world.ask()
+    assert world.breakers == []
+
+
+def test_requests_of_one_decision_share_calls_and_each_gets_its_rows(world: World) -> None:
+    world.behaviour["medium"] = lambda _: time.sleep(0.02)
+    requests = [[f"{number}-{row}" for row in range(1 + number % 3)] for number in range(12)]
+    pending = world.submit(*[(texts, Ask()) for texts in requests])
+    for texts, one in zip(requests, pending, strict=True):
+        assert [text.decode() for text in one.answer().outputs["ANSWER"][:, 0]] == [f"medium:{text}" for text in texts]
+    assert len(world.calls) < len(requests)
+    assert max(rows for _, rows in world.calls) <= LIMITS.max_rows_per_call
+    assert world.most_running["medium"] <= LIMITS.max_calls_in_flight
+
+
+def test_requests_with_other_parameters_do_not_share_a_call(world: World) -> None:
+    world.behaviour["medium"] = lambda _: time.sleep(0.02)
+    first = world.submit(*[([str(n)], Ask()) for n in range(6)], parameters='{"lang": "de"}')
+    second = world.submit(*[([str(n)], Ask()) for n in range(6)], parameters='{"lang": "fr"}')
+    for one in first + second:
+        one.answer()
+    rows = Counter[str]()
+    for (_, count), parameters in zip(world.calls, world.parameters, strict=True):
+        rows[parameters] += count
+    assert rows == {'{"lang": "de"}': 6, '{"lang": "fr"}': 6}
+
+
+def test_slow_variant_loses_requests_with_an_sla_to_faster_ones_and_gets_the_others(world: World) -> None:
+    world.behaviour["large"] = lambda _: time.sleep(0.08)
+    for _ in range(10):
+        world.ask(tier=Tier.PREMIUM)
+    assert variant_of(world.ask(tier=Tier.PREMIUM)) == "large"
+    answer = world.ask(tier=Tier.PREMIUM, max_latency_ms=60)
+    assert variant_of(answer) == "medium"
+    assert reason_of(answer)["reason"] == "moved_down"
+
+
+def test_late_answer_is_refused_where_the_caller_asks_for_that(world: World) -> None:
+    for name in ("small", "medium", "large"):
+        world.behaviour[name] = lambda _: time.sleep(0.05)
+    for tier in Tier:
+        for _ in range(5):
+            world.ask(tier=tier)
+    with pytest.raises(UnavailableError, match="no variant is predicted to answer within"):
+        world.ask(max_latency_ms=5, on_sla_risk=OnSlaRisk.REFUSE)
+    assert reason_of(world.ask(max_latency_ms=5))["sla_at_risk"] is True
+
+
+def test_limits_that_nothing_keeps_are_refused(world: World) -> None:
+    with pytest.raises(LimitError):
+        world.ask(min_quality=0.95)
+
+
+def test_nobody_left_is_told_with_what_was_last_seen(world: World) -> None:
+    for name in ("small", "medium", "large"):
+        world.behaviour[name] = not_ready
+    with pytest.raises(UnavailableError, match="Model is not ready"):
+        world.ask()
+    with pytest.raises(UnavailableError, match=r"medium \(breaker_open\)"):
+        world.ask()
+
+
+def test_decide_only_names_the_variant_and_calls_none(world: World) -> None:
+    pending = world.submit((["x", "y"], Ask(tier=Tier.PREMIUM, decide_only=True, explain=True)))
+    answer = pending[0].answer()
+    assert [route.variant for route in answer.routes] == ["large", "large"]
+    assert answer.outputs == {}
+    told = reason_of(answer)
+    assert {one["variant"]: one["verdict"] for one in told["considered"]} == {
+        "small": "less_preferred",
+        "medium": "less_preferred",
+        "large": "chosen",
+    }
+    assert world.calls == []
+
+
+def test_canary_gets_its_share_by_sticky_key(world: World) -> None:
+    world.traffic_path.write_text(json.dumps({"canary_percent": {"medium": 30}}))
+    first = {key: variant_of(world.ask(sticky_key=key)) for key in map(str, range(40))}
+    assert set(first.values()) == {"medium", "medium__canary"}
+    assert first == {key: variant_of(world.ask(sticky_key=key)) for key in first}
+    assert reason_of(world.ask(sticky_key=next(k for k, v in first.items() if v != "medium")))["canary"] is True
+
+
+def test_sick_canary_is_left_for_its_stable_variant(world: World) -> None:
+    world.traffic_path.write_text(json.dumps({"canary_percent": {"medium": 100}}))
+    world.behaviour["medium__canary"] = not_ready
+    told = reason_of(world.ask())
+    assert told["tried"][0]["variant"] == "medium__canary"
+    assert variant_of(world.ask()) == "medium"
+
+
+def test_wrong_traffic_file_is_reported_once_and_the_last_good_one_holds(world: World) -> None:
+    world.traffic_path.write_text(json.dumps({"canary_percent": {"medium": 100}}))
+    world.ask()
+    world.traffic_path.write_text("{")
+    assert [variant_of(world.ask()) for _ in range(3)] == ["medium__canary"] * 3
+    assert world.traffic_errors == 1
+
+
+def test_cascade_asks_the_second_tier_about_unsure_rows_only(cascade: World) -> None:
+    pending = cascade.submit((["sure a", "unsure b", "sure c"], Ask(tier=AUTO)))
+    answer = pending[0].answer()
+    assert [text.decode() for text in answer.outputs["ANSWER"][:, 0]] == [
+        "small:sure a",
+        "large:unsure b",
+        "small:sure c",
+    ]
+    assert [route.variant for route in answer.routes] == ["small", "large", "small"]
+    assert [reason_of(answer, row)["reason"] for row in range(3)] == [
+        "cascade_sure",
+        "cascade_escalated",
+        "cascade_sure",
+    ]
+    assert reason_of(answer, 1)["confidence"] == pytest.approx(0.55, abs=1e-4)
+
+
+def test_cascade_goes_up_to_another_tier_when_the_second_is_out(cascade: World) -> None:
+    cascade.behaviour["large"] = not_ready
+    answer = cascade.ask("unsure", tier=AUTO)
+    assert variant_of(answer) == "medium"
+    assert reason_of(answer)["tried"][0]["variant"] == "large"
+
+
+def test_cascade_keeps_the_unsure_answer_when_nobody_else_can_be_asked(cascade: World) -> None:
+    cascade.behaviour["large"] = cascade.behaviour["medium"] = not_ready
+    answer = cascade.ask("unsure", tier=AUTO)
+    assert variant_of(answer) == "small"
+    assert reason_of(answer)["reason"] == "cascade_kept"
+
+
+def test_cascade_keeps_the_unsure_answer_when_no_time_is_left(cascade: World) -> None:
+    for name in ("medium", "large"):
+        cascade.behaviour[name] = lambda _: time.sleep(0.08)
+    for tier in (Tier.STANDARD, Tier.PREMIUM):
+        for _ in range(8):
+            cascade.ask(tier=tier)
+    answer = cascade.ask("unsure", tier=AUTO, max_latency_ms=40)
+    assert reason_of(answer)["reason"] == "cascade_kept"
+
+
+def test_named_tier_does_not_cascade(cascade: World) -> None:
+    answer = cascade.ask("unsure", tier=Tier.ECONOMY)
+    assert variant_of(answer) == "small"
+    assert reason_of(answer)["reason"] == "requested_tier"
+
+
+def test_many_callers_with_mixed_wishes_get_the_answers_of_the_variant_that_is_named(world: World) -> None:
+    def flaky(texts: list[str]) -> None:
+        time.sleep(0.002)
+        if sum(map(len, texts)) % 7 == 0:
+            raise CallError(Fault.ERROR, "now and then")
+
+    world.behaviour["medium"] = flaky
+    faults: list[BaseException] = []
+
+    def caller(number: int) -> None:
+        try:
+            for turn in range(20):
+                tier = [None, *Tier][(number + turn) % 4]
+                texts = [f"{number}/{turn}/{row}" for row in range(1 + turn % 3)]
+                ask = Ask(tier=tier, max_latency_ms=[None, 500.0][turn % 2], sticky_key=f"key-{number}")
+                answer = world.submit((texts, ask))[0].answer()
+                named = [route.variant for route in answer.routes]
+                got = [text.decode() for text in answer.outputs["ANSWER"][:, 0]]
+                assert got == [f"{name}:{text}" for name, text in zip(named, texts, strict=True)]
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS * 3)
+    assert not any(thread.is_alive() for thread in threads)
+    assert faults == []

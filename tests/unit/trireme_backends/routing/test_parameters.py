@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from trireme_backends.routing.errors import ParameterError
+from trireme_backends.routing.parameters import Ask, OnSlaRisk, parse_ask, read_parameters
+from trireme_backends.routing.route import Tier
+
+
+def test_own_parameters_are_taken_out_and_others_handed_on_with_their_types() -> None:
+    ask, others = read_parameters(json.dumps({"tier": "premium", "lang": "de", "k": 7, "flag": True}))
+    assert ask == Ask(tier=Tier.PREMIUM)
+    assert json.loads(others) == {"lang": "de", "k": 7, "flag": True}
+
+
+@pytest.mark.parametrize("text", ["", "{}"])
+def test_no_parameters_ask_for_nothing(text: str) -> None:
+    assert read_parameters(text) == (Ask(), "")
+
+
+def test_equal_parameters_in_another_order_are_handed_on_equally() -> None:
+    assert read_parameters('{"a": 1, "b": 2}')[1] == read_parameters('{"b": 2, "a": 1}')[1]
+
+
+def test_numbers_may_come_as_text() -> None:
+    ask = parse_ask({"max_latency_ms": "50", "min_quality": "0.85", "max_cost": 2, "explain": "true"})
+    assert ask == Ask(max_latency_ms=50, min_quality=0.85, max_cost=2, explain=True)
+
+
+def test_refusal_can_be_asked_for() -> None:
+    assert parse_ask({"on_sla_risk": "refuse"}).on_sla_risk is OnSlaRisk.REFUSE
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("tier", "gold", "economy, standard, premium, auto"),
+        ("tier", 1, "economy, standard, premium, auto"),
+        ("max_latency_ms", 0, "a number from 1 to 600000"),
+        ("max_latency_ms", -5, "a number from 1 to 600000"),
+        ("max_latency_ms", "soon", "a number from 1 to 600000"),
+        ("max_latency_ms", True, "a number from 1 to 600000"),
+        ("max_latency_ms", "nan", "a number from 1 to 600000"),
+        ("min_quality", "1.1", "a number from 0 to 1"),
+        ("max_cost", "-1", "a number of at least 0"),
+        ("max_cost", "inf", "a number of at least 0"),
+        ("sticky_key", "", "a text of 1 to 256 characters"),
+        ("sticky_key", 5, "a text of 1 to 256 characters"),
+        ("sticky_key", "x" * 257, "a text of 1 to 256 characters"),
+        ("explain", "yes", "true, false"),
+        ("decide_only", 2, "true, false"),
+        ("on_sla_risk", "panic", "serve, refuse"),
+    ],
+)
+def test_bad_value_is_refused_by_parameter_value_and_what_is_allowed(name: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        parse_ask({name: value})
+    assert str(caught.value) == f"parameter {name} is {value!r}; allowed: {allowed}"
+
+
+def test_unknown_name_is_refused_where_only_own_ones_make_sense() -> None:
+    with pytest.raises(ParameterError, match="parameter colour"):
+        parse_ask({"colour": "red"})

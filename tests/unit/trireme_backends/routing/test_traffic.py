@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trireme_backends.routing.errors import RouteFileError
+from trireme_backends.routing.traffic import Traffic, TrafficFile, parse_traffic, sticky_position
+
+PATH = Path("text_embedding/traffic.json")
+
+
+def replace(path: Path, text: str) -> None:
+    staged = path.with_suffix(".new")
+    staged.write_text(text)
+    staged.replace(path)
+
+
+def test_percentages_are_read() -> None:
+    traffic = parse_traffic(PATH, '{"canary_percent": {"large": 12.5}}')
+    assert traffic.goes_to_canary("large", 12.4)
+    assert not traffic.goes_to_canary("large", 12.5)
+    assert not traffic.goes_to_canary("small", 0.0)
+
+
+def test_zero_and_hundred_percent_are_nobody_and_everybody() -> None:
+    traffic = Traffic({"none": 0.0, "all": 100.0})
+    assert not traffic.goes_to_canary("none", 0.0)
+    assert traffic.goes_to_canary("all", 99.999999)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "not JSON"),
+        ("[]", "canary_percent"),
+        ('{"canary_percent": 5}', "must be a JSON object"),
+        ('{"percent": {}}', "percent: unknown key; known: canary_percent"),
+        ('{"canary_percent": {"large": 101}}', "canary_percent.large: is 101; it must be from 0 to 100"),
+        ('{"canary_percent": {"large": -1}}', "canary_percent.large"),
+        ('{"canary_percent": {"large": "5"}}', "canary_percent.large"),
+        ('{"canary_percent": {"large": NaN}}', "canary_percent.large"),
+        ('{"canary_percent": {"large": true}}', "canary_percent.large"),
+    ],
+)
+def test_wrong_file_is_refused_with_file_and_key(text: str, sentence: str) -> None:
+    with pytest.raises(RouteFileError) as caught:
+        parse_traffic(PATH, text)
+    assert str(caught.value).startswith(f"{PATH}: ")
+    assert sentence in str(caught.value)
+
+
+@given(st.text(min_size=1), st.floats(0, 100), st.floats(0, 100))
+def test_key_stays_with_the_canary_while_the_percentage_grows(key: str, one: float, other: float) -> None:
+    less, more = sorted((one, other))
+    position = sticky_position(key)
+    assert 0 <= position < 100
+    assert position == sticky_position(key)
+    if Traffic({"large": less}).goes_to_canary("large", position):
+        assert Traffic({"large": more}).goes_to_canary("large", position)
+
+
+def test_keys_spread_evenly() -> None:
+    share = sum(sticky_position(f"user-{number}") < 20 for number in range(20_000)) / 20_000
+    # Six standard deviations of a fair 20 %.
+    assert abs(share - 0.2) < 0.017
+
+
+def test_change_is_seen_at_the_next_look(tmp_path: Path) -> None:
+    path = tmp_path / "traffic.json"
+    file = TrafficFile(path)
+    assert file.current() == Traffic()
+    replace(path, json.dumps({"canary_percent": {"large": 5}}))
+    assert file.current() == Traffic({"large": 5.0})
+    replace(path, json.dumps({"canary_percent": {"large": 6}}))
+    assert file.current() == Traffic({"large": 6.0})
+    path.unlink()
+    assert file.current() == Traffic()
+    assert file.errors == 0
+
+
+def test_wrong_file_is_counted_once_and_the_last_good_one_holds(tmp_path: Path) -> None:
+    path = tmp_path / "traffic.json"
+    file = TrafficFile(path)
+    replace(path, '{"canary_percent": {"large": 5}}')
+    file.current()
+    replace(path, "{")
+    assert [file.current() for _ in range(3)] == [Traffic({"large": 5.0})] * 3
+    assert file.errors == 1
+    assert "not JSON" in str(file.last_error)
+    replace(path, '{"canary_percent": {}}')
+    assert file.current() == Traffic()
+    assert file.last_error is None
+
+
+def test_unreadable_file_counts_as_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "traffic.json"
+    path.mkdir()
+    file = TrafficFile(path)
+    assert file.current() == Traffic()
+    assert file.errors == 1
