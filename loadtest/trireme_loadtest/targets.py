@@ -7,15 +7,18 @@ A generator often shares the machine with the server it measures, so it must cos
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import aiohttp
 import grpc
 import grpc.aio
+from tritonclient.grpc import service_pb2
 
 CONNECT_DEADLINE_SECONDS = 10.0
-INFER_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+_SERVICE = "/inference.GRPCInferenceService"
+_Channel = TypeVar("_Channel", bound="_GrpcChannel")
 
 
 class RequestFailed(Exception):  # noqa: N818 - an answer of the server, counted by its kind
@@ -48,34 +51,65 @@ class Target(Protocol):
     ) -> None: ...
 
 
-class GrpcTarget:
-    """KServe over gRPC. A body is a serialised ``ModelInferRequest``."""
+class _GrpcChannel:
+    """A connection of its own, as an asynchronous context manager."""
 
     def __init__(self, address: str, deadline_seconds: float) -> None:
         self._address, self._deadline_seconds = address, deadline_seconds
 
-    async def send(self, body: bytes) -> bytes:
-        try:
-            answer: bytes = await self._infer(body, timeout=self._deadline_seconds)
-        except grpc.aio.AioRpcError as error:
-            code = error.code()
-            raise RequestFailed(
-                code.name, error.details() or "", timed_out=code is grpc.StatusCode.DEADLINE_EXCEEDED
-            ) from None
-        return answer
-
-    async def __aenter__(self) -> GrpcTarget:
-        # A channel of its own, not one of the process-wide pool: two targets do not share a connection.
+    async def __aenter__(self: _Channel) -> _Channel:
+        # Not one of the process-wide pool: two targets do not share a connection.
         self._channel = grpc.aio.insecure_channel(
             self._address, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
         )
-        self._infer = self._channel.unary_unary(INFER_METHOD)
+        self._infer = self._channel.unary_unary(f"{_SERVICE}/ModelInfer")
+        self._stream_infer = self._channel.stream_stream(f"{_SERVICE}/ModelStreamInfer")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._channel.close()
+
+
+class GrpcTarget(_GrpcChannel):
+    """KServe over gRPC. A body is a serialised ``ModelInferRequest``."""
+
+    async def send(self, body: bytes) -> bytes:
+        try:
+            answer: bytes = await self._infer(body, timeout=self._deadline_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from None
+        return answer
+
+
+class GrpcStreamTarget(_GrpcChannel):
+    """A decoupled model over gRPC, one stream a request: it may answer many times, or never."""
+
+    async def stream(self, body: bytes) -> AsyncIterator[bytes]:
+        """The responses, undecoded ``ModelStreamInferResponse``.
+
+        Raises:
+            RequestFailed: the stream broke, a response is an error, or it did not end within the deadline.
+        """
+
+        async def requests() -> AsyncIterator[bytes]:
+            yield body
+
+        try:
+            async for response in self._stream_infer(requests(), timeout=self._deadline_seconds):
+                problem = service_pb2.ModelStreamInferResponse.FromString(response).error_message
+                if problem:
+                    raise RequestFailed("STREAM_ERROR", problem)
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from None
+
+
+def _failure(error: grpc.aio.AioRpcError) -> RequestFailed:
+    code = error.code()
+    timed_out = code is grpc.StatusCode.DEADLINE_EXCEEDED
+    return RequestFailed(code.name, error.details() or "", timed_out=timed_out)
 
 
 class HttpTarget:

@@ -36,7 +36,7 @@ from trireme_loadtest.bench.shape import (
 )
 from trireme_loadtest.closed_loop import closed_loop
 from trireme_loadtest.processes import usage
-from trireme_loadtest.requests import text_request
+from trireme_loadtest.requests import grpc_body, text_tensors
 from trireme_loadtest.sentences import review_sentences
 from trireme_loadtest.targets import GrpcTarget, HttpTarget, Target
 
@@ -59,8 +59,8 @@ NOTES = (
     "The limit is text to embedding without a server: batches of 8 of similar length, one process with one thread a "
     "core. The generator runs on the same cores; its requests are serialised beforehand, its answers are not decoded. "
     "gRPC costs it more than HTTP: 'generator CPU-ms' says how much each server lost by it.",
-    "The peer is the faster of the two FastAPI rows at the same concurrency: ONNX Runtime's default of a thread a core in "
-    "every worker is best for one caller, one thread a worker for many.",
+    "The peer is the faster of the two FastAPI rows at the same concurrency: ONNX Runtime's default of a thread a core "
+    "in every worker is best for one caller, one thread a worker for many.",
     "'other CPU' is what all else on the machine used, in per cent of a core. Where it is more than a few per cent the "
     "machine was not quiet, and the ratios tell more than the rates.",
 )
@@ -204,7 +204,7 @@ def _triton(repository: ModelRepository, name: str, files: ModelFiles, sentences
             files=files,
             pid=server.pid,
             connect=lambda: GrpcTarget(server.grpc_address, DEADLINE_SECONDS),
-            bodies=[text_request(name, sentence) for sentence in sentences],
+            bodies=[grpc_body(name, text_tensors(sentence)) for sentence in sentences],
             decode=lambda answer: np.frombuffer(
                 service_pb2.ModelInferResponse.FromString(answer).raw_output_contents[0], dtype=np.float32
             ),

@@ -18,8 +18,8 @@ Example of a whole benchmark, ``bench/sorting.py``:
 """
 
 from trireme_loadtest.bench.shape.contender import Contender, Measured, interleave
-from trireme_loadtest.bench.shape.machine import MachineFacts
 from trireme_loadtest.bench.shape.options import RunOptions, run_options
 from trireme_loadtest.bench.shape.report import Column, Report
+from trireme_loadtest.machine_facts import MachineFacts
 
 __all__ = ["Column", "Contender", "MachineFacts", "Measured", "Report", "RunOptions", "interleave", "run_options"]

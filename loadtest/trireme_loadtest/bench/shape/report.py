@@ -10,7 +10,7 @@ from pathlib import Path
 from trireme.files import write_atomic, write_json_atomic
 
 from trireme_loadtest.bench.shape.contender import Measured
-from trireme_loadtest.bench.shape.machine import MachineFacts
+from trireme_loadtest.machine_facts import MachineFacts
 
 
 @dataclass(frozen=True, slots=True)
