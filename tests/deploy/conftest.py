@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from trireme.settings import Settings
 
 from tests.deploy.compose import Compose, compose_program
-from trireme.settings import Settings
 
 
 @pytest.fixture(scope="session")

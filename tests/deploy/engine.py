@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -38,9 +39,7 @@ class Engine:
         return {**os.environ, **({"DOCKER_HOST": self.host} if self.host else {})}
 
 
-def run(
-    command: Sequence[str], environment: dict[str, str], *, deadline_seconds: float, check: bool = True
-) -> str:
+def run(command: Sequence[str], environment: dict[str, str], *, deadline_seconds: float, check: bool = True) -> str:
     """Run a command and return its standard output.
 
     Raises:
@@ -73,12 +72,16 @@ def docker_engine(data_dir: Path) -> Iterator[Engine]:
         yield running
         return
     if os.geteuid() != 0:
-        raise SetupError("no Docker engine runs, and only root can start one", "start Docker, or: sudo make compose-test")
+        raise SetupError(
+            "no Docker engine runs, and only root can start one", "start Docker, or: sudo make compose-test"
+        )
     install_debian_packages({"dockerd": "docker.io"})
     # A Unix socket's path holds 108 characters at most: not below the project.
-    with tempfile.TemporaryDirectory(prefix="trireme-docker-") as short:
-        with _own_engine(data_dir, Path(short)) as engine:
-            yield engine
+    with (
+        tempfile.TemporaryDirectory(prefix="trireme-docker-") as short,
+        _own_engine(data_dir, Path(short)) as engine,
+    ):
+        yield engine
 
 
 def install_debian_packages(package_of_program: dict[str, str]) -> None:
@@ -108,28 +111,40 @@ def _own_engine(data_dir: Path, short: Path) -> Iterator[Engine]:
     log_path = data_dir.with_suffix(".log")
     data_dir.mkdir(parents=True, exist_ok=True)
     # No firewall rules and no default bridge: published ports go through docker-proxy, and builds need no network.
+    # Killed with us, it ends its containers and itself.
     command = [
-        "dockerd", f"--data-root={data_dir}", f"--exec-root={short}/exec", f"--pidfile={short}/pid",
-        f"--host={engine.host}", "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false",
+        "setpriv", "--pdeathsig=TERM", "--", "dockerd",
+        f"--data-root={data_dir}", f"--exec-root={short}/exec", f"--pidfile={short}/pid", f"--host={engine.host}",
+        "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false",
     ]  # fmt: skip
-    with log_path.open("wb") as log:
+    with log_path.open("ab") as log:
+        try:
+            # Held until the end: two daemons on one data directory would ruin it.
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServerError(f"another compose-test runs on {data_dir}; wait for it") from None
+        log.truncate(0)
         # Its own session: Ctrl-C reaches the tests, which then end it in order.
         daemon = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + START_DEADLINE_SECONDS
-        while not _answers(engine):
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                last = log_path.read_text(errors="replace").strip().splitlines()[-1:]
-                raise ServerError(f"dockerd did not start: {last}; its log is {log_path}")
-            time.sleep(0.2)
-        yield engine
-    finally:
-        daemon.send_signal(signal.SIGTERM)
         try:
-            daemon.wait(STOP_DEADLINE_SECONDS)
-        except subprocess.TimeoutExpired:
-            daemon.kill()
-            daemon.wait()
+            _await_answer(engine, daemon, log_path)
+            yield engine
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+            try:
+                daemon.wait(STOP_DEADLINE_SECONDS)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+
+
+def _await_answer(engine: Engine, daemon: subprocess.Popen[bytes], log_path: Path) -> None:
+    deadline = time.monotonic() + START_DEADLINE_SECONDS
+    while not _answers(engine):
+        if daemon.poll() is not None or time.monotonic() > deadline:
+            last = log_path.read_text(errors="replace").strip().splitlines()[-1:]
+            raise ServerError(f"dockerd did not start: {last}; its log is {log_path}")
+        time.sleep(0.2)
 
 
 def _answers(engine: Engine) -> bool:

@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 from packaging.requirements import Requirement
-
-from tests.deploy.engine import Engine, install_debian_packages, run
 from trireme.errors import ServerError, SetupError
 from trireme.files import staged_directory
+
+from tests.deploy.engine import Engine, install_debian_packages, run
 
 SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
 # The Python of that suite; the server has a stub for each minor version.
@@ -65,7 +65,9 @@ def _recipe_digest(project_dir: Path) -> str:
 
 def _bootstrap(root: Path) -> None:
     if os.geteuid() != 0:
-        raise SetupError("the stand-in image starts from a bootstrapped Debian, which needs root", "sudo make compose-test")
+        raise SetupError(
+            "the stand-in image starts from a bootstrapped Debian, which needs root", "sudo make compose-test"
+        )
     install_debian_packages({"debootstrap": "debootstrap"})
     print(f"compose-test: bootstrapping Debian {SUITE} (a minute, kept for the next time)", flush=True)
     packages = f"python3,libpython{PYTHON},python3-pip"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from trireme.demand import shared_memory_bytes
+from trireme.machine import Machine
+from trireme.model_config import load_model_config
+from trireme.repository import ModelRepository
+from trireme.settings import Settings
 
 from tests.deploy.compose import Compose
-from trireme.settings import Settings
 
 COMBINATIONS = (
     ("docker-compose.yml",),
@@ -86,11 +89,10 @@ def test_the_repository_is_mounted_whole_so_that_configs_are_the_same_files(
         assert [target for target in targets if target.startswith("/models/")] == []
 
 
-def test_shared_memory_is_what_the_formula_asks_for(services: dict[str, Any], settings: Settings) -> None:
-    start_triton = runpy.run_path(str(settings.project_dir / "deploy/images/triton/start_triton.py"))
-    stubs = start_triton["python_stubs"](settings.repository_dir, settings.project_dir / "backends")
-    assert stubs > 0
-    assert int(services["triton"]["shm_size"]) >= start_triton["needed_shared_memory"](stubs)
+def test_shared_memory_holds_what_the_models_ask_for(services: dict[str, Any], settings: Settings) -> None:
+    configs = [load_model_config(folder.config_path) for folder in ModelRepository(settings.repository_dir).models()]
+    needed = shared_memory_bytes(configs, Machine.present())
+    assert 0 < needed <= int(services["triton"]["shm_size"])
 
 
 def test_only_the_gpu_file_asks_for_a_gpu(compose: Compose) -> None:
