@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 
 import click
+from trireme.errors import TriremeError
 from trireme.settings import Settings
 
 
@@ -28,9 +29,14 @@ def export(models: tuple[str, ...], every: bool, force: bool, as_json: bool) -> 
     made = []
     with one_export_at_a_time(settings, lambda: click.echo("export: another export runs; waiting for it", err=as_json)):
         for name in exporter.model_names() if every else models:
-            done = exporter.export(name, force=force)
+            try:
+                done = exporter.export(name, force=force)
+                exporter.write_warmup(name)
+            except OSError as error:
+                raise TriremeError(
+                    f"{name}: {error}; nothing half-written is left, mend it and run the same command again"
+                ) from error
             click.echo(f"export: {name}: {'done' if done.made else 'already there'}", err=as_json)
-            exporter.write_warmup(name)
             made.append({"model": done.model, "made": done.made, **asdict(done.manifest)})
     if as_json:
         click.echo(json.dumps({"models": made}, indent=2))

@@ -26,6 +26,7 @@ from trireme.manifest import (
     verify_files,
     write_manifest,
 )
+from trireme.model_config import load_model_config
 from trireme.repository import ModelFolder, ModelRepository
 from trireme.settings import Settings
 
@@ -44,8 +45,9 @@ from trireme_export.recipe import (
     TokenizerRecipe,
     TokenizerSource,
     TorchSource,
-    read_recipe,
 )
+from trireme_export.recipe_reader import read_recipe
+from trireme_export.tensorrt_plan import build_plan, check_operators, check_profile
 from trireme_export.warmup import write_warmup
 
 # Goes up when the same recipe gives other files, so that what an older exporter made is made again.
@@ -137,12 +139,22 @@ class Exporter:
             raise ConfigError(folder.recipe_path, f"model {owner.name!r} has no graph of its own to share")
         shared = self.export(owner.name, force=force).manifest
         self._model = folder.name
-        inputs = _digest(EXPORTER_VERSION, shared.files["model.onnx"].sha256)
+        inputs = _digest(EXPORTER_VERSION, shared.files["model.onnx"].sha256, repr(recipe))
         whole = None if force else _whole_manifest(folder, inputs)
         if whole:
             return Exported(folder.name, False, whole)
+        graph = owner.version_dir(EXPORTED_VERSION) / "model.onnx"
+        plan = None
+        if recipe.tensorrt is not None:
+            check_profile(recipe.tensorrt, load_model_config(folder.config_path).max_batch_size, folder.name)
+            check_operators(onnx.load(graph), folder.name)
+            self._say("building the TensorRT plan")
+            plan = build_plan(graph, recipe.tensorrt, folder.name)
         with staged_directory(folder.version_dir(EXPORTED_VERSION)) as staged:
-            _link_or_copy(owner.version_dir(EXPORTED_VERSION) / "model.onnx", staged / "model.onnx")
+            if plan is None:
+                _link_or_copy(graph, staged / "model.onnx")
+            else:
+                (staged / "model.plan").write_bytes(plan)
             return Exported(folder.name, True, _write_manifest(staged, replace(shared, inputs_sha256=inputs)))
 
     def _write_graph(self, folder: ModelFolder, recipe: GraphRecipe, inputs: str) -> Manifest:

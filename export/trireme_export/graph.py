@@ -105,7 +105,7 @@ def add_head(
     return model
 
 
-def quantize(model: onnx.ModelProto, *, per_channel: bool = True) -> onnx.ModelProto:
+def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph with int8 weights, activations quantised as they come.
 
     Per channel, each column of a weight has its own scale, so that one column of outliers does not flatten the others.
@@ -125,7 +125,7 @@ def quantize(model: onnx.ModelProto, *, per_channel: bool = True) -> onnx.ModelP
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "int8.onnx"
             quantize_dynamic(
-                model, written, per_channel=per_channel, reduce_range=True, weight_type=QuantType.QInt8,
+                model, written, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8,
                 # ONNX cannot infer types behind com.microsoft nodes (fused attention); all they give is FP32.
                 extra_options={"DefaultTensorType": TensorProto.FLOAT},
             )  # fmt: skip

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-
 from trireme.errors import SetupError, TriremeError
+
 from trireme_export.forward import Forward, Ids, Rows, pool_and_normalise
 
 # Traced with a batch above 1: a dimension of 1 is taken for a constant.
@@ -28,15 +28,18 @@ def load_torch(folder: Path, opset: int) -> tuple[onnx.ModelProto, Forward]:
         TriremeError: the model cannot be traced with a symbolic batch and sequence.
     """
     try:
-        import torch
-        from transformers import AutoModel
+        import torch  # type: ignore[import-not-found,unused-ignore]
+        from transformers import AutoModel  # type: ignore[import-not-found,unused-ignore]
+        from transformers.utils.logging import disable_progress_bar  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise SetupError(
             f"a torch source needs the extra [export] ({error.name} is not installed)",
             "pip install --constraint constraints.txt --editable '.[export]'",
         ) from error
 
-    class HiddenStates(torch.nn.Module):
+    disable_progress_bar()
+
+    class HiddenStates(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         def __init__(self) -> None:
             super().__init__()
             self.encoder = AutoModel.from_pretrained(folder, local_files_only=True)
@@ -57,7 +60,8 @@ def trace(module: Any, opset: int, *, longest: int) -> onnx.ModelProto:
     """
     import torch
 
-    example = torch.ones(_EXAMPLE_SHAPE, dtype=torch.int64)
+    # Two tensors: one that is given twice is traced as one input, and the other goes unused.
+    ids, mask = (torch.ones(_EXAMPLE_SHAPE, dtype=torch.int64) for _ in range(2))
     dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=longest)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -65,7 +69,7 @@ def trace(module: Any, opset: int, *, longest: int) -> onnx.ModelProto:
             warnings.simplefilter("ignore")  # deprecations inside PyTorch and onnxscript, nothing a user could mend
             program = torch.onnx.export(
                 module.eval(),
-                (example, example),
+                (ids, mask),
                 dynamo=True,
                 dynamic_shapes=(dims, dims),
                 input_names=["input_ids", "attention_mask"],
