@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -79,12 +79,15 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
-def read_source(text: str, descriptor: Descriptor) -> tuple[Node, list[SyntaxProblem]]:
+def read_source(
+    text: str, descriptor: Descriptor, newer_fields: Collection[str] = ()
+) -> tuple[Node, list[SyntaxProblem]]:
     """Walk ``text`` as a message of the type ``descriptor``; give its fields with their places, and what is wrong.
 
     After a fault that hides where the next field begins the walk ends; what was read until there is given.
+    ``newer_fields`` are full names of fields that the descriptor has and the reader of the text does not know yet.
     """
-    reader = _Reader(text)
+    reader = _Reader(text, newer_fields)
     root = Node(Place(1, 1))
     try:
         reader.read_fields(root, descriptor, closing="")
@@ -134,8 +137,9 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 class _Reader:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, newer_fields: Collection[str]) -> None:
         self.problems: list[SyntaxProblem] = []
+        self._newer_fields = newer_fields
         self._rest = _tokens(text)
         self._token = next(self._rest)
 
@@ -148,6 +152,8 @@ class _Reader:
             known = descriptor.fields_by_name.get(name.text) if descriptor else None
             if descriptor and known is None:
                 self._report_unknown(name, descriptor)
+            elif known and known.full_name in self._newer_fields:
+                self._report(name.place, f"field '{name.text}' is newer than this Triton", "drop it")
             self._advance()
             self._read_field(parent, name, known)
             while self._token.text in (",", ";"):

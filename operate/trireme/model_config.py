@@ -30,6 +30,8 @@ _BACKEND_OF_PLATFORM = {
     "pytorch_libtorch": "pytorch",
     "ensemble": "ensemble",
 }
+# tritonclient's protobuf is ahead of the server: Triton 24.10 refuses a config with these.
+_NEWER_FIELDS = {"inference.ModelConfig.model_metrics", "inference.ModelEnsembling.max_inflight_requests"}
 _DEFAULT_FILENAMES = {
     "onnxruntime": "model.onnx",
     "tensorrt": "model.plan",
@@ -208,7 +210,7 @@ def parse_model_config(data: bytes, path: Path) -> ParsedConfig:
         place = Place(before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1)
         return ParsedConfig(None, (SyntaxProblem(place, "not UTF-8 text", "save the file as UTF-8"),))
     message = model_config_pb2.ModelConfig()
-    source, problems = read_source(text, message.DESCRIPTOR)
+    source, problems = read_source(text, message.DESCRIPTOR, _NEWER_FIELDS)
     if not problems:
         try:
             text_format.Parse(text, message)

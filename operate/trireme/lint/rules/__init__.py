@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from trireme.lint.rules import batching, ensemble, instances, names, onnx_file, tensorrt, tensors, warmup
+from trireme.lint.rules import batching, ensemble, instances, names, onnx_file, routes, tensorrt, tensors, warmup
 from trireme.lint.subject import Rule
 
 ALL_RULES: tuple[Rule, ...] = (
     *names.RULES,
     *tensors.RULES,
     *ensemble.RULES,
+    *routes.RULES,
     *batching.RULES,
     *warmup.RULES,
     *instances.RULES,

@@ -182,30 +182,6 @@ def called_models_exist(subject: Subject) -> Iterator[Complaint]:
             )
 
 
-def ensembles_do_not_call_themselves(subject: Subject) -> Iterator[Complaint]:
-    """No ensemble calls itself, directly or through others."""
-    circle = _call_circle(subject, [subject.config.name])
-    if circle:
-        index = next(i for i, step in enumerate(subject.config.steps) if step.model == circle[1])
-        yield error(
-            f"ensembles call each other in a circle: {' -> '.join(circle)}",
-            "break the circle",
-            *_STEP,
-            index,
-            "model_name",
-        )
-
-
-def _call_circle(subject: Subject, path: list[str]) -> list[str]:
-    caller = subject.neighbours.get(path[-1])
-    for step in caller.steps if caller else ():
-        if step.model == path[0]:
-            return [*path, step.model]
-        if step.model not in path and (found := _call_circle(subject, [*path, step.model])):
-            return found
-    return []
-
-
 def steps_fit_their_models(subject: Subject) -> Iterator[Complaint]:
     """A step maps all inputs of its model that are not optional, and only tensors the model has."""
     for index, step, called in _calls(subject):
@@ -328,7 +304,7 @@ def streams_do_not_mix(subject: Subject) -> Iterator[Complaint]:
                     "input_map",
                 )
             decoupled = called.message.model_transaction_policy.decoupled
-            stream = f"{step.model} in step {index}" if decoupled else sorted(streams)[-1]
+            stream = f"{step.model} in step {index}" if decoupled else max(streams, default="")
             stream_of.update(dict.fromkeys(step.outputs.values(), stream))
 
 
@@ -370,7 +346,6 @@ RULES: tuple[Rule, ...] = (
     tensors_are_written_once,
     tensors_are_connected,
     called_models_exist,
-    ensembles_do_not_call_themselves,
     steps_fit_their_models,
     batch_sizes_fit,
     connected_tensors_agree,

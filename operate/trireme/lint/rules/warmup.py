@@ -22,16 +22,16 @@ _BYTES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, 
 
 
 def warmup_runs(subject: Subject) -> Iterator[Complaint]:
-    """A warm-up sample has a batch size, or Triton skips it in silence."""
-    limit = subject.config.max_batch_size
+    """A warm-up sample has a batch size, or Triton skips it in silence, and no larger one than the model."""
+    limit = max(subject.config.max_batch_size, 1)
     for index, sample in enumerate(subject.config.message.model_warmup):
         at = ("model_warmup", index, "batch_size")
         if sample.batch_size == 0:
             yield warning(f"warm-up '{sample.name}' never runs, its batch_size is 0", "write batch_size: 1", *at)
-        elif sample.batch_size > max(limit, 1):
-            yield warning(
-                f"warm-up '{sample.name}' runs a batch of {sample.batch_size} in a model of max_batch_size {limit}",
-                f"write batch_size: {max(limit, 1)}",
+        elif sample.batch_size > limit:
+            yield error(
+                f"warm-up '{sample.name}' runs a batch of {sample.batch_size}, and the model takes {limit}",
+                f"write batch_size: {limit}",
                 *at,
             )
 

@@ -108,8 +108,46 @@ def test_ensembles_that_call_each_other_are_told_with_the_circle(tmp_path: Path)
         step = f'model_name: "{other}" model_version: 1 {MAPS}'
         model(tmp_path, name, f'platform: "ensemble" {TENSORS} ensemble_scheduling {{ step {{ {step} }} }}')
     found = lint(tmp_path, CPU).of(Severity.ERROR)
-    assert [finding.rule for finding in found] == ["ensembles-do-not-call-themselves"] * 2
+    assert [finding.rule for finding in found] == ["models-do-not-call-themselves"] * 2
     assert "one -> two -> one" in found[0].problem
+
+
+def route(repository: Path, name: str, *variants: str) -> Path:
+    """A router whose cheapest variants are ``variants``; the other tiers are one model, ``net``."""
+    names = [*((variant, "economy") for variant in variants), ("net", "standard"), ("net2", "premium")]
+    entries = [{"name": n, "tier": tier, "cost_per_1000": 1, "expected_latency_ms": 1} for n, tier in names]
+    for plain in ("net", "net2"):
+        if not (repository / plain).exists():
+            model(repository, plain, f'backend: "x" {TENSORS}')
+    folder = model(repository, name, f'backend: "router" {TENSORS}')
+    document = {"task": name, "default_tier": "economy", "variants": entries}
+    (folder / "1" / "route.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_a_route_and_an_ensemble_that_call_each_other_are_told(tmp_path: Path) -> None:
+    folder = route(tmp_path, "task", "pipe")
+    step = f'model_name: "task" model_version: 1 {MAPS}'
+    model(tmp_path, "pipe", f'platform: "ensemble" {TENSORS} ensemble_scheduling {{ step {{ {step} }} }}')
+    (finding,) = lint(folder, CPU).of(Severity.ERROR)
+    assert finding.path.name == "route.json"
+    assert "task -> pipe -> task" in finding.problem
+
+
+def test_a_route_to_a_model_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
+    assert rules(route(tmp_path, "task", "gone"), Severity.WARNING) == ["routed-variants-exist"]
+
+
+def test_a_variant_of_other_tensors_is_an_error(tmp_path: Path) -> None:
+    model(tmp_path, "odd", 'backend: "x" ' + TENSORS.replace("TYPE_FP32", "TYPE_INT64"))
+    assert rules(route(tmp_path, "task", "odd")) == ["routed-variants-fit"] * 2
+
+
+def test_a_route_file_is_judged_as_its_backend_does(tmp_path: Path) -> None:
+    folder = route(tmp_path, "task", "net3")
+    (folder / "1" / "route.json").write_text('{"tasks": "x"}')
+    (finding,) = lint(folder, CPU).of(Severity.ERROR)
+    assert (finding.rule, finding.problem.split(":")[0]) == ("route-file-is-well-formed", "tasks")
 
 
 def test_a_model_that_is_yet_to_be_exported_is_no_error(tmp_path: Path) -> None:

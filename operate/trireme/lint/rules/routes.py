@@ -1,0 +1,119 @@
+"""Routes and calls: what a router may call, and that no model calls itself through others.
+
+Source of the rules: this project's router backend, which reads ``route.json`` of each version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trireme_backends.routing.errors import RouteFileError
+from trireme_backends.routing.route import Route, load_route
+
+from trireme.config_source import nearest
+from trireme.lint.finding import Complaint, error, warning
+from trireme.lint.subject import Rule, Subject
+
+_BACKEND = "router"
+_FILENAME = "route.json"
+# What the router adds to a variant's answer.
+_ROUTER_OUTPUTS = {"VARIANT", "VARIANT_VERSION", "ROUTE_REASON"}
+
+
+def route_file_is_well_formed(subject: Subject) -> Iterator[Complaint]:
+    """Every version of a router holds a ``route.json`` that the router backend takes."""
+    for file in _route_files(subject, subject.config.name):
+        try:
+            load_route(file)
+        except RouteFileError as fault:
+            where = f"{fault.key}: " if fault.key else ""
+            yield error(f"{where}{fault.problem}", "docs/routing.md tells every key", file=file)
+
+
+def routed_variants_exist(subject: Subject) -> Iterator[Complaint]:
+    """The variants of a route are models of the repository; the router falls back from one that is not."""
+    for file, route in _routes(subject, subject.config.name):
+        for variant in route.variants:
+            if variant.name not in subject.repository:
+                meant = nearest(variant.name, subject.repository)
+                fix = f"write '{meant}'" if meant else "add the model, or drop the variant"
+                yield warning(f"variant '{variant.name}' is not in the repository", fix, file=file)
+
+
+def routed_variants_fit(subject: Subject) -> Iterator[Complaint]:
+    """A variant takes and gives the tensors of its route, of the same data types."""
+    own = subject.config
+    for file, route in _routes(subject, own.name):
+        for variant in route.variants:
+            called = subject.neighbours.get(variant.name)
+            if called is None:
+                continue
+            for kind, wanted, there in (
+                ("input", own.inputs, called.inputs),
+                ("output", [o for o in own.outputs if o.name not in _ROUTER_OUTPUTS], called.outputs),
+            ):
+                datatypes = {tensor.name: tensor.datatype for tensor in there}
+                for tensor in wanted:
+                    given = datatypes.get(tensor.name, "absent")
+                    if given != tensor.datatype and not (tensor.optional and given == "absent"):
+                        yield error(
+                            f"{kind} '{tensor.name}' is {tensor.datatype} here and {given} in variant '{variant.name}'",
+                            f"let {called.path} declare the route's tensors, or drop the variant",
+                            file=file,
+                        )
+
+
+def models_do_not_call_themselves(subject: Subject) -> Iterator[Complaint]:
+    """No model calls itself through the steps of ensembles and the variants of routes."""
+    circle = _circle(subject, [subject.config.name])
+    if not circle:
+        return
+    problem = f"models call each other in a circle: {' -> '.join(circle)}"
+    for index, step in enumerate(subject.config.steps):
+        if step.model == circle[1]:
+            yield error(problem, "break the circle", "ensemble_scheduling", "step", index, "model_name")
+            return
+    yield error(problem, "break the circle", file=next(_route_files(subject, subject.config.name)))
+
+
+def _circle(subject: Subject, path: list[str]) -> list[str]:
+    """The way from the first model of ``path`` back to it; empty where there is none."""
+    for name in _called(subject, path[-1]):
+        if name == path[0]:
+            return [*path, name]
+        if name not in path and (found := _circle(subject, [*path, name])):
+            return found
+    return []
+
+
+def _called(subject: Subject, name: str) -> Iterator[str]:
+    config = subject.neighbours.get(name)
+    if config is not None:
+        yield from (step.model for step in config.steps)
+        for _, route in _routes(subject, name):
+            yield from (variant.name for variant in route.variants)
+
+
+def _routes(subject: Subject, name: str) -> Iterator[tuple[Path, Route]]:
+    """The readable routes of a router's versions; another rule tells of the others."""
+    for file in _route_files(subject, name):
+        try:
+            yield file, load_route(file)
+        except RouteFileError:
+            continue
+
+
+def _route_files(subject: Subject, name: str) -> Iterator[Path]:
+    config, folder = subject.neighbours.get(name), subject.repository.get(name)
+    if config is not None and folder is not None and config.backend == _BACKEND:
+        for version in config.version_policy.selects(folder.versions()):
+            yield folder.version_dir(version) / _FILENAME
+
+
+RULES: tuple[Rule, ...] = (
+    route_file_is_well_formed,
+    routed_variants_exist,
+    routed_variants_fit,
+    models_do_not_call_themselves,
+)
