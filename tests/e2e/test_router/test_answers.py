@@ -1,0 +1,217 @@
+"""What a caller of the router gets, on the real server."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tritonclient.utils import InferenceServerException
+
+if TYPE_CHECKING:
+    from conftest import Echo
+
+PARAMETERS = {"lang": "de", "k": 7, "flag": True}
+
+
+@pytest.mark.parametrize(
+    ("asked", "variant"),
+    [({}, "medium"), ({"tier": "economy"}, "small"), ({"tier": "premium"}, "large"), ({"tier": "auto"}, "large")],
+)
+def test_tier_picks_the_variant_and_the_answer_says_so(echo: Echo, asked: dict[str, Any], variant: str) -> None:
+    routed = echo.ask("hello", "world", **asked)
+    assert routed.answers == [f"{variant}:hello", f"{variant}:world"]
+    assert routed.variants == [variant] * 2
+    assert routed.versions == ["1"] * 2
+    assert routed.reason["reason"] in ("requested_tier", "best_in_time")
+
+
+def test_parameters_and_a_given_optional_input_reach_the_variant_as_they_were(echo: Echo) -> None:
+    direct = echo.ask("x", hint="please", model="medium", **PARAMETERS).seen[0]
+    assert direct == {"parameters": PARAMETERS, "hint": "please", "rows": 1, "version": "1"}
+    assert echo.ask("x", hint="please", tier="standard", **PARAMETERS).seen[0] == direct
+
+
+def test_absent_optional_input_stays_absent(echo: Echo) -> None:
+    direct = echo.ask("x", model="medium").seen[0]
+    assert direct == {"parameters": {}, "hint": None, "rows": 1, "version": "1"}
+    assert echo.ask("x").seen[0] == direct
+
+
+def test_reserved_parameter_is_refused(echo: Echo) -> None:
+    with pytest.raises(InferenceServerException, match="reserved"):
+        echo.ask("x", triton_x="de")
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"tier": "gold"}, "parameter tier is 'gold'; allowed: economy, standard, premium, auto"),
+        ({"max_latency_ms": -1}, "parameter max_latency_ms is -1; allowed: a number from 1 to 600000"),
+        ({"min_quality": "0.99"}, "no variant of echo keeps the limits of the request"),
+    ],
+)
+def test_bad_parameters_are_refused_and_name_what_is_allowed(echo: Echo, asked: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        echo.ask("x", **asked)
+    assert sentence in caught.value.message()
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_decide_only_names_the_variant_and_calls_none(echo: Echo) -> None:
+    echo.repository.behave("large", raises=True)
+    routed = echo.ask("x", tier="premium", decide_only=True, explain=True)
+    assert routed.variants == ["large"]
+    assert routed.answers == []
+    assert {one["variant"]: one["verdict"] for one in routed.reason["considered"]} == {
+        "small": "less_preferred",
+        "medium": "less_preferred",
+        "large": "chosen",
+    }
+
+
+def test_parameters_work_over_http(echo: Echo) -> None:
+    body = {
+        "inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["hello"]}],
+        "parameters": {"tier": "premium", "max_latency_ms": 5000},
+    }
+    request = urllib.request.Request(
+        f"http://{echo.server.http_address}/v2/models/echo/infer", json.dumps(body).encode(), method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        outputs = {output["name"]: output["data"] for output in json.load(response)["outputs"]}
+    assert outputs["ANSWER"] == ["large:hello"]
+    assert outputs["VARIANT"] == ["large"]
+
+
+def test_one_bad_request_fails_alone_among_those_it_is_merged_with(echo: Echo) -> None:
+    echo.repository.behave("medium", seconds=0.05)
+    texts = [f"text {number}" for number in range(24)]
+    texts[7] = "poison"
+    results = _all_at_once([lambda text=text: echo.ask(text) for text in texts])  # type: ignore[misc]
+    for text, result in zip(texts, results, strict=True):
+        if text == "poison":
+            assert isinstance(result, InferenceServerException)
+            assert "cannot read poison" in result.message()
+        else:
+            assert not isinstance(result, BaseException), result
+            assert result.answers == [f"{result.variant}:{text}"]
+
+
+def test_many_callers_with_mixed_wishes_get_the_answers_of_the_variant_that_is_named(echo: Echo) -> None:
+    def caller(number: int) -> int:
+        for turn in range(15):
+            texts = [f"{number}/{turn}/{row}" for row in range(1 + turn % 3)]
+            asked: dict[str, Any] = {"user": number % 3}
+            if turn % 4:
+                asked["tier"] = ["economy", "standard", "premium"][(number + turn) % 3]
+            if turn % 2:
+                asked["max_latency_ms"] = 20_000
+            routed = echo.ask(*texts, **asked)
+            assert routed.answers == [f"{routed.variant}:{text}" for text in texts]
+            assert {seen["parameters"]["user"] for seen in routed.seen} == {number % 3}
+            if "tier" in asked and routed.reason["reason"] == "requested_tier":
+                assert routed.reason["tier"] == asked["tier"]
+        return number
+
+    results = _all_at_once([lambda number=number: caller(number) for number in range(64)])  # type: ignore[misc]
+    assert results == list(range(64))
+
+
+def test_calls_never_block_each_other_for_good_with_all_instances_busy(echo: Echo) -> None:
+    for name in ("small", "medium", "large"):
+        echo.repository.behave(name, seconds=0.02)
+    tiers = ["economy", "standard", "premium"]
+    results = _all_at_once([lambda n=n: echo.ask(str(n), tier=tiers[n % 3]) for n in range(240)])  # type: ignore[misc]
+    for number, result in enumerate(results):
+        assert not isinstance(result, BaseException), result
+        assert result.answers == [f"{result.variant}:{number}"]
+
+
+def test_new_pin_is_named_at_once(echo: Echo) -> None:
+    echo.repository.write_worker("medium", 1, 2)
+    echo.client.load_model("medium_worker")
+    assert echo.ask("x").versions == ["1"]
+    try:
+        echo.repository.pin("medium", 2)
+        echo.client.load_model("medium")
+        routed = echo.ask("x")
+        assert routed.versions == ["2"]
+        assert routed.seen[0]["version"] == "2"
+    finally:
+        echo.repository.pin("medium", 1)
+        echo.client.load_model("medium")
+
+
+def test_canary_traffic_is_followed_from_the_next_request_on(echo: Echo) -> None:
+    echo.repository.pin("medium__canary", 1, worker="large_worker")
+    echo.client.load_model("medium__canary")
+    try:
+        echo.repository.set_traffic('{"canary_percent": {"medium": 100}}')
+        routed = echo.ask("x")
+        assert routed.variants == ["medium__canary"]
+        assert routed.answers == ["large:x"]
+        assert routed.reason["canary"] is True
+        echo.repository.set_traffic("{")
+        assert echo.ask("x").variants == ["medium__canary"]
+        echo.repository.set_traffic('{"canary_percent": {"medium": 50}}')
+        sides = {key: echo.ask("x", sticky_key=key).variants[0] for key in "abcdefghijklmnop"}
+        assert set(sides.values()) == {"medium", "medium__canary"}
+        assert {key: echo.ask("x", sticky_key=key).variants[0] for key in sides} == sides
+        echo.repository.set_traffic('{"canary_percent": {}}')
+        assert echo.ask("x").variants == ["medium"]
+    finally:
+        echo.client.unload_model("medium__canary")
+    _eventually(lambda: _metric(echo, "trireme_router_traffic_errors_total") == 1)
+
+
+def test_metrics_tell_requests_latencies_and_predictions(echo: Echo) -> None:
+    labels = 'variant="small",version="1"'
+    before = _metric(echo, "trireme_router_requests_total", labels)
+    for _ in range(5):
+        echo.ask("x", tier="economy")
+    _eventually(lambda: _metric(echo, "trireme_router_requests_total", labels) >= before + 5)
+    small = 'task="echo",variant="small"'
+    assert _metric(echo, "trireme_router_latency_ms_count", small) >= 5
+    assert _metric(echo, "trireme_router_predictions_kept_total", small) > 0
+    assert _metric(echo, "trireme_router_predictions_kept_total", small) <= _metric(
+        echo, "trireme_router_predictions_total", small
+    )
+
+
+def _metric(echo: Echo, name: str, labels: str = "") -> float:
+    """Sum of a metric's samples whose labels contain ``labels``."""
+    with urllib.request.urlopen(f"http://{echo.server.metrics_address}/metrics", timeout=30) as response:
+        lines = response.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{") and labels in line)
+
+
+def _eventually(condition: Callable[[], bool]) -> None:
+    waited = threading.Event()
+    for _ in range(300):
+        if condition():
+            return
+        waited.wait(0.1)
+    raise AssertionError("it did not happen within 30 s")
+
+
+def _all_at_once(tasks: list[Callable[[], Any]]) -> list[Any]:
+    """Run every task in a thread of its own; results or exceptions in order."""
+    results: list[Any] = [None] * len(tasks)
+
+    def run(index: int) -> None:
+        try:
+            results[index] = tasks[index]()
+        except BaseException as error:
+            results[index] = error
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(tasks))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads), "callers hang"
+    return results
