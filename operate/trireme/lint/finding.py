@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from trireme.config_source import Place
+from trireme.config_source import Place, nearest
 
 
 class Severity(str, Enum):
@@ -48,6 +49,13 @@ def ngc_only(problem: str, fix: str, *at: str | int) -> Complaint:
 
 def warning(problem: str, fix: str, *at: str | int, file: Path | None = None) -> Complaint:
     return Complaint(Severity.WARNING, problem, fix, at, file)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The mend for a name that is not known: the nearest that is, or all there are."""
+    names = sorted(known)
+    meant = nearest(name, names)
+    return f"write '{meant}'" if meant else f"one of {', '.join(names) or 'none'}"
 
 
 @dataclass(frozen=True, slots=True)

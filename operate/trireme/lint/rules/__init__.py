@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from trireme.lint.rules import batching, ensemble, instances, names, onnx_file, routes, tensorrt, tensors, warmup
+from trireme.lint.rules import (
+    batching,
+    ensemble,
+    ensemble_calls,
+    instances,
+    names,
+    onnx_file,
+    onnx_tensors,
+    routes,
+    tensorrt,
+    tensors,
+    warmup,
+)
 from trireme.lint.subject import Rule
 
 ALL_RULES: tuple[Rule, ...] = (
     *names.RULES,
     *tensors.RULES,
     *ensemble.RULES,
+    *ensemble_calls.RULES,
     *routes.RULES,
     *batching.RULES,
     *warmup.RULES,
     *instances.RULES,
     *onnx_file.RULES,
+    *onnx_tensors.RULES,
     *tensorrt.RULES,
 )

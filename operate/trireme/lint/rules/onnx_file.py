@@ -19,17 +19,17 @@ _DEFAULT_FILENAME = "model.onnx"
 
 def onnx_file_is_whole(subject: Subject) -> Iterator[Complaint]:
     """An ONNX file can be parsed to its end and holds a graph."""
-    for file in _onnx_files(subject):
-        model = _read(file, file.stat().st_mtime_ns)
+    for file in onnx_files(subject):
+        model = read_onnx(file)
         if model is None or not model.graph.node:
             yield error("the file is no whole ONNX model", "export or copy it again", file=file)
 
 
 def external_data_is_there(subject: Subject) -> Iterator[Complaint]:
     """The files that an ONNX model keeps its weights in lie beside it and are long enough."""
-    for file in _onnx_files(subject):
+    for file in onnx_files(subject):
         needed: dict[str, int] = {}
-        for location, end in _external_data(_read(file, file.stat().st_mtime_ns)):
+        for location, end in _external_data(read_onnx(file)):
             needed[location] = max(end, needed.get(location, 0))
         for location, size in sorted(needed.items()):
             data = file.parent / location
@@ -51,8 +51,8 @@ def external_data_is_there(subject: Subject) -> Iterator[Complaint]:
 
 def onnx_is_not_newer_than_ngc(subject: Subject) -> Iterator[Complaint]:
     """The opset and format of an ONNX file are ones that NGC's ONNX Runtime reads."""
-    for file in _onnx_files(subject):
-        model = _read(file, file.stat().st_mtime_ns)
+    for file in onnx_files(subject):
+        model = read_onnx(file)
         if model is None:
             continue
         opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
@@ -65,7 +65,8 @@ def onnx_is_not_newer_than_ngc(subject: Subject) -> Iterator[Complaint]:
             )
 
 
-def _onnx_files(subject: Subject) -> Iterator[Path]:
+def onnx_files(subject: Subject) -> Iterator[Path]:
+    """The ONNX file of every version that Triton loads."""
     if subject.folder is None:
         return
     for version in subject.versions():
@@ -74,9 +75,14 @@ def _onnx_files(subject: Subject) -> Iterator[Path]:
             yield file
 
 
+def read_onnx(file: Path) -> onnx.ModelProto | None:
+    """The model without its external data; nothing if the file is none."""
+    return _read(file, file.stat().st_mtime_ns)
+
+
+# Several rules look at one file.
 @functools.lru_cache(maxsize=4)
 def _read(file: Path, _modified_ns: int) -> onnx.ModelProto | None:
-    """The model without its external data; nothing if it is none. Several rules look at one file."""
     try:
         return onnx.load(str(file), load_external_data=False)
     except DecodeError:

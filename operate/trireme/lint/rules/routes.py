@@ -11,8 +11,7 @@ from pathlib import Path
 from trireme_backends.routing.errors import RouteFileError
 from trireme_backends.routing.route import Route, load_route
 
-from trireme.config_source import nearest
-from trireme.lint.finding import Complaint, error, warning
+from trireme.lint.finding import Complaint, did_you_mean, error, warning
 from trireme.lint.subject import Rule, Subject
 
 _BACKEND = "router"
@@ -36,8 +35,7 @@ def routed_variants_exist(subject: Subject) -> Iterator[Complaint]:
     for file, route in _routes(subject, subject.config.name):
         for variant in route.variants:
             if variant.name not in subject.repository:
-                meant = nearest(variant.name, subject.repository)
-                fix = f"write '{meant}'" if meant else "add the model, or drop the variant"
+                fix = did_you_mean(variant.name, subject.repository)
                 yield warning(f"variant '{variant.name}' is not in the repository", fix, file=file)
 
 
