@@ -52,12 +52,12 @@ def measure_parity(reference: Forward, exported: Forward, tokenizer: Tokenizer, 
     """Compare two functions over batches 1, 2 and 5 of short, long and padded rows.
 
     Raises:
-        TriremeError: ``exported`` cannot take one of the batches, as a graph traced for a single shape cannot.
+        TriremeError: one of them cannot take one of the batches, as a graph traced for a single shape cannot.
     """
     expected, found = [], []
     for batch in _PARITY_BATCHES:
         ids, mask = tokenize(tokenizer, [_PARITY_TEXTS[index] for index in batch])
-        expected.append(reference(ids, mask))
+        expected.append(_run(reference, ids, mask, f"{subject}: its source"))
         found.append(_run(exported, ids, mask, subject))
         if found[-1].shape != expected[-1].shape:
             raise TriremeError(

