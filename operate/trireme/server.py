@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,12 +18,14 @@ from types import TracebackType
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
+from trireme.admin_key import hide_argument
 from trireme.errors import ServerError
+from trireme.ports import LOOPBACK, free_ports
 from trireme.runtime import EmbeddedRuntime
 from trireme.settings import Settings
 from trireme.shared_memory import new_region_prefix, remove_regions
 
-LOOPBACK = "127.0.0.1"
+_LOG = logging.getLogger(__name__)
 
 # APIs that change the server or reach into its memory. Inference, metadata, health and statistics stay open.
 _RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
@@ -52,7 +53,7 @@ class ServerFlags:
     grpc_port: int = 0
     http_port: int = 0
     metrics_port: int = 0
-    admin_key: str | None = None
+    admin_key: str | None = field(default=None, repr=False)
     exit_on_error: bool = True
     exit_timeout_seconds: int = 30
     log_verbose: int = 0
@@ -116,7 +117,8 @@ class TritonServer:
     directory: Path
     process: subprocess.Popen[bytes]
     region_prefix: str
-    _owns_directory: bool = field(default=False, repr=False)
+    _log_start: int = field(repr=False)
+    _owns_directory: bool = field(repr=False)
 
     @classmethod
     def start(
@@ -144,6 +146,7 @@ class TritonServer:
         for attempt in range(attempts):
             server = cls._launch(flags.with_free_ports(), runtime, directory)
             try:
+                server._hide_admin_key()
                 server.wait_until_ready(ready_deadline_seconds)
             except BaseException as error:
                 server.stop(deadline_seconds=5.0)
@@ -168,6 +171,7 @@ class TritonServer:
             command = [setpriv, "--pdeathsig", "TERM", "--", *command]
         # Appending, so that the log may be cut while the server writes to it.
         with (folder / "server.log").open("ab") as log:
+            log_start = log.tell()
             process = subprocess.Popen(
                 command,
                 env=runtime.environment(),
@@ -177,7 +181,7 @@ class TritonServer:
                 # A group of its own: Ctrl-C reaches us alone, and the stubs are reached with the server.
                 start_new_session=True,
             )
-        return cls(flags, folder, process, prefix, directory is None)
+        return cls(flags, folder, process, prefix, log_start, directory is None)
 
     def __enter__(self) -> TritonServer:
         return self
@@ -212,6 +216,11 @@ class TritonServer:
         """Whether the process exists; says nothing of whether it answers."""
         return self.process.poll() is None
 
+    def wait_for_end(self, deadline_seconds: float) -> None:
+        """Return when the process ends, or at the deadline."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=deadline_seconds)
+
     def wait_until_ready(self, deadline_seconds: float) -> None:
         """Wait until the server says that it is ready.
 
@@ -230,32 +239,64 @@ class TritonServer:
         raise ServerError(f"tritonserver was not ready within {deadline_seconds:.0f} s: {self.failure_reason()}")
 
     def failure_reason(self) -> str:
-        """The last thing that the log calls an error; the exit code where there is none."""
-        lines = self.log_path.read_text(errors="replace").splitlines() if self.log_path.exists() else []
-        errors = [found.group(1).strip() for line in lines if (found := _LOGGED_ERROR.match(line))]
-        reason = errors[-1] if errors else f"exit code {self.process.returncode}"
+        """What ended the process: a signal, or the last thing that its log calls an error."""
+        code = self.process.poll()
+        errors = self._logged_errors()
+        if code is not None and code < 0:
+            reason = f"killed by {signal.Signals(-code).name}"
+        else:
+            reason = errors[-1] if errors else f"exit code {code}"
         # A temporary directory is removed with the server.
         return reason if self._owns_directory else f"{reason}; its log: {self.log_path}"
 
+    def errors_about(self, model: str) -> list[str]:
+        """What the log of this process says went wrong with ``model``."""
+        return [error for error in self._logged_errors() if re.search(rf"(?<!\w){re.escape(model)}(?!\w)", error)]
+
+    def _logged_errors(self) -> list[str]:
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors="replace").splitlines()
+        errors = [found.group(1).strip() for line in lines if (found := _LOGGED_ERROR.match(line))]
+        # Said by every server on a machine without a GPU.
+        return [error for error in errors if not error.startswith("CudaDriverHelper")]
+
+    def bound_log(self, limit_bytes: int) -> None:
+        """Move the log to ``server.log.1`` when it has grown over ``limit_bytes``; the server goes on writing."""
+        if self.log_path.stat().st_size > limit_bytes:
+            shutil.copyfile(self.log_path, self.log_path.with_name("server.log.1"))
+            os.truncate(self.log_path, 0)
+            self._log_start = 0
+
+    def _hide_admin_key(self) -> None:
+        if self.flags.admin_key is None:
+            return
+        # It logs nothing before it has read its arguments.
+        deadline = time.monotonic() + 10.0
+        while self.is_alive() and self.log_path.stat().st_size == self._log_start and time.monotonic() < deadline:
+            time.sleep(0.002)
+        try:
+            hide_argument(self.pid, self.flags.admin_key)
+        except OSError as error:
+            if self.is_alive():
+                _LOG.warning("the admin key stands in the process list, where it could not be hidden: %s", error)
+
     def stop(self, deadline_seconds: float = 40.0) -> None:
         """SIGTERM, so that in-flight requests finish; SIGKILL to all that is left of it after the deadline."""
-        if self.is_alive():
-            self.process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=deadline_seconds)
-        # Stubs of a server that did not end by itself; the group is empty otherwise.
+        try:
+            if self.is_alive():
+                self.process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(timeout=deadline_seconds)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to the server and its stubs, and remove what they leave."""
+        # The group outlives the server by stubs that have not noticed its end.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait(timeout=30.0)
         remove_regions(self.region_prefix)
         if self._owns_directory:
             shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def free_ports(count: int) -> Sequence[int]:
-    """Different TCP ports of the loopback address that nothing listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((LOOPBACK, 0))
-        return [one.getsockname()[1] for one in sockets]

@@ -1,0 +1,90 @@
+"""``trireme serve``: one supervised tritonserver with every model of the repository that is complete."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import signal
+
+import click
+
+from trireme.admin_key import ensure_admin_key
+from trireme.leftovers import remove_leftovers
+from trireme.ports import require_free
+from trireme.repository import ModelRepository
+from trireme.run_state import RunDirectory, ServingState
+from trireme.runtime import EmbeddedRuntime
+from trireme.server import ServerFlags
+from trireme.settings import Settings
+from trireme.shared_memory import remove_stale_regions
+from trireme.supervisor import RestartPolicy, Supervisor
+from trireme.variants import find_tasks
+
+
+@click.command()
+@click.option("--grpc-port", default=8001, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--http-port", default=8000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--metrics-port", default=8002, show_default=True, type=click.IntRange(1, 65535))
+def serve(grpc_port: int, http_port: int, metrics_port: int) -> None:
+    """Serve the model repository on this machine until Ctrl-C or SIGTERM."""
+    settings = Settings.from_environment()
+    directory = RunDirectory(settings.run_dir)
+    # Both end in the same way: requests in flight finish, then everything is taken down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with directory.only_one():
+        _log_to(directory)
+        _clean_up_after_the_last(directory)
+        for port, flag in ((grpc_port, "--grpc-port"), (http_port, "--http-port"), (metrics_port, "--metrics-port")):
+            require_free(port, flag)
+        repository = ModelRepository(settings.repository_dir)
+        flags = ServerFlags(
+            settings.repository_dir,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            metrics_port=metrics_port,
+            admin_key=ensure_admin_key(directory.admin_key_path),
+        )
+        supervisor = Supervisor(flags, repository, EmbeddedRuntime.find(settings), directory, RestartPolicy())
+        try:
+            supervisor.run(lambda state: _announce(state, repository, directory))
+        except KeyboardInterrupt:
+            click.echo("stopped")
+
+
+def _log_to(directory: RunDirectory) -> None:
+    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    file = logging.handlers.RotatingFileHandler(directory.path / "serve.log", maxBytes=5 * 1024**2, backupCount=1)
+    log = logging.getLogger("trireme")
+    log.setLevel(logging.INFO)
+    for handler in (file, logging.StreamHandler()):
+        handler.setFormatter(form)
+        log.addHandler(handler)
+
+
+def _clean_up_after_the_last(directory: RunDirectory) -> None:
+    """A ``trireme serve`` that was killed may have left a server that is frozen, and shared memory."""
+    last = directory.read()
+    if last and last.region_prefix:
+        for pid in remove_leftovers(last.region_prefix):
+            logging.getLogger(__name__).warning("ended pid %d, left by the last trireme serve", pid)
+    remove_stale_regions()
+    directory.clear()
+
+
+def _announce(state: ServingState, repository: ModelRepository, directory: RunDirectory) -> None:
+    for name, reason in state.left_out.items():
+        click.echo(f"left out: {name}: {reason}", err=True)
+    click.echo(f"ready: {len(state.problems)} models, their golden samples answered rightly")
+    click.echo(f"  gRPC     {state.grpc_address}")
+    click.echo(f"  HTTP     http://{state.http_address}")
+    click.echo(f"  metrics  http://{state.metrics_address}/metrics")
+    click.echo(f"  logs     {directory.path / 'server' / 'server.log'}, {directory.path / 'serve.log'}")
+    click.echo(f"  admin    key in {directory.admin_key_path}")
+    tasks = [task for task in find_tasks(repository) if task.variants and task.variants[0].model in state.problems]
+    if tasks:
+        model = tasks[0].variants[0].model
+        body = '{"inputs":[{"name":"TEXT","datatype":"BYTES","shape":[1,1],"data":["The food was great."]}]}'
+        click.echo(f"try:\n  trireme ask {tasks[0].name} 'The food was great.'")
+        click.echo(f"  curl -s http://{state.http_address}/v2/models/{model}/infer -d '{body}'")
+    click.echo(f"stop: Ctrl-C, or kill {os.getpid()}")

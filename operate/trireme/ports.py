@@ -1,0 +1,49 @@
+"""TCP ports of the loopback address: which are free, and who holds the others."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Sequence
+
+import psutil
+
+from trireme.errors import ServerError
+
+LOOPBACK = "127.0.0.1"
+
+
+def free_ports(count: int) -> Sequence[int]:
+    """Different ports that nothing listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((LOOPBACK, 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def require_free(port: int, flag: str) -> None:
+    """Check that a server could listen on ``port``.
+
+    Raises:
+        ServerError: something listens there; names the process, and ``flag`` as the way to choose another port.
+    """
+    with socket.socket() as probe:
+        # As the server does: connections of an earlier server that still linger do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            holder = _holder(port) or f"a process that this user may not see ({error.strerror})"
+            raise ServerError(
+                f"port {port} is taken by {holder}; stop it, or choose another port with {flag}"
+            ) from None
+
+
+def _holder(port: int) -> str | None:
+    for connection in psutil.net_connections("tcp"):
+        listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
+        if listens and connection.pid:
+            with contextlib.suppress(psutil.Error):
+                return f"pid {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return None

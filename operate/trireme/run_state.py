@@ -1,0 +1,145 @@
+"""What ``trireme serve`` leaves in the run directory for other commands, and the lock that lets only one run."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from trireme.errors import ServerError
+from trireme.files import write_json_atomic
+
+
+class Phase(str, enum.Enum):
+    """Where a served Triton stands."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    RESTARTING = "restarting"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class ServingState:
+    """One ``trireme serve`` and its server.
+
+    Attributes:
+        pid: of ``trireme serve``.
+        started_at: of ``trireme serve``, seconds since 1970.
+        phase: only in ``serving`` are requests answered.
+        grpc_address, http_address, metrics_address: ``host:port``.
+        server_pid: of tritonserver; None while there is none.
+        region_prefix: of its shared memory regions; it stands on the command lines of server and stubs.
+        restarts, heals: servers restarted and dead stubs replaced since the start.
+        last_fault: the sentence of the last of these.
+        problems: by model loaded, what golden samples found wrong; empty where all is right.
+        left_out: models not loaded, with the reason.
+    """
+
+    pid: int
+    started_at: float
+    phase: Phase
+    grpc_address: str
+    http_address: str
+    metrics_address: str
+    server_pid: int | None = None
+    region_prefix: str = ""
+    restarts: int = 0
+    heals: int = 0
+    last_fault: str = ""
+    problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether requests are answered, and rightly by every model."""
+        return self.phase is Phase.SERVING and not self.told_problems()
+
+    def told_problems(self) -> list[str]:
+        """``problems`` as sentences that name the model."""
+        return [f"{model}: {found[0]}" for model, found in sorted(self.problems.items()) if found]
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The files of one served Triton."""
+
+    path: Path
+
+    @property
+    def admin_key_path(self) -> Path:
+        return self.path / "admin.key"
+
+    @property
+    def _state_path(self) -> Path:
+        return self.path / "serving.json"
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path / "serve.lock"
+
+    @contextlib.contextmanager
+    def only_one(self) -> Iterator[None]:
+        """Hold the lock of ``trireme serve``. The system frees it with the process, however that ends.
+
+        Raises:
+            ServerError: another process holds it; names its pid.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._lock_path.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise ServerError(
+                    f"trireme serve runs already, pid {lock.read().strip() or 'unknown'}; "
+                    "see: trireme status, or stop it with Ctrl-C or SIGTERM"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def is_held(self) -> bool:
+        """Whether a ``trireme serve`` runs."""
+        try:
+            with self._lock_path.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def write(self, state: ServingState) -> None:
+        write_json_atomic(self._state_path, asdict(state))
+
+    def read(self) -> ServingState | None:
+        """The state last written, also by a ``trireme serve`` that is dead; None where there is none."""
+        try:
+            fields = json.loads(self._state_path.read_text())
+            problems = {model: tuple(found) for model, found in fields.pop("problems").items()}
+            return ServingState(**{**fields, "phase": Phase(fields["phase"]), "problems": problems})
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            # Written by another release: as good as none.
+            return None
+
+    def running(self) -> ServingState:
+        """The state of the ``trireme serve`` that runs.
+
+        Raises:
+            ServerError: none runs.
+        """
+        state = self.read() if self.is_held() else None
+        if state is None:
+            raise ServerError("nothing is being served; start it with: trireme serve")
+        return state
+
+    def clear(self) -> None:
+        """Forget the state: the server has ended and everything of it is gone."""
+        self._state_path.unlink(missing_ok=True)

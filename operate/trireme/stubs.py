@@ -1,0 +1,85 @@
+"""The Python stubs of a server: one process for each instance of a Python model.
+
+Triton never notices that a stub died: the model stays ready, and each request to it fails. But Triton does not collect
+the dead child either, so a zombie among its children tells of it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+# What Triton needs at most to collect a stub that it has ended itself.
+_UNLOAD_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """The process of one model instance."""
+
+    pid: int
+    model: str
+    version: int
+
+
+class StubWatch:
+    """Tells which stubs of one server have died.
+
+    Example:
+        >>> watch = StubWatch(server.pid)
+        >>> while True:
+        ...     for stub in watch.find_dead(): heal(stub.model)
+    """
+
+    def __init__(self, server_pid: int) -> None:
+        self._server_pid = server_pid
+        self._known: dict[int, Stub] = {}
+        self._reported: set[int] = set()
+
+    def find_dead(self) -> list[Stub]:
+        """Stubs that have died and were not reported yet. To be called about once a second."""
+        children = _children(self._server_pid)
+        for child in children:
+            if child.pid not in self._known and (stub := _as_stub(child)):
+                self._known[child.pid] = stub
+        dead = [child for child in children if child.pid not in self._reported and _is_zombie(child)]
+        if dead:
+            # A stub that is being unloaded is a zombie too, for a moment.
+            time.sleep(_UNLOAD_SECONDS)
+            dead = [child for child in dead if _is_zombie(child)]
+        self._reported |= {child.pid for child in dead}
+        return [self._known[child.pid] for child in dead if child.pid in self._known]
+
+
+def stub_processes(server_pid: int) -> list[psutil.Process]:
+    """The living stubs of a server."""
+    return [child for child in _children(server_pid) if _as_stub(child)]
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return list(psutil.Process(pid).children())
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _as_stub(process: psutil.Process) -> Stub | None:
+    try:
+        arguments = process.cmdline()
+    except psutil.Error:
+        return None
+    # triton_python_backend_stub <repository>/<model>/<version>/<file> <region> ...
+    if len(arguments) < 2 or Path(arguments[0]).name != "triton_python_backend_stub":
+        return None
+    version_dir = Path(arguments[1]).parent
+    return Stub(process.pid, version_dir.parent.name, int(version_dir.name)) if version_dir.name.isdecimal() else None

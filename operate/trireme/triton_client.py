@@ -1,0 +1,152 @@
+"""What the command line asks of a running Triton, over gRPC."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc as triton_grpc
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from trireme.errors import ServerError
+
+_Result = TypeVar("_Result")
+
+
+class DeadlineError(ServerError):
+    """The server did not answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model answered.
+
+    Attributes:
+        outputs: tensors by name; BYTES as object arrays of ``bytes``.
+        version: of the model asked.
+        latency_ms: from sending to the answer.
+    """
+
+    outputs: Mapping[str, npt.NDArray[Any]]
+    model: str
+    version: str
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class VersionState:
+    """One version in the server's index; ``state`` is READY, UNAVAILABLE, LOADING, UNLOADING or empty."""
+
+    model: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionCounts:
+    """Requests to one version of a model since it was loaded."""
+
+    model: str
+    version: str
+    succeeded: int
+    failed: int
+
+
+class TritonClient:
+    """Calls to one server. Every call has a deadline in seconds, and raises ``ServerError`` with what the server said.
+
+    Example:
+        >>> with TritonClient("127.0.0.1:8001") as client:
+        ...     client.infer("minilm_tokenizer", {"TEXT": np.array([[b"good"]], dtype=np.object_)}, 5.0)
+    """
+
+    def __init__(self, grpc_address: str, admin_key: str | None = None) -> None:
+        self._address = grpc_address
+        self._client = triton_grpc.InferenceServerClient(grpc_address)
+        self._admin_headers = {"triton-grpc-protocol-admin-key": admin_key} if admin_key else None
+
+    def __enter__(self) -> TritonClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        deadline_seconds: float,
+        parameters: Mapping[str, str | int | bool] | None = None,
+    ) -> Answer:
+        """Ask ``model``, in the version that the server chooses."""
+        tensors = []
+        for name, array in inputs.items():
+            tensor = triton_grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+        started = time.perf_counter()
+        result = self._call(
+            lambda: self._client.infer(
+                model, tensors, parameters=dict(parameters or {}), client_timeout=deadline_seconds
+            )
+        )
+        latency_ms = (time.perf_counter() - started) * 1000
+        response = result.get_response()
+        outputs = {output.name: result.as_numpy(output.name) for output in response.outputs}
+        return Answer(outputs, response.model_name, response.model_version, latency_ms)
+
+    def is_live(self, deadline_seconds: float) -> bool:
+        """Whether the server's process answers; says nothing of its models."""
+        try:
+            return bool(self._call(lambda: self._client.is_server_live(client_timeout=deadline_seconds)))
+        except ServerError:
+            return False
+
+    def index(self, deadline_seconds: float) -> list[VersionState]:
+        """Every version that the server knows of. Needs the admin key where there is one."""
+        index = self._call(
+            lambda: self._client.get_model_repository_index(
+                headers=self._admin_headers, client_timeout=deadline_seconds
+            )
+        )
+        return [VersionState(entry.name, entry.version, entry.state, entry.reason) for entry in index.models]
+
+    def load(self, model: str, deadline_seconds: float) -> None:
+        """Load ``model`` as it is on disk, or what has changed of it. Needs the admin key where there is one."""
+        self._call(lambda: self._client.load_model(model, headers=self._admin_headers, client_timeout=deadline_seconds))
+
+    def counts(self, deadline_seconds: float, model: str = "") -> list[VersionCounts]:
+        """How many requests were answered and refused, of one model or of all that are loaded."""
+        statistics = self._call(lambda: self._client.get_inference_statistics(model, client_timeout=deadline_seconds))
+        return [
+            VersionCounts(
+                entry.name, entry.version, entry.inference_stats.success.count, entry.inference_stats.fail.count
+            )
+            for entry in statistics.model_stats
+        ]
+
+    def _call(self, call: Callable[[], _Result]) -> _Result:
+        try:
+            return call()
+        except InferenceServerException as error:
+            if error.status() == "StatusCode.DEADLINE_EXCEEDED":
+                raise DeadlineError(f"the server at {self._address} did not answer in time") from None
+            if error.status() == "StatusCode.UNAVAILABLE" and "restricted" not in error.message():
+                raise ServerError(f"no server answers at {self._address}: {error.message()}") from None
+            raise ServerError(error.message()) from None
+
+
+def text_tensor(*texts: bytes) -> npt.NDArray[np.object_]:
+    """Texts as a ``TEXT`` input: BYTES, shape [rows, 1]."""
+    return np.array(texts, dtype=np.object_).reshape(-1, 1)
