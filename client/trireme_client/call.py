@@ -120,7 +120,7 @@ class Caller:
             self._stamp(request, call)
             stream = replica.wire.stream(request, call.remaining_s(), call.metadata)
             try:
-                first = await stream.next()
+                first = await read_stream(stream)
             except BaseException:
                 stream.cancel()
                 raise
@@ -290,3 +290,18 @@ class Caller:
         finally:
             self._pool.release(replica)
         return sorted({model.name for model in statistics.model_stats})
+
+
+async def read_stream(stream: WireStream) -> Message | None:
+    """The stream's next ``ModelInferResponse``; None at its end.
+
+    Raises:
+        WireError: it failed. A failure within a stream comes as a sentence without a status; asking for statuses
+            (``triton_grpc_error``) lets tritonserver 2.51 abort when such a stream is cancelled.
+    """
+    message = await stream.next()
+    if message is None:
+        return None
+    if message.error_message:
+        raise WireError("UNKNOWN", message.error_message)
+    return message.infer_response

@@ -12,11 +12,11 @@ from typing import Any
 
 from trireme_client import regions
 from trireme_client._protos import Message, pb
-from trireme_client.call import Call
+from trireme_client.call import Call, read_stream
 from trireme_client.endpoint import Endpoint, Tls
 from trireme_client.errors import ClientError, ClosedError, InvalidRequestError, ServerFaultError
 from trireme_client.policy import HealthPolicy, HedgePolicy, RetryPolicy
-from trireme_client.request import Outputs, Parameter, SequenceStep, build, join, read_outputs, read_parameters
+from trireme_client.request import Outputs, Parameter, SequenceStep, build, join, no_rows, read_outputs, read_parameters
 from trireme_client.results import Classifications, Embeddings, Generation, InferResult, Timings
 from trireme_client.runtime import AsyncioRuntime
 from trireme_client.session import Session, SessionOptions
@@ -146,7 +146,10 @@ class AsyncTriremeClient:
             response = await self._session.caller.infer(request, call, register)
             call.sent = True
             parts.append(self._read(response, outputs, call))
-        assert response is not None
+        if response is None:
+            # Triton takes no batch of zero rows, and there is nothing to ask.
+            response = pb.ModelInferResponse(model_name=model, model_version=call.version)
+            parts.append(no_rows(await self._session.spec(call), outputs))
         return self._result(response, join(parts), call, len(requests))
 
     async def stream(
@@ -171,8 +174,6 @@ class AsyncTriremeClient:
             ClientError: from the step that fails; within 5 s when the server dies or freezes.
         """
         call = self._session.begin(model, version, deadline_ms, headers, request_id, sequence)
-        # Errors then come as the gRPC status they have, not as a sentence.
-        call.metadata += (("triton_grpc_error", "true"),)
 
         def make(spec: ModelSpec) -> list[Message]:
             return build(spec, inputs, outputs=outputs, parameters=parameters, version=call.version,
@@ -183,20 +184,14 @@ class AsyncTriremeClient:
             raise InvalidRequestError(f"more rows than model {model!r} takes; a stream is not split", call.facts())
         request = requests[0]
         request.parameters["triton_enable_empty_final_response"].bool_param = True
-        replica, stream, message = await self._session.caller.open_stream(request, call)
+        replica, stream, response = await self._session.caller.open_stream(request, call)
         try:
-            while message is not None:
-                if message.error_message:
-                    raise ServerFaultError("STREAM", message.error_message, call.facts())
-                response = message.infer_response
-                final = response.parameters["triton_final_response"].bool_param
-                if response.outputs or not final:
-                    yield self._result(response, self._read(response, outputs, call), call, 1)
-                if final:
-                    return
+            while response is not None:
                 call.sent = True
+                if response.outputs or not response.parameters["triton_final_response"].bool_param:
+                    yield self._result(response, self._read(response, outputs, call), call, 1)
                 try:
-                    message = await stream.next()
+                    response = await read_stream(stream)
                 except WireError as failure:
                     self._session.check_open(call)
                     raise await self._session.caller.error(failure, call) from None

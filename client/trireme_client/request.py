@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from trireme_client._protos import Message, pb
 from trireme_client.errors import InvalidInputError, InvalidRequestError
 from trireme_client.shared_memory import SharedTensor
 from trireme_client.spec import ModelSpec
-from trireme_client.tensors import Array, byte_size, decode, encode, to_array
+from trireme_client.tensors import DTYPES, Array, byte_size, decode, encode, to_array
 
 Parameter = str | int | bool | float
 Outputs = Sequence[str] | Mapping[str, SharedTensor | None]
@@ -29,7 +30,7 @@ class SequenceStep:
     """One request of a sequence to a stateful model.
 
     Attributes:
-        id: the sequence's number, not 0.
+        id: the sequence's number, 1 to 2**63 - 1.
     """
 
     id: int
@@ -37,8 +38,8 @@ class SequenceStep:
     end: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.id < 2**64:
-            raise ValueError(f"SequenceStep.id is {self.id}; it must be 1 to 2**64 - 1")
+        if not 0 < self.id < 2**63:
+            raise ValueError(f"SequenceStep.id is {self.id}; it must be 1 to 2**63 - 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def _tensor(spec: ModelSpec, name: str, value: object) -> Tensor:
 
 
 def _chunks(spec: ModelSpec, tensors: Sequence[Tensor]) -> list[slice | None]:
-    """The rows of each request; None: all there are."""
+    """The rows of each request; None: all there are. Zero rows need no request."""
     if not spec.batched or not tensors:
         return [None]
     rows = tensors[0].shape[0]
@@ -110,7 +111,7 @@ def _chunks(spec: ModelSpec, tensors: Sequence[Tensor]) -> list[slice | None]:
             raise InvalidInputError(
                 tensor.name, f"has {tensor.shape[0]} rows, but {tensors[0].name!r} has {rows}; a batch needs one number"
             )
-    if rows <= spec.max_batch_size:
+    if 0 < rows <= spec.max_batch_size:
         return [None]
     for tensor in tensors:
         if isinstance(tensor.value, SharedTensor):
@@ -156,7 +157,7 @@ def _set_parameters(
             raise InvalidRequestError(f"parameter {key!r} is reserved by the server")
         _set_parameter(request.parameters[key], key, value)
     if sequence is not None:
-        request.parameters["sequence_id"].uint64_param = sequence.id
+        request.parameters["sequence_id"].int64_param = sequence.id
         request.parameters["sequence_start"].bool_param = sequence.start
         request.parameters["sequence_end"].bool_param = sequence.end
     if priority is not None:
@@ -194,19 +195,28 @@ def read_outputs(response: Message, outputs: Outputs | None) -> dict[str, Array]
     Raises:
         ValueError: the server's answer is not what it says.
     """
-    raw = iter(response.raw_output_contents)
     found: dict[str, Array] = {}
-    for output in response.outputs:
+    # An output that went to shared memory has an empty entry among the raw contents, and nothing else tells of it.
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         shape = tuple(output.shape)
-        if "shared_memory_region" in output.parameters:
-            shared = outputs[output.name] if isinstance(outputs, Mapping) else None
-            if shared is None:
-                raise ValueError(f"the server wrote output {output.name!r} to shared memory nobody asked for")
-            size = output.parameters["shared_memory_byte_size"].int64_param
-            found[output.name] = decode(output.datatype, shape, shared.view(size))
+        shared = outputs.get(output.name) if isinstance(outputs, Mapping) else None
+        if shared is None:
+            found[output.name] = decode(output.datatype, shape, raw)
+        elif output.datatype == "BYTES":
+            found[output.name] = decode(output.datatype, shape, shared.view(shared.byte_size))
         else:
-            found[output.name] = decode(output.datatype, shape, next(raw))
+            size = math.prod(shape) * DTYPES[output.datatype].itemsize
+            found[output.name] = decode(output.datatype, shape, shared.view(size))
     return found
+
+
+def no_rows(spec: ModelSpec, outputs: Outputs | None) -> dict[str, Array]:
+    """What a batch of zero rows gives: every output with zero rows; a size that only the model knows is 0."""
+    return {
+        output.name: np.empty((0, *(max(dim, 0) for dim in output.dims)), DTYPES[output.datatype])
+        for output in spec.outputs.values()
+        if not outputs or output.name in outputs
+    }
 
 
 def join(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:

@@ -10,6 +10,7 @@ v2), "Tensor Data Types" and Triton's binary tensor data extension.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -171,7 +172,7 @@ def encode(tensor: str, datatype: str, array: Array) -> bytes:
 
 
 def decode(datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Array:
-    """A tensor from its raw bytes: a read-only view of them, or for BYTES an array of dtype object holding ``bytes``.
+    """A tensor from its raw bytes: a view of them, or for BYTES an array of dtype object holding ``bytes``.
 
     Raises:
         ValueError: the bytes do not make a tensor of that shape.
@@ -179,14 +180,16 @@ def decode(datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Arra
     if datatype != "BYTES":
         return np.frombuffer(raw, dtype=DTYPES[datatype]).reshape(shape)
     items: list[bytes] = []
-    data, at = bytes(raw), 0
-    while at < len(data):
-        (length,) = _LENGTH.unpack_from(data, at)
-        at += _LENGTH.size
-        if at + length > len(data):
-            raise ValueError("the server's BYTES tensor ends in the middle of an element")
-        items.append(data[at : at + length])
-        at += length
+    at = 0
+    try:
+        for _ in range(math.prod(shape)):
+            (length,) = _LENGTH.unpack_from(raw, at)
+            at += _LENGTH.size + length
+            items.append(bytes(raw[at - length : at]))
+    except struct.error:
+        at = len(raw) + 1
+    if at > len(raw):
+        raise ValueError(f"a BYTES tensor of shape {list(shape)} ends early, after {len(raw)} bytes")
     array = np.empty(len(items), dtype=object)
     array[:] = items
     return array.reshape(shape)

@@ -1,0 +1,154 @@
+"""gRPC's messages in Triton's HTTP form, and back. Knows nothing of connections.
+
+Source: Open Inference Protocol (KServe v2), HTTP/REST, with Triton's extensions for binary tensor data, model
+configuration, statistics, model repository and shared memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from google.protobuf import json_format
+
+from trireme_client._protos import Message, pb
+from trireme_client.request import read_parameters
+
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One HTTP request; ``path`` follows ``/v2/``."""
+
+    method: str
+    verb: str
+    path: str
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_request(method: str, request: Message) -> Form:
+    """The HTTP request that asks what the gRPC method asks."""
+    if method == "ModelInfer":
+        return _write_inference(request)
+    if method in ("ModelConfig", "ModelReady"):
+        what = "config" if method == "ModelConfig" else "ready"
+        return Form(method, "GET", f"{_model_path(request.name, request.version)}/{what}")
+    if method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+        what = "load" if method == "RepositoryModelLoad" else "unload"
+        return Form(method, "POST", f"repository/models/{quote(request.model_name, safe='')}/{what}")
+    if method == "SystemSharedMemoryRegister":
+        body = {"key": request.key, "offset": request.offset, "byte_size": request.byte_size}
+        return Form(method, "POST", f"systemsharedmemory/region/{request.name}/register", json.dumps(body).encode())
+    if method == "SystemSharedMemoryUnregister":
+        return Form(method, "POST", f"systemsharedmemory/region/{request.name}/unregister")
+    paths = {
+        "ServerLive": "health/live",
+        "ServerReady": "health/ready",
+        "ModelStatistics": "models/stats",
+        "SystemSharedMemoryStatus": "systemsharedmemory/status",
+    }
+    return Form(method, "GET", paths[method])
+
+
+def _model_path(model: str, version: str) -> str:
+    path = f"models/{quote(model, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def _write_inference(request: Message) -> Form:
+    raw = iter(request.raw_input_contents)
+    inputs = []
+    for tensor in request.inputs:
+        parameters: dict[str, Any] = read_parameters(tensor)
+        if "shared_memory_region" not in parameters:
+            parameters["binary_data_size"] = len(next(raw))
+        inputs.append(
+            {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape), "parameters": parameters}
+        )
+    head: dict[str, Any] = {"id": request.id, "inputs": inputs, "parameters": read_parameters(request)}
+    if request.outputs:
+        head["outputs"] = [
+            {"name": output.name, "parameters": read_parameters(output) or {"binary_data": True}}
+            for output in request.outputs
+        ]
+    else:
+        head["parameters"]["binary_data_output"] = True
+    text = json.dumps(head).encode()
+    return Form(
+        "ModelInfer",
+        "POST",
+        f"{_model_path(request.model_name, request.model_version)}/infer",
+        b"".join((text, *request.raw_input_contents)),
+        {_HEADER_LENGTH: str(len(text)), "Content-Type": "application/octet-stream"},
+    )
+
+
+def read_answer(method: str, content: bytes, headers: Mapping[str, str]) -> Message:
+    """The gRPC answer that an HTTP answer of status 200 stands for.
+
+    Raises:
+        ValueError: the content is not what the protocol says.
+    """
+    if method == "ModelInfer":
+        return _read_inference(content, headers)
+    if method in ("ServerReady", "ModelReady"):
+        return getattr(pb, f"{method}Response")(ready=True)
+    if method == "ServerLive":
+        return pb.ServerLiveResponse(live=True)
+    if method == "ModelConfig":
+        answer = pb.ModelConfigResponse()
+        return _parse(content, answer, answer.config)
+    if method == "ModelStatistics":
+        answer = pb.ModelStatisticsResponse()
+        return _parse(content, answer, answer)
+    if method == "SystemSharedMemoryStatus":
+        answer = pb.SystemSharedMemoryStatusResponse()
+        for region in json.loads(content):
+            answer.regions[region["name"]].key = region["key"]
+        return answer
+    return getattr(pb, f"{method}Response")()
+
+
+def _parse(content: bytes, answer: Message, into: Message) -> Message:
+    json_format.Parse(content, into, ignore_unknown_fields=True)
+    return answer
+
+
+def _read_inference(content: bytes, headers: Mapping[str, str]) -> Message:
+    length = int(headers.get(_HEADER_LENGTH, len(content)))
+    head = json.loads(content[:length])
+    answer = pb.ModelInferResponse(
+        model_name=head["model_name"], model_version=head.get("model_version", ""), id=head.get("id", "")
+    )
+    _set_parameters(answer, head.get("parameters", {}))
+    at = length
+    for output in head.get("outputs", ()):
+        tensor = answer.outputs.add(name=output["name"], datatype=output["datatype"], shape=output["shape"])
+        parameters = output.get("parameters", {})
+        size = parameters.pop("binary_data_size", None)
+        _set_parameters(tensor, parameters)
+        if "data" in output:
+            raise ValueError(f"output {output['name']!r} came as JSON where binary data was asked for")
+        # Without a size it went to shared memory; over gRPC such an output has an empty entry.
+        answer.raw_output_contents.append(content[at : at + (size or 0)])
+        at += size or 0
+    return answer
+
+
+def _set_parameters(message: Message, parameters: Mapping[str, Any]) -> None:
+    for key, value in parameters.items():
+        kind = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}[type(value)]
+        setattr(message.parameters[key], kind, value)
+
+
+def read_error(content: bytes) -> str:
+    """The sentence in an answer of another status."""
+    try:
+        return str(json.loads(content)["error"])
+    except (ValueError, KeyError, TypeError):
+        return content.decode(errors="replace")[:500]

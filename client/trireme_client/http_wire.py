@@ -1,0 +1,156 @@
+"""Calls over HTTP, where gRPC cannot pass: gRPC's messages in Triton's HTTP form, through aiohttp (extra ``http``)."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gzip
+import ssl
+import threading
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from trireme_client._protos import Message
+from trireme_client.endpoint import Endpoint, Tls
+from trireme_client.http_form import Form, read_answer, read_error, write_request
+from trireme_client.wire import Metadata, Pending, WireError, WireOptions, WireStream
+
+try:
+    import aiohttp
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError("http:// addresses need aiohttp: pip install 'trireme-client[http]'") from missing
+
+_CLOSED = "the connection was given up"
+_COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+_STATUSES = {
+    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 409: "ALREADY_EXISTS",
+    413: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED", 499: "CANCELLED", 500: "INTERNAL", 501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+}  # fmt: skip
+
+
+class AsyncHttpWire:
+    """A ``Wire`` on the running event loop."""
+
+    def __init__(self, endpoint: Endpoint, options: WireOptions) -> None:
+        self._base = f"{endpoint.scheme}://{endpoint.target}/v2/"
+        self._compression = options.compression
+        self._server_name = options.tls.server_name if options.tls else None
+        self._ssl = _ssl_context(options.tls) if endpoint.scheme == "https" else None
+        self._session: aiohttp.ClientSession | None = None
+        self._running: set[asyncio.Task[Message]] = set()
+        self._closed = False
+
+    async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Message:
+        return await self.result(self.start(method, request, timeout_s, metadata))
+
+    def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Pending:
+        if self._closed:
+            raise WireError("CANCELLED", _CLOSED)
+        # The message is read now, since its maker may go on to use it.
+        task = asyncio.get_running_loop().create_task(
+            self._exchange(write_request(method, request), timeout_s, metadata)
+        )
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def result(self, pending: Any) -> Message:
+        try:
+            return await pending
+        except asyncio.CancelledError:
+            if self._closed:
+                raise WireError("CANCELLED", _CLOSED) from None
+            pending.cancel()
+            raise
+
+    def stream(self, request: Message, timeout_s: float, metadata: Metadata) -> WireStream:  # noqa: ARG002
+        raise WireError("INVALID_ARGUMENT", "decoupled models answer over gRPC only; give the client a gRPC address")
+
+    async def close(self) -> None:
+        self._closed = True
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def _exchange(self, form: Form, timeout_s: float, metadata: Metadata) -> Message:
+        if self._session is None:
+            # Without a limit of its own: how many requests are in flight is the caller's choice.
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), skip_auto_headers=("Accept-Encoding",), auto_decompress=True
+            )
+        headers = {**dict(metadata), **form.headers}
+        body = form.body
+        if self._compression and body:
+            body = _COMPRESS[self._compression](body)
+            headers |= {"Content-Encoding": self._compression, "Accept-Encoding": self._compression}
+        try:
+            async with self._session.request(
+                form.verb,
+                self._base + form.path,
+                data=body or None,
+                headers=headers,
+                ssl=True if self._ssl is None else self._ssl,
+                server_hostname=self._server_name,
+                timeout=aiohttp.ClientTimeout(total=timeout_s, ceil_threshold=float("inf")),
+            ) as response:
+                content = await response.read()
+                if response.status != 200:
+                    status = _STATUSES.get(response.status, "UNKNOWN")
+                    raise WireError(status, read_error(content))
+                return read_answer(form.method, content, response.headers)
+        except (ValueError, KeyError) as error:
+            raise WireError("INTERNAL", f"the answer cannot be read: {error}") from error
+        except asyncio.TimeoutError:
+            raise WireError("DEADLINE_EXCEEDED", "Deadline Exceeded") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise WireError("UNAVAILABLE", str(error) or type(error).__name__) from None
+
+
+class BlockingHttpWire:
+    """The same for blocking callers: an event loop in a thread does the work."""
+
+    def __init__(self, endpoint: Endpoint, options: WireOptions) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="trireme-client-http", daemon=True)
+        self._thread.start()
+        self._wire = AsyncHttpWire(endpoint, options)
+        self._closed = False
+
+    async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Message:
+        return await self.result(self.start(method, request, timeout_s, metadata))
+
+    def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Pending:
+        if self._closed:
+            raise WireError("CANCELLED", _CLOSED)
+        call = self._wire.call(method, request, timeout_s, metadata)
+        return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+    async def result(self, pending: Any) -> Message:
+        try:
+            return pending.result()
+        except concurrent.futures.CancelledError:
+            raise WireError("CANCELLED", _CLOSED) from None
+
+    def stream(self, request: Message, timeout_s: float, metadata: Metadata) -> WireStream:
+        return self._wire.stream(request, timeout_s, metadata)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        asyncio.run_coroutine_threadsafe(self._wire.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _ssl_context(tls: Tls | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(tls.ca) if tls and tls.ca else None)
+    if tls and tls.certificate and tls.key:
+        context.load_cert_chain(str(tls.certificate), str(tls.key))
+    return context
