@@ -21,7 +21,7 @@ from trireme_backends.routing.dispatcher import Dispatcher
 from trireme_backends.routing.errors import CallError, Fault, fault_of
 from trireme_backends.routing.parameters import read_parameters
 from trireme_backends.routing.pins import Pins
-from trireme_backends.routing.route import load_route
+from trireme_backends.routing.route import check_variants, load_route
 from trireme_backends.routing.traffic import TRAFFIC_NAME, TrafficFile
 from trireme_backends.routing.work import Answer, Tensors, Ticket
 
@@ -31,8 +31,10 @@ _ROUTE_OUTPUTS = ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON")
 class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         model = Model.from_arguments(args)
-        route = load_route(model.file("route.json"))
         model_dir = model.version_dir.parent
+        path = model.file("route.json")
+        route = load_route(path)
+        check_variants(route, path, model_dir.parent)
         self._task_outputs = _task_outputs(model)
         self._deadline_ms = route.deadline_ms
         self._metrics = TritonMetrics(route.task)

@@ -29,6 +29,7 @@ class Reason(str, Enum):
     TIER_UNAVAILABLE = "tier_unavailable"
     SLA_AT_RISK = "sla_at_risk"
     FALLBACK = "fallback"
+    CASCADE_FIRST = "cascade_first"
     CASCADE_SURE = "cascade_sure"
     CASCADE_ESCALATED = "cascade_escalated"
     CASCADE_KEPT = "cascade_kept"
@@ -153,7 +154,7 @@ def decide(
     others = [states[variant.name].predicted_p95_ms for variant in ready if variant is not chosen]
     return Decision(
         variant=chosen,
-        reason=_reason(route, chosen, tier, fits=bool(fitting), tried=tried, verdicts=verdicts),
+        reason=_reason(route, ask, chosen, tier, fits=bool(fitting), tried=tried, verdicts=verdicts),
         predicted_p95_ms=states[chosen.name].predicted_p95_ms,
         time_left_ms=time_left_ms,
         reserve_ms=min(others, default=None),
@@ -214,6 +215,7 @@ def _preference(tier: Tier | None, states: Mapping[str, VariantState]) -> Prefer
 
 def _reason(
     route: Route,
+    ask: Ask,
     chosen: Variant,
     tier: Tier | None,
     *,
@@ -229,7 +231,8 @@ def _reason(
     if tier is None:
         return Reason.MOVED_DOWN if slow else Reason.BEST_IN_TIME
     if chosen.tier is tier:
-        return Reason.REQUESTED_TIER
+        # A ceiling that the caller did not ask for is that of a cascade.
+        return Reason.CASCADE_FIRST if asked_tier(route, ask) is None else Reason.REQUESTED_TIER
     asked_is_slow = any(verdicts[v.name] is Verdict.TOO_SLOW for v in route.variants if v.tier is tier)
     return Reason.MOVED_DOWN if asked_is_slow else Reason.TIER_UNAVAILABLE
 

@@ -43,7 +43,7 @@ class Lanes:
         for variant in self._route.variants:
             lane = self._lanes[variant.name]
             p95_ms = lane.estimator.p95_ms(lane.point_ms(job.count, now), now)
-            states[variant.name] = VariantState(self._quality(variant), p95_ms, lane.health)
+            states[variant.name] = VariantState(self._pins.quality(variant), p95_ms, lane.health)
         return decide(
             self._route,
             ticket.ask,
@@ -79,8 +79,3 @@ class Lanes:
             if share_ends > now + job.point_ms / 1000:
                 leave_at = min(leave_at, share_ends)
         return leave_at
-
-    def _quality(self, variant: Variant) -> float:
-        quality = self._pins.pin(variant.name).quality if variant.quality is None else variant.quality
-        # Without a number the order of the tiers is what is known.
-        return variant.tier.rank / 10 if quality is None else quality

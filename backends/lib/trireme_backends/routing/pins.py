@@ -11,6 +11,8 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from trireme_backends.routing.route import Variant
+
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
@@ -72,6 +74,13 @@ class Pins:
         except (OSError, ValueError):
             pass
         return pin
+
+    def quality(self, variant: Variant) -> float:
+        """The quality that the route gives, else that of the pinned version; without either the order of the tiers."""
+        if variant.quality is not None:
+            return variant.quality
+        quality = self.pin(variant.name).quality
+        return variant.tier.rank / 10 if quality is None else quality
 
 
 def _common_characters(left: str, right: str) -> int:

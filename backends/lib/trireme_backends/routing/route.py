@@ -144,6 +144,19 @@ def load_route(path: Path) -> Route:
     return _Reader(path).route()
 
 
+def check_variants(route: Route, path: Path, repository_dir: Path) -> None:
+    """Check that every variant of a route is a model of the repository, loaded or not.
+
+    Raises:
+        RouteFileError: one is not.
+    """
+    for index, variant in enumerate(route.variants):
+        if not (repository_dir / variant.name / "config.pbtxt").is_file():
+            raise RouteFileError(
+                path, f"variants[{index}].name", f"there is no model {variant.name!r} in {repository_dir}"
+            )
+
+
 class _Reader:
     """Reads objects into dataclasses by their attributes, so that file and class cannot drift apart."""
 

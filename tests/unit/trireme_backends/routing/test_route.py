@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from trireme_backends.routing.errors import RouteFileError
-from trireme_backends.routing.route import Cascade, Limits, Tier, load_route
+from trireme_backends.routing.route import Cascade, Limits, Tier, check_variants, load_route
 
 Write = Callable[[Any], Path]
 CASCADE = {
@@ -90,3 +90,14 @@ def test_what_is_no_route_is_refused(write_route: Write, text: str) -> None:
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RouteFileError, match="cannot be read"):
         load_route(tmp_path / "route.json")
+
+
+def test_variant_that_is_no_model_is_refused_with_file_and_key(
+    rules: dict[str, Any], write_route: Write, tmp_path: Path
+) -> None:
+    path = write_route(rules)
+    for name in ("small", "large"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.pbtxt").touch()
+    with pytest.raises(RouteFileError, match=r"route\.json: variants\[1\]\.name: there is no model 'medium'"):
+        check_variants(load_route(path), path, tmp_path)

@@ -1,0 +1,79 @@
+"""``trireme route``: the router's rules and decisions."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import entry_points
+
+import click
+
+from trireme.repository import ModelRepository
+from trireme.run_state import RunDirectory
+from trireme.settings import Settings
+
+
+class _RouteVerbs(click.Group):
+    """``explain`` and ``check`` stand here; packages above add theirs as entry points ``trireme.route_commands``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *entry_points(group="trireme.route_commands").names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for entry in entry_points(group="trireme.route_commands", name=cmd_name):
+            found = entry.load()
+            return found if isinstance(found, click.Command) else None
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_RouteVerbs)
+def route() -> None:
+    """The router: what it would decide, whether its rules are right, when a cheap answer is sure enough."""
+
+
+@route.command()
+@click.option("--task", required=True, help="A route, such as text_embedding.")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A request parameter; repeat.")
+@click.option("--json", "as_json", is_flag=True, help="Print the decision as JSON.")
+def explain(task: str, params: tuple[str, ...], as_json: bool) -> None:
+    """Print the variant that a request would get, with the numbers that decide it. No variant is asked.
+
+    A running `trireme serve` is asked for its live state; without one the rules alone decide.
+    """
+    from trireme.routing.explain import explain_live, explain_offline
+    from trireme.routing.routes import find_route
+
+    settings = Settings.from_environment()
+    found = find_route(ModelRepository(settings.repository_dir), task)
+    parameters = dict(_split(param) for param in params)
+    state = RunDirectory(settings.run_dir).read() if RunDirectory(settings.run_dir).is_held() else None
+    told = explain_live(found, parameters, state.grpc_address) if state else explain_offline(found, parameters)
+    click.echo(json.dumps(told.as_json(), indent=2) if as_json else told.as_text())
+
+
+@route.command()
+@click.argument("tasks", metavar="[TASK]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
+def check(tasks: tuple[str, ...], as_json: bool) -> int:
+    """Check route.json and traffic.json: keys, values, tiers, variants. All routes where none is named.
+
+    Exit code 1 when something is wrong.
+    """
+    from trireme.routing.routes import check_route, find_route, find_routes
+
+    repository = ModelRepository(Settings.from_environment().repository_dir)
+    routes = [find_route(repository, task) for task in tasks] if tasks else find_routes(repository)
+    problems = {found.name: check_route(found) for found in routes}
+    if as_json:
+        click.echo(json.dumps({"passed": not any(problems.values()), "problems": problems}, indent=2))
+    else:
+        for name, found_problems in problems.items():
+            for line in found_problems or [f"{name}: well"]:
+                click.echo(line)
+    return 1 if any(problems.values()) else 0
+
+
+def _split(param: str) -> tuple[str, str]:
+    name, equals, value = param.partition("=")
+    if not equals or not name:
+        raise click.UsageError(f"--param {param!r}: it must be NAME=VALUE, such as tier=premium")
+    return name, value
