@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from trireme.errors import NotFoundError
+from trireme.errors import TriremeError
 from trireme.lint.finding import Complaint, Finding, Report, Severity
 from trireme.lint.rules import ALL_RULES
 from trireme.lint.subject import Subject, rule_name
@@ -20,7 +20,7 @@ def lint(path: Path, machine: Machine | None = None) -> Report:
     ``machine`` is what the models would run on; this one where it is not given.
 
     Raises:
-        NotFoundError: there is no model at ``path``.
+        TriremeError: there is no model at ``path``.
         OSError: a file cannot be read.
     """
     machine = machine or Machine.present()
@@ -32,7 +32,9 @@ def lint(path: Path, machine: Machine | None = None) -> Report:
     folders = {folder.name: folder for folder in repository.models()}
     wanted = [path.name] if is_model else list(folders)
     if not wanted:
-        raise NotFoundError("model with a config.pbtxt", str(path), ())
+        raise TriremeError(
+            f"{path}: no folder in it has a config.pbtxt; give a model repository, a model's folder or a config file"
+        )
     parsed = {
         name: parse_model_config(folder.config_path.read_bytes(), folder.config_path)
         for name, folder in folders.items()

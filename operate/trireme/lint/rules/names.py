@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from trireme.lint.finding import Complaint, error, ngc_only, warning
 from trireme.lint.subject import Rule, Subject
-from trireme.repository import is_version
+from trireme.repository import ModelFolder, is_version
 
 # The platforms each of Triton's own backends takes; any other backend takes any platform.
 _PLATFORMS = {
@@ -134,7 +134,7 @@ def a_version_is_there(subject: Subject) -> Iterator[Complaint]:
     folder = subject.folder
     if folder is None:
         return
-    policy, there = subject.config.version_policy, folder.versions()
+    policy, there = subject.config.version_policy, _served_by_triton(folder)
     listed = ", ".join(map(str, there)) or "none"
     for version in policy.specific or ():
         if version not in there:
@@ -143,12 +143,18 @@ def a_version_is_there(subject: Subject) -> Iterator[Complaint]:
                 f"add folder {version}, or drop it from the policy",
                 "version_policy",
             )
-    if subject.versions():
+    if policy.selects(there):
         return
     if not there and folder.recipe_path.is_file():
         yield warning("the model has no version yet", f"run trireme export {folder.name}", file=folder.path)
     else:
         yield error(f"no version to load (there: {listed})", "add a folder 1 with the model in it", "version_policy")
+
+
+def _served_by_triton(folder: ModelFolder) -> list[int]:
+    """The numbers that Triton finds a folder for: also 0 and negative ones, of which another rule warns."""
+    names = (entry.name for entry in folder.path.iterdir() if entry.is_dir())
+    return sorted(int(name) for name in names if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", name))
 
 
 def model_file_is_there(subject: Subject) -> Iterator[Complaint]:

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 from trireme.cli import main
 from trireme.config_source import Place
-from trireme.errors import NotFoundError
+from trireme.errors import TriremeError
 from trireme.lint import Severity, lint
 from trireme.lint.rules import ALL_RULES
 from trireme.lint.subject import rule_name
@@ -69,7 +69,7 @@ def test_a_config_file_is_judged_without_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_models_is_no_repository(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError):
+    with pytest.raises(TriremeError, match="no folder in it has a config.pbtxt"):
         lint(tmp_path, CPU)
 
 
