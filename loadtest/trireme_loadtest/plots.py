@@ -9,7 +9,7 @@ from html import escape
 
 WIDTH, HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 44
-COLOURS = ("#2563eb", "#d97706", "#dc2626", "#059669", "#7c3aed", "#0891b2")
+COLOURS = ("#2563eb", "#d97706", "#7c3aed", "#059669", "#0891b2", "#be185d")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,10 @@ p { margin: 4px 0; color: var(--soft); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; }
-th:first-child, td:first-child, td.words { text-align: left; } td.words { white-space: normal; }
+th:first-child, td:first-child, .words { text-align: left; } td.words { white-space: normal; }
 .scroll { overflow-x: auto; }
-.verdict { display: inline-block; padding: 6px 14px; border-radius: 6px; margin: 10px 0; color: #fff; font-weight: 600; }
+.verdict { display: inline-block; padding: 6px 14px; border-radius: 6px; margin: 10px 0; color: #fff;
+  font-weight: 600; }
 .met { background: #059669; } .broken { background: #dc2626; } .inconclusive { background: #b45309; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 520px), 1fr)); gap: 16px; }
 .plots svg { width: 100%; height: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
@@ -198,14 +199,10 @@ def _server_chart(shares: Sequence[ServerShare]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int] = ()) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="words">{escape(cell)}</td>' if index in words else f"<td>{escape(cell)}</td>"
-            for index, cell in enumerate(row)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    def row_of(tag: str, cells: Sequence[str]) -> str:
+        kinds = [' class="words"' if index in words else "" for index in range(len(cells))]
+        row = "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        return f"<tr>{row}</tr>"
+
+    head, body = row_of("th", heads), "".join(row_of("td", row) for row in rows)
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'

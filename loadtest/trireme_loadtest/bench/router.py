@@ -49,8 +49,8 @@ NOTES = (
     "'direct' calls the premium variant, 'router' calls the route with tier=premium. Ratios are taken within each "
     "repetition.",
     f"'overload' rows: open loop, {OVERLOAD:g} times the rate that the direct call reached; latency counts from the "
-    f"intended send time. The router's callers set max_latency_ms={SLA_MS}; 'moved %' is the share of requests that the "
-    "router answered from a cheaper variant to keep it.",
+    f"intended send time. The router's callers set max_latency_ms={SLA_MS}; 'moved %' is the share of requests that "
+    "the router answered from a cheaper variant to keep it.",
 )
 COLUMNS = (
     Column("requests/s", RATE, digits=0, spread=True),
