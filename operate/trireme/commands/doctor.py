@@ -9,8 +9,6 @@ import click
 from trireme.doctor import Status, examine
 from trireme.settings import Settings
 
-_PORTS = {"HTTP": 8000, "gRPC": 8001, "metrics": 8002}
-
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
@@ -20,7 +18,7 @@ def doctor(as_json: bool) -> int:
     Exit code 1 when something stops serving.
     """
     checks = []
-    for check in examine(Settings.from_environment(), _PORTS):
+    for check in examine(Settings.from_environment()):
         checks.append(check)
         if not as_json:
             click.echo(str(check))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from trireme.doctor import memory, models, ports, software
 from trireme.doctor.check import Check, Status
 from trireme.machine import Machine
 from trireme.model_config import parse_model_config
 from trireme.repository import ModelRepository
+from trireme.run_state import RunDirectory
 from trireme.settings import Settings
 
 __all__ = ["Check", "Status", "examine"]
 
 
-def examine(settings: Settings, wanted_ports: Mapping[str, int]) -> Iterator[Check]:
-    """All checks, one after the other. ``wanted_ports`` maps what would listen to its port."""
+def examine(settings: Settings) -> Iterator[Check]:
+    """All checks, one after the other."""
     machine = Machine.present()
     repository = ModelRepository(settings.repository_dir)
     parsed = (parse_model_config(model.config_path.read_bytes(), model.config_path) for model in repository.models())
@@ -31,4 +32,4 @@ def examine(settings: Settings, wanted_ports: Mapping[str, int]) -> Iterator[Che
     yield from memory.shared_memory(configs.values(), machine)
     yield from memory.stale_regions()
     yield from memory.disk(settings.project_dir)
-    yield from ports.ports(wanted_ports)
+    yield from ports.ports(RunDirectory(settings.run_dir))

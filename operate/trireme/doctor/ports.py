@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 import psutil
 
 from trireme.doctor.check import Check, fail, ok
+from trireme.run_state import RunDirectory
+
+# What `trireme serve` listens on unless told otherwise, and the flag that tells it.
+DEFAULT_PORTS = {8000: "--http-port", 8001: "--grpc-port", 8002: "--metrics-port"}
 
 
-def ports(wanted: Mapping[str, int]) -> Iterator[Check]:
-    """Nothing else listens on the ports of ``wanted`` (service to port)."""
-    listening = {
-        connection.laddr.port: connection.pid
+def ports(directory: RunDirectory) -> Iterator[Check]:
+    """Nothing but this checkout's own server listens on the ports of ``trireme serve``."""
+    state = directory.read() if directory.is_held() else None
+    own = {pid for pid in (state.pid, state.server_pid) if pid} if state else set()
+    for port, flag in DEFAULT_PORTS.items():
+        yield from one_port(port, flag, own)
+
+
+def one_port(port: int, flag: str, own: Collection[int] = ()) -> Iterator[Check]:
+    """Nothing but the processes ``own`` listens on ``port``; ``flag`` chooses another one."""
+    holders = [
+        connection.pid
         for connection in psutil.net_connections(kind="tcp")
-        if connection.laddr and connection.status == psutil.CONN_LISTEN
-    }
-    for service, port in wanted.items():
-        subject = f"port {port}"
-        if port not in listening:
-            yield ok(subject, f"free for {service}")
-            continue
-        pid = listening[port]
-        yield fail(
-            subject,
-            f"wanted for {service}, in use by {_process(pid)}",
-            f"kill {pid}, or choose another port" if pid else "choose another port",
-        )
+        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+    ]
+    subject = f"port {port}"
+    if not holders:
+        yield ok(subject, "free")
+    elif holders[0] in own:
+        yield ok(subject, f"held by the trireme serve that runs here, pid {holders[0]}")
+    elif holders[0] is None:
+        yield fail(subject, "in use by a process that this user may not see", f"choose another with {flag}")
+    else:
+        yield fail(subject, f"in use by {_process(holders[0])}", f"kill {holders[0]}, or choose another with {flag}")
 
 
-def _process(pid: int | None) -> str:
-    if pid is None:
-        return "a process of another user"
+def _process(pid: int) -> str:
     with contextlib.suppress(psutil.Error):
-        return f"pid {pid} ({' '.join(psutil.Process(pid).cmdline()[:3]) or psutil.Process(pid).name()})"
+        return f"pid {pid} ({psutil.Process(pid).name()})"
     return f"pid {pid}"

@@ -123,16 +123,18 @@ def test_regions_of_another_user_are_left_alone(tmp_path: Path) -> None:
     assert memory.find_stale_regions(tmp_path) == []
 
 
-def test_a_port_in_use_names_the_process() -> None:
+def test_a_port_in_use_names_the_process_and_the_flag() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        check = only(ports.ports({"HTTP": port}))
+        check = only(ports.one_port(port, "--http-port"))
+        own = only(ports.one_port(port, "--http-port", own={os.getpid()}))
     assert check.status is Status.FAIL
     assert f"pid {os.getpid()}" in check.found
-    assert check.mend.startswith(f"kill {os.getpid()}")
-    assert only(ports.ports({"HTTP": port})).status is Status.OK
+    assert check.mend == f"kill {os.getpid()}, or choose another with --http-port"
+    assert own.status is Status.OK
+    assert only(ports.one_port(port, "--http-port")).status is Status.OK
 
 
 def test_an_unsupported_python_fails() -> None:

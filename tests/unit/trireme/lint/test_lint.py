@@ -69,7 +69,7 @@ def test_a_config_file_is_judged_without_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_models_is_no_repository(tmp_path: Path) -> None:
-    with pytest.raises(TriremeError, match="no folder in it has a config.pbtxt"):
+    with pytest.raises(TriremeError, match=r"no folder in it has a config\.pbtxt"):
         lint(tmp_path, CPU)
 
 
