@@ -95,10 +95,11 @@ def _from_python(tensor: str, datatype: str, wanted: np.dtype[Any], value: objec
         return loose.astype(wanted)
     allowed = {"b": "b", "i": "biu", "u": "biu", "f": "biuf"}[wanted.kind]
     if loose.dtype.kind not in allowed:
-        # Integers beyond 64 bits and mixtures with None or text arrive as objects or strings.
-        odd = next((item for item in _flat(value) if not isinstance(item, (int, float))), None)
-        got = f"the value {odd!r}" if odd is not None else f"values of {loose.dtype}"
-        raise InvalidInputError(tensor, f"expected {datatype}, got {got}")
+        types = {"b": bool, "i": int, "u": int, "f": (int, float)}[wanted.kind]
+        # No value of a wrong type: one of them is an integer of more than 64 bits.
+        odd = next((item for item in _flat(value) if not isinstance(item, types)), None)
+        odd = max(_flat(value), key=abs) if odd is None and None not in _flat(value) else odd
+        raise InvalidInputError(tensor, f"expected {datatype}, got the value {odd!r}")
     with np.errstate(over="ignore", invalid="ignore"):
         array = loose.astype(wanted)
     lost = _lost(loose, array)

@@ -1,0 +1,436 @@
+"""What a call does, whichever kind of client makes it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+
+import numpy as np
+import pytest
+from trireme_client import (
+    ClientError,
+    ClosedError,
+    DeadlineError,
+    FakeServer,
+    HedgePolicy,
+    InvalidInputError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    QueueTimeoutError,
+    RetryPolicy,
+    SequenceStep,
+    ServerFaultError,
+    UnavailableError,
+)
+
+ROW = {"X": [[1.0, 2.0]]}
+
+
+def test_a_model_is_described_once(fake, connect):
+    client = connect(fake.address)
+    for _ in range(5):
+        assert client.infer("double", ROW)["Y"].tolist() == [[2.0, 4.0]]
+    assert fake.calls["ModelConfig"] == 1
+    assert fake.calls["ModelInfer"] == 5
+
+
+def test_a_replaced_model_is_described_again_before_a_request_is_refused(fake, connect, monkeypatch):
+    client = connect(fake.address)
+    client.infer("double", ROW)
+    fake.add_model(
+        "double",
+        inputs={"X": ("FP64", [2])},
+        outputs={"Y": ("FP64", [2])},
+        max_batch_size=8,
+        compute=lambda i: {"Y": i["X"]},
+    )
+    monkeypatch.setattr("trireme_client.session._FRESH_SPEC_SECONDS", 0.0)
+    assert client.infer("double", {"X": np.ones((1, 2))})["Y"].dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ([[1.0, 2.0, 3.0]], "expected shape [-1, 2], got [1, 3]"),
+        ([1.0, 2.0], "expected shape [-1, 2], got [2]"),
+        (np.ones((1, 2)), "float64"),
+    ],
+)
+def test_a_wrong_tensor_is_refused_here_with_its_name(fake, connect, value, reason):
+    with pytest.raises(InvalidInputError) as caught:
+        connect(fake.address).infer("double", {"X": value}, request_id="mine")
+    assert reason in str(caught.value)
+    assert (caught.value.tensor, caught.value.model, caught.value.request_id) == ("X", "double", "mine")
+    assert caught.value.attempts == fake.calls["ModelInfer"] == 0
+
+
+def test_missing_and_unknown_tensors_are_named(fake, connect):
+    client = connect(fake.address)
+    with pytest.raises(InvalidInputError, match="'X': is missing"):
+        client.infer("double", {})
+    with pytest.raises(InvalidInputError, match="no such input; it has: X"):
+        client.infer("double", {"Z": [1.0]})
+    with pytest.raises(InvalidRequestError, match="no output 'Z'; it has: Y"):
+        client.infer("double", ROW, ["Z"])
+    with pytest.raises(KeyError, match="gave no output 'Z'; it gave: Y"):
+        client.infer("double", ROW)["Z"]
+
+
+def test_an_optional_input_may_be_left_out(fake, connect):
+    client = connect(fake.address)
+    assert client.infer("echo", {"TEXT": ["a"]})["TEXT"].tolist() == [b"a"]
+    assert client.infer("echo", {"TEXT": ["a"], "HINT": "h"})["TEXT"].tolist() == [b"a"]
+    assert [sorted(request.inputs) for request in fake.requests] == [["TEXT"], ["HINT", "TEXT"]]
+
+
+def test_parameters_keep_their_types_and_headers_arrive(fake, connect):
+    client = connect(fake.address, headers={"X-Team": "a"})
+    client.infer(
+        "double", ROW, parameters={"lang": "de", "k": 7, "flag": True, "f": 0.5}, headers={"traceparent": "00-1"}
+    )
+    (request,) = fake.requests
+    sent = {key: value for key, value in request.parameters.items() if key != "timeout"}
+    assert sent == {"lang": "de", "k": 7, "flag": True, "f": 0.5}
+    assert type(sent["flag"]) is bool
+    assert (request.headers["x-team"], request.headers["traceparent"]) == ("a", "00-1")
+
+
+@pytest.mark.parametrize("key", ["triton_x", "timeout", "priority", "sequence_id"])
+def test_reserved_parameters_are_refused(fake, connect, key):
+    with pytest.raises(InvalidRequestError, match=f"'{key}' is reserved"):
+        connect(fake.address).infer("double", ROW, parameters={key: 1})
+
+
+@pytest.mark.parametrize("value", [None, [1], 2**63])
+def test_parameters_of_other_types_are_refused(fake, connect, value):
+    with pytest.raises(InvalidRequestError, match="parameter 'k'"):
+        connect(fake.address).infer("double", ROW, parameters={"k": value})
+
+
+def test_a_message_over_the_limit_is_refused_at_once_and_not_tried_again(fake, connect):
+    fake.add_model(
+        "big", inputs={"X": ("UINT8", [-1])}, outputs={"Y": ("UINT8", [-1])}, compute=lambda i: {"Y": i["X"]}
+    )
+    with pytest.raises(InvalidInputError, match=r"2,147,549,185 bytes, over the limit of 2,147,483,647"):
+        connect(fake.address).infer("big", {"X": np.broadcast_to(np.uint8(0), (2**31 + 1,))})
+    assert fake.calls["ModelInfer"] == 0
+
+
+def test_large_messages_pass_with_default_settings(fake, connect):
+    fake.add_model(
+        "big",
+        inputs={"X": ("UINT8", [-1])},
+        outputs={"Y": ("UINT8", [-1])},
+        compute=lambda _: {"Y": np.zeros(40_000_000)},
+    )
+    assert connect(fake.address).infer("big", {"X": np.zeros(5_000_000, np.uint8)})["Y"].nbytes == 40_000_000
+
+
+def test_the_deadline_reaches_the_server_in_both_forms(fake, connect):
+    client = connect(fake.address)
+    client.infer("double", ROW)
+    fake.delay("double", 5000)
+    with pytest.raises(DeadlineError) as caught:
+        client.infer("double", ROW, deadline_ms=100)
+    assert caught.value.sent
+    assert caught.value.deadline_ms == 100
+    assert caught.value.attempts == 1
+    assert 50_000 < fake.requests[-1].parameters["timeout"] <= 100_000
+
+
+def test_a_deadline_passed_on_a_port_that_never_answers_says_that_nothing_was_sent(connect):
+    with black_hole() as address, pytest.raises(DeadlineError) as caught:
+        connect(address).infer("double", ROW, deadline_ms=150)
+    assert not caught.value.sent
+    assert caught.value.attempts == 0
+
+
+class black_hole:  # noqa: N801
+    """A port that accepts connections and never says a word."""
+
+    def __enter__(self) -> str:
+        import socket
+
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.listen()
+        return f"127.0.0.1:{self.socket.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+def test_a_port_that_refuses_is_unavailable_with_nothing_sent(connect):
+    with FakeServer() as gone:
+        address = gone.address
+    with pytest.raises(UnavailableError, match="before the request was sent") as caught:
+        connect(address).infer("double", ROW, deadline_ms=5000)
+    assert caught.value.attempts == 0
+
+
+@pytest.mark.parametrize("deadline_ms", [0, 0.5, -1, float("nan"), float("inf")])
+def test_a_deadline_under_a_millisecond_is_refused(fake, connect, deadline_ms):
+    with pytest.raises(InvalidRequestError, match="it counts milliseconds"):
+        connect(fake.address).infer("double", ROW, deadline_ms=deadline_ms)
+
+
+def test_a_lost_request_is_sent_again(fake, connect):
+    client = connect(fake.address)
+    fake.fail_next("double", "UNAVAILABLE", "Socket closed", times=2)
+    result = client.infer("double", ROW)
+    assert result.timings.attempts == 3
+
+
+def test_the_last_failure_is_told_when_attempts_are_used_up(fake, connect):
+    client = connect(fake.address, retry=RetryPolicy(max_attempts=2))
+    fake.fail_next("double", "UNAVAILABLE", "Socket closed", times=5)
+    with pytest.raises(UnavailableError, match="in flight: Socket closed") as caught:
+        client.infer("double", ROW)
+    assert caught.value.attempts == fake.calls["ModelInfer"] == 2
+
+
+def test_retries_can_be_switched_off(fake, connect):
+    client = connect(fake.address, retry=RetryPolicy(max_attempts=1))
+    fake.fail_next("double", "UNAVAILABLE", "Socket closed")
+    with pytest.raises(UnavailableError):
+        client.infer("double", ROW)
+    assert fake.calls["ModelInfer"] == 1
+
+
+def test_retries_stay_within_a_tenth_of_the_calls(fake, connect):
+    client = connect(fake.address, retry=RetryPolicy(backoff_ms=0, max_backoff_ms=0))
+    fake.fail_next("double", "UNAVAILABLE", "Socket closed", times=1000)
+    for _ in range(300):
+        with pytest.raises(UnavailableError):
+            client.infer("double", ROW)
+    assert 300 < fake.calls["ModelInfer"] <= 330
+
+
+@pytest.mark.parametrize("status", ["INVALID_ARGUMENT", "INTERNAL", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED"])
+def test_what_cannot_get_better_is_not_tried_again(fake, connect, status):
+    fake.fail_next("double", status)
+    kind = InvalidRequestError if status == "INVALID_ARGUMENT" else ServerFaultError
+    with pytest.raises(kind, match="told to fail"):
+        connect(fake.address).infer("double", ROW)
+    assert fake.calls["ModelInfer"] == 1
+
+
+def test_a_request_of_a_sequence_is_never_sent_twice(fake, connect):
+    fake.fail_next("double", "UNAVAILABLE", "Socket closed")
+    with pytest.raises(UnavailableError):
+        connect(fake.address).infer("double", ROW, sequence=SequenceStep(7, start=True))
+    assert fake.calls["ModelInfer"] == 1
+    assert fake.requests[0].parameters["sequence_id"] == 7
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("[request id: 1] Request timeout expired", QueueTimeoutError),
+        ("[request id: 1] Exceeds maximum queue size", OverloadedError),
+        ("Request for unknown model: 'double' has no available versions", ModelNotFoundError),
+    ],
+)
+def test_tritons_unavailable_is_told_apart(fake, connect, message, kind):
+    fake.fail_next("double", "UNAVAILABLE", message)
+    with pytest.raises(kind):
+        connect(fake.address).infer("double", ROW)
+    assert fake.calls["ModelInfer"] == 1
+
+
+def test_an_unknown_model_is_told_with_those_there_are(fake, connect):
+    with pytest.raises(ModelNotFoundError, match="there is: count, double, echo") as caught:
+        connect(fake.address).infer("doubel", ROW, version=3)
+    assert caught.value.known == ("count", "double", "echo")
+    assert "version 3" in str(caught.value)
+
+
+def test_an_attempts_own_deadline_leaves_time_for_another(fake, connect):
+    client = connect(fake.address, retry=RetryPolicy(attempt_deadline_ms=100, backoff_ms=0))
+    client.infer("double", ROW)
+    fake.delay("double", 60_000)
+    heal = threading.Timer(0.02, fake.delay, ("double", 0))
+    heal.start()
+    assert client.infer("double", ROW, deadline_ms=20_000).timings.attempts == 2
+    heal.join()
+
+
+def test_a_slow_request_is_hedged_and_the_loser_cancelled(fake, connect):
+    client = connect(fake.address, hedge=HedgePolicy(min_samples=40, budget_percent=10))
+    cancelled = threading.Event()
+    slow = threading.Event()
+
+    def compute(inputs):
+        if slow.is_set():
+            slow.clear()
+            cancelled.wait(10)
+        return {"Y": inputs["X"]}
+
+    fake.add_model("moody", inputs={"X": ("FP32", [1])}, outputs={"Y": ("FP32", [1])}, compute=compute)
+    for _ in range(40):
+        client.infer("moody", {"X": [1.0]})
+    slow.set()
+    assert client.infer("moody", {"X": [1.0]}, deadline_ms=9000).timings.attempts == 2
+    cancelled.set()
+
+
+def test_hedges_stay_within_their_budget(fake, connect):
+    client = connect(fake.address, hedge=HedgePolicy(percentile=1, min_samples=1, min_delay_ms=0, budget_percent=5))
+    for _ in range(200):
+        client.infer("double", ROW)
+    assert fake.calls["ModelInfer"] <= 210
+
+
+def test_a_stream_yields_each_answer_and_ends(fake, connect):
+    client = connect(fake.address)
+    assert [int(answer["I"][0]) for answer in client.stream("count", {"N": [5]})] == [0, 1, 2, 3, 4]
+    assert list(client.stream("count", {"N": [0]})) == []
+
+
+def test_a_stream_that_fails_later_raises_where_it_failed(fake, connect):
+    def stream(_):
+        yield {"I": [0]}
+        raise RuntimeError("out of numbers")
+
+    fake.add_model("short", inputs={"N": ("INT32", [1])}, outputs={"I": ("INT32", [1])}, stream=stream)
+    client = connect(fake.address)
+    with pytest.raises(ServerFaultError, match="out of numbers"):
+        list(client.stream("short", {"N": [2]}))
+    assert len(list(client.stream("count", {"N": [2]}))) == 2
+
+
+def test_a_stream_before_its_first_answer_may_be_tried_again(fake, connect):
+    fake.fail_next("count", "UNAVAILABLE", "Socket closed")
+    assert len(list(connect(fake.address).stream("count", {"N": [2]}))) == 2
+
+
+def test_a_stream_keeps_its_deadline(fake, connect):
+    def stream(_):
+        while True:
+            yield {"I": [0]}
+            time.sleep(0.01)
+
+    fake.add_model("endless", inputs={"N": ("INT32", [1])}, outputs={"I": ("INT32", [1])}, stream=stream)
+    with pytest.raises(DeadlineError):
+        list(connect(fake.address).stream("endless", {"N": [0]}, deadline_ms=150))
+
+
+def test_a_model_that_streams_is_not_called_once(fake, connect):
+    with pytest.raises(InvalidRequestError, match=r"call stream\(\)"):
+        connect(fake.address).infer("count", {"N": [1]})
+
+
+def test_a_closed_client_says_so(fake, connect):
+    client = connect(fake.address)
+    client.infer("double", ROW)
+    client.close()
+    client.close()
+    if hasattr(client, "loop"):
+        return
+    with pytest.raises(ClosedError, match="the client is closed"):
+        client.infer("double", ROW)
+
+
+def test_readiness_is_an_answer_not_an_error(fake, connect):
+    client = connect(fake.address)
+    assert client.is_ready()
+    assert client.is_ready("double")
+    assert not client.is_ready("nope")
+    assert client.models() == ["count", "double", "echo"]
+    fake.stop()
+    assert not client.is_ready(deadline_ms=500)
+
+
+def test_errors_carry_the_facts_of_the_call(fake, connect):
+    fake.fail_next("double", "INTERNAL")
+    with pytest.raises(ClientError) as caught:
+        connect(fake.address).infer("double", ROW, version=1, request_id="r-1")
+    facts = caught.value.facts
+    assert (facts.model, facts.version, facts.request_id, facts.attempts) == ("double", "1", "r-1", 1)
+    assert facts.endpoint == fake.address
+    assert "model double:1" in str(caught.value)
+
+
+def test_nothing_is_logged_above_info_and_secrets_never(fake, connect, caplog):
+    with caplog.at_level(logging.DEBUG, logger="trireme_client"):
+        client = connect(fake.address, admin_key="hush-hush")
+        client.infer("double", ROW)
+        with pytest.raises(ServerFaultError) as caught:
+            client.load_model("double")
+    assert "hush-hush" not in caplog.text
+    assert "hush-hush" not in str(caught.value)
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+def test_generation_follows_the_llm_contract(fake, connect):
+    seen = []
+
+    def stream(inputs):
+        seen.append(inputs)
+        for word in (b"one ", b"two"):
+            yield {"text_output": np.array([word], object)}
+
+    fake.add_model(
+        "text_generation",
+        inputs={"text_input": ("BYTES", [1]), "stream": ("BOOL", [1]), "sampling_parameters": ("BYTES", [1]),
+                "exclude_input_in_output": ("BOOL", [1])},
+        outputs={"text_output": ("BYTES", [1])},
+        optional_inputs=["stream", "sampling_parameters", "exclude_input_in_output"],
+        stream=stream,
+    )  # fmt: skip
+    client = connect(fake.address)
+    assert client.generate("count", sampling={"max_tokens": 2}).text == "one two"
+    assert [piece.text for piece in client.generate_stream("count")] == ["one ", "two"]
+    assert seen[0]["text_input"].tolist() == [b"count"]
+    assert json.loads(seen[0]["sampling_parameters"][0]) == {"max_tokens": 2}
+    assert seen[0]["stream"].tolist() == seen[0]["exclude_input_in_output"].tolist() == [True]
+
+
+def test_tasks_tell_who_answered_each_text(fake, connect):
+    fake.add_model(
+        "text_classification",
+        inputs={"TEXT": ("BYTES", [1])},
+        outputs={"LABEL": ("BYTES", [1]), "SCORE": ("FP32", [1]), "PROBABILITIES": ("FP32", [2]),
+                 "VARIANT": ("BYTES", [1]), "VARIANT_VERSION": ("BYTES", [1]), "ROUTE_REASON": ("BYTES", [1])},
+        max_batch_size=2,
+        compute=lambda inputs: {
+            "LABEL": np.full((len(inputs["TEXT"]), 1), b"positive", object),
+            "SCORE": np.full((len(inputs["TEXT"]), 1), 0.75),
+            "PROBABILITIES": np.full((len(inputs["TEXT"]), 2), [0.25, 0.75]),
+            "VARIANT": inputs["TEXT"],
+            "VARIANT_VERSION": np.full((len(inputs["TEXT"]), 1), b"3", object),
+            "ROUTE_REASON": np.full((len(inputs["TEXT"]), 1), b"tier", object),
+        },
+    )  # fmt: skip
+    result = connect(fake.address).classify(["a", "b", "c"], tier="economy", max_latency_ms=50)
+    assert len(result) == 3
+    assert result.labels == ("positive",) * 3
+    assert result.scores.tolist() == [0.75] * 3
+    assert result.probabilities.shape == (3, 2)
+    assert [route.variant for route in result.routes] == ["a", "b", "c"]
+    assert (result.variant, result.version, result.reason) == ("a", "3", "tier")
+    sent = fake.requests[0].parameters
+    assert (sent["tier"], sent["max_latency_ms"]) == ("economy", 50)
+
+
+def test_no_texts_give_no_rows_and_ask_nothing(fake, connect):
+    fake.add_model(
+        "text_embedding", inputs={"TEXT": ("BYTES", [1])}, outputs={"EMBEDDING": ("FP32", [384])}, max_batch_size=2,
+        compute=lambda inputs: {"EMBEDDING": np.ones((len(inputs["TEXT"]), 384))},
+    )  # fmt: skip
+    client = connect(fake.address)
+    assert client.embed([]).vectors.shape == (0, 384)
+    assert client.embed("one text").vectors.shape == (1, 384)
+    assert client.embed(["a"] * 5).timings.requests == 3
+    assert fake.calls["ModelInfer"] == 4
+
+
+def test_a_wrong_tier_or_text_is_refused_here(fake, connect):
+    client = connect(fake.address)
+    with pytest.raises(InvalidRequestError, match="must be one of economy, standard, premium, auto"):
+        client.embed("a", tier="cheap")
+    with pytest.raises(InvalidInputError, match="element 1 is None"):
+        client.embed(["a", None])
