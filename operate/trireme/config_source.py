@@ -106,6 +106,8 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _CLOSING = {"{": "}", "<": ">"}
+# Protobuf's own limit.
+_DEEPEST = 100
 _TEXTUAL = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}
 
 
@@ -140,6 +142,7 @@ class _Reader:
     def __init__(self, text: str, newer_fields: Collection[str]) -> None:
         self.problems: list[SyntaxProblem] = []
         self._newer_fields = newer_fields
+        self._depth = 0
         self._rest = _tokens(text)
         self._token = next(self._rest)
 
@@ -201,8 +204,12 @@ class _Reader:
                 self._report(token.place, f"'{name.text}' takes a {kind}, not a block", f"write {name.text}: value")
                 known = None
             self._advance()
+            self._depth += 1
+            if self._depth > _DEEPEST:
+                raise _LostError(token.place, f"more than {_DEEPEST} blocks in each other", "close some of them")
             node = Node(place)
             self.read_fields(node, known.message_type if known else None, _CLOSING[token.text])
+            self._depth -= 1
             self._advance()
             return node
         if token.kind not in ("word", "number", "string"):

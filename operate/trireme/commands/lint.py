@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ def lint(path: Path | None, as_json: bool) -> int:
     Exit code 1 when a model has an error, that is, when Triton would refuse it. What each rule means is told in
     docs/lint.md.
     """
-    report = lint_path(path or Settings.from_environment().repository_dir)
+    report = lint_path(path or Path(os.path.relpath(Settings.from_environment().repository_dir)))
     if as_json:
         document = {
             "passed": report.passed,

@@ -24,9 +24,10 @@ def lint(path: Path, machine: Machine | None = None) -> Report:
         OSError: a file cannot be read.
     """
     machine = machine or Machine.present()
-    path = path.resolve()
+    # Findings tell paths as the caller does; but "." and ".." do not name a model.
+    path = path.resolve() if path.name in ("", "..") else path
     if path.is_file():
-        return _report([path.parent.name], _lint_file(path, machine))
+        return _report([path.resolve().parent.name], _lint_file(path, machine))
     is_model = (path / "config.pbtxt").is_file()
     repository = ModelRepository(path.parent if is_model else path)
     folders = {folder.name: folder for folder in repository.models()}
@@ -53,7 +54,7 @@ def lint(path: Path, machine: Machine | None = None) -> Report:
 
 def _lint_file(path: Path, machine: Machine) -> Iterator[Finding]:
     parsed = parse_model_config(path.read_bytes(), path)
-    yield from _syntax(path.parent.name, parsed, path)
+    yield from _syntax(path.resolve().parent.name, parsed, path)
     if parsed.config is not None:
         yield from _judge(Subject(parsed.config, None, {}, {}, machine))
 

@@ -29,6 +29,11 @@ class Subject:
     repository: Mapping[str, ModelFolder]
     machine: Machine
 
+    @property
+    def is_unmade(self) -> bool:
+        """Whether the model is exported by a recipe and was not yet: its versions and warm-up files are to come."""
+        return self.folder is not None and self.folder.recipe_path.is_file() and not self.folder.versions()
+
     def versions(self) -> list[int]:
         """The versions that Triton loads, as its version policy says; empty where there is no folder."""
         return self.config.version_policy.selects(self.folder.versions()) if self.folder else []

@@ -141,6 +141,7 @@ def test_parameters_and_groups_are_plain_values() -> None:
         ("version_policy { all { } latest { } }", 1, 26, "'latest'", "keep one"),
         ('name: "x" }', 1, 11, "'}'", "brackets"),
         ('input { name: "x"', 1, 18, "the end", "brackets"),
+        ("model_metrics { }", 1, 1, "newer than this Triton", "drop"),
     ],
 )
 def test_a_fault_tells_place_word_and_mend(text: str, line: int, column: int, word: str, meant: str) -> None:
@@ -167,6 +168,10 @@ def test_two_pairs_in_one_map_are_told_apart() -> None:
 def test_all_faults_are_told_in_one_run() -> None:
     faults = problems("inputs [ { dim: 1 } ]\noutput [ { data_type: INT8 dim: 3 } ]\nbackends: 'x'")
     assert [fault[0] for fault in faults] == [1, 2, 2, 3]
+
+
+def test_endless_nesting_ends() -> None:
+    assert "blocks in each other" in problems("a { " * 5000)[-1][2]
 
 
 def test_bytes_that_are_no_text_have_a_place() -> None:

@@ -14,6 +14,7 @@ from trireme.lint import Severity, lint
 from trireme.lint.rules import ALL_RULES
 from trireme.lint.subject import rule_name
 from trireme.machine import Machine
+from trireme.settings import Settings
 
 CPU = Machine(cores=2, gpus=0)
 REFERENCE = Path(__file__).parents[4] / "docs" / "lint.md"
@@ -214,6 +215,19 @@ def test_state_of_sequences_is_valid_on_ngc_alone(tmp_path: Path) -> None:
     (finding,) = lint(path, CPU).of(Severity.NGC_ONLY)
     assert "sequence_batching.state" in finding.problem
     assert "valid on NGC" in finding.problem
+
+
+def test_paths_are_told_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model(tmp_path, "net", "inputs [ ]")
+    monkeypatch.chdir(tmp_path)
+    for given in (Path("net"), Path("net/config.pbtxt")):
+        (finding,) = lint(given, CPU).findings
+        assert (finding.path, finding.model) == (Path("net/config.pbtxt"), "net")
+    assert lint(Path(), CPU).models == ("net",)
+
+
+def test_the_projects_own_repository_has_no_error() -> None:
+    assert lint(Settings.from_environment().repository_dir, CPU).of(Severity.ERROR) == []
 
 
 def test_the_command_prints_places_and_exits_by_the_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
