@@ -5,7 +5,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 from trireme_loadtest.bench.command import bench
-from trireme_loadtest.bench.shape import Column, Contender, Machine, Measured, Report, interleave
+from trireme_loadtest.bench.shape import Column, Contender, MachineFacts, Measured, Report, interleave
 
 
 def test_repetitions_are_interleaved_and_every_other_round_runs_backwards() -> None:
@@ -34,7 +34,7 @@ def test_a_ratio_is_taken_within_each_repetition() -> None:
 def test_a_report_shows_medians_with_their_spread_and_keeps_every_value(tmp_path: Path) -> None:
     result = Measured("server", "concurrency 8", {"rate": (9.0, 10.0, 14.0), "p50_ms": (1.25, 1.25, 1.25)})
     columns = (Column("req/s", "rate", digits=0, spread=True), Column("p50 ms", "p50_ms", digits=2))
-    report = Report("example", columns, [result], Machine.read(), settings={"seconds": 1})
+    report = Report("example", columns, [result], MachineFacts.read(), settings={"seconds": 1})
 
     json_path, markdown_path = report.write(tmp_path)
 
