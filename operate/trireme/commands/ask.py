@@ -1,0 +1,72 @@
+"""``trireme ask``: one question to the served Triton."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import click
+
+from trireme.errors import NotFoundError
+from trireme.model_config import load_model_config
+from trireme.questions import TextAnswer, ask_text, reason_in_short, require_text_model
+from trireme.repository import ModelRepository
+from trireme.run_state import RunDirectory
+from trireme.settings import Settings
+from trireme.triton_client import TritonClient
+from trireme.variants import TIERS, find_task, find_tasks
+
+_DEADLINE_SECONDS = 30.0
+
+
+@click.command()
+@click.argument("task_or_model")
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@click.option("--tier", type=click.Choice([*TIERS, "auto"]), help="Cost tier; the task's own default where not given.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def ask(task_or_model: str, texts: Sequence[str], tier: str | None, as_json: bool) -> None:
+    """Ask a task (text_embedding, sentiment, ...) or a model by its name, each TEXT by itself."""
+    settings = Settings.from_environment()
+    questions = [_utf8(number, text) for number, text in enumerate(texts, 1)]
+    model = _find_model(ModelRepository(settings.repository_dir), task_or_model, tier)
+    state = RunDirectory(settings.run_dir).running()
+    with TritonClient(state.grpc_address) as client:
+        answers = [ask_text(client, model, question, _DEADLINE_SECONDS, tier) for question in questions]
+    if as_json:
+        click.echo(json.dumps([asdict(answer) for answer in answers], indent=2, ensure_ascii=False))
+        return
+    for answer in answers:
+        click.echo(_as_line(answer))
+
+
+def _utf8(number: int, text: str) -> bytes:
+    # The shell's bytes reach us with what is not UTF-8 escaped, and os.fsencode gives them back.
+    raw = os.fsencode(text)
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(
+            f"text {number} is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}; convert it first"
+        ) from None
+    return raw
+
+
+def _find_model(repository: ModelRepository, name: str, tier: str | None) -> str:
+    folders = {folder.name: folder for folder in repository.models()}
+    tasks = find_tasks(repository)
+    if task := find_task(tasks, name):
+        return task.model(tier)
+    if name not in folders:
+        families = {variant.family for task in tasks for variant in task.variants}
+        raise NotFoundError("task or model", name, {*folders, *families, *(task.name for task in tasks)})
+    if tier:
+        raise click.UsageError(f"{name} is a model, and only a task has tiers; leave out --tier")
+    require_text_model(load_model_config(folders[name].config_path))
+    return name
+
+
+def _as_line(answer: TextAnswer) -> str:
+    reason = f", {reason_in_short(answer.reason)}" if answer.reason else ""
+    return f"{answer.answer}   [{answer.variant} v{answer.version}, {answer.latency_ms:.1f} ms{reason}]"

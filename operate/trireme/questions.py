@@ -1,0 +1,114 @@
+"""Asking a task one text, and telling the answer to a person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trireme.errors import TriremeError
+from trireme.golden import Tensors
+from trireme.model_config import ModelConfig
+from trireme.triton_client import Answer, TritonClient, text_tensor
+
+_SHOWN_NUMBERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TextAnswer:
+    """The answer to one text.
+
+    Attributes:
+        answer: the outputs in short, for a person.
+        outputs: the outputs as JSON holds them, without the batch dimension.
+        variant, version: the model that answered; behind a router, the one that it chose.
+        reason: why the router chose it, as it says itself; empty without a router.
+        latency_ms: from sending to the answer.
+    """
+
+    answer: str
+    outputs: Mapping[str, Any]
+    variant: str
+    version: str
+    reason: str
+    latency_ms: float
+
+
+def require_text_model(config: ModelConfig) -> None:
+    """Check that a model takes one text.
+
+    Raises:
+        TriremeError: it takes something else; names its inputs.
+    """
+    inputs = [(tensor.name, tensor.datatype) for tensor in config.inputs if not tensor.optional]
+    if inputs != [("TEXT", "BYTES")]:
+        named = ", ".join(f"{name} {datatype}" for name, datatype in inputs)
+        raise TriremeError(f"{config.name} takes {named or 'nothing'}, not one TEXT; ask a model that takes text")
+
+
+def ask_text(
+    client: TritonClient, model: str, text: bytes, deadline_seconds: float, tier: str | None = None
+) -> TextAnswer:
+    """Ask ``model``; ``tier`` is for routers.
+
+    Raises:
+        ServerError: the server refused it or did not answer in time.
+    """
+    parameters = {"tier": tier} if tier else {}
+    return describe(client.infer(model, {"TEXT": text_tensor(text)}, deadline_seconds, parameters))
+
+
+def describe(answer: Answer) -> TextAnswer:
+    """The first row of ``answer`` for a person."""
+    outputs = _as_document(answer.outputs)
+    # A router says which variant answered; without one, it is the model that was asked.
+    variant = outputs.pop("VARIANT", answer.model)
+    version = outputs.pop("VARIANT_VERSION", answer.version)
+    reason = outputs.pop("ROUTE_REASON", "")
+    return TextAnswer(_in_short(outputs), outputs, variant, version, reason, answer.latency_ms)
+
+
+def describe_outputs(outputs: Tensors) -> str:
+    """The first row of a model's outputs for a person."""
+    return _in_short(_as_document(outputs))
+
+
+def _as_document(outputs: Tensors) -> dict[str, Any]:
+    return {name: _as_json(tensor) for name, tensor in outputs.items()}
+
+
+def _in_short(outputs: Mapping[str, Any]) -> str:
+    """``positive (0.97)`` for a label, else the outputs by name, with the first few numbers of each."""
+    if "LABEL" in outputs:
+        return f"{outputs['LABEL']} ({outputs['SCORE']:.2f})" if "SCORE" in outputs else str(outputs["LABEL"])
+    if len(outputs) == 1:
+        return _shortened(next(iter(outputs.values())))
+    return ", ".join(f"{name} {_shortened(value)}" for name, value in outputs.items())
+
+
+def _shortened(value: Any) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    shown = ", ".join(
+        f"{number:.3f}" if isinstance(number, float) else str(number) for number in value[:_SHOWN_NUMBERS]
+    )
+    return f"[{shown}{', ...' if len(value) > _SHOWN_NUMBERS else ''}]"
+
+
+def _as_json(tensor: npt.NDArray[Any]) -> Any:
+    row = tensor[0] if tensor.ndim > 1 else tensor
+    values = [value.decode(errors="replace") for value in row] if row.dtype == np.object_ else row.tolist()
+    return values[0] if isinstance(values, list) and len(values) == 1 else values
+
+
+def reason_in_short(reason: str) -> str:
+    """The ``code`` of a router's typed reason; the text itself where it has none."""
+    try:
+        document = json.loads(reason)
+    except ValueError:
+        return reason
+    return str(document.get("reason", reason)) if isinstance(document, dict) else reason

@@ -1,0 +1,76 @@
+"""What every model of the repository keeps, found by folder: nothing here names one."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import tritonclient.grpc as triton_grpc
+from google.protobuf import text_format
+from trireme.golden import GoldenSample, load_golden
+from trireme.model_config import TensorSpec, load_model_config
+from trireme.readiness import prove
+from trireme.repository import ModelFolder, ModelRepository, is_version
+from trireme.server import TritonServer
+from trireme.settings import Settings
+from trireme.triton_client import TritonClient
+from tritonclient.grpc import model_config_pb2
+
+FOLDERS = ModelRepository(Settings.from_environment().repository_dir).models()
+SAMPLES = [
+    pytest.param(folder, sample, id=f"{folder.name}-{sample.case}")
+    for folder in FOLDERS
+    for sample in load_golden(folder)
+]
+each_model = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+
+
+@each_model
+def test_config_is_what_tritons_own_protobuf_reads(folder: ModelFolder) -> None:
+    message = model_config_pb2.ModelConfig()
+    with warnings.catch_warnings(record=True) as warned:
+        text_format.Parse(folder.config_path.read_text(encoding="utf-8"), message)
+    assert not warned
+    assert message.name in ("", folder.name)
+    assert load_model_config(folder.config_path).message == message
+
+
+@each_model
+def test_version_directories_have_canonical_numbers(folder: ModelFolder) -> None:
+    numbered = [entry.name for entry in folder.path.iterdir() if entry.is_dir() and entry.name[0].isdigit()]
+    assert numbered, "a model without a version cannot be loaded"
+    assert all(is_version(name) for name in numbered)
+
+
+@each_model
+def test_server_has_the_versions_loaded_that_the_policy_selects(
+    folder: ModelFolder, triton: triton_grpc.InferenceServerClient
+) -> None:
+    selected = load_model_config(folder.config_path).version_policy.selects(folder.versions())
+    index = triton.get_model_repository_index().models
+    ready = sorted(int(entry.version) for entry in index if entry.name == folder.name and entry.state == "READY")
+    assert ready == selected
+
+
+@each_model
+def test_metadata_is_what_the_config_says(folder: ModelFolder, triton: triton_grpc.InferenceServerClient) -> None:
+    config = load_model_config(folder.config_path)
+    metadata = triton.get_model_metadata(folder.name)
+
+    def told(tensors: tuple[TensorSpec, ...]) -> dict[str, tuple[str, list[int]]]:
+        batch = [-1] if config.max_batch_size else []
+        return {tensor.name: (tensor.datatype, [*batch, *tensor.dims]) for tensor in tensors}
+
+    assert {one.name: (one.datatype, list(one.shape)) for one in metadata.inputs} == told(config.inputs)
+    assert {one.name: (one.datatype, list(one.shape)) for one in metadata.outputs} == told(config.outputs)
+
+
+@each_model
+def test_model_has_golden_samples(folder: ModelFolder) -> None:
+    assert load_golden(folder), f"{folder.golden_dir} holds no sample, so nothing proves that the model answers rightly"
+
+
+@pytest.mark.parametrize(("folder", "sample"), SAMPLES)
+def test_golden_sample_is_answered_rightly(folder: ModelFolder, sample: GoldenSample, server: TritonServer) -> None:
+    with TritonClient(server.grpc_address) as client:
+        assert prove(client, folder.name, [sample], deadline_seconds=60.0) == ()
