@@ -95,7 +95,7 @@ def _from_python(tensor: str, datatype: str, wanted: np.dtype[Any], value: objec
         return loose.astype(wanted)
     allowed = {"b": "b", "i": "biu", "u": "biu", "f": "biuf"}[wanted.kind]
     if loose.dtype.kind not in allowed:
-        types = {"b": bool, "i": int, "u": int, "f": (int, float)}[wanted.kind]
+        types: Any = {"b": bool, "i": int, "u": int, "f": (int, float)}[wanted.kind]
         # No value of a wrong type: one of them is an integer of more than 64 bits.
         odd = next((item for item in _flat(value) if not isinstance(item, types)), None)
         odd = max(_flat(value), key=abs) if odd is None and None not in _flat(value) else odd
