@@ -9,6 +9,8 @@ import click
 from trireme.errors import TriremeError
 from trireme.settings import Settings
 
+from trireme_export.lock import one_export_at_a_time
+
 
 @click.command()
 @click.argument("models", metavar="MODEL...", nargs=-1)
@@ -22,12 +24,15 @@ def export(models: tuple[str, ...], every: bool, force: bool, as_json: bool) -> 
     """
     if bool(models) == every:
         raise click.UsageError("name one or more models, or --all")
-    from trireme_export.exporter import Exporter, one_export_at_a_time  # numpy, onnx, onnxruntime: slow to import
+    from trireme_export.exporter import Exporter  # numpy, onnx, onnxruntime: slow to import
+
+    def say(line: str) -> None:
+        click.echo(f"export: {line}", err=as_json)
 
     settings = Settings.from_environment()
-    exporter = Exporter(settings, lambda model, step: click.echo(f"export: {model}: {step}", err=as_json))
+    exporter = Exporter(settings, lambda model, step: say(f"{model}: {step}"))
     made = []
-    with one_export_at_a_time(settings, lambda: click.echo("export: another export runs; waiting for it", err=as_json)):
+    with one_export_at_a_time(settings.state_dir, lambda: say("another export runs; waiting for it")):
         for name in exporter.model_names() if every else models:
             try:
                 done = exporter.export(name, force=force)
@@ -36,7 +41,7 @@ def export(models: tuple[str, ...], every: bool, force: bool, as_json: bool) -> 
                 raise TriremeError(
                     f"{name}: {error}; nothing half-written is left, mend it and run the same command again"
                 ) from error
-            click.echo(f"export: {name}: {'done' if done.made else 'already there'}", err=as_json)
+            say(f"{name}: {'done' if done.made else 'already there'}")
             made.append({"model": done.model, "made": done.made, **asdict(done.manifest)})
     if as_json:
         click.echo(json.dumps({"models": made}, indent=2))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -82,7 +80,7 @@ class Exporter:
     settings: Settings
     progress: Callable[[str, str], None]
     _data: dict[LabelledData, LabelledTexts] = field(default_factory=dict, init=False)
-    _source_rows: dict[tuple[str, LabelledData], dict[int, Rows]] = field(default_factory=dict, init=False)
+    _source_rows: dict[tuple[object, ...], Rows] = field(default_factory=dict, init=False)
     _model: str = field(default="", init=False)
 
     def write_warmup(self, name: str) -> None:
@@ -137,7 +135,7 @@ class Exporter:
         owner = self.repository.model(recipe.source.model)
         if not owner.recipe_path.is_file() or not isinstance(read_recipe(owner.recipe_path), GraphRecipe):
             raise ConfigError(folder.recipe_path, f"model {owner.name!r} has no graph of its own to share")
-        shared = self.export(owner.name, force=force).manifest
+        shared = self.export(owner.name).manifest
         self._model = folder.name
         inputs = _digest(EXPORTER_VERSION, shared.files["model.onnx"].sha256, repr(recipe))
         whole = None if force else _whole_manifest(folder, inputs)
@@ -235,10 +233,10 @@ class Exporter:
         self, recipe: GraphRecipe, reference: Forward, tokenizer: Tokenizer, data: LabelledTexts, rows: slice
     ) -> Rows:
         """The source's embeddings of labelled rows, computed once for all models of that source."""
-        kept = self._source_rows.setdefault((recipe.source.sha256, recipe.accuracy.data), {})
-        if rows.start not in kept:
-            kept[rows.start] = run_texts(reference, tokenizer, data.texts[rows])
-        return kept[rows.start]
+        key = (recipe.source, recipe.tokenizer, recipe.accuracy.data, rows.start)
+        if key not in self._source_rows:
+            self._source_rows[key] = run_texts(reference, tokenizer, data.texts[rows])
+        return self._source_rows[key]
 
     def _tokenizer(self, source: TokenizerSource) -> Tokenizer:
         return load_tokenizer(self._package_file(source), source.max_tokens)
@@ -264,19 +262,6 @@ def fit_head(embeddings: Rows, labels: list[int]) -> gates.SoftmaxHead:
     fitted = LogisticRegression(max_iter=1000).fit(embeddings, labels)
     weights = np.stack([np.zeros_like(fitted.coef_[0]), fitted.coef_[0]], axis=1)
     return gates.SoftmaxHead(weights.astype(np.float32), np.array([0.0, fitted.intercept_[0]], np.float32))
-
-
-@contextmanager
-def one_export_at_a_time(settings: Settings, wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the export lock; ``wait`` is called when another export has it. It is freed when its holder dies."""
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
-    with (settings.state_dir / "export.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            wait()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _with_head(reference: Forward, head: gates.SoftmaxHead) -> Forward:
