@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,34 +26,34 @@ class Engine:
 
     host: str | None
 
-    def docker(self, *arguments: str, deadline_seconds: float = 60, check: bool = True) -> str:
+    def docker(self, *arguments: str, deadline_seconds: float = 60) -> str:
         """Run ``docker`` and return what it prints.
 
         Raises:
             ServerError: it failed; the sentence has its last words.
         """
-        return run(["docker", *arguments], self.environment(), deadline_seconds=deadline_seconds, check=check)
+        return run(["docker", *arguments], self.environment(), deadline_seconds=deadline_seconds)
 
     def environment(self) -> dict[str, str]:
         """The environment for Docker's tools."""
         return {**os.environ, **({"DOCKER_HOST": self.host} if self.host else {})}
 
 
-def run(command: Sequence[str], environment: dict[str, str], *, deadline_seconds: float, check: bool = True) -> str:
+def run(command: Sequence[str], environment: dict[str, str], *, deadline_seconds: float) -> str:
     """Run a command and return its standard output.
 
     Raises:
         ServerError: it failed or ran past its deadline.
     """
-    name = " ".join(command[:2])
+    name = f"{' '.join(command):.120}"
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=deadline_seconds, check=False
         )
     except subprocess.TimeoutExpired:
         raise ServerError(f"{name} ran past its deadline of {deadline_seconds:.0f} s") from None
-    if check and done.returncode:
-        raise ServerError(f"{name} failed with {done.returncode}: {(done.stderr or done.stdout).strip()[-2000:]}")
+    if done.returncode:
+        raise ServerError(f"{name} failed with {done.returncode}: {(done.stdout + done.stderr).strip()[-3000:]}")
     return done.stdout
 
 
@@ -68,14 +68,16 @@ def docker_engine(data_dir: Path) -> Iterator[Engine]:
         ServerError: our own did not start.
     """
     running = Engine(host=None)
-    if shutil.which("docker") and _answers(running):
+    if not _answers(running):
+        if os.geteuid() != 0:
+            raise SetupError(
+                "no Docker engine runs, and only root can start one", "start Docker, or: sudo make compose-test"
+            )
+        install_debian_packages({"dockerd": "docker.io"})
+    # Where systemd runs, the package has started one by now.
+    if _answers(running):
         yield running
         return
-    if os.geteuid() != 0:
-        raise SetupError(
-            "no Docker engine runs, and only root can start one", "start Docker, or: sudo make compose-test"
-        )
-    install_debian_packages({"dockerd": "docker.io"})
     # A Unix socket's path holds 108 characters at most: not below the project.
     with (
         tempfile.TemporaryDirectory(prefix="trireme-docker-") as short,
@@ -84,13 +86,14 @@ def docker_engine(data_dir: Path) -> Iterator[Engine]:
         yield engine
 
 
-def install_debian_packages(package_of_program: dict[str, str]) -> None:
-    """Install by apt what is not on PATH.
+def install_debian_packages(package_of: Mapping[str, str]) -> None:
+    """Install by apt the packages of the programs, or files with an absolute path, that are not there.
 
     Raises:
         SetupError: there is no apt-get.
+        ServerError: apt-get failed.
     """
-    missing = [package for program, package in package_of_program.items() if not shutil.which(program)]
+    missing = [package for what, package in package_of.items() if not (shutil.which(what) or Path("/", what).exists())]
     if not missing:
         return
     if not shutil.which("apt-get"):
@@ -151,5 +154,5 @@ def _answers(engine: Engine) -> bool:
     asked = ["docker", "version", "--format", "{{.Server.Version}}"]
     try:
         return subprocess.run(asked, env=engine.environment(), capture_output=True, timeout=10).returncode == 0
-    except subprocess.TimeoutExpired:
+    except (FileNotFoundError, subprocess.TimeoutExpired):
         return False

@@ -68,7 +68,8 @@ def _bootstrap(root: Path) -> None:
         raise SetupError(
             "the stand-in image starts from a bootstrapped Debian, which needs root", "sudo make compose-test"
         )
-    install_debian_packages({"debootstrap": "debootstrap"})
+    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    install_debian_packages({"debootstrap": "debootstrap", keyring: "debian-archive-keyring"})
     print(f"compose-test: bootstrapping Debian {SUITE} (a minute, kept for the next time)", flush=True)
     packages = f"python3,libpython{PYTHON},python3-pip"
     with staged_directory(root) as staged:

@@ -14,8 +14,8 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from trireme.errors import ServerError
 from trireme.golden import GoldenSample, Tensors, load_golden
-from trireme.repository import ModelRepository
 from trireme.ports import free_ports
+from trireme.repository import ModelRepository
 from trireme.settings import Settings
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -76,7 +76,7 @@ def built(settings: Settings, compose: Compose, tmp_path_factory: pytest.TempPat
         # What a killed run left would answer in place of this one's.
         stack.run("down", "--volumes", "--remove-orphans", deadline_seconds=90)
         try:
-            stack.run("build", "--quiet", deadline_seconds=300)
+            stack.run("build", deadline_seconds=300)
             yield stack
         finally:
             stack.run("down", "--volumes", "--remove-orphans", deadline_seconds=90)
@@ -158,6 +158,12 @@ def test_the_admin_key_stands_in_no_description_and_no_log(stack: Stack) -> None
     image = stack.engine.docker("history", "--no-trunc", "trireme-triton-standin")
     assert key not in described + image
     assert stat.S_IMODE(stack.key_path.stat().st_mode) == 0o600
+
+
+def test_no_library_collects_usage_events(stack: Stack) -> None:
+    # ONNX Runtime keeps events that it has not sent yet below the home directory.
+    written = stack.engine.docker("exec", stack.container, "find", "/tmp", "-ipath", "*microsoft*")
+    assert written == ""
 
 
 def test_a_request_larger_than_shared_memory_fails_alone(client: triton_grpc.InferenceServerClient) -> None:
