@@ -235,12 +235,12 @@ class _Reader:
             self._report(
                 token.place, f"'{name.text}' takes a block, not {token.text}", f"write {name.text}: {{ {block} }}"
             )
-        elif known.enum_type is not None and token.kind != "number":
-            values = known.enum_type.values_by_name
-            if token.text not in values:
-                meant = nearest(token.text.strip("\"'"), values)
-                known_values = ", ".join(values)
-                fix = f"write {meant}" if meant else f"one of {known_values}"
+        elif known.enum_type is not None:
+            values = known.enum_type.values
+            if token.text not in {form for value in values for form in (value.name, str(value.number))}:
+                names = [value.name for value in values]
+                meant = nearest(token.text.strip("\"'"), names)
+                fix = f"write {meant}" if meant else f"one of {', '.join(names)}"
                 self._report(token.place, f"'{token.text}' is no value of '{name.text}'", fix)
         elif known.type in _TEXTUAL and token.kind != "string":
             self._report(token.place, f"'{name.text}' takes a string, not {token.text}", f'write "{token.text}"')

@@ -126,6 +126,7 @@ def test_parameters_and_groups_are_plain_values() -> None:
         ("input [ { dim: [ -1 ] } ]", 1, 11, "'dim'", "'dims'"),
         ("input [ {\n data_type: FP32 } ]", 2, 13, "'FP32'", "TYPE_FP32"),
         ("input [ { data_type: TYPE_FLOAT32 } ]", 1, 22, "'TYPE_FLOAT32'", "TYPE_"),
+        ("input { data_type: 99 }", 1, 20, "'99'", "TYPE_BOOL"),
         ("instance_group { kind: GPU }", 1, 24, "'GPU'", "KIND_GPU"),
         ("output [ { name } ]", 1, 17, "'name'", "name: value"),
         ('// note\nname: "x"', 1, 1, "'/'", "#"),
@@ -179,7 +180,8 @@ def test_bytes_that_are_no_text_have_a_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["name: 'a'; max_batch_size: 3,", "response_cache { enable: True }  # why", "input <>"]
+    "text",
+    ["name: 'a'; max_batch_size: 3,", "input { data_type: 11 }", "response_cache { enable: True }  # why", "input <>"],
 )
 def test_what_protobuf_takes_is_taken(text: str) -> None:
     assert text_format.Parse(text, model_config_pb2.ModelConfig()) == parse(text).message
