@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import math
-import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -148,8 +147,3 @@ def _read_trace(path: Path) -> Times:
             raise ConfigError(path, f"{line[:40]!r} is not a time in seconds from the start", line=number)
         times.append(time)
     return np.sort(np.array(times, dtype=np.float64))
-
-
-def weighted_choice(weights: list[float], count: int, seed: int) -> list[int]:
-    """Which of the weighted things each of ``count`` requests is for."""
-    return random.Random(seed).choices(range(len(weights)), weights, k=count)

@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 
 import click
-from trireme.repository import ModelRepository
 from trireme.settings import Settings
 
 from trireme_loadtest.arrivals import Arrivals
-from trireme_loadtest.errors import SpecError
-from trireme_loadtest.inputs import from_file, from_golden
-from trireme_loadtest.load_run import PROTOCOLS, LoadPlan, LoadTask, run_load
+from trireme_loadtest.load_run import PROTOCOLS, LoadPlan, run_load
+from trireme_loadtest.load_task import parse_task
 from trireme_loadtest.open_loop import Progress
 from trireme_loadtest.report_files import write_reports
 from trireme_loadtest.report_json import summary
@@ -87,7 +85,7 @@ def run(
     plan = LoadPlan(
         address=address or DEFAULT_ADDRESSES[protocol],
         protocol=protocol,
-        tasks=[_task(model, inputs) for model in models],
+        tasks=[parse_task(model, inputs) for model in models],
         arrivals=Arrivals.parse(spec),
         seconds=seconds,
         deadline_seconds=deadline_seconds,
@@ -101,17 +99,6 @@ def run(
     click.echo(json.dumps(summary(record, verdict), indent=2) if as_json else text_report(record, verdict))
     click.echo(f"  wrote {folder}/report.html, report.txt, run.json" + (", junit.xml" if verdict else ""), err=True)
     return verdict.outcome.value if verdict else 0
-
-
-def _task(model: str, inputs: Path | None) -> LoadTask:
-    name, _, weight = model.partition("=")
-    try:
-        value = float(weight or 1)
-    except ValueError:
-        raise SpecError(f"{weight!r} in --model {model} is not a weight; write MODEL=2") from None
-    if inputs:
-        return LoadTask(name, value, from_file(inputs))
-    return LoadTask(name, value, from_golden(ModelRepository(Settings.from_environment().repository_dir).model(name)))
 
 
 def _reports_dir() -> Path:

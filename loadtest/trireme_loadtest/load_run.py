@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
 import numpy as np
-from trireme.golden import Tensors
 
 from trireme_loadtest.arrivals import Arrivals
 from trireme_loadtest.errors import SpecError
 from trireme_loadtest.generators import generate, limiting_problem
 from trireme_loadtest.histogram import Histogram
+from trireme_loadtest.load_task import LoadTask
 from trireme_loadtest.machine_facts import MachineFacts
 from trireme_loadtest.open_loop import Progress, Samples, Schedule, TaskPlan
 from trireme_loadtest.record import Generator, LoadRecord, Window
@@ -23,19 +23,6 @@ from trireme_loadtest.server_view import GrpcView, HttpView, ServerView, Statist
 from trireme_loadtest.slo import Slo
 
 PROTOCOLS = ("grpc", "http")
-
-
-@dataclass(frozen=True, slots=True)
-class LoadTask:
-    """A model to ask, and how often among the others.
-
-    Attributes:
-        inputs: the requests to choose from, at least one.
-    """
-
-    model: str
-    weight: float
-    inputs: Sequence[Tensors]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +98,10 @@ def run_load(plan: LoadPlan, slo: Slo | None, on_progress: Callable[[float, Prog
 
 
 def _schedule(plan: LoadPlan) -> Schedule:
-    if not any(task.weight > 0 for task in plan.tasks) or any(task.weight < 0 for task in plan.tasks):
-        raise SpecError("weights must be zero or more, and one of them above zero")
+    if not any(task.weight for task in plan.tasks):
+        raise SpecError("every task has weight zero, so nothing would be asked")
+    if len({task.model for task in plan.tasks}) < len(plan.tasks):
+        raise SpecError("a model is named twice; give it one weight")
     times = plan.arrivals.times(plan.seconds, plan.seed)
     chance = np.random.default_rng(plan.seed)
     weights = np.array([task.weight for task in plan.tasks])

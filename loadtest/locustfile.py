@@ -1,0 +1,11 @@
+"""Load a running Triton with Locust: ``locust -f loadtest/locustfile.py``, then open the page it names.
+
+Without the page, with a verdict: ``locust -f loadtest/locustfile.py --headless -u 20 -t 60s --slo slo.toml``.
+Over several processes or machines: ``--processes 4``, or ``--master`` here and ``--worker --master-host ...`` there.
+Name a user class to have only it: ``locust -f loadtest/locustfile.py TritonGrpcUser``.
+"""
+
+from trireme_loadtest import locust_record  # noqa: F401 - adds --slo and --report
+from trireme_loadtest.locust_users import KserveHttpUser, TriremeClientUser, TritonGrpcUser
+
+__all__ = ["KserveHttpUser", "TriremeClientUser", "TritonGrpcUser"]

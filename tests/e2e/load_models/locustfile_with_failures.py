@@ -1,0 +1,25 @@
+"""One user in twenty asks for errors."""
+
+import numpy as np
+from trireme_loadtest import locust_record  # noqa: F401
+from trireme_loadtest.locust_users import TriremeClientUser, TritonGrpcUser
+
+FAIL = {"TEXT": np.array([[b"fail"]], dtype=np.object_)}
+
+
+class WellUser(TritonGrpcUser):
+    fixed_count = 18
+
+
+class FailingUser(TritonGrpcUser):
+    fixed_count = 1
+
+    def call(self, model, inputs):  # noqa: ARG002
+        super().call(model, FAIL)
+
+
+class ClientUser(TriremeClientUser):
+    fixed_count = 1
+
+
+del TritonGrpcUser, TriremeClientUser

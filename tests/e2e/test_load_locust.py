@@ -1,0 +1,149 @@
+"""Locust against the real server: many users at once, failures by code, a verdict, workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from trireme.server import ServerFlags, TritonServer, free_ports
+from trireme_loadtest.record import LoadRecord
+
+PROJECT = Path(__file__).parents[2]
+MODELS = Path(__file__).parent / "load_models"
+LOCUSTFILE = PROJECT / "loadtest" / "locustfile.py"
+LOCUST = Path(sys.executable).with_name("locust")
+GUARD_SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def slow_server() -> Iterator[TritonServer]:
+    with TritonServer.start(ServerFlags(MODELS, load_models=("slow",))) as running:
+        yield running
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("a text\nanother one\n")
+    return path
+
+
+def _locust(server: TritonServer, *arguments: str | Path, file: Path = LOCUSTFILE) -> list[str]:
+    addresses = ["--grpc-address", server.grpc_address, "--http-address", server.http_address]
+    return [str(LOCUST), "-f", str(file), *addresses, *map(str, arguments)]
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=GUARD_SECONDS, check=False, cwd=PROJECT)
+
+
+@pytest.mark.parametrize("user", ["TritonGrpcUser", "TriremeClientUser", "KserveHttpUser"])
+def test_twenty_users_of_a_slow_model_wait_at_the_same_time(
+    slow_server: TritonServer, texts: Path, tmp_path: Path, user: str
+) -> None:
+    began = time.monotonic()
+    options = ["--headless", "-u", "20", "-r", "20", "-t", "10s", "--models", "slow", "--inputs", texts]
+    done = _run(_locust(slow_server, user, *options, "--report", tmp_path / "report"))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    # It ends when its time is over, not when a blocked greenlet lets it; start-up of Locust included.
+    assert time.monotonic() - began < 10 + 5 + 10
+    summary = LoadRecord.read(tmp_path / "report" / "run.json").task("slow")
+    assert summary.failed == 0
+    # One after another it would be 100 requests in ten seconds; together it is near 2,000.
+    assert summary.asked > 1500
+
+
+def test_failures_are_counted_by_grpc_code(slow_server: TritonServer, texts: Path, tmp_path: Path) -> None:
+    options = ["--headless", "-u", "20", "-r", "20", "-t", "5s", "--models", "slow", "--inputs", texts]
+    file = MODELS / "locustfile_with_failures.py"
+    done = _run(_locust(slow_server, *options, "--report", tmp_path / "report", file=file))
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    summary = LoadRecord.read(tmp_path / "report" / "run.json").task("slow")
+    assert list(summary.errors) == ["UNAVAILABLE"]
+    assert 0 < summary.failed < summary.asked / 10
+    assert "UNAVAILABLE" in done.stdout
+
+
+@pytest.mark.parametrize(("limit_ms", "code"), [(1000, 0), (50, 1)])
+def test_the_verdict_is_the_exit_code_also_over_workers(
+    slow_server: TritonServer, texts: Path, tmp_path: Path, limit_ms: int, code: int
+) -> None:
+    slo = tmp_path / "slo.toml"
+    slo.write_text(f"[tasks.slow]\np95_ms = {limit_ms}\n")
+    master = _locust(slow_server, "TritonGrpcUser", "--headless", "-u", "10", "-r", "10", "-t", "5s")
+    master += ["--models", "slow", "--inputs", str(texts), "--slo", str(slo), "--report", str(tmp_path / "report")]
+    (port,) = free_ports(1)
+
+    done = _run([*master, "--processes", "2", "--master-bind-port", str(port), "--master-port", str(port)])
+
+    assert done.returncode == code, done.stdout + done.stderr
+    record = LoadRecord.read(tmp_path / "report" / "run.json")
+    assert record.generator.workers == 2
+    # Each of two workers alone would count half of these.
+    assert record.task("slow").asked > 300
+    assert f"SLO: {'met' if code == 0 else 'broken'}" in done.stdout
+
+
+def test_it_refuses_to_start_when_gevent_has_not_patched() -> None:
+    environment = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "1"}
+    done = subprocess.run(
+        [str(LOCUST), "-f", str(LOCUSTFILE), "--headless", "-t", "1s"],
+        capture_output=True, text=True, timeout=GUARD_SECONDS, check=False, env=environment, cwd=PROJECT,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert "gevent has not patched the standard library" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_options_end_it_in_one_sentence() -> None:
+    done = _run([str(LOCUST), "-f", str(LOCUSTFILE), "--headless", "-t", "1s", "--models", "nope"])
+
+    assert done.returncode == 1
+    assert "no model named 'nope'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_web_page_is_served_on_loopback_and_starts_a_run(slow_server: TritonServer, texts: Path) -> None:
+    (port,) = free_ports(1)
+    command = _locust(slow_server, "TritonGrpcUser", "--models", "slow", "--inputs", texts, "--web-port", str(port))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT)
+    try:
+        page = f"http://127.0.0.1:{port}"
+        _wait_for(page)
+        options = b"user_count=4&spawn_rate=4&models=slow&inputs=" + str(texts).encode()
+        urllib.request.urlopen(f"{page}/swarm", data=options, timeout=10).close()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with urllib.request.urlopen(f"{page}/stats/requests", timeout=10) as answer:
+                stats = json.load(answer)
+            if stats["stats"] and stats["stats"][0]["num_requests"] > 20:
+                break
+            time.sleep(0.3)
+        assert stats["stats"][0]["name"] == "slow"
+        assert stats["stats"][0]["num_failures"] == 0
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _wait_for(page: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            urllib.request.urlopen(page, timeout=5).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
