@@ -126,6 +126,18 @@ class TritonClient:
         """Load ``model`` as it is on disk, or what has changed of it. Needs the admin key where there is one."""
         self._call(lambda: self._client.load_model(model, headers=self._admin_headers, client_timeout=deadline_seconds))
 
+    def unload(self, model: str, deadline_seconds: float) -> None:
+        """Unload every version of ``model``, if there is one. Needs the admin key where there is one."""
+        self._call(
+            lambda: self._client.unload_model(model, headers=self._admin_headers, client_timeout=deadline_seconds)
+        )
+
+    def is_version_ready(self, model: str, version: int, deadline_seconds: float) -> bool:
+        """Whether a version answers requests, as the server says."""
+        return bool(
+            self._call(lambda: self._client.is_model_ready(model, str(version), client_timeout=deadline_seconds))
+        )
+
     def counts(self, deadline_seconds: float, model: str = "") -> list[VersionCounts]:
         """How many requests were answered and refused, of one model or of all that are loaded."""
         statistics = self._call(lambda: self._client.get_inference_statistics(model, client_timeout=deadline_seconds))

@@ -1,0 +1,158 @@
+"""The append-only log of releases: who did what when, with which hashes, and how it ended.
+
+One JSON object a line. Three kinds of entries share the ``release`` id:
+
+    begin   verb, subject, actor, note, the whole plan
+    step    index of the step that is done next (written and flushed before it is done)
+    end     outcome: done, undone, or failed with the reason
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from trireme.errors import ConfigError
+
+
+class Outcome(str, Enum):
+    """How a release ended."""
+
+    DONE = "done"
+    UNDONE = "undone"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One journaled release.
+
+    Attributes:
+        identity: unique; sorts by time.
+        verb: publish, canary, promote, rollback, prune.
+        subject: the model or variant it is about.
+        actor: who ran the command.
+        note: why, in the actor's words.
+        steps: the plan, each step as its JSON form.
+        commit_index: from this step on a cut-off release is finished, before it is undone.
+        started_at: seconds since the epoch.
+        reached: index of the last step that was begun; -1 for none.
+        outcome: how it ended; ``None`` where it was cut off or is running.
+        reason: what the end was told.
+    """
+
+    identity: str
+    verb: str
+    subject: str
+    actor: str
+    note: str
+    steps: tuple[Mapping[str, Any], ...]
+    commit_index: int
+    started_at: float
+    reached: int = -1
+    outcome: Outcome | None = None
+    reason: str = ""
+
+
+class Journal:
+    """The log in one file. Only the holder of the release lock writes.
+
+    Example:
+        >>> journal = Journal(settings.state_dir / "releases" / "journal.jsonl")
+        >>> [release.verb for release in journal.releases()]
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def begin(
+        self, verb: str, subject: str, steps: Sequence[Mapping[str, Any]], *, commit_index: int, actor: str, note: str
+    ) -> str:
+        """Record a plan before its first step; gives the release's identity."""
+        identity = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+        self._append(
+            {
+                "release": identity,
+                "entry": "begin",
+                "at": time.time(),
+                "verb": verb,
+                "subject": subject,
+                "actor": actor,
+                "note": note,
+                "commit_index": commit_index,
+                "steps": list(steps),
+            }
+        )
+        return identity
+
+    def step(self, identity: str, index: int) -> None:
+        """Record that a step is done next."""
+        self._append({"release": identity, "entry": "step", "at": time.time(), "index": index})
+
+    def end(self, identity: str, outcome: Outcome, reason: str = "") -> None:
+        """Record how a release ended."""
+        self._append(
+            {"release": identity, "entry": "end", "at": time.time(), "outcome": outcome.value, "reason": reason}
+        )
+
+    def releases(self) -> list[Release]:
+        """Every release, oldest first.
+
+        Raises:
+            ConfigError: a line that is not the last is no journal entry.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for entry in self._entries():
+            if entry["entry"] == "begin":
+                found[entry["release"]] = {
+                    "identity": entry["release"],
+                    "verb": entry["verb"],
+                    "subject": entry["subject"],
+                    "actor": entry["actor"],
+                    "note": entry["note"],
+                    "steps": tuple(entry["steps"]),
+                    "commit_index": entry["commit_index"],
+                    "started_at": entry["at"],
+                }
+            elif entry["entry"] == "step":
+                found[entry["release"]]["reached"] = entry["index"]
+            else:
+                found[entry["release"]] |= {"outcome": Outcome(entry["outcome"]), "reason": entry["reason"]}
+        return [Release(**fields) for fields in found.values()]
+
+    def unfinished(self) -> list[Release]:
+        """Releases that were cut off, oldest first."""
+        return [release for release in self.releases() if release.outcome is None]
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        try:
+            lines = self._path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return
+        for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                # What a writer left that was killed in the middle of its last line: it did nothing after it.
+                if number == len(lines):
+                    return
+                raise ConfigError(self._path, f"not a journal entry: {error}", line=number) from error
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            # A torn last line is cut off, so that the new entry stands on a line of its own.
+            content = self._path.read_bytes()
+            if content and not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+            file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,72 @@
+"""What every verb of a release begins with: the lock, the servers that run, and what a killed command left."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trireme.release.engine import Engine, Plan
+from trireme.release.journal import Journal, Release
+from trireme.release.lock import release_lock
+from trireme.release.preflight import Preflight
+from trireme.release.step import World
+from trireme.repository import ModelRepository
+from trireme.run_state import RunDirectory
+from trireme.runtime import EmbeddedRuntime
+from trireme.settings import Settings
+from trireme.triton_client import TritonClient
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The repository, its journal, and the hand that changes them.
+
+    Attributes:
+        recovered: releases that were cut off and have been finished or undone on opening.
+    """
+
+    repository: ModelRepository
+    journal: Journal
+    engine: Engine
+    recovered: tuple[Release, ...]
+
+    def carry_out(self, plan: Plan, *, actor: str | None = None, note: str = "") -> str:
+        """Do a plan; ``actor`` is the user of the process where none is named."""
+        return self.engine.carry_out(plan, actor=actor or getpass.getuser(), note=note)
+
+
+def journal_of(settings: Settings) -> Journal:
+    """The journal of a checkout's repository; reading it needs no lock."""
+    return Journal(_releases_dir(settings) / "journal.jsonl")
+
+
+@contextlib.contextmanager
+def open_workspace(settings: Settings, verb: str, progress: Callable[[str], None]) -> Iterator[Workspace]:
+    """Hold the release lock for the block, with every earlier release finished or undone.
+
+    Raises:
+        LockedError: another command is changing the repository.
+        TriremeError: an earlier release can be neither finished nor undone now.
+    """
+    with release_lock(_releases_dir(settings) / "lock", verb), contextlib.ExitStack() as stack:
+        replicas = tuple(stack.enter_context(client) for client in _running(settings))
+        preflight = Preflight(EmbeddedRuntime.find(settings))
+        repository = ModelRepository(settings.repository_dir)
+        engine = Engine(journal_of(settings), World(repository, replicas, preflight.check), progress)
+        yield Workspace(repository, engine.journal, engine, tuple(engine.recover()))
+
+
+def _releases_dir(settings: Settings) -> Path:
+    return settings.state_dir / "releases"
+
+
+def _running(settings: Settings) -> list[TritonClient]:
+    directory = RunDirectory(settings.run_dir)
+    state = directory.read() if directory.is_held() else None
+    if state is None:
+        # Nothing is served: the files are changed, and the next server reads them.
+        return []
+    return [TritonClient(state.grpc_address, directory.admin_key_path.read_text().strip())]
