@@ -13,20 +13,21 @@ class Budget:
     """Extra requests as a share of calls: ``floor`` of them at once, then no more than ``percent`` of all calls."""
 
     def __init__(self, percent: float, floor: int = 0) -> None:
-        self._share, self._floor = percent / 100.0, floor
-        self._earned = self._spent = 0.0
+        self._percent, self._floor = percent, floor
+        self._earned_percent = 0.0  # 100 make one request
+        self._spent = 0.0
         self._lock = threading.Lock()
 
     def earn(self) -> None:
-        """Count one call."""
-        with self._lock:
-            self._earned += self._share
-            self._spent = max(self._spent, self._earned - self._share * _REMEMBERED_CALLS)
+        """Count one call. Without the lock: a count lost between threads only makes the budget smaller."""
+        self._earned_percent += self._percent
 
     def spend(self) -> bool:
         """Take one extra request; False: there is none left."""
         with self._lock:
-            if self._spent + 1 > max(self._floor, self._earned):
+            earned = self._earned_percent / 100
+            self._spent = max(self._spent, earned - self._percent / 100 * _REMEMBERED_CALLS)
+            if self._spent + 1 > max(self._floor, earned):
                 return False
             self._spent += 1
             return True

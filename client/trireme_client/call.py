@@ -99,7 +99,8 @@ class Caller:
             await prepare(replica)
             return await self._send(replica, request, call)
 
-        self._hedges.earn()
+        if self._hedge is not None:
+            self._hedges.earn()
         return await self._retried(call, attempt, inference=True)
 
     async def ask(self, method: str, request: Message, call: Call) -> Message:

@@ -32,7 +32,8 @@ class Endpoint:
             scheme, rest = "grpc", self.address
         try:
             parts = urlsplit(f"//{rest}")
-            port = parts.port or _DEFAULT_PORTS[scheme]
+            default = _DEFAULT_PORTS[scheme]
+            port = parts.port or default
         except (ValueError, KeyError):
             parts, port = urlsplit(""), 0
         if not parts.hostname or parts.path or parts.query or parts.username:

@@ -71,6 +71,8 @@ class Pool:
 
     def start(self) -> None:
         """Make the connections, at the first call: asyncio's belong to the loop that runs by then."""
+        if self._replicas:
+            return
         with self._lock:
             if self._replicas or self.closed:
                 return

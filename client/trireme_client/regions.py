@@ -23,8 +23,10 @@ _FORGET_DEADLINE_MS = 1000.0
 def used_regions(inputs: Mapping[str, object], outputs: Outputs | None) -> list[SharedRegion]:
     """The regions that a call reads or writes."""
     shared = [value for value in inputs.values() if isinstance(value, SharedTensor)]
-    if isinstance(outputs, Mapping):
+    if outputs is not None and isinstance(outputs, Mapping):
         shared += [value for value in outputs.values() if value is not None]
+    if not shared:
+        return []
     return list({tensor.region.name: tensor.region for tensor in shared}.values())
 
 

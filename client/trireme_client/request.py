@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,9 +43,8 @@ class SequenceStep:
             raise ValueError(f"SequenceStep.id is {self.id}; it must be 1 to 2**63 - 1")
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """A value that fits its input: on the wire's shape, of the wire's dtype."""
+class Tensor(NamedTuple):
+    """A value that fits its input: of the wire's shape and dtype."""
 
     name: str
     datatype: str
@@ -70,15 +70,14 @@ def build(
         InvalidRequestError: a parameter is reserved or of a wrong type, an output is unknown, or the message too large.
     """
     tensors = [_tensor(spec, name, value) for name, value in inputs.items()]
-    for missing in (s for s in spec.inputs.values() if s.name not in inputs and not s.optional):
-        raise InvalidInputError(missing.name, f"is missing; model {spec.name} requires it")
-    envelope = pb.ModelInferRequest(model_name=spec.name, model_version=version, id=request_id)
-    _set_parameters(envelope, parameters or {}, sequence, priority)
-    _set_outputs(envelope, spec, outputs)
+    for wanted in spec.inputs.values():
+        if not wanted.optional and wanted.name not in inputs:
+            raise InvalidInputError(wanted.name, f"is missing; model {spec.name} requires it")
     requests = []
     for rows in _chunks(spec, tensors):
-        request = pb.ModelInferRequest()
-        request.CopyFrom(envelope)
+        request = pb.ModelInferRequest(model_name=spec.name, model_version=version, id=request_id)
+        _set_parameters(request, parameters or {}, sequence, priority)
+        _set_outputs(request, spec, outputs)
         _add_inputs(request, tensors, rows)
         requests.append(request)
     if len(requests) > 1 and (sequence is not None or isinstance(outputs, Mapping)):
@@ -103,7 +102,7 @@ def _tensor(spec: ModelSpec, name: str, value: object) -> Tensor:
 
 def _chunks(spec: ModelSpec, tensors: Sequence[Tensor]) -> list[slice | None]:
     """The rows of each request; None: all there are. Zero rows need no request."""
-    if not spec.batched or not tensors:
+    if not spec.max_batch_size or not tensors:
         return [None]
     rows = tensors[0].shape[0]
     for tensor in tensors[1:]:
@@ -161,6 +160,8 @@ def _set_parameters(
         request.parameters["sequence_start"].bool_param = sequence.start
         request.parameters["sequence_end"].bool_param = sequence.end
     if priority is not None:
+        if not 0 <= priority < 2**32:
+            raise InvalidRequestError(f"priority is {priority}; it must be 0 (the model's default) or a level from 1")
         request.parameters["priority"].uint64_param = priority
 
 

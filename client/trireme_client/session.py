@@ -98,14 +98,14 @@ class Session:
 
     def check_open(self, call: Call | None = None) -> None:
         """Raise ClosedError where nothing can be called any more."""
+        if not self.pool.closed and os.getpid() == self._pid:
+            return
         facts = call.facts() if call else None
-        if self.pool.closed:
+        if os.getpid() == self._pid:
             raise ClosedError("the client is closed", facts)
-        if os.getpid() != self._pid:
-            raise ClosedError(
-                f"the client was made in process {self._pid} and does not survive a fork; make one in this process",
-                facts,
-            )
+        raise ClosedError(
+            f"the client was made in process {self._pid} and does not survive a fork; make one in this process", facts
+        )
 
     async def spec(self, call: Call) -> ModelSpec:
         """What the call's model takes, asked of the server once."""

@@ -20,13 +20,15 @@ class TensorSpec:
 
     Attributes:
         dims: without the batch dimension; -1 is any size.
+        shape: with it.
         optional: an input that may be left out.
     """
 
     name: str
     datatype: str
     dims: tuple[int, ...]
-    optional: bool = False
+    shape: tuple[int, ...]
+    optional: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +49,19 @@ class ModelSpec:
     @classmethod
     def from_config(cls, config: Message) -> ModelSpec:
         """Read a ``inference.ModelConfig`` message."""
+        batch = (-1,) if config.max_batch_size > 0 else ()
+
+        def tensor(described: Message, *, optional: bool) -> TensorSpec:
+            dims = tuple(described.dims)
+            return TensorSpec(described.name, _DATATYPES[described.data_type], dims, batch + dims, optional)
+
         return cls(
             name=config.name,
             max_batch_size=config.max_batch_size,
             decoupled=config.model_transaction_policy.decoupled,
-            inputs={
-                i.name: TensorSpec(i.name, _DATATYPES[i.data_type], tuple(i.dims), i.optional) for i in config.input
-            },
-            outputs={o.name: TensorSpec(o.name, _DATATYPES[o.data_type], tuple(o.dims)) for o in config.output},
+            inputs={given.name: tensor(given, optional=given.optional) for given in config.input},
+            outputs={made.name: tensor(made, optional=False) for made in config.output},
         )
-
-    @property
-    def batched(self) -> bool:
-        return self.max_batch_size > 0
 
     def place(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The wire shape of a value of ``shape``: checked against the model, a missing batch dimension added where
@@ -69,14 +71,16 @@ class ModelSpec:
             InvalidInputError: the shape does not fit.
         """
         if shape == () and all(dim in (1, -1) for dim in spec.dims):
-            shape = (1,) * (len(spec.dims) + self.batched)
-        elif self.batched and len(shape) == 1 and spec.dims == (1,):
+            shape = (1,) * len(spec.shape)
+        elif len(shape) == 1 and spec.shape == (-1, 1):
             shape = (shape[0], 1)
-        expected = (-1, *spec.dims) if self.batched else spec.dims
-        fits = len(shape) == len(expected) and all(want in (-1, got) for want, got in zip(expected, shape, strict=True))
+        # A loop, for this is on the path of every call.
+        fits = len(shape) == len(spec.shape)
+        for want, got in zip(spec.shape, shape, strict=False):
+            fits = fits and want in (-1, got)
         if not fits:
-            batch = "; the first dimension is the batch" if self.batched else ""
+            batch = "; the first dimension is the batch" if self.max_batch_size else ""
             raise InvalidInputError(
-                spec.name, f"expected shape {list(expected)}, got {list(shape)} (-1 is any size{batch})"
+                spec.name, f"expected shape {list(spec.shape)}, got {list(shape)} (-1 is any size{batch})"
             )
         return shape

@@ -85,16 +85,12 @@ def generation_inputs(
         raise InvalidInputError("text_input", f"is {prompt!r}; expected str")
     inputs: dict[str, object] = {"text_input": prompt}
     if "stream" in spec.inputs:
-        inputs["stream"] = np.full(_one(spec, "stream"), stream)
+        inputs["stream"] = np.bool_(stream)
     if "exclude_input_in_output" in spec.inputs:
-        inputs["exclude_input_in_output"] = np.full(_one(spec, "exclude_input_in_output"), True)
+        inputs["exclude_input_in_output"] = np.bool_(True)
     if sampling:
         inputs["sampling_parameters"] = json.dumps(dict(sampling))
     return inputs
-
-
-def _one(spec: ModelSpec, name: str) -> tuple[int, ...]:
-    return (1,) * (len(spec.inputs[name].dims) + spec.batched)
 
 
 def read_generation(result: InferResult) -> Generation:

@@ -49,7 +49,7 @@ class _Model:
 
 
 class FakeServer:
-    """A server whose models are functions; on a free port of 127.0.0.1.
+    """A server whose models are functions; on a free port of the loopback address.
 
     Example:
         >>> with FakeServer() as server:
@@ -61,12 +61,12 @@ class FakeServer:
         ...         client.infer("double", {"X": [[1.0, 2.0]]})["Y"]
 
     Attributes:
-        address: ``127.0.0.1:port``.
+        address: ``host:port``.
         requests: every inference that arrived, in order.
         calls: how often each method of the protocol was called.
     """
 
-    def __init__(self, *, port: int = 0, threads: int = 16) -> None:
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, threads: int = 16) -> None:
         self._models: dict[str, _Model] = {}
         self._lock = threading.Lock()
         self.requests: list[FakeRequest] = []
@@ -80,7 +80,7 @@ class FakeServer:
         )
         self._server = grpc.server(self._executor, options=options)
         stubs.add_GRPCInferenceServiceServicer_to_server(_service(self), self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
+        self.address = f"{host}:{self._server.add_insecure_port(f'{host}:{port}')}"
         self._server.start()
 
     def add_model(

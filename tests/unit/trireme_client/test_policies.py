@@ -1,0 +1,98 @@
+"""Policies are validated when they are made, and budgets are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from trireme_client import HealthPolicy, HedgePolicy, RetryPolicy, SequenceStep, Tls, TriremeClient
+from trireme_client.budget import Budget, Latencies
+from trireme_client.verdict import Verdict, judge
+from trireme_client.wire import WireError
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: RetryPolicy(max_attempts=0), "RetryPolicy.max_attempts is 0; it must be at least 1"),
+        (lambda: RetryPolicy(budget_percent=101), "RetryPolicy.budget_percent"),
+        (lambda: RetryPolicy(backoff_ms=10, max_backoff_ms=5), "RetryPolicy.max_backoff_ms"),
+        (lambda: RetryPolicy(attempt_deadline_ms=0.5), "RetryPolicy.attempt_deadline_ms"),
+        (lambda: HedgePolicy(percentile=100), "HedgePolicy.percentile"),
+        (lambda: HedgePolicy(min_samples=0), "HedgePolicy.min_samples"),
+        (lambda: HealthPolicy(interval_ms=0), "HealthPolicy.interval_ms"),
+        (lambda: HealthPolicy(probe_inputs={"X": [1.0]}), "given together with probe_model"),
+        (lambda: SequenceStep(0), "SequenceStep.id is 0"),
+        (lambda: Tls(certificate="a.pem"), "certificate and key together"),
+        (lambda: Tls(ca="/nowhere/ca.pem"), "there is no file /nowhere/ca.pem"),
+        (lambda: TriremeClient("a:1", compression="zip"), "compression is 'zip'"),
+    ],
+)
+def test_a_wrong_value_is_named(make, told):
+    with pytest.raises(ValueError, match=told):
+        make()
+
+
+@pytest.mark.parametrize("policy", [RetryPolicy(), HedgePolicy(), HealthPolicy(), SequenceStep(1), Tls()])
+def test_policies_are_frozen(policy):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(policy, dataclasses.fields(policy)[0].name, 1)
+
+
+def test_a_budget_gives_its_floor_and_then_its_share():
+    budget = Budget(10, floor=5)
+    assert [budget.spend() for _ in range(6)] == [True] * 5 + [False]
+    for _ in range(50):
+        budget.earn()
+    assert not budget.spend()
+    for _ in range(50):
+        budget.earn()
+    assert [budget.spend() for _ in range(6)] == [True] * 5 + [False]
+
+
+def test_a_long_quiet_time_saves_up_no_more_than_a_hundred():
+    budget = Budget(10)
+    for _ in range(1_000_000):
+        budget.earn()
+    assert sum(budget.spend() for _ in range(1000)) == 100
+
+
+def test_a_budget_of_nothing_gives_nothing():
+    budget = Budget(0)
+    budget.earn()
+    assert not budget.spend()
+
+
+def test_the_percentile_is_of_the_recent_answers_of_each_model():
+    latencies = Latencies(95, min_samples=100)
+    for number in range(99):
+        latencies.record("a", number)
+    assert latencies.at_percentile("a") is None
+    latencies.record("a", 99)
+    assert latencies.at_percentile("a") == 95
+    assert latencies.at_percentile("b") is None
+    for _ in range(2000):
+        latencies.record("a", 1.0)
+    assert latencies.at_percentile("a") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "verdict"),
+    [
+        ("UNAVAILABLE", "failed to connect to all addresses", Verdict.LOST),
+        ("UNAVAILABLE", "Server is stopping, scheduler for model has stopped accepting", Verdict.STOPPING),
+        ("UNAVAILABLE", "[request id: 5] Request timeout expired", Verdict.QUEUE_TIMEOUT),
+        ("UNAVAILABLE", "[request id: 5] Exceeds maximum queue size", Verdict.QUEUE_FULL),
+        ("UNAVAILABLE", "Request for unknown model: 'a' is not found", Verdict.NOT_FOUND),
+        ("UNAVAILABLE", "Request for unknown model: 'a' has no available versions", Verdict.NOT_FOUND),
+        ("NOT_FOUND", "Request for unknown model: 'a' version 9 is not found", Verdict.NOT_FOUND),
+        ("INTERNAL", "Stub process 'a_0_0' is not healthy.", Verdict.SICK),
+        ("INVALID_ARGUMENT", "Unable to find shared memory region: 'r'", Verdict.REGION_UNKNOWN),
+        ("INVALID_ARGUMENT", "unexpected shape for input 'X'", Verdict.INVALID),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", Verdict.DEADLINE),
+        ("INTERNAL", "told to fail", Verdict.FAULT),
+        ("PERMISSION_DENIED", "", Verdict.FAULT),
+    ],
+)
+def test_failures_are_told_apart(status, message, verdict):
+    assert judge(WireError(status, message)) is verdict

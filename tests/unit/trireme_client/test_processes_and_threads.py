@@ -1,0 +1,205 @@
+"""A client among threads, tasks and processes."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import threading
+
+import numpy as np
+import psutil
+import pytest
+from trireme_client import AsyncTriremeClient, ClosedError, DeadlineError, FakeServer, TriremeClient, UnavailableError
+
+ROW = {"X": [[1.0, 2.0]]}
+HANG_GUARD_SECONDS = 60.0
+
+
+def test_threads_get_their_own_answers(fake):
+    with TriremeClient(fake.address) as client:
+        wrong = []
+
+        def work(number):
+            for step in range(20):
+                x = np.array([[number, step]], np.float32)
+                if client.infer("double", {"X": x})["Y"].tolist() != [[2 * number, 2 * step]]:
+                    wrong.append((number, step))
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(HANG_GUARD_SECONDS)
+            assert not thread.is_alive()
+    assert wrong == []
+    assert fake.calls["ModelInfer"] == 64 * 20
+
+
+def test_closing_ends_calls_in_flight(fake):
+    client = TriremeClient(fake.address)
+    client.infer("double", ROW)
+    fake.delay("double", 60_000)
+    threading.Timer(0.2, client.close).start()
+    with pytest.raises(ClosedError, match="closed during the call"):
+        client.infer("double", ROW)
+
+
+def test_tasks_get_their_own_answers(fake):
+    async def main():
+        async with AsyncTriremeClient(fake.address) as client:
+            answers = await asyncio.gather(*(client.infer("double", {"X": [[float(n), 0.0]]}) for n in range(200)))
+        return [answer["Y"][0, 0] for answer in answers]
+
+    assert asyncio.run(main()) == [2.0 * n for n in range(200)]
+
+
+def test_a_cancelled_task_cancels_its_request(fake):
+    async def main():
+        async with AsyncTriremeClient(fake.address) as client:
+            await client.infer("double", ROW)
+            fake.delay("double", 60_000)
+            task = asyncio.create_task(client.infer("double", ROW))
+            while len(fake.requests) < 2:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            fake.delay("double", 0)
+            return await client.infer("double", ROW)
+
+    assert asyncio.run(main())["Y"].tolist() == [[2.0, 4.0]]
+    assert fake.calls["ModelInfer"] == 3
+
+
+def test_a_timeout_around_a_call_is_the_callers(fake):
+    async def main():
+        async with AsyncTriremeClient(fake.address) as client:
+            await client.infer("double", ROW)
+            fake.delay("double", 60_000)
+            await asyncio.wait_for(client.infer("double", ROW), 0.1)
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(main())
+
+
+def test_leaving_a_stream_cancels_it(fake):
+    ended = threading.Event()
+
+    def stream(_):
+        try:
+            for number in range(1_000_000):
+                yield {"I": [number]}
+        finally:
+            ended.set()
+
+    fake.add_model("long", inputs={"N": ("INT32", [1])}, outputs={"I": ("INT32", [1])}, stream=stream)
+    with TriremeClient(fake.address) as client:
+        for _ in client.stream("long", {"N": [0]}):
+            break
+        assert ended.wait(HANG_GUARD_SECONDS)
+        assert client.infer("double", ROW)["Y"].tolist() == [[2.0, 4.0]]
+
+    async def main():
+        async with AsyncTriremeClient(fake.address) as client:
+            async for _ in client.stream("long", {"N": [0]}):
+                break
+            return await client.infer("double", ROW)
+
+    ended.clear()
+    assert asyncio.run(main())["Y"].tolist() == [[2.0, 4.0]]
+    assert ended.wait(HANG_GUARD_SECONDS)
+
+
+def test_a_stream_whose_server_goes_silent_raises(fake):
+    from trireme_client import HealthPolicy
+
+    def stream(_):
+        yield {"I": [0]}
+        threading.Event().wait(30)
+
+    fake.add_model("stuck", inputs={"N": ("INT32", [1])}, outputs={"I": ("INT32", [1])}, stream=stream)
+    health = HealthPolicy(interval_ms=50, probe_deadline_ms=200)
+    with TriremeClient(fake.address, health=health) as client:
+        answers = client.stream("stuck", {"N": [0]}, deadline_ms=60_000)
+        next(answers)
+        fake.ready = False
+        with pytest.raises(UnavailableError):
+            next(answers)
+
+
+def _in_child(queue):
+    try:
+        PARENT.infer("double", ROW)
+    except ClosedError as error:
+        queue.put(str(error))
+
+
+def test_a_client_says_so_after_a_fork(fake):
+    global PARENT
+    with TriremeClient(fake.address) as PARENT:
+        PARENT.infer("double", ROW)
+        context = multiprocessing.get_context("fork")
+        queue = context.SimpleQueue()
+        child = context.Process(target=_in_child, args=(queue,))
+        child.start()
+        child.join(HANG_GUARD_SECONDS)
+        assert child.exitcode == 0
+        assert f"made in process {os.getpid()} and does not survive a fork" in queue.get()
+        assert PARENT.infer("double", ROW)["Y"].tolist() == [[2.0, 4.0]]
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_clients_leave_no_thread_and_no_descriptor(fake, kind):
+    process = psutil.Process()
+
+    async def once_async():
+        async with AsyncTriremeClient([fake.address, fake.address]) as client:
+            await client.infer("double", ROW)
+
+    def once():
+        if kind == "asyncio":
+            asyncio.run(once_async())
+            return
+        with TriremeClient([fake.address, fake.address]) as client:
+            client.infer("double", ROW)
+
+    for _ in range(10):
+        once()
+    threads, files = process.num_threads(), process.num_fds()
+    for _ in range(40):
+        once()
+    # The fake server's own threads and gRPC's pool move by a few.
+    assert process.num_threads() <= threads + 4
+    assert process.num_fds() <= files + 6
+
+
+def test_a_deadline_holds_while_other_threads_keep_the_interpreter(fake):
+    stop = threading.Event()
+
+    def spin():
+        while not stop.is_set():
+            sum(range(1000))
+
+    spinner = threading.Thread(target=spin)
+    spinner.start()
+    try:
+        with TriremeClient(fake.address) as client:
+            client.infer("double", ROW)
+            fake.delay("double", 60_000)
+            with pytest.raises(DeadlineError):
+                client.infer("double", ROW, deadline_ms=100)
+    finally:
+        stop.set()
+        spinner.join()
+
+
+def test_the_fake_server_counts_and_fails_as_told():
+    with FakeServer() as server, TriremeClient(server.address) as client:
+        server.add_model("m", inputs={}, outputs={"Y": ("INT32", [1])}, compute=lambda _: {"Y": [1]})
+        assert client.infer("m", {})["Y"].tolist() == [1]
+        assert [request.model for request in server.requests] == ["m"]
+        with pytest.raises(ValueError, match="either compute or stream"):
+            server.add_model("n", inputs={}, outputs={})
+        with pytest.raises(ValueError, match="no datatype 'FP31'"):
+            server.add_model("n", inputs={"X": ("FP31", [1])}, outputs={}, compute=lambda _: {})
