@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tritonclient.grpc as triton_grpc
+from trireme.demonstration import demonstrate
 from trireme.errors import ServerError
-from trireme.golden import GoldenSample, Tensors, load_golden
+from trireme.golden import load_golden
 from trireme.ports import free_ports
 from trireme.repository import ModelRepository
 from trireme.settings import Settings
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from trireme.triton_client import TritonClient
+from trireme.variants import find_tasks
 
 from tests.deploy.compose import Compose
 from tests.deploy.engine import Engine, docker_engine
@@ -46,8 +47,8 @@ class Stack:
     def container(self) -> str:
         return self.run("ps", "--quiet", "triton").strip()
 
-    def client(self) -> triton_grpc.InferenceServerClient:
-        return triton_grpc.InferenceServerClient(f"127.0.0.1:{self.compose.environment['TRITON_GRPC_PORT']}")
+    def client(self, admin_key: str | None = None) -> TritonClient:
+        return TritonClient(f"127.0.0.1:{self.compose.environment['TRITON_GRPC_PORT']}", admin_key)
 
     def with_settings(self, **variables: str) -> Stack:
         environment = {**self.compose.environment, **variables}
@@ -87,13 +88,13 @@ def stack(built: Stack) -> Stack:
     try:
         built.run("up", "--detach", "--wait", f"--wait-timeout={START_DEADLINE_SECONDS}", deadline_seconds=300)
     except ServerError as error:
-        said = [line for line in built.run("logs", "--no-color").splitlines() if " E " in line or "rror: " in line]
-        raise ServerError("\n".join([str(error), *said[:40]])) from None
+        said = [line for line in built.run("logs", "--no-color").splitlines() if "failed to load" in line]
+        raise ServerError("\n".join([str(error), *said[-20:]])) from None
     return built
 
 
 @pytest.fixture
-def client(stack: Stack) -> Iterator[triton_grpc.InferenceServerClient]:
+def client(stack: Stack) -> Iterator[TritonClient]:
     with stack.client() as connected:
         yield connected
 
@@ -109,12 +110,22 @@ def test_a_key_that_cannot_be_read_stops_the_start(built: Stack) -> None:
         stranger.run("run", "--rm", "--no-deps", "triton", deadline_seconds=60)
 
 
-def test_every_golden_sample_is_answered_right(client: triton_grpc.InferenceServerClient, settings: Settings) -> None:
+def test_the_questions_of_the_demo_are_answered_right(client: TritonClient, settings: Settings) -> None:
+    repository = ModelRepository(settings.repository_dir)
+    shown = [one for task in find_tasks(repository) for one in demonstrate(client, repository, task)]
+    for one in shown:
+        answer = one.answer.answer if one.answer else None
+        print(f"compose-test: {one.asked}: {one.question:.40}: {answer}", flush=True)
+    assert shown
+    assert [one for one in shown if one.problems] == []
+
+
+def test_every_golden_sample_is_answered_right(client: TritonClient, settings: Settings) -> None:
     asked, wrong = 0, []
     for folder in ModelRepository(settings.repository_dir).models():
         for sample in load_golden(folder):
-            differences = sample.differences(_ask(client, folder.name, sample))
-            wrong += [f"{folder.name}: {difference}" for difference in differences]
+            answer = client.infer(folder.name, sample.inputs, ANSWER_DEADLINE_SECONDS, sample.parameters)
+            wrong += [f"{folder.name}: {difference}" for difference in sample.differences(answer.outputs)]
             asked += 1
     print(f"compose-test: {asked} golden samples asked, {len(wrong)} wrong answers", flush=True)
     assert asked > 0
@@ -142,14 +153,12 @@ def test_the_server_is_nobody_special(stack: Stack) -> None:
     assert fields["NoNewPrivs"].strip() == "1"
 
 
-def test_the_repository_api_asks_for_the_admin_key(stack: Stack, client: triton_grpc.InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="restricted"):
-        client.get_model_repository_index(client_timeout=ANSWER_DEADLINE_SECONDS)
-    key = stack.key_path.read_text()
-    index = client.get_model_repository_index(
-        headers={"triton-grpc-protocol-admin-key": key}, client_timeout=ANSWER_DEADLINE_SECONDS
-    )
-    assert {model.state for model in index.models} == {"READY"}
+def test_the_repository_api_asks_for_the_admin_key(stack: Stack, client: TritonClient) -> None:
+    with pytest.raises(ServerError, match="restricted"):
+        client.index(ANSWER_DEADLINE_SECONDS)
+    with stack.client(stack.key_path.read_text()) as admin:
+        states = {version.state for version in admin.index(ANSWER_DEADLINE_SECONDS)}
+    assert states == {"READY"}
 
 
 def test_the_admin_key_stands_in_no_description_and_no_log(stack: Stack) -> None:
@@ -166,16 +175,13 @@ def test_no_library_collects_usage_events(stack: Stack) -> None:
     assert written == ""
 
 
-def test_a_request_larger_than_shared_memory_fails_alone(client: triton_grpc.InferenceServerClient) -> None:
-    huge = triton_grpc.InferInput("TEXT", [1, 1], "BYTES")
-    huge.set_data_from_numpy(np.array([[b"x" * 100_000_000]], dtype=np.object_))
-    with pytest.raises(InferenceServerException, match="shared memory"):
-        client.infer("embedding_premium", [huge], client_timeout=ANSWER_DEADLINE_SECONDS)
-    small = triton_grpc.InferInput("TEXT", [1, 1], "BYTES")
-    small.set_data_from_numpy(np.array([[b"good"]], dtype=np.object_))
+def test_a_request_larger_than_shared_memory_fails_alone(client: TritonClient) -> None:
+    huge = {"TEXT": np.array([[b"x" * 100_000_000]], dtype=np.object_)}
+    with pytest.raises(ServerError, match="shared memory"):
+        client.infer("embedding_premium", huge, ANSWER_DEADLINE_SECONDS)
+    small = {"TEXT": np.array([[b"good"]], dtype=np.object_)}
     for _ in range(8):
-        answer = client.infer("embedding_premium", [small], client_timeout=ANSWER_DEADLINE_SECONDS)
-        assert answer.as_numpy("EMBEDDING").shape == (1, 384)
+        assert client.infer("embedding_premium", small, ANSWER_DEADLINE_SECONDS).outputs["EMBEDDING"].shape == (1, 384)
 
 
 def test_down_ends_the_server_in_order_and_leaves_nothing(stack: Stack) -> None:
@@ -187,14 +193,3 @@ def test_down_ends_the_server_in_order_and_leaves_nothing(stack: Stack) -> None:
     of_project = f"--filter=label=com.docker.compose.project={PROJECT}"
     assert stack.engine.docker("ps", "--all", "--quiet", of_project) == ""
     assert stack.engine.docker("network", "ls", "--quiet", of_project) == ""
-
-
-def _ask(client: triton_grpc.InferenceServerClient, model: str, sample: GoldenSample) -> Tensors:
-    inputs = []
-    for name, tensor in sample.inputs.items():
-        given = triton_grpc.InferInput(name, list(tensor.shape), np_to_triton_dtype(tensor.dtype))
-        given.set_data_from_numpy(tensor)
-        inputs.append(given)
-    parameters = dict(sample.parameters) or None
-    answer = client.infer(model, inputs, parameters=parameters, client_timeout=ANSWER_DEADLINE_SECONDS)
-    return {name: answer.as_numpy(name) for name in sample.outputs}
