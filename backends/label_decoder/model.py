@@ -1,24 +1,26 @@
+"""Triton backend ``label_decoder``: ``PROBABILITIES`` to the ``LABEL`` and ``SCORE`` of the most probable class."""
+
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
-
+from trireme_backends.errors import BackendError
+from trireme_backends.labels import LabelDecoder
 from trireme_backends.model import Model
 
 
 class TritonPythonModel:
-    def initialize(self, args):
-        model = Model.from_arguments(args)
-        self.labels = np.array([s.encode() for s in json.loads(model.file("labels.json").read_text())], dtype=np.object_)
+    def initialize(self, args: Mapping[str, str]) -> None:
+        self._decoder = LabelDecoder(Model.from_arguments(args).file("labels.json"))
 
-    def execute(self, requests):
-        responses = []
-        for request in requests:
-            p = pb_utils.get_input_tensor_by_name(request, "PROBABILITIES").as_numpy()
-            responses.append(pb_utils.InferenceResponse([
-                pb_utils.Tensor("LABEL", self.labels[p.argmax(axis=1)].reshape(-1, 1)),
-                pb_utils.Tensor("SCORE", p.max(axis=1, keepdims=True)),
-            ]))
-        return responses
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+        try:
+            label, score = self._decoder.decode(pb_utils.get_input_tensor_by_name(request, "PROBABILITIES").as_numpy())
+        except BackendError as error:
+            sentence = error.about(request.request_id())
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence, pb_utils.TritonError.INVALID_ARG))
+        return pb_utils.InferenceResponse([pb_utils.Tensor("LABEL", label), pb_utils.Tensor("SCORE", score)])

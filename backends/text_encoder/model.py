@@ -1,50 +1,52 @@
+"""Triton backend ``text_encoder``: ``TEXT`` to vectors, tokenised, batched by length and run in one place.
+
+``execute`` queues texts and returns; answers are sent from the encoder's threads as soon as a text's batch is done. So
+one instance keeps all cores busy with one copy of the weights, and sees every waiting text when it chooses a batch.
+Needs Triton 24.10: since then a model that is not decoupled may answer through a response sender.
+"""
+
 from __future__ import annotations
 
-import numpy as np
-import onnxruntime
-import triton_python_backend_utils as pb_utils
+import os
+from collections.abc import Mapping, Sequence
 
-from trireme_backends.errors import RequestError
+import triton_python_backend_utils as pb_utils
+from trireme_backends.encoder import Done, Encoder, Vectors
+from trireme_backends.errors import BackendError
 from trireme_backends.model import Model
-from trireme_backends.text import TextTokenizer, decode_texts, pad
+from trireme_backends.onnx_encoder import OnnxEncoder
+from trireme_backends.text import TextTokenizer, decode_texts
 
 
 class TritonPythonModel:
-    def initialize(self, args):
+    def initialize(self, args: Mapping[str, str]) -> None:
         model = Model.from_arguments(args)
-        self.tokenizer = TextTokenizer(model.file("tokenizer.json"), model.integer("max_tokens", 256, least=3))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = model.integer("intra_op_thread_count", 1)
-        self.session = onnxruntime.InferenceSession(str(model.file("model.onnx")), options, providers=["CPUExecutionProvider"])
-        self.output = model.output_names()[0]
+        (self._output,) = model.output_names()
+        self._tokenizer = TextTokenizer(model.file("tokenizer.json"), model.integer("max_tokens", 256, least=3))
+        encode = OnnxEncoder(model.file("model.onnx"), self._output)
+        self._encoder = Encoder(encode, threads=model.integer("thread_count", len(os.sched_getaffinity(0)), least=1))
 
-    def execute(self, requests):
-        responses = [None] * len(requests)
-        owners, rows = [], []
-        for i, request in enumerate(requests):
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> None:
+        for request in requests:
+            reply = self._reply_to(request)
             try:
-                enc = self.tokenizer.encode(decode_texts(pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()))
-                owners += [(i, r) for r in range(len(enc))]
-                rows += enc
-                responses[i] = [None] * len(enc)
-            except RequestError as e:
-                responses[i] = pb_utils.TritonError(str(e), pb_utils.TritonError.INVALID_ARG)
-        order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
-        start = 0
-        while start < len(order):
-            end = start
-            first = len(rows[order[start]])
-            while end < len(order) and end - start < 16 and len(rows[order[end]]) <= first * 1.15 + 1:
-                end += 1
-            group = [rows[k] for k in order[start:end]]
-            ids, mask = pad(group, len(group[-1]))
-            out = self.session.run([self.output], {"INPUT_IDS": ids, "ATTENTION_MASK": mask})[0]
-            for k, vec in zip(order[start:end], out):
-                i, r = owners[k]
-                responses[i][r] = vec
-            start = end
-        return [
-            pb_utils.InferenceResponse(error=r) if isinstance(r, pb_utils.TritonError)
-            else pb_utils.InferenceResponse([pb_utils.Tensor(self.output, np.stack(r))])
-            for r in responses
-        ]
+                texts = decode_texts(pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy())
+                self._encoder.submit(self._tokenizer.encode(texts), reply)
+            except BackendError as error:
+                reply(error)
+
+    def finalize(self) -> None:
+        self._encoder.close()
+
+    def _reply_to(self, request: pb_utils.InferenceRequest) -> Done:
+        sender, request_id = request.get_response_sender(), request.request_id()
+
+        def reply(answer: Vectors | BackendError) -> None:
+            if isinstance(answer, BackendError):
+                error = pb_utils.TritonError(answer.about(request_id), pb_utils.TritonError.INVALID_ARG)
+                response = pb_utils.InferenceResponse(error=error)
+            else:
+                response = pb_utils.InferenceResponse([pb_utils.Tensor(self._output, answer)])
+            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+        return reply

@@ -1,28 +1,29 @@
-"""Triton backend ``text_tokenizer``: TEXT to INPUT_IDS and ATTENTION_MASK."""
+"""Triton backend ``text_tokenizer``: ``TEXT`` to ``INPUT_IDS`` and ``ATTENTION_MASK``, for encoders that run apart."""
 
 from __future__ import annotations
 
-import triton_python_backend_utils as pb_utils
+from collections.abc import Mapping, Sequence
 
-from trireme_backends.errors import RequestError
+import triton_python_backend_utils as pb_utils
+from trireme_backends.errors import BackendError
 from trireme_backends.model import Model
 from trireme_backends.text import TextTokenizer, decode_texts, pad
 
 
 class TritonPythonModel:
-    def initialize(self, args):
+    def initialize(self, args: Mapping[str, str]) -> None:
         model = Model.from_arguments(args)
-        self.tokenizer = TextTokenizer(model.file("tokenizer.json"), model.integer("max_tokens", 256, least=3))
-        self.multiple = model.integer("pad_to_multiple_of", 1, least=1)
+        self._tokenizer = TextTokenizer(model.file("tokenizer.json"), model.integer("max_tokens", 256, least=3))
+        self._multiple = model.integer("pad_to_multiple_of", 1, least=1)
 
-    def execute(self, requests):
-        responses = []
-        for request in requests:
-            try:
-                rows = self.tokenizer.encode(decode_texts(pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()))
-                longest = max(map(len, rows))
-                ids, mask = pad(rows, -(-longest // self.multiple) * self.multiple)
-                responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("INPUT_IDS", ids), pb_utils.Tensor("ATTENTION_MASK", mask)]))
-            except RequestError as e:
-                responses.append(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(e), pb_utils.TritonError.INVALID_ARG)))
-        return responses
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+        try:
+            texts = decode_texts(pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy())
+            ids, mask = pad(self._tokenizer.encode(texts), multiple=self._multiple)
+        except BackendError as error:
+            sentence = error.about(request.request_id())
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence, pb_utils.TritonError.INVALID_ARG))
+        return pb_utils.InferenceResponse([pb_utils.Tensor("INPUT_IDS", ids), pb_utils.Tensor("ATTENTION_MASK", mask)])

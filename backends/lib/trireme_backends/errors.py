@@ -11,6 +11,10 @@ from __future__ import annotations
 class BackendError(Exception):
     """One clear sentence: what is wrong, where, what to do."""
 
+    def about(self, request_id: str) -> str:
+        """The sentence, with the request it is about where the caller gave it a name."""
+        return f"request '{request_id}': {self}" if request_id else str(self)
+
 
 class ModelError(BackendError):
     """A model's configuration or one of its files is wrong, so it is not loaded."""

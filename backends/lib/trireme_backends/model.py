@@ -63,3 +63,13 @@ class Model:
     def output_names(self) -> list[str]:
         """The outputs of the configuration, in its order."""
         return [output["name"] for output in self.config["output"]]
+
+
+def version_dir_of_this_process() -> Path:
+    """The version folder while Triton completes the configuration, when the backend is not yet told of it.
+
+    Source: python_backend, ``StubLauncher``: the stub's first argument is ``<version folder>/model.py``, whether or not
+    that file exists.
+    """
+    arguments = Path("/proc/self/cmdline").read_bytes().split(b"\0")
+    return Path(arguments[1].decode()).parent

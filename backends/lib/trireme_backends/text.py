@@ -1,9 +1,9 @@
-"""Text in and out of Triton: BYTES tensors to str, str to token ids."""
+"""Text on its way into a model: BYTES tensors to str, str to token ids, ids to padded tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,22 +11,30 @@ from tokenizers import Tokenizer
 
 from trireme_backends.errors import ModelError, RequestError
 
+TokenIds = list[int]
+
+# Only the first tokens of a text are used, but all of it is read for that: a second for some megabytes.
+MOST_TEXT_BYTES = 1 << 20
+
 
 def decode_texts(tensor: npt.NDArray[np.object_]) -> list[str]:
     """The texts of a ``TEXT`` tensor: object array of ``bytes``, shape [rows, 1].
 
     Raises:
-        RequestError: a row is not UTF-8; the sentence names the row and the byte.
+        RequestError: a row is not UTF-8, or longer than ``MOST_TEXT_BYTES``; the sentence names the row.
     """
-    texts = []
-    for row, value in enumerate(tensor.reshape(-1)):
-        try:
-            texts.append(value.decode())
-        except UnicodeDecodeError as error:
-            raise RequestError(
-                f"row {row} of TEXT is not UTF-8: byte 0x{value[error.start]:02x} at position {error.start}"
-            ) from None
-    return texts
+    return [_decode(row, value) for row, value in enumerate(tensor.reshape(-1))]
+
+
+def _decode(row: int, value: bytes) -> str:
+    if len(value) > MOST_TEXT_BYTES:
+        raise RequestError(f"row {row} of TEXT has {len(value)} bytes; at most {MOST_TEXT_BYTES} are taken")
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"row {row} of TEXT is not UTF-8: byte 0x{value[error.start]:02x} at position {error.start}"
+        ) from None
 
 
 class TextTokenizer:
@@ -46,16 +54,20 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
 
-    def encode(self, texts: list[str]) -> list[npt.NDArray[np.int64]]:
-        """The ids of each text, shape [tokens]."""
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in self._tokenizer.encode_batch_fast(texts)]
+    def encode(self, texts: list[str]) -> list[TokenIds]:
+        """The ids of each text."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
 
 
-def pad(rows: list[npt.NDArray[np.int64]], length: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Ids and attention mask, INT64 [rows, length], padded with zeros on the right."""
-    ids = np.zeros((len(rows), length), dtype=np.int64)
-    mask = np.zeros((len(rows), length), dtype=np.int64)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-        mask[index, : len(row)] = 1
+def pad(texts: Sequence[TokenIds], *, multiple: int = 1) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Ids and attention mask, both INT64 [texts, tokens], padded on the right with zeros.
+
+    ``tokens`` is the longest length, rounded up to a multiple of ``multiple``.
+    """
+    tokens = -(-max(map(len, texts)) // multiple) * multiple
+    ids = np.zeros((len(texts), tokens), dtype=np.int64)
+    mask = np.zeros((len(texts), tokens), dtype=np.int64)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = text
+        mask[row, : len(text)] = 1
     return ids, mask

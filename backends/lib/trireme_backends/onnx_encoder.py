@@ -1,0 +1,45 @@
+"""An encoder as an ONNX graph on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from trireme_backends.errors import ModelError, RequestError
+
+
+class OnnxEncoder:
+    """Runs a graph with the inputs ``INPUT_IDS`` and ``ATTENTION_MASK``; one thread a call, calls side by side."""
+
+    def __init__(self, path: Path, output: str) -> None:
+        """Load the graph.
+
+        Raises:
+            ModelError: ONNX Runtime cannot load the file, or it lacks the output.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no other base
+            raise ModelError(f"ONNX Runtime cannot load {path}: {error}") from None
+        outputs = [node.name for node in self._session.get_outputs()]
+        if output not in outputs:
+            raise ModelError(f"{path} has no output '{output}'; it has {', '.join(outputs)}")
+        self._output = output
+
+    def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Encode texts: ids and mask INT64 [texts, tokens].
+
+        Raises:
+            RequestError: ONNX Runtime failed.
+        """
+        try:
+            vectors: npt.NDArray[Any] = self._session.run([self._output], {"INPUT_IDS": ids, "ATTENTION_MASK": mask})[0]
+        except Exception as error:  # ONNX Runtime's exceptions share no other base
+            raise RequestError(f"ONNX Runtime failed: {error}") from None
+        return vectors

@@ -1,0 +1,67 @@
+"""An ONNX model run on requests: their tensors in, the configured outputs out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from trireme_backends.batch import Tensors
+from trireme_backends.errors import RequestError
+from trireme_backends.onnxruntime_session import run_options
+
+Config = Mapping[str, Any]
+
+
+class OnnxModel:
+    """A session, fed by tensor names; its configuration has no problems."""
+
+    def __init__(self, config: Config, session: onnxruntime.InferenceSession) -> None:
+        self.batches = config.get("max_batch_size", 0) > 0
+        self._session = session
+        self._run_options = run_options(config)
+        self._outputs = [tensor["name"] for tensor in config["output"]]
+        inputs = (*session.get_inputs(), *session.get_overridable_initializers())
+        self._scalars = {node.name for node in inputs if not node.shape}
+
+    def run(self, tensors: Tensors) -> Tensors:
+        """The configured outputs. BYTES are object arrays of ``bytes`` on both sides.
+
+        Raises:
+            RequestError: a string is not UTF-8, or ONNX Runtime failed.
+        """
+        feeds = {name: self._feed(name, tensor) for name, tensor in tensors.items()}
+        try:
+            answers = self._session.run(self._outputs, feeds, self._run_options)
+        except Exception as error:  # ONNX Runtime's exceptions share no other base
+            raise RequestError(f"ONNX Runtime failed: {error}") from None
+        return {name: _carried(answer) for name, answer in zip(self._outputs, answers, strict=True)}
+
+    def _feed(self, name: str, tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if tensor.dtype == np.object_:
+            tensor = _decoded(name, tensor)
+        return tensor.reshape(()) if name in self._scalars else tensor
+
+
+def _decoded(name: str, tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """ONNX Runtime takes str, and Triton carries bytes."""
+    texts: npt.NDArray[Any] = np.empty(tensor.shape, dtype=np.object_)
+    for index, value in np.ndenumerate(tensor):
+        try:
+            texts[index] = value.decode()
+        except UnicodeDecodeError as error:
+            raise RequestError(f"element {list(index)} of input '{name}' is not UTF-8: {error.reason}") from None
+    return texts
+
+
+def _carried(answer: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An output as Triton carries it: strings as bytes, a scalar with one dimension."""
+    if answer.dtype == np.object_:
+        flat = [str(value).encode() for value in answer.reshape(-1)]
+        encoded = np.empty(len(flat), dtype=np.object_)
+        encoded[:] = flat
+        answer = encoded.reshape(answer.shape)
+    return answer if answer.shape else answer.reshape(1)
