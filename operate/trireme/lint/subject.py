@@ -10,6 +10,17 @@ from trireme.machine import Machine
 from trireme.model_config import ModelConfig
 from trireme.repository import ModelFolder
 
+# By these files Triton finds the backend where the config names neither backend nor platform nor filename.
+_BACKEND_OF_FILE = {
+    "model.plan": "tensorrt",
+    "model.onnx": "onnxruntime",
+    "model.xml": "openvino",
+    "model.pt": "pytorch",
+    "model.py": "python",
+    "model.savedmodel": "tensorflow",
+    "model.graphdef": "tensorflow",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -28,6 +39,16 @@ class Subject:
     neighbours: Mapping[str, ModelConfig]
     repository: Mapping[str, ModelFolder]
     machine: Machine
+
+    @property
+    def backend(self) -> str:
+        """The backend as the config names it, or as Triton finds it by the model's file; empty where neither tells."""
+        message = self.config.message
+        if self.config.backend or self.config.platform or message.default_model_filename or self.folder is None:
+            return self.config.backend
+        folders = [self.folder.version_dir(version) for version in self.folder.versions()]
+        found = (backend for file, backend in _BACKEND_OF_FILE.items() if any((f / file).exists() for f in folders))
+        return next(found, "")
 
     @property
     def is_unmade(self) -> bool:

@@ -9,7 +9,7 @@ from trireme.lint.rules import (
     instances,
     names,
     onnx_file,
-    onnx_tensors,
+    onnxruntime,
     routes,
     tensorrt,
     tensors,
@@ -27,6 +27,6 @@ ALL_RULES: tuple[Rule, ...] = (
     *warmup.RULES,
     *instances.RULES,
     *onnx_file.RULES,
-    *onnx_tensors.RULES,
+    *onnxruntime.RULES,
     *tensorrt.RULES,
 )

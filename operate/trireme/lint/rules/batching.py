@@ -10,7 +10,7 @@ from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
-from trireme.lint.finding import Complaint, error, ngc_only, warning
+from trireme.lint.finding import Complaint, error, warning
 from trireme.lint.subject import Rule, Subject
 
 _Control = model_config_pb2.ModelSequenceBatching.Control
@@ -202,18 +202,6 @@ def answers_can_be_cached(subject: Subject) -> Iterator[Complaint]:
         yield error("the response cache cannot keep the answers of a sequence", "drop response_cache", "response_cache")
 
 
-def sequence_state_is_kept(subject: Subject) -> Iterator[Complaint]:
-    """The embedded server's onnxruntime backend keeps no state between requests; the native one does."""
-    message = subject.config.message
-    if subject.config.backend == "onnxruntime" and message.sequence_batching.state:
-        yield ngc_only(
-            "the embedded server's onnxruntime backend does not support sequence_batching.state",
-            "serve the model with NGC's image",
-            "sequence_batching",
-            "state",
-        )
-
-
 RULES: tuple[Rule, ...] = (
     preferred_batches_fit,
     priorities_are_in_range,
@@ -223,5 +211,4 @@ RULES: tuple[Rule, ...] = (
     sequence_controls_are_well_formed,
     slot_utilization_is_a_share,
     answers_can_be_cached,
-    sequence_state_is_kept,
 )

@@ -42,7 +42,7 @@ def profiles_are_for_tensorrt(subject: Subject) -> Iterator[Complaint]:
     """Optimisation profiles are numbers from 0, and exist in TensorRT models alone."""
     for index, group in enumerate(subject.config.message.instance_group):
         at = ("instance_group", index, "profile")
-        if group.profile and subject.config.backend != "tensorrt":
+        if group.profile and subject.backend != "tensorrt":
             yield error("only TensorRT models have profiles", "drop the profile", *at)
             continue
         for profile in group.profile:

@@ -19,8 +19,6 @@ _PLATFORMS = {
     "tensorflow": ("tensorflow_savedmodel", "tensorflow_graphdef"),
     "pytorch": ("pytorch_libtorch",),
 }
-# Triton finds the backend by these files where the config names neither backend nor platform nor filename.
-_TELLING_FILES = ("model.plan", "model.onnx", "model.pt", "model.py", "model.xml", "model.savedmodel", "model.graphdef")
 # Triton's own folders inside a model's.
 _RESERVED_FOLDERS = {"warmup", "initial_state"}
 _OUR_FOLDERS = {"golden"}
@@ -43,7 +41,7 @@ def backend_is_known(subject: Subject) -> Iterator[Complaint]:
     backend, platform = str(config.message.backend), config.platform
     if platform == "ensemble" and backend:
         yield error(f"an ensemble has no backend, and this one names '{backend}'", "drop the backend line", "backend")
-    elif backend in _PLATFORMS and platform and platform not in _PLATFORMS[backend]:
+    elif backend != "onnxruntime" and platform and platform not in _PLATFORMS.get(backend, (platform,)):
         allowed = " or ".join(f'"{known}"' for known in _PLATFORMS[backend])
         yield error(
             f"platform '{platform}' does not go with backend '{backend}'",
@@ -57,19 +55,9 @@ def backend_is_known(subject: Subject) -> Iterator[Complaint]:
             f'write backend: "{platform}" if that is a backend\'s name; the platforms are {known}, ensemble',
             "platform",
         )
-    elif not config.backend and subject.folder and not _backend_shows(subject):
+    # A name like model.x tells the backend x.
+    elif subject.folder and not subject.backend and "." not in subject.folder.name:
         yield error("nothing says which backend runs the model", 'add a line like backend: "onnxruntime"')
-
-
-def _backend_shows(subject: Subject) -> bool:
-    assert subject.folder is not None
-    if subject.config.message.default_model_filename in _TELLING_FILES or "." in subject.folder.name:
-        return True
-    return any(
-        (subject.folder.version_dir(version) / filename).exists()
-        for version in subject.folder.versions()
-        for filename in _TELLING_FILES
-    )
 
 
 def max_batch_size_is_not_negative(subject: Subject) -> Iterator[Complaint]:
@@ -165,7 +153,7 @@ def model_file_is_there(subject: Subject) -> Iterator[Complaint]:
     for version in subject.versions():
         file = subject.folder.version_dir(version) / config.model_filename
         if not file.exists():
-            hang = "; Triton would wait for it for ever" if config.backend == "python" else ""
+            hang = "; Triton would wait for it for ever" if subject.backend == "python" else ""
             yield error(
                 f"version {version} has no {config.model_filename}{hang}",
                 "put the model there, or name its file with default_model_filename",
@@ -175,9 +163,9 @@ def model_file_is_there(subject: Subject) -> Iterator[Complaint]:
 
 def backend_is_in_the_embedded_server(subject: Subject) -> Iterator[Complaint]:
     """The embedded server runs Python-based backends alone; TensorRT, PyTorch and the like need NGC's image."""
-    if subject.config.backend in ("tensorrt", "tensorflow", "pytorch", "openvino", "dali", "tensorrtllm", "fil"):
+    if subject.backend in ("tensorrt", "tensorflow", "pytorch", "openvino", "dali", "tensorrtllm", "fil"):
         yield ngc_only(
-            f"the embedded server has no backend '{subject.config.backend}'",
+            f"the embedded server has no backend '{subject.backend}'",
             "serve the model with NGC's image",
             "backend",
         )

@@ -21,7 +21,7 @@ NGC_TENSORRT = (10, 5)
 
 def plan_is_of_this_tensorrt(subject: Subject) -> Iterator[Complaint]:
     """A TensorRT plan was built with the TensorRT of NGC's image."""
-    if subject.folder is None or subject.config.backend != "tensorrt":
+    if subject.folder is None or subject.backend != "tensorrt":
         return
     for version in subject.versions():
         file = subject.folder.version_dir(version) / subject.config.model_filename

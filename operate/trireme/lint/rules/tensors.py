@@ -86,7 +86,7 @@ def image_formats_have_three_dims(subject: Subject) -> Iterator[Complaint]:
 
 def special_tensors_are_for_tensorrt(subject: Subject) -> Iterator[Complaint]:
     """Shape tensors and non-linear formats exist in TensorRT models alone."""
-    if subject.config.backend == "tensorrt":
+    if subject.backend == "tensorrt":
         return
     for field in ("input", "output"):
         for index, tensor in enumerate(getattr(subject.config.message, field)):

@@ -1,0 +1,124 @@
+"""Models of the onnxruntime backend: its own rules, asked of the backend, and the ONNX graph against the config.
+
+Source of the rules: ``trireme_backends.onnxruntime_rules`` and ``onnxruntime_signature``, by which the embedded backend
+judges a model when it loads, and which follow NGC's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx
+from google.protobuf import json_format
+from trireme_backends.errors import ModelError
+from trireme_backends.onnxruntime_rules import embedded_problems, embedded_warnings, problems
+from trireme_backends.onnxruntime_signature import GraphTensor, Signature, complete, signature_problems
+
+from trireme.lint.finding import Complaint, Severity
+from trireme.lint.rules.onnx_file import onnx_files, read_onnx
+from trireme.lint.subject import Rule, Subject
+
+_BACKEND = "onnxruntime"
+# Triton's names, where they are not ONNX's own with TYPE_ before it.
+_DATA_TYPES = {"FLOAT": "TYPE_FP32", "DOUBLE": "TYPE_FP64", "FLOAT16": "TYPE_FP16"}
+_UNKNOWN_TYPES = {"UNDEFINED", "BFLOAT16", "COMPLEX64", "COMPLEX128"}
+
+
+def onnxruntime_takes_the_config(subject: Subject) -> Iterator[Complaint]:
+    """The onnxruntime backend knows the platform, parameters, accelerators and kinds of inputs."""
+    if subject.backend == _BACKEND:
+        for sentence in problems(_json(subject)):
+            yield _complaint(Severity.ERROR, sentence)
+
+
+def embedded_onnxruntime_takes_the_config(subject: Subject) -> Iterator[Complaint]:
+    """The embedded server's onnxruntime backend does what the config asks for; the native one does more."""
+    if subject.backend == _BACKEND:
+        for sentence in embedded_problems(_json(subject)):
+            yield _complaint(Severity.NGC_ONLY, sentence)
+        for sentence in embedded_warnings(_json(subject)):
+            yield _complaint(Severity.WARNING, sentence)
+
+
+def onnx_tensors_are_the_configs(subject: Subject) -> Iterator[Complaint]:
+    """The config's inputs and outputs are the graph's: names, data types, and shapes with the batch dimension."""
+    if subject.backend != _BACKEND:
+        return
+    config = _json(subject)
+    for file in onnx_files(subject):
+        model = read_onnx(file)
+        if model is None:
+            continue
+        try:
+            signature = _signature(model.graph)
+            sentences = signature_problems(_completed(config, signature), signature)
+        except ModelError as error:
+            sentences = [str(error)]
+        for sentence in sentences:
+            yield _complaint(Severity.ERROR, sentence)
+
+
+def _completed(config: Mapping[str, Any], signature: Signature) -> Mapping[str, Any]:
+    """The config as Triton loads it: with the inputs that its sequence states feed, and what the graph completes."""
+    states = config.get("sequence_batching", {}).get("state", [])
+    fed = [{**state, "name": state["input_name"]} for state in states]
+    added = complete(config, signature)
+    return {
+        **config,
+        "max_batch_size": added.max_batch_size if added else config.get("max_batch_size", 0),
+        "input": [*(config.get("input") or (added and added.inputs) or []), *fed],
+        "output": config.get("output") or (added and added.outputs) or [],
+    }
+
+
+def _signature(graph: onnx.GraphProto) -> Signature:
+    initial = {value.name for value in graph.initializer}
+    inputs = [_tensor(value) for value in graph.input]
+    return Signature(
+        inputs=tuple(tensor for tensor in inputs if tensor.name not in initial),
+        optional_inputs=tuple(tensor for tensor in inputs if tensor.name in initial),
+        outputs=tuple(_tensor(value) for value in graph.output),
+    )
+
+
+def _tensor(value: onnx.ValueInfoProto) -> GraphTensor:
+    form = value.type.tensor_type
+    name = onnx.TensorProto.DataType.Name(form.elem_type)
+    if name in _UNKNOWN_TYPES:
+        raise ModelError(f"the graph's '{value.name}' is a {name}, which Triton cannot carry")
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in form.shape.dim)
+    return GraphTensor(value.name, _DATA_TYPES.get(name, f"TYPE_{name}"), shape)
+
+
+def _complaint(severity: Severity, sentence: str) -> Complaint:
+    """A sentence of the backend, with the mend it ends in and the place of the tensor or field it names."""
+    problem, _, fix = sentence.partition("; ")
+    return Complaint(severity, problem, fix or "let the config say what the graph says", _place(sentence))
+
+
+def _place(sentence: str) -> tuple[str, ...]:
+    if named := re.search(r"\b(input|output) '([^']*)'", sentence):
+        return (named[1], named[2])
+    if named := re.match(r"parameters: (\S+)", sentence):
+        return ("parameters", named[1])
+    if named := re.search(r"\b([cg]pu_execution_accelerator) '([^']*)'", sentence):
+        return ("optimization", "execution_accelerators", named[1], named[2])
+    word = re.match(r"\w+", sentence)
+    return (word[0],) if word else ()
+
+
+def _json(subject: Subject) -> Mapping[str, Any]:
+    """The config as Triton hands it to a backend: with the fields that are not set."""
+    form: Mapping[str, Any] = json_format.MessageToDict(
+        subject.config.message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return form
+
+
+RULES: tuple[Rule, ...] = (
+    onnxruntime_takes_the_config,
+    embedded_onnxruntime_takes_the_config,
+    onnx_tensors_are_the_configs,
+)
