@@ -34,7 +34,10 @@ def load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Ids, Ids]:
     """Ids and mask of a batch, INT64 [batch, longest]; shorter rows are padded on the right by 0."""
-    rows = [tokenizer.encode(text).ids for text in texts]
+    return _pad([tokenizer.encode(text).ids for text in texts])
+
+
+def _pad(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
     ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
     mask = np.zeros_like(ids)
     for row, tokens in enumerate(rows):
@@ -78,10 +81,11 @@ def pool_and_normalise(hidden: npt.NDArray[np.float32], mask: Ids) -> Rows:
 
 def run_texts(forward: Forward, tokenizer: Tokenizer, texts: Sequence[str]) -> Rows:
     """All texts through ``forward``, in batches of like length over all cores; rows in the order of ``texts``."""
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    tokens = [tokenizer.encode(text).ids for text in texts]
+    order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
     batches = [order[start : start + _BATCH_ROWS] for start in range(0, len(order), _BATCH_ROWS)]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        done = list(pool.map(lambda batch: forward(*tokenize(tokenizer, [texts[index] for index in batch])), batches))
+        done = list(pool.map(lambda batch: forward(*_pad([tokens[index] for index in batch])), batches))
     rows = np.concatenate(done)
     return rows[np.argsort(np.concatenate(batches))]
 
