@@ -1,0 +1,206 @@
+"""``trireme serve`` and its neighbours on the real tritonserver."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from trireme.errors import ServerError
+from trireme.shared_memory import SHM_DIR
+from trireme.triton_client import TritonClient
+
+from tests.e2e.serving import Serve, assert_nothing_is_left, processes_of, wait_until
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """One that runs, for the tests that leave it answering."""
+    running = Serve(tmp_path_factory.mktemp("serve"))
+    try:
+        running.start()
+        yield running
+        running.stop()
+    finally:
+        running.kill()
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Serve]:
+    """One that does not run yet."""
+    made = Serve(tmp_path)
+    yield made
+    made.kill()
+
+
+def test_ask_answers_by_model_name(serve: Serve) -> None:
+    done = serve.verb("ask", "echo", "hello", "Grüße 😀", "--json")
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    assert [answer["outputs"]["ANSWER"] for answer in answers] == ["hello", "Grüße 😀"]
+    assert {(answer["variant"], answer["version"]) for answer in answers} == {("echo", "1")}
+
+
+def test_ask_refuses_text_that_is_not_utf8(serve: Serve) -> None:
+    done = serve.verb("ask", "echo", "fine", b"caf\xe9")
+    assert done.returncode == 2
+    assert "text 2 is not UTF-8: byte 0xe9 at position 3" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ask_for_an_unknown_name_lists_the_known(serve: Serve) -> None:
+    done = serve.verb("ask", "ecko", "hello")
+    assert done.returncode == 1
+    assert "no task or model named 'ecko'; there is: echo" in done.stderr
+
+
+def test_status_tells_models_requests_and_memory(serve: Serve) -> None:
+    serve.ask(b"counted")
+    done = serve.verb("status", "--json")
+    assert done.returncode == 0, done.stdout
+    status = json.loads(done.stdout)
+    (echo,) = status["models"]
+    assert (echo["name"], echo["versions"], echo["ready"], echo["failed"]) == ("echo", ["1"], True, 0)
+    assert echo["succeeded"] > 0
+    assert status["memory"]["stub_count"] == 1
+    assert status["memory"]["server_mib"] > 10
+
+
+def test_control_apis_ask_for_the_admin_key(serve: Serve) -> None:
+    address = f"127.0.0.1:{serve.grpc_port}"
+    with TritonClient(address) as stranger, pytest.raises(ServerError, match="restricted"):
+        stranger.load("echo", 10.0)
+    with TritonClient(address, serve.admin_key()) as admin:
+        admin.load("echo", 30.0)
+
+
+def test_admin_key_is_for_this_user_only_and_in_no_process_list_or_log(serve: Serve) -> None:
+    key, run_dir = serve.admin_key(), serve.state_dir / "run"
+    assert stat.S_IMODE((run_dir / "admin.key").stat().st_mode) == 0o600
+    assert all(key not in argument for process in psutil.process_iter() for argument in _arguments(process))
+    for path in (serve.output_path, run_dir / "serve.log", run_dir / "serving.json", run_dir / "server" / "server.log"):
+        assert key not in path.read_text()
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def test_second_serve_refuses_and_names_the_first(serve: Serve) -> None:
+    assert serve.process is not None
+    done = serve.run_to_its_end()
+    assert done.returncode == 1
+    assert f"runs already, pid {serve.process.pid}" in done.stderr
+
+
+def test_stub_killed_is_replaced(serve: Serve) -> None:
+    heals = serve.state()["heals"]
+    (stub,) = serve.server().children()
+    stub.kill()
+    wait_until(lambda: serve.state()["heals"] > heals, "the model was loaded anew")
+    assert serve.ask(b"after the stub") == b"after the stub"
+    assert serve.state()["restarts"] == 0
+
+
+def test_server_killed_is_started_again(serve: Serve) -> None:
+    restarts = serve.state()["restarts"]
+    serve.server().kill()
+    wait_until(lambda: serve.state()["restarts"] > restarts and serve.state()["phase"] == "serving", "it was back")
+    assert serve.ask(b"after the kill") == b"after the kill"
+    assert "killed by SIGKILL" in serve.state()["last_fault"]
+
+
+def test_frozen_server_is_started_again(serve: Serve) -> None:
+    restarts = serve.state()["restarts"]
+    serve.server().suspend()
+    wait_until(lambda: serve.state()["restarts"] > restarts and serve.state()["phase"] == "serving", "it was back")
+    assert serve.ask(b"after the freeze") == b"after the freeze"
+    assert "frozen" in serve.state()["last_fault"]
+
+
+def test_request_in_flight_at_sigterm_is_answered(fresh: Serve, tmp_path: Path) -> None:
+    fresh.start()
+    held = tmp_path / "held"
+    question = f"hold:{held}".encode()
+    answers: list[bytes] = []
+    asking = threading.Thread(target=lambda: answers.append(fresh.ask(question)))
+    asking.start()
+    wait_until(held.exists, "the request was in the model")
+    fresh.stop()
+    asking.join()
+    assert answers == [question]
+
+
+def test_status_without_a_server_fails(fresh: Serve) -> None:
+    done = fresh.verb("status")
+    assert done.returncode == 1
+    assert "trireme serve" in done.stderr
+
+
+def test_taken_port_names_its_holder(fresh: Serve) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", fresh.http_port))
+        holder.listen()
+        done = fresh.run_to_its_end()
+    assert done.returncode == 1
+    assert f"port {fresh.http_port} is taken by pid {os.getpid()}" in done.stderr
+    assert "--http-port" in done.stderr
+
+
+def test_model_that_is_not_exported_is_left_out_with_the_command_that_mends_it(fresh: Serve) -> None:
+    shutil.copytree(fresh.repository / "echo", fresh.repository / "unexported")
+    (fresh.repository / "unexported" / "export.toml").touch()
+    fresh.start()
+    assert "run: trireme export unexported" in fresh.output()
+    assert fresh.ask(b"the others are served") == b"the others are served"
+    fresh.stop()
+
+
+def test_broken_model_ends_the_start_with_its_name_and_reason(fresh: Serve) -> None:
+    (fresh.repository / "echo" / "1" / "model.py").write_text("import no_such_library\n")
+    done = fresh.run_to_its_end()
+    assert done.returncode == 1
+    assert "echo: not loaded" in done.stderr
+    assert "no_such_library" in done.stderr
+    assert processes_of(fresh) == []
+
+
+def test_model_that_answers_wrongly_ends_the_start(fresh: Serve) -> None:
+    golden = fresh.repository / "echo" / "golden" / "hello.json"
+    golden.write_text(golden.read_text().replace('"data": ["hello"]}]}\n}', '"data": ["goodbye"]}]}\n}'))
+    done = fresh.run_to_its_end()
+    assert done.returncode == 1
+    assert "echo: hello: output ANSWER" in done.stderr
+    assert processes_of(fresh) == []
+
+
+def test_server_ends_with_a_serve_that_is_killed(fresh: Serve) -> None:
+    fresh.start()
+    fresh.kill()
+    wait_until(lambda: processes_of(fresh) == [], "the server had ended")
+    assert_nothing_is_left(fresh)
+
+
+def test_next_serve_takes_away_what_a_killed_one_left(fresh: Serve) -> None:
+    fresh.start()
+    assert fresh.process is not None
+    killed, left = fresh.process.pid, fresh.server()
+    left.suspend()
+    fresh.kill()
+    assert left.is_running()
+    assert list(SHM_DIR.glob(f"trireme_{killed}_*"))
+    fresh.start()
+    assert fresh.ask(b"taken over") == b"taken over"
+    assert not left.is_running()
+    assert list(SHM_DIR.glob(f"trireme_{killed}_*")) == []
+    fresh.stop()
