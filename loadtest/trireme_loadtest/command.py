@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 
 import click
+from trireme.files import write_atomic
 from trireme.settings import Settings
 
 from trireme_loadtest.arrivals import Arrivals
+from trireme_loadtest.compare import compare as compare_runs
 from trireme_loadtest.load_run import PROTOCOLS, LoadPlan, run_load
 from trireme_loadtest.load_task import parse_task
 from trireme_loadtest.open_loop import Progress
+from trireme_loadtest.record import LoadRecord
+from trireme_loadtest.report_compare import compare_html, compare_json, compare_text
 from trireme_loadtest.report_files import write_reports
 from trireme_loadtest.report_json import summary
 from trireme_loadtest.report_text import text_report
@@ -99,6 +103,21 @@ def run(
     click.echo(json.dumps(summary(record, verdict), indent=2) if as_json else text_report(record, verdict))
     click.echo(f"  wrote {folder}/report.html, report.txt, run.json" + (", junit.xml" if verdict else ""), err=True)
     return verdict.outcome.value if verdict else 0
+
+
+@load.command()
+@click.argument("first", type=click.Path(exists=True, path_type=Path))
+@click.argument("second", type=click.Path(exists=True, path_type=Path))
+@click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(first: Path, second: Path, html_path: Path | None, as_json: bool) -> None:
+    """Put two runs side by side: run.json files, or the folders they are in."""
+    before, after = (LoadRecord.read(path / "run.json" if path.is_dir() else path) for path in (first, second))
+    differences = compare_runs(before, after)
+    if html_path:
+        write_atomic(html_path, compare_html(before, after, differences).encode())
+        click.echo(f"  wrote {html_path}", err=True)
+    click.echo(json.dumps(compare_json(differences), indent=2) if as_json else compare_text(differences))
 
 
 def _reports_dir() -> Path:

@@ -123,13 +123,11 @@ class _Recorder:
         )
 
 
-@events.init_command_line_parser.add_listener
 def _add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--slo", default="", help="Objectives (slo.toml): exit code 0 met, 1 broken, 3 inconclusive")
     parser.add_argument("--report", default="", help="Folder for run.json, report.html, report.txt and junit.xml")
 
 
-@events.init.add_listener
 def _record(environment: Any, runner: Any, **_: Any) -> None:
     options = environment.parsed_options
     if options is None or not (options.slo or options.report):
@@ -167,3 +165,7 @@ def _conclude(environment: Any, recorder: _Recorder, slo: Slo | None, folder: st
     print(text_report(record, verdict))
     if verdict:
         environment.process_exit_code = verdict.outcome.value
+
+
+events.init_command_line_parser.add_listener(_add_options)
+events.init.add_listener(_record)

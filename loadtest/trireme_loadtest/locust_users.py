@@ -62,7 +62,6 @@ class GrpcFailure(Exception):  # noqa: N818 - Locust shows its name and text, co
     """A failed request; its text is the gRPC status alone, so that Locust counts failures by it."""
 
 
-@events.init_command_line_parser.add_listener
 def _add_options(parser: LocustArgumentParser) -> None:
     # Locust would listen on every interface, without a password.
     parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")
@@ -80,7 +79,6 @@ def _load_tasks(models: str, inputs: str) -> list[LoadTask]:
     return [parse_task(model, Path(inputs) if inputs else None) for model in models.split(",")]
 
 
-@events.init.add_listener
 def _check_options(environment: Any, **_: Any) -> None:
     options = environment.parsed_options
     if options is None:
@@ -89,6 +87,10 @@ def _check_options(environment: Any, **_: Any) -> None:
         _load_tasks(options.models, options.inputs)
     except (TriremeError, OSError) as error:
         raise SystemExit(f"locust: {error}") from None
+
+
+events.init_command_line_parser.add_listener(_add_options)
+events.init.add_listener(_check_options)
 
 
 class _ModelUser(User):
@@ -194,4 +196,4 @@ class KserveHttpUser(FastHttpUser, _ModelUser):
 
     def infer(self, model: str, inputs: Tensors) -> None:
         headers = {"Content-Type": "application/json"}
-        self.client.post(f"/v2/models/{model}/infer", data=http_body(inputs), headers=headers, name=model)
+        self.client.post(f"/v2/models/{model}/infer", data=http_body(inputs).decode(), headers=headers, name=model)

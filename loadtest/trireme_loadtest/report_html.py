@@ -43,7 +43,7 @@ svg .limit-label { fill: #dc2626; }
 
 
 def html_report(record: LoadRecord, verdict: Verdict | None) -> str:
-    """The whole page."""
+    """Verdict, table and plots of one run."""
     settings, machine = record.settings, record.machine
     title = f"Load test of {', '.join(record.tasks)}"
     told = ", ".join(f"{name} {value}" for name, value in settings.items())
@@ -59,10 +59,15 @@ def html_report(record: LoadRecord, verdict: Verdict | None) -> str:
         "<h2>Plots</h2>",
         f'<div class="plots">{"".join(_plots(record, verdict))}</div>',
     ]
+    return page(title, "".join(parts))
+
+
+def page(title: str, body: str) -> str:
+    """A whole document around ``body``."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
-        f"<body>{''.join(parts)}</body></html>"
+        f"<body>{body}</body></html>"
     )
 
 
@@ -79,7 +84,7 @@ def _verdict(verdict: Verdict) -> list[str]:
     ]
     return [
         f'<div class="verdict {verdict.outcome.name.lower()}">SLO {escape(outcome_word(verdict))}</div>',
-        _table(["objective", "limit", "measured", "outcome", "why"], rows, words=(4,)),
+        html_table(["objective", "limit", "measured", "outcome", "why"], rows, words=(4,)),
     ]
 
 
@@ -105,7 +110,7 @@ def _latency_table(record: LoadRecord) -> str:
             ]
         )
     heads = ["task", "asked/s", "answered/s", "failed", *(f"p{percent:g} ms" for percent in PERCENTILES), "max ms"]
-    return _table([*heads, "errors"], rows, words=(len(heads),))
+    return html_table([*heads, "errors"], rows, words=(len(heads),))
 
 
 def _plots(record: LoadRecord, verdict: Verdict | None) -> list[str]:
@@ -198,7 +203,7 @@ def _server_chart(shares: Sequence[ServerShare]) -> str:
     return bar_chart("Inside the server", bars, x_label="mean ms a request") if bars else ""
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int] = ()) -> str:
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int] = ()) -> str:
     def row_of(tag: str, cells: Sequence[str]) -> str:
         kinds = [' class="words"' if index in words else "" for index in range(len(cells))]
         row = "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))

@@ -17,7 +17,7 @@ def text_report(record: LoadRecord, verdict: Verdict | None) -> str:
     lines = [
         f"{settings['arrivals']} for {settings['seconds']:g} s over {settings['protocol']} to {settings['address']}",
         "",
-        *_table(
+        *text_table(
             [
                 ["task", "asked/s", "answered/s", "failed", *(f"p{percent:g} ms" for percent in PERCENTILES)],
                 *(_task_row(record.task(name)) for name in record.tasks),
@@ -37,7 +37,7 @@ def text_report(record: LoadRecord, verdict: Verdict | None) -> str:
             )
     if record.server:
         lines += ["", "inside the server, mean ms a request"]
-        lines += _table(
+        lines += text_table(
             [
                 ["model", "queue", "input", "compute", "output", "rows a run"],
                 *(
@@ -104,7 +104,7 @@ def _task_row(task: TaskSummary) -> list[str]:
     ]
 
 
-def _table(rows: Iterable[list[str]]) -> list[str]:
+def text_table(rows: Iterable[list[str]]) -> list[str]:
     """Columns aligned: the first to the left, numbers to the right."""
     rows = list(rows)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -129,14 +129,16 @@ class StatisticsMeter:
         self._before = {model: self._read(model) for model in self._models}
 
     def stop(self) -> tuple[ServerShare, ...]:
-        """The shares since ``start``; models that answered nothing are left out."""
-        shares = []
-        for model, before in self._before.items():
-            after = self._read(model)
-            requests = after.requests - before.requests
-            if requests > 0:
-                shares.append(_share(model, requests, before, after))
-        return tuple(shares)
+        """The shares since ``start``; models that answered nothing are left out, and all of a server that is gone."""
+        try:
+            after = {model: self._read(model) for model in self._before}
+        except TargetError:
+            return ()
+        return tuple(
+            _share(model, before, after[model])
+            for model, before in self._before.items()
+            if after[model].requests > before.requests
+        )
 
     def _read(self, model: str) -> _Totals:
         versions = self._view.statistics(model).model_stats
@@ -152,7 +154,9 @@ class StatisticsMeter:
         )
 
 
-def _share(model: str, requests: int, before: _Totals, after: _Totals) -> ServerShare:
+def _share(model: str, before: _Totals, after: _Totals) -> ServerShare:
+    requests = after.requests - before.requests
+
     def mean_ms(before_ns: int, after_ns: int) -> float:
         return (after_ns - before_ns) / requests / _NANOSECONDS_PER_MS
 

@@ -18,7 +18,7 @@ from trireme.model_config import load_model_config
 from trireme.repository import ModelRepository
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
-from trireme_backends.text import TextTokenizer
+from trireme_backends.text import TextTokenizer, pad
 from tritonclient.grpc import service_pb2
 
 from trireme_loadtest.bench.peers.in_process import MAX_TOKENS, in_process
@@ -232,8 +232,9 @@ def _reference(files: ModelFiles, sentences: Sequence[str]) -> list[Vectors]:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(files.model, options, providers=["CPUExecutionProvider"])
     vectors = []
-    for ids in TextTokenizer(files.tokenizer, MAX_TOKENS).encode(list(sentences)):
-        (rows,) = session.run([OUTPUT], {"INPUT_IDS": ids[None], "ATTENTION_MASK": np.ones_like(ids)[None]})
+    for tokens in TextTokenizer(files.tokenizer, MAX_TOKENS).encode(list(sentences)):
+        ids, mask = pad([tokens])
+        (rows,) = session.run([OUTPUT], {"INPUT_IDS": ids, "ATTENTION_MASK": mask})
         vectors.append(rows[0])
     return vectors
 

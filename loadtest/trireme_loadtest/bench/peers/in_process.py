@@ -89,8 +89,7 @@ def _work(connection: Connection, files: ModelFiles, sentences: list[str], core:
         # Whole passes only: a pass that is cut off would have seen more short sentences than long ones.
         while time.perf_counter() - began < seconds:
             for batch in batches:
-                rows = tokenizer.encode(batch)
-                ids, mask = pad(rows, max(len(row) for row in rows))
+                ids, mask = pad(tokenizer.encode(batch))
                 session.run(None, {"INPUT_IDS": ids, "ATTENTION_MASK": mask})
                 done += len(batch)
         connection.send((done, time.perf_counter() - began, time.process_time() - cpu_began))

@@ -1,0 +1,207 @@
+"""``trireme load run`` against the real server: every exit code, a frozen server, streams, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trireme.server import ServerFlags, TritonServer, free_ports
+from trireme.settings import Settings
+from trireme_loadtest.record import LoadRecord
+
+MODELS = Path(__file__).parent / "load_models"
+TRIREME = Path(sys.executable).with_name("trireme")
+MODEL = "embedding_economy"
+GUARD_SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def economy() -> Iterator[TritonServer]:
+    """A server of its own: one test freezes it."""
+    flags = ServerFlags(Settings.from_environment().repository_dir, load_models=(MODEL,))
+    with TritonServer.start(flags) as running:
+        yield running
+
+
+def _load(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [str(TRIREME), "load", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=GUARD_SECONDS, check=False)
+
+
+def _slo(folder: Path, text: str) -> Path:
+    path = folder / "slo.toml"
+    path.write_text(text)
+    return path
+
+
+def test_objectives_that_are_met_exit_0_and_leave_every_report(economy: TritonServer, tmp_path: Path) -> None:
+    slo = _slo(
+        tmp_path, f"[all]\nerror_rate = 0.01\nminimum_rate = 20\n[tasks.{MODEL}]\np50_ms = 5000\np95_ms = 9000\n"
+    )
+    output = tmp_path / "report"
+
+    done = _load(
+        "run", "--model", MODEL, "--url", economy.grpc_address, "--arrivals", "constant:40", "--seconds", 4,
+        "--slo", slo, "--output", output, "--workers", 2,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SLO: met" in done.stdout
+    assert {path.name for path in output.iterdir()} == {"run.json", "report.txt", "report.html", "junit.xml"}
+    record = LoadRecord.read(output / "run.json")
+    assert record.task(MODEL).asked == 160
+    assert record.generator.workers == 2
+    # The ensemble and its step, with time in the queue and in the model.
+    assert {share.model for share in record.server} == {MODEL, f"{MODEL}_encoder"}
+    assert all(share.requests >= 160 and share.compute_infer_ms > 0 for share in record.server)
+
+
+def test_objectives_that_nothing_can_meet_exit_1_and_it_says_by_how_much(economy: TritonServer, tmp_path: Path) -> None:
+    slo = _slo(tmp_path, f"[tasks.{MODEL}]\np50_ms = 0.01\n")
+
+    done = _load(
+        "run", "--model", MODEL, "--url", economy.http_address, "--protocol", "http", "--arrivals", "poisson:20",
+        "--seconds", 3, "--slo", slo, "--output", tmp_path / "report", "--json",
+    )  # fmt: skip
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    (objective,) = json.loads(done.stdout)["verdict"]["objectives"]
+    assert "no run can meet it here: even the fastest request took" in objective["reason"]
+
+
+def test_too_few_samples_exit_3(economy: TritonServer, tmp_path: Path) -> None:
+    slo = _slo(tmp_path, f"[tasks.{MODEL}]\np99_ms = 9000\n")
+
+    done = _load(
+        "run", "--model", MODEL, "--url", economy.grpc_address, "--arrivals", "constant:20", "--seconds", 1,
+        "--slo", slo, "--output", tmp_path / "report",
+    )  # fmt: skip
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "too few samples: 20" in done.stdout
+
+
+def test_a_rate_beyond_the_generator_exits_3_and_says_invalid(economy: TritonServer, tmp_path: Path) -> None:
+    slo = _slo(tmp_path, f"[tasks.{MODEL}]\np50_ms = 1\n")
+
+    done = _load(
+        "run", "--model", MODEL, "--url", economy.grpc_address, "--arrivals", "constant:30000", "--seconds", 1,
+        "--slo", slo, "--output", tmp_path / "report", "--deadline", 1,
+    )  # fmt: skip
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "SLO: inconclusive (invalid: " in done.stdout
+
+
+def test_a_server_that_freezes_for_five_seconds_breaks_the_verdict(economy: TritonServer, tmp_path: Path) -> None:
+    slo = _slo(tmp_path, f"[tasks.{MODEL}]\np95_ms = 1000\n")
+    thawed = threading.Event()
+
+    def freeze() -> None:
+        os.kill(economy.pid, signal.SIGSTOP)
+        thawed.wait(5)
+        os.kill(economy.pid, signal.SIGCONT)
+
+    arguments = ["run", "--model", MODEL, "--url", economy.grpc_address, "--arrivals", "poisson:30", "--seconds", 15]
+    arguments += ["--slo", slo, "--output", tmp_path / "report"]
+    command = [str(TRIREME), "load", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline()  # the first line of progress: it has begun
+        freezer = threading.Thread(target=freeze)
+        freezer.start()
+        try:
+            output, _ = process.communicate(timeout=GUARD_SECONDS)
+        finally:
+            freezer.join()
+
+    assert process.returncode == 1, output
+    summary = LoadRecord.read(tmp_path / "report" / "run.json").task(MODEL)
+    # A closed loop would have seen one slow request for each caller; here all that fell into the five seconds are slow.
+    assert summary.failed == 0
+    assert summary.latency.share_above(1000) > 0.15
+
+
+def test_a_server_that_ends_during_the_run_is_counted_by_code(tmp_path: Path) -> None:
+    slo = _slo(tmp_path, "[all]\nerror_rate = 0.01\n")
+    with TritonServer.start(ServerFlags(MODELS, load_models=("counting",))) as server:
+        stopper = threading.Timer(3.0, server.process.kill)
+        stopper.start()
+        done = _load(
+            "run", "--model", "counting", "--url", server.grpc_address, "--arrivals", "constant:5", "--seconds", 6,
+            "--inputs", _texts(tmp_path), "--slo", slo, "--output", tmp_path / "report", "--deadline", 3,
+        )  # fmt: skip
+        stopper.join()
+
+    # The statistics of a server that is gone cannot be read, the requests to it can be counted.
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "UNAVAILABLE" in done.stdout
+
+
+def _texts(folder: Path) -> Path:
+    path = folder / "texts.txt"
+    path.write_text("one\n")
+    return path
+
+
+def test_streams_are_held_against_time_to_first_response_and_the_gaps(tmp_path: Path) -> None:
+    slo = _slo(tmp_path, "[tasks.counting]\nttft_p50_ms = 5000\ninter_token_p50_ms = 10\n")
+    with TritonServer.start(ServerFlags(MODELS, load_models=("counting",))) as server:
+        done = _load(
+            "run", "--model", "counting", "--url", server.grpc_address, "--arrivals", "constant:4", "--seconds", 4,
+            "--inputs", _texts(tmp_path), "--slo", slo, "--output", tmp_path / "report",
+        )  # fmt: skip
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    summary = LoadRecord.read(tmp_path / "report" / "run.json").task("counting")
+    assert summary.first_response.count == 16
+    assert summary.between_responses.count == 16 * 4
+    # The model pauses 20 ms between two responses.
+    assert summary.between_responses.percentile_ms(50) >= 19
+    assert summary.first_response.percentile_ms(50) < summary.latency.percentile_ms(50)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--arrivals", "poisson:0"], "must be above zero"),
+        (["--arrivals", "poisson:1e7"], "more than the 100000 a second"),
+        (["--arrivals", "constant:1", "--seconds", "0.1"], "send no request"),
+        (["--model", f"{MODEL}=-1"], "must be a number from zero up"),
+        (["--model", f"{MODEL}=2"], "named twice"),
+        (["--slo", "pyproject.toml"], "unknown table or key"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_sentence(
+    economy: TritonServer, tmp_path: Path, arguments: list[str], problem: str
+) -> None:
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    given: list[Any] = ["run", "--model", MODEL, "--url", economy.grpc_address, "--output", tmp_path, *arguments]
+    done = subprocess.run(
+        [str(TRIREME), "load", *map(str, given)],
+        capture_output=True, text=True, timeout=GUARD_SECONDS, check=False, cwd=tmp_path,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert problem in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_unreachable_server_is_told_apart_from_a_model_that_is_not_there(economy: TritonServer) -> None:
+    (port,) = free_ports(1)
+    for protocol in ("grpc", "http"):
+        done = _load("run", "--model", MODEL, "--protocol", protocol, "--url", f"127.0.0.1:{port}")
+        assert done.returncode == 1
+        assert f"no server answers at 127.0.0.1:{port}" in done.stderr
+        address = economy.grpc_address if protocol == "grpc" else economy.http_address
+        done = _load("run", "--model", "embedding_premium", "--protocol", protocol, "--url", address)
+        assert done.returncode == 1
+        assert "does not serve 'embedding_premium'" in done.stderr
