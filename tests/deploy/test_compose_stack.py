@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import stat
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,6 +158,10 @@ def test_the_server_is_nobody_special(stack: Stack) -> None:
 def test_the_repository_api_asks_for_the_admin_key(stack: Stack, client: TritonClient) -> None:
     with pytest.raises(ServerError, match="restricted"):
         client.index(ANSWER_DEADLINE_SECONDS)
+    index = f"http://127.0.0.1:{stack.compose.environment['TRITON_HTTP_PORT']}/v2/repository/index"
+    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+        urllib.request.urlopen(index, data=b"", timeout=ANSWER_DEADLINE_SECONDS)
+    refused.value.close()
     with stack.client(stack.key_path.read_text()) as admin:
         states = {version.state for version in admin.index(ANSWER_DEADLINE_SECONDS)}
     assert states == {"READY"}
