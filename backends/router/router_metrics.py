@@ -1,13 +1,13 @@
 """The router's metrics on Triton's own ``/metrics``.
 
-An update is a message to the server, 20 microseconds: too much for every request. So updates are gathered and sent
-every half second by a thread of their own.
+An update is a message to the server, 20 microseconds: too much for every request. So what happens is noted down, and
+a thread of its own adds it up and sends it every half second.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -19,15 +19,23 @@ _FLUSH_SECONDS = 0.5
 _LATENCY_BUCKETS_MS = [2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0]
 _BREAKER_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
+_REQUESTS = "trireme_router_requests_total"
+_CALLS = "trireme_router_calls_total"
+_CALLED_ROWS = "trireme_router_called_rows_total"
+_PREDICTIONS = "trireme_router_predictions_total"
+_KEPT = "trireme_router_predictions_kept_total"
+_PREDICTED_MS = "trireme_router_predicted_ms_total"
+_SEEN_MS = "trireme_router_seen_ms_total"
+_TRAFFIC_ERRORS = "trireme_router_traffic_errors_total"
 _COUNTERS = {
-    "trireme_router_requests_total": "Requests by the variant that answered, and why; refused ones have no variant",
-    "trireme_router_calls_total": "Calls of variants by outcome; one call carries the rows of several requests",
-    "trireme_router_called_rows_total": "Rows in the calls of variants",
-    "trireme_router_predictions_total": "Answers of a variant that were predicted",
-    "trireme_router_predictions_kept_total": "Answers within their predicted p95: 95 % where it is right",
-    "trireme_router_predicted_ms_total": "Sum of the predicted p95, milliseconds",
-    "trireme_router_seen_ms_total": "Sum of the latencies that were predicted, as they were seen, milliseconds",
-    "trireme_router_traffic_errors_total": "Times that traffic.json was found wrong; the last good one holds",
+    _REQUESTS: "Requests by the variant that answered, and why; refused ones have no variant",
+    _CALLS: "Calls of variants by outcome; one call carries the rows of several requests",
+    _CALLED_ROWS: "Rows in the calls of variants",
+    _PREDICTIONS: "Answers of a variant that were predicted",
+    _KEPT: "Answers within their predicted p95: 95 % where it is right",
+    _PREDICTED_MS: "Sum of the predicted p95, milliseconds",
+    _SEEN_MS: "Sum of the latencies that were predicted, as they were seen, milliseconds",
+    _TRAFFIC_ERRORS: "Times that traffic.json was found wrong; the last good one holds",
 }
 
 Labels = tuple[tuple[str, str], ...]
@@ -39,7 +47,7 @@ class TritonMetrics:
     def __init__(self, task: str) -> None:
         self._task = task
         family = pb_utils.MetricFamily
-        self._counters = {
+        self._families = {
             name: family(name=name, description=text, kind=family.COUNTER) for name, text in _COUNTERS.items()
         }
         self._latency = family(
@@ -53,59 +61,41 @@ class TritonMetrics:
             kind=family.GAUGE,
         )
         self._metrics: dict[tuple[str, Labels], Any] = {}
-        self._lock = threading.Lock()
-        self._counts: Counter[tuple[str, Labels]] = Counter()
-        self._latencies: list[tuple[str, float]] = []
-        self._states: dict[str, BreakerState] = {}
-        self._count("trireme_router_traffic_errors_total", 0)
+        # Appending to and taking from a deque needs no lock.
+        self._replies: deque[tuple[RowRoute, float]] = deque()
+        self._refusals: deque[str] = deque()
+        self._calls: deque[tuple[str, str, int]] = deque()
+        self._predictions: deque[tuple[str, float, float]] = deque()
+        self._states: deque[tuple[str, BreakerState]] = deque()
+        self._traffic_errors: deque[str] = deque()
         self._closed = threading.Event()
         self._flusher = threading.Thread(target=self._run, daemon=True, name="router-metrics")
         self._flusher.start()
 
     def close(self) -> None:
-        """Send what was gathered, and stop."""
+        """Send what was noted, and stop."""
         self._closed.set()
         self._flusher.join(timeout=2.0)
 
     def replied(self, route: RowRoute, *, seen_ms: float) -> None:
-        self._count(
-            "trireme_router_requests_total",
-            1,
-            variant=route.variant,
-            version=route.version,
-            outcome="answered",
-            reason=route.reason.value,
-        )
-        with self._lock:
-            self._latencies.append((route.variant, seen_ms))
+        self._replies.append((route, seen_ms))
 
     def refused(self, error: BackendError) -> None:
-        outcome = "invalid" if isinstance(error, RequestError) else "unavailable"
-        self._count("trireme_router_requests_total", 1, variant="", version="", outcome=outcome, reason="")
+        self._refusals.append("invalid" if isinstance(error, RequestError) else "unavailable")
 
     def called(self, variant: str, outcome: str, *, rows: int) -> None:
-        self._count("trireme_router_calls_total", 1, variant=variant, outcome=outcome)
-        self._count("trireme_router_called_rows_total", rows, variant=variant)
+        self._calls.append((variant, outcome, rows))
 
     def predicted(self, variant: str, *, p95_ms: float, seen_ms: float) -> None:
-        self._count("trireme_router_predictions_total", 1, variant=variant)
-        self._count("trireme_router_predictions_kept_total", seen_ms <= p95_ms, variant=variant)
-        self._count("trireme_router_predicted_ms_total", p95_ms, variant=variant)
-        self._count("trireme_router_seen_ms_total", seen_ms, variant=variant)
+        self._predictions.append((variant, p95_ms, seen_ms))
 
     def breaker(self, variant: str, state: BreakerState) -> None:
         pb_utils.Logger.log_warn(f"router {self._task}: breaker of {variant} is {state.value}")
-        with self._lock:
-            self._states[variant] = state
+        self._states.append((variant, state))
 
     def traffic_error(self, message: str) -> None:
         pb_utils.Logger.log_error(f"router {self._task}: {message}; the last good traffic holds")
-        self._count("trireme_router_traffic_errors_total", 1)
-
-    def _count(self, name: str, amount: float, **labels: str) -> None:
-        key = (name, tuple(labels.items()))
-        with self._lock:
-            self._counts[key] += amount  # type: ignore[assignment]
+        self._traffic_errors.append(message)
 
     def _run(self) -> None:
         while not self._closed.wait(_FLUSH_SECONDS):
@@ -113,16 +103,31 @@ class TritonMetrics:
         self._flush()
 
     def _flush(self) -> None:
-        with self._lock:
-            counts, self._counts = self._counts, Counter()
-            latencies, self._latencies = self._latencies, []
-            states, self._states = self._states, {}
-        for (name, labels), amount in counts.items():
-            self._metric(self._counters[name], name, labels).increment(amount)
-        for variant, seen_ms in latencies:
-            labels = (("variant", variant),)
+        counts: Counter[tuple[str, Labels]] = Counter()
+
+        def count(name: str, amount: float, **labels: str) -> None:
+            counts[name, tuple(labels.items())] += amount  # type: ignore[assignment]
+
+        for route, seen_ms in _taken(self._replies):
+            reason = route.reason.value
+            count(_REQUESTS, 1, variant=route.variant, version=route.version, outcome="answered", reason=reason)
+            labels = (("variant", route.variant),)
             self._metric(self._latency, "latency", labels, buckets=_LATENCY_BUCKETS_MS).observe(seen_ms)
-        for variant, state in states.items():
+        for outcome in _taken(self._refusals):
+            count(_REQUESTS, 1, variant="", version="", outcome=outcome, reason="")
+        for variant, outcome, rows in _taken(self._calls):
+            count(_CALLS, 1, variant=variant, outcome=outcome)
+            count(_CALLED_ROWS, rows, variant=variant)
+        for variant, p95_ms, seen_ms in _taken(self._predictions):
+            count(_PREDICTIONS, 1, variant=variant)
+            count(_KEPT, seen_ms <= p95_ms, variant=variant)
+            count(_PREDICTED_MS, p95_ms, variant=variant)
+            count(_SEEN_MS, seen_ms, variant=variant)
+        # Present from the start, so that an alert on its increase can work.
+        count(_TRAFFIC_ERRORS, len(_taken(self._traffic_errors)))
+        for (name, labels), amount in counts.items():
+            self._metric(self._families[name], name, labels).increment(amount)
+        for variant, state in _taken(self._states):
             self._metric(self._breaker, "breaker", (("variant", variant),)).set(_BREAKER_VALUES[state])
 
     def _metric(self, family: Any, name: str, labels: Labels, **more: Any) -> Any:
@@ -130,3 +135,8 @@ class TritonMetrics:
         if key not in self._metrics:
             self._metrics[key] = family.Metric(labels={"task": self._task, **dict(labels)}, **more)
         return self._metrics[key]
+
+
+def _taken(notes: deque[Any]) -> list[Any]:
+    """All notes there are now; those made meanwhile wait for the next time."""
+    return [notes.popleft() for _ in range(len(notes))]
