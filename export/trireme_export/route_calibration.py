@@ -92,8 +92,8 @@ class Calibration:
             "| ---: | ---: | ---: | ---: |",
             *(_table_row(point) for point in self.points[::10]),
             "",
-            f"chosen: threshold {self.chosen.threshold:g}: accuracy {self.chosen.accuracy:.4f} at {self.chosen.cost:.0%} "
-            f"of the cost, {self.chosen.escalated:.1%} go up",
+            f"chosen: threshold {self.chosen.threshold:g}: accuracy {self.chosen.accuracy:.4f} at "
+            f"{self.chosen.cost:.0%} of the cost, {self.chosen.escalated:.1%} go up",
             f"on rows it was not chosen on ({FOLDS} folds): accuracy {self.cross_fitted.accuracy:.4f} at "
             f"{self.cross_fitted.cost:.0%} of the cost",
         ]
@@ -240,7 +240,8 @@ def _svg(calibration: Calibration) -> str:
         for tick in np.linspace(low, high, 5)
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        f'font-size="12">'
         f'<rect width="{width}" height="{height}" fill="white"/>'
         f'<path d="M{margin},16 V{bottom} H{width - 16}" fill="none" stroke="black"/>{ticks}'
         f'<polyline points="{line}" fill="none" stroke="#2563eb" stroke-width="2"/>'
