@@ -61,16 +61,12 @@ def onnx_tensors_are_the_configs(subject: Subject) -> Iterator[Complaint]:
 
 
 def _completed(config: Mapping[str, Any], signature: Signature) -> Mapping[str, Any]:
-    """The config as Triton loads it: with the inputs that its sequence states feed, and what the graph completes."""
+    """The config as Triton loads it: completed where it has no inputs or no outputs, and with what its states feed."""
+    if not (config.get("input") and config.get("output")):
+        added = complete(config, signature)
+        config = {**config, "max_batch_size": added.max_batch_size, "input": added.inputs, "output": added.outputs}
     states = config.get("sequence_batching", {}).get("state", [])
-    fed = [{**state, "name": state["input_name"]} for state in states]
-    added = complete(config, signature)
-    return {
-        **config,
-        "max_batch_size": added.max_batch_size if added else config.get("max_batch_size", 0),
-        "input": [*(config.get("input") or (added and added.inputs) or []), *fed],
-        "output": config.get("output") or (added and added.outputs) or [],
-    }
+    return {**config, "input": [*config["input"], *({**state, "name": state["input_name"]} for state in states)]}
 
 
 def _signature(graph: onnx.GraphProto) -> Signature:
