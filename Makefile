@@ -37,7 +37,8 @@ bench:  ## measure our variants beside the in-process limit and a naive server
 	@$(TRIREME) bench serving
 
 compose-test: models  ## the same repository in containers, on a real Docker engine
-	@true
+	@$(PYTHON) tools/bootstrap.py --extra dev
+	@.venv/bin/python -m pytest -s -m docker tests/deploy
 
 clean:  ## remove all that set-up, export and servers made
 	rm -rf .venv .trireme reports .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
