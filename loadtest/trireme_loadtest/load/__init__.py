@@ -1,0 +1,1 @@
+"""``trireme load``: every module of this package is a subcommand."""
