@@ -9,6 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from trireme.errors import ServerError
+from trireme.repository import ModelRepository
+from trireme.routing.explain import explain_live
+from trireme.routing.routes import find_route
 from tritonclient.utils import InferenceServerException
 
 if TYPE_CHECKING:
@@ -215,3 +219,18 @@ def _all_at_once(tasks: list[Callable[[], Any]]) -> list[Any]:
         thread.join(120)
     assert not any(thread.is_alive() for thread in threads), "callers hang"
     return results
+
+
+def test_explanation_of_a_running_router_has_its_live_numbers(echo: Echo) -> None:
+    for _ in range(20):
+        echo.ask("x", tier="premium")
+    found = find_route(ModelRepository(echo.repository.path), "echo")
+    told = explain_live(found, {"tier": "premium", "max_latency_ms": "5000"}, echo.server.grpc_address)
+    assert (told.live, told.variant, told.version) == (True, "large", "1")
+    (large,) = [one for one in told.considered if one["variant"] == "large"]
+    assert large["verdict"] == "chosen"
+    # Seen, not the 5 ms times 1.5 that the rules alone would say.
+    assert large["predicted_p95_ms"] != 7.5
+    assert told.reason["time_left_ms"] <= 5000
+    with pytest.raises(ServerError, match="parameter tier is 'gold'"):
+        explain_live(found, {"tier": "gold"}, echo.server.grpc_address)

@@ -69,6 +69,7 @@ class Dispatcher:
         self._timer = Timer()
         # What must happen once the lock is released, in order.
         self._outbox: list[Callable[[], None]] = []
+        self._replies: list[Callable[[], None]] = []
 
     def close(self) -> None:
         """End the threads that are idle; the others end with their call."""
@@ -92,8 +93,14 @@ class Dispatcher:
     def _deliver(self) -> None:
         with self._lock:
             effects, self._outbox = self._outbox, []
+            replies, self._replies = self._replies, []
         for effect in effects:
             effect()
+        # Sending waits until the server has taken the answer: the answers of a merged call go side by side.
+        for reply in replies[1:]:
+            self._workers.run(reply)
+        if replies:
+            replies[0]()
 
     def _run(self, call: Call) -> None:
         """Make one call, in a thread of its own."""
@@ -155,7 +162,7 @@ class Dispatcher:
             return
         name = self._lanes.side(job, decision.variant, traffic).name
         route = describe(job, name, self._pins.pin(name).version, decision.reason)
-        self._outbox.append(functools.partial(ticket.reply, Answer({}, [route] * ticket.rows)))
+        self._replies.append(functools.partial(ticket.reply, Answer({}, [route] * ticket.rows)))
 
     def _place(self, job: Job, traffic: Traffic, now: float) -> None:
         """Let a job wait before the best variant, or end it where there is none."""
@@ -333,13 +340,13 @@ class Dispatcher:
 
     def _reply(self, ticket: Ticket, now: float) -> None:
         assert ticket.outputs is not None
-        self._outbox.append(functools.partial(ticket.reply, Answer(ticket.outputs, ticket.routes)))
+        self._replies.append(functools.partial(ticket.reply, Answer(ticket.outputs, ticket.routes)))
         seen_ms = (now - ticket.arrived) * 1000
         for route in {id(route): route for route in ticket.routes}.values():
             self._outbox.append(functools.partial(self._observer.replied, route, seen_ms=seen_ms))
 
     def _refuse(self, ticket: Ticket, error: BackendError) -> None:
-        self._outbox.append(functools.partial(ticket.reply, error))
+        self._replies.append(functools.partial(ticket.reply, error))
         self._outbox.append(functools.partial(self._observer.refused, error))
 
 
