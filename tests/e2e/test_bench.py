@@ -1,0 +1,69 @@
+"""The benchmarks run to their end on the real server; their numbers are not asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trireme.server import ServerFlags, TritonServer
+from trireme.settings import Settings
+
+TRIREME = Path(sys.executable).with_name("trireme")
+MODEL = "embedding_economy"
+GUARD_SECONDS = 180
+
+
+def _bench(*arguments: object) -> dict[str, Any]:
+    command = [str(TRIREME), "bench", *map(str, arguments), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=GUARD_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def test_serving_puts_a_variant_beside_its_limit_and_the_peers(tmp_path: Path) -> None:
+    report = _bench(
+        "serving", "--model", MODEL, "--concurrency", 8, "--seconds", 1, "--repetitions", 1, "--output", tmp_path
+    )
+
+    assert [(one["name"], one["case"]) for one in report["results"]] == [
+        (f"in-process limit of {MODEL}", ""),
+        (MODEL, "concurrency 8"),
+        ("FastAPI", "concurrency 8"),
+        ("FastAPI, 1 thread a worker", "concurrency 8"),
+    ]
+    for one in report["results"]:
+        assert one["median"]["sentences_per_second"] > 0
+        assert one["median"]["server_cpu_ms"] > 0
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md"}
+
+
+def test_sweep_finds_a_rate_and_says_it(tmp_path: Path) -> None:
+    slo = tmp_path / "slo.toml"
+    slo.write_text(f"[tasks.{MODEL}]\np50_ms = 2000\n")
+    flags = ServerFlags(Settings.from_environment().repository_dir, load_models=(MODEL,))
+    with TritonServer.start(flags) as server:
+        report = _bench(
+            "sweep", "--model", MODEL, "--url", server.grpc_address, "--slo", slo, "--from", 10, "--to", 40,
+            "--within", 0.5, "--seconds", 2, "--repetitions", 1, "--output", tmp_path,
+        )  # fmt: skip
+
+    assert report["results"][0]["name"] == "10/s"
+    assert "a second" in report["notes"][0]
+
+
+@pytest.mark.skipif(not Path("/lib/x86_64-linux-gnu/libb64.so.0d").exists(), reason="perf_analyzer needs libb64-0d")
+def test_perf_analyzer_measures_the_same_server(tmp_path: Path) -> None:
+    report = _bench(
+        "perf_analyzer", "--model", MODEL, "--concurrency", 4, "--seconds", 3, "--repetitions", 1, "--output", tmp_path
+    )
+
+    ours, theirs = report["results"]
+    assert (ours["name"], theirs["name"]) == ("trireme", "perf_analyzer")
+    assert ours["median"]["share_of_rate"] > 0
+    assert theirs["median"]["p50_ms"] > 0
+    assert "At concurrency 4" in report["notes"][0]
