@@ -71,7 +71,8 @@ def run_load(plan: LoadPlan, slo: Slo | None, on_progress: Callable[[float, Prog
     """
     schedule = _schedule(plan)
     if slo:
-        slo.check_against([task.model for task in plan.tasks], _asked_rates(plan, schedule))
+        slo.check_tasks(task.model for task in plan.tasks)
+        slo.check_rates(_asked_rates(plan, schedule))
     view: ServerView = GrpcView(plan.address) if plan.protocol == "grpc" else HttpView(plan.address)
     plans = [_task_plan(plan, task, view) for task in plan.tasks]
     meter = StatisticsMeter(view, [task.model for task in plan.tasks])

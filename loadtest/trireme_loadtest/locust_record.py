@@ -154,7 +154,7 @@ def _conclude(environment: Any, recorder: _Recorder, slo: Slo | None, folder: st
         return
     try:
         if slo:
-            slo.check_against(record.tasks, {name: record.task(name).asked_rate for name in (None, *record.tasks)})
+            slo.check_tasks(record.tasks)
         verdict = judge(record, slo) if slo else None
         if folder:
             write_reports(record, verdict, Path(folder))

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trireme_loadtest.targets import GrpcStreamTarget, GrpcTarget, HttpTarget, RequestFailed, Target
+from trireme_loadtest.errors import RequestFailed
+from trireme_loadtest.targets import GrpcStreamTarget, GrpcTarget, HttpTarget, Target
 
 # Connections are made and the server's first-use costs paid before the clock starts.
 WARMUP_REQUESTS = 5

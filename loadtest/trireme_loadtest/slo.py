@@ -94,14 +94,11 @@ class Slo:
             raise ConfigError(path, f"holds no objective; there are: {_KNOWN}")
         return cls(path, objectives)
 
-    def check_against(self, tasks: Iterable[str], asked_rates: Mapping[str | None, float]) -> None:
+    def check_tasks(self, tasks: Iterable[str]) -> None:
         """Refuse a run that cannot answer it.
 
-        Args:
-            asked_rates: requests a second by task, ``None`` for all.
-
         Raises:
-            ConfigError: it names a task that the run does not have, or a rate above the one that is asked.
+            ConfigError: it names a task that the run does not have.
         """
         known = set(tasks)
         for objective in self.objectives:
@@ -109,6 +106,17 @@ class Slo:
                 raise ConfigError(
                     self.path, f"[tasks.{objective.task}] is not in this run, which has: {', '.join(sorted(known))}"
                 )
+
+    def check_rates(self, asked_rates: Mapping[str | None, float]) -> None:
+        """Refuse a run whose asked rates already break it.
+
+        Args:
+            asked_rates: requests a second by task, ``None`` for all.
+
+        Raises:
+            ConfigError: it wants more to be answered than is asked.
+        """
+        for objective in self.objectives:
             asked = asked_rates[objective.task]
             if objective.measure == "minimum_rate" and objective.limit > asked:
                 raise ConfigError(

@@ -16,22 +16,11 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2
 
+from trireme_loadtest.errors import RequestFailed
+
 CONNECT_DEADLINE_SECONDS = 10.0
 _SERVICE = "/inference.GRPCInferenceService"
 _Channel = TypeVar("_Channel", bound="_GrpcChannel")
-
-
-class RequestFailed(Exception):  # noqa: N818 - an answer of the server, counted by its kind
-    """One request was not answered well.
-
-    Attributes:
-        kind: gRPC status name (``UNAVAILABLE``) or ``HTTP 503``; what a report counts.
-        timed_out: no answer came within the deadline.
-    """
-
-    def __init__(self, kind: str, detail: str, *, timed_out: bool = False) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind, self.timed_out = kind, timed_out
 
 
 class Target(Protocol):

@@ -71,7 +71,7 @@ def test_golden_texts_become_texts_of_many_lengths_the_same_in_every_run(tmp_pat
     lengths = [len(text.split()) for text in texts]
 
     assert texts == [inputs["TEXT"][0, 0].decode() for inputs in from_golden(ModelFolder(tmp_path))]
-    assert {word for text in texts for word in text.split()} == set(["a", "quiet", "day", "by", "the", "sea"])
+    assert {word for text in texts for word in text.split()} == {"a", "quiet", "day", "by", "the", "sea"}
     assert 13 <= np.median(lengths) <= 17
     assert np.percentile(lengths, 95) > 30
 

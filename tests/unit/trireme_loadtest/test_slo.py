@@ -57,11 +57,11 @@ def test_a_task_that_the_run_does_not_have_is_refused(tmp_path: Path) -> None:
     slo = _read(tmp_path, "[tasks.embeding]\np95_ms = 60\n")
 
     with pytest.raises(ConfigError, match=r"\[tasks.embeding\] is not in this run, which has: embedding"):
-        slo.check_against(["embedding"], {None: 10.0, "embedding": 10.0})
+        slo.check_tasks(["embedding"])
 
 
 def test_a_rate_above_the_asked_one_is_refused_before_the_run(tmp_path: Path) -> None:
     slo = _read(tmp_path, "[all]\nminimum_rate = 50\n")
 
     with pytest.raises(ConfigError, match="cannot be met: the run asks only 10 a second"):
-        slo.check_against(["embedding"], {None: 10.0, "embedding": 10.0})
+        slo.check_rates({None: 10.0, "embedding": 10.0})
