@@ -134,10 +134,15 @@ class Dispatcher:
         )
 
     def _time_is_over(self, job: Job, lane: Lane, attempt: int) -> None:
-        """A job's share of the time has passed; it leaves if it is still there."""
+        """A job's share of the time has passed: it leaves if it still waits, or if its call hangs."""
         with self._lock:
             if job.attempt == attempt:
-                self._leave(job, lane, time.monotonic())
+                now = time.monotonic()
+                stay_until = min(lane.overdue_at(job, now), self._lanes.latest(job, lane))
+                if stay_until > now:
+                    self._timer.at(stay_until, functools.partial(self._time_is_over, job, lane, attempt))
+                else:
+                    self._leave(job, lane, now)
         self._deliver()
 
     # Everything below is called with the lock held.

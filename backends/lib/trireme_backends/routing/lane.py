@@ -13,6 +13,8 @@ from trireme_backends.routing.work import Job
 
 # How far behind the first waiting request others are looked at for merging.
 _MERGE_DEPTH = 128
+# A call that has taken so many times its p95 is not slow, it hangs: to leave it sooner would only ask for more work.
+_OVERDUE = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -60,18 +62,25 @@ class Lane:
         self._call_of: dict[Job, Call] = {}
         self._waiting: deque[tuple[Job, int]] = deque()
         self._waiting_rows = 0
-        self._rows_in_flight = 0
-
-    @property
-    def rows_ahead(self) -> int:
-        """Rows that a new request would find before it."""
-        return self._waiting_rows + self._rows_in_flight
 
     def point_ms(self, rows: int, now: float) -> float:
         """Expected time to the answer of a request that arrives now."""
-        return self.estimator.point_ms(
-            rows=rows, rows_ahead=self.rows_ahead, calls_at_a_time=self.variant.limits.max_calls_in_flight, now=now
+        limits = self.variant.limits
+        return self.estimator.queue_ms(
+            rows,
+            waiting=self._waiting_rows,
+            free=len(self._calls) < limits.max_calls_in_flight,
+            running=[(call.rows, call.started) for call in self._calls],
+            limits=limits,
+            now=now,
         )
+
+    def overdue_at(self, job: Job, now: float) -> float:
+        """The moment from which a call that the job is in is taken to hang; ``now`` where the job still waits."""
+        call = self._call_of.get(job)
+        if call is None:
+            return now
+        return call.started + _OVERDUE * self.estimator.p95_ms(self.estimator.call_ms(call.rows, now), now) / 1000
 
     @property
     def health(self) -> Health:
@@ -105,7 +114,6 @@ class Lane:
         """Count a call as in flight, whether or not a slot is free."""
         call = Call(self, jobs, now)
         self._calls.add(call)
-        self._rows_in_flight += call.rows
         for job in jobs:
             self._call_of[job] = call
         return call
@@ -119,7 +127,6 @@ class Lane:
             self.abandoned_calls -= 1
         else:
             self._calls.discard(call)
-            self._rows_in_flight -= call.rows
 
     def leave(self, job: Job) -> Call | None:
         """A job gives up its try; the call it was in, if nobody waits for that any more."""
@@ -132,7 +139,6 @@ class Lane:
             return None
         call.abandoned = True
         self._calls.discard(call)
-        self._rows_in_flight -= call.rows
         self.abandoned_calls += 1
         return call
 

@@ -68,11 +68,15 @@ class Lanes:
         tried = any(tried.variant == canary.name for tried in job.tried)
         return stable if tried or canary.health is not Health.READY else canary
 
+    def latest(self, job: Job, lane: Lane) -> float:
+        """When a job leaves a lane at the latest."""
+        return min(job.placed + lane.variant.limits.timeout_ms / 1000, job.ticket.deadline)
+
     def leave_at(self, job: Job, lane: Lane, now: float) -> float:
         """When a job leaves a lane without an answer: while another variant can still answer in time."""
         ticket = job.ticket
         assert job.decision is not None
-        leave_at = min(now + lane.variant.limits.timeout_ms / 1000, ticket.deadline)
+        leave_at = self.latest(job, lane)
         if ticket.sla_at is not None and job.decision.reserve_ms is not None:
             share_ends = ticket.sla_at - job.decision.reserve_ms / 1000
             # With no time to spare, waiting here is the best chance.

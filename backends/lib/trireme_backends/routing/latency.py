@@ -5,8 +5,7 @@ Three parts, each O(1) a request:
 1. *Time of one call* of n rows: ``overhead + n * per_row``, a least-squares line over recent calls whose weights fade
    with every call and with time. Batch latency is close to linear in the batch: Crankshaw et al., "Clipper",
    NSDI 2017, section 4.3; Shen et al., "Nexus", SOSP 2019, section 2.2.
-2. *Queue*: the rows in front, at the rate at which the calls in flight take them (Little, "A Proof for the Queuing
-   Formula L = lambda W", 1961).
+2. *Queue*: until a call in flight is expected to end, and then the calls that the rows in front will make.
 3. *p95*: the first two give a point; the ratio of what was seen to that point is multiplied on. Its 95 % quantile is
    tracked by stochastic approximation (Robbins and Monro, 1951), the way adaptive conformal inference tracks its
    level (Gibbs and Candes, "Adaptive Conformal Inference Under Distribution Shift", NeurIPS 2021): by construction
@@ -19,6 +18,9 @@ was slow once gets requests again and can show that it is fast.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+from trireme_backends.routing.route import Limits
 
 QUANTILE = 0.95
 
@@ -40,7 +42,7 @@ class LatencyEstimator:
     Example:
         >>> estimator = LatencyEstimator(expected_ms=5.0)
         >>> estimator.call_ended(rows=8, call_ms=20.0, now=1.0)
-        >>> estimator.p95_ms(estimator.point_ms(rows=1, rows_ahead=8, calls_at_a_time=2, now=1.1), now=1.1)
+        >>> estimator.p95_ms(estimator.call_ms(rows=2, now=1.1), now=1.1)
     """
 
     def __init__(self, expected_ms: float) -> None:
@@ -54,10 +56,22 @@ class LatencyEstimator:
         overhead_ms, per_row_ms = self._line(now)
         return overhead_ms + per_row_ms * rows
 
-    def point_ms(self, *, rows: int, rows_ahead: int, calls_at_a_time: int, now: float) -> float:
-        """Expected time to the answer of a request that arrives behind ``rows_ahead`` rows."""
+    def queue_ms(
+        self, rows: int, *, waiting: int, free: bool, running: Sequence[tuple[int, float]], limits: Limits, now: float
+    ) -> float:
+        """Expected time to the answer of a request of ``rows`` rows.
+
+        Args:
+            waiting: rows that wait before it. free: whether a call may start at once.
+            running: for each call in flight its rows, and when it started.
+        """
         overhead_ms, per_row_ms = self._line(now)
-        return overhead_ms + per_row_ms * (rows + rows_ahead / calls_at_a_time)
+        if free:
+            return overhead_ms + per_row_ms * rows
+        ends_ms = min(max(overhead_ms + per_row_ms * size - (now - started) * 1000, 0.0) for size, started in running)
+        full_calls, before = divmod(waiting, limits.max_rows_per_call)
+        full_ms = (overhead_ms + per_row_ms * limits.max_rows_per_call) * full_calls / limits.max_calls_in_flight
+        return ends_ms + full_ms + overhead_ms + per_row_ms * (before + rows)
 
     def p95_ms(self, point_ms: float, now: float) -> float:
         """The time within which 95 % of the requests with this point are answered."""

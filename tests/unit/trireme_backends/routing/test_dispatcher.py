@@ -23,7 +23,7 @@ from trireme_backends.routing.traffic import TrafficFile
 from trireme_backends.routing.work import Answer, RowRoute, Tensors, Ticket
 
 PATIENCE_SECONDS = 20.0
-LIMITS = Limits(timeout_ms=200, max_rows_per_call=8, max_calls_in_flight=2, max_abandoned_calls=3)
+LIMITS = Limits(timeout_ms=1000, max_rows_per_call=8, max_calls_in_flight=2, max_abandoned_calls=3)
 Behaviour = Callable[[list[str]], None]
 
 
@@ -225,8 +225,8 @@ def test_sla_share_ends_in_time_for_the_next_variant(world: World, hang: Hang) -
     answer = world.ask(tier=Tier.PREMIUM, max_latency_ms=120)
     tried = reason_of(answer)["tried"][0]
     assert tried["fault"] == "late"
-    # Its timeout is 200 ms; it was left earlier, so that the SLA could be kept.
-    assert tried["after_ms"] < 200
+    # Long before its timeout, so that the SLA could be kept.
+    assert tried["after_ms"] < LIMITS.timeout_ms
 
 
 def test_abandoned_calls_do_not_pile_up(world: World, hang: Hang) -> None:
