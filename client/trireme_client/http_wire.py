@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gzip
+import io
 import ssl
 import threading
 import zlib
@@ -92,7 +93,7 @@ class AsyncHttpWire:
             async with self._session.request(
                 form.verb,
                 self._base + form.path,
-                data=body or None,
+                data=io.BytesIO(body) if body else None,
                 headers=headers,
                 ssl=True if self._ssl is None else self._ssl,
                 server_hostname=self._server_name,

@@ -131,7 +131,8 @@ class SharedTensor:
         """The tensor itself, to read and write in place; not for BYTES."""
         if self.datatype == "BYTES":
             raise InvalidInputError(self.region.name, "BYTES have no array in place; read the result's output instead")
-        return np.ndarray(self.shape, DTYPES[self.datatype], self.view(self.byte_size))
+        # frombuffer, not ndarray(buffer=...): that one lets the memory be unmapped under the array.
+        return np.frombuffer(self.view(self.byte_size), DTYPES[self.datatype]).reshape(self.shape)
 
     def view(self, size: int) -> memoryview:
         """The first ``size`` bytes.
