@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,7 +73,7 @@ def verdicts(repository: Path, runtime: EmbeddedRuntime) -> list[Verdict]:
 
 
 @contextlib.contextmanager
-def _server(repository, runtime):  # type: ignore[no-untyped-def]
+def _server(repository: Path, runtime: EmbeddedRuntime) -> Iterator[TritonServer]:
     flags = ServerFlags(repository, load_models=(), exit_on_error=False, exit_timeout_seconds=1)
     server = TritonServer.start(flags, runtime=runtime)
     try:
