@@ -60,13 +60,16 @@ class FakeServer:
         ...     with TriremeClient(server.address) as client:
         ...         client.infer("double", {"X": [[1.0, 2.0]]})["Y"]
 
+    Args:
+        credentials: of ``grpc.ssl_server_credentials``, for TLS.
+
     Attributes:
         address: ``host:port``.
         requests: every inference that arrived, in order.
         calls: how often each method of the protocol was called.
     """
 
-    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, threads: int = 16) -> None:
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, threads: int = 16, credentials: Any = None) -> None:
         self._models: dict[str, _Model] = {}
         self._lock = threading.Lock()
         self.requests: list[FakeRequest] = []
@@ -80,7 +83,12 @@ class FakeServer:
         )
         self._server = grpc.server(self._executor, options=options)
         stubs.add_GRPCInferenceServiceServicer_to_server(_service(self), self._server)
-        self.address = f"{host}:{self._server.add_insecure_port(f'{host}:{port}')}"
+        wanted = f"{host}:{port}"
+        if credentials is None:
+            bound = self._server.add_insecure_port(wanted)
+        else:
+            bound = self._server.add_secure_port(wanted, credentials)
+        self.address = f"{host}:{bound}"
         self._server.start()
 
     def add_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -349,3 +350,13 @@ def test_compression_and_headers_pass(server):
             with TriremeClient(address, compression=compression, headers={"x-team": "a"}) as client:
                 sent = np.zeros((100, 1000), np.float32)
                 assert client.infer("identity", {"FP32": sent}, ["FP32_OUT"])["FP32_OUT"].nbytes == sent.nbytes
+
+
+def test_the_readmes_shared_memory_runs(server, capsys):
+    readme = Path(__file__).parents[2] / "client" / "README.md"
+    (snippet,) = (
+        found for found in re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL) if "shared_memory" in found
+    )
+    snippet = snippet.replace('"127.0.0.1:8001"', f'"{server.grpc_address}", admin_key="{ADMIN_KEY}"')
+    exec(compile(snippet, readme.name, "exec"), {"TriremeClient": TriremeClient})
+    assert "[[2. 4.]]" in capsys.readouterr().out

@@ -1,0 +1,158 @@
+"""The client while servers die, freeze, restart and refuse."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from trireme.server import ServerFlags, TritonServer
+from trireme_client import (
+    ClientError,
+    Endpoint,
+    HealthPolicy,
+    RetryPolicy,
+    TriremeClient,
+    UnavailableError,
+)
+
+MODELS = Path(__file__).with_name("client_models")
+HEALTH = HealthPolicy(interval_ms=200, probe_deadline_ms=1000, eject_after=2)
+FP32 = {"FP32": np.ones((1, 4), np.float32)}
+# The promise for a stream whose server has died or frozen.
+STREAM_ENDS_WITHIN_SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults") / "models"
+    for model in ("identity", "count_up"):
+        shutil.copytree(MODELS / model, folder / model)
+    return folder
+
+
+@pytest.fixture
+def servers(repository):
+    """Three replicas of the same models."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(TritonServer.start(ServerFlags(repository))) for _ in range(3)]
+
+
+@pytest.fixture
+def server(repository):
+    with TritonServer.start(ServerFlags(repository)) as running:
+        yield running
+
+
+def kill(server):
+    """kill -9 of the server; its stubs end by themselves."""
+    os.kill(server.pid, signal.SIGKILL)
+    server.process.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def frozen(server):
+    """The server and its stubs, stopped: a server alone would lose its stubs' locks."""
+    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    for process in family:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in reversed(family):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+class Callers:
+    """Threads that call without a pause and keep what went wrong."""
+
+    def __init__(self, client, threads):
+        self.client, self.failures, self.made = client, [], 0
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._call) for _ in range(threads)]
+
+    def _call(self):
+        while not self._stop.is_set():
+            try:
+                answer = self.client.infer("identity", FP32, ["FP32_OUT"], deadline_ms=20_000)
+                assert answer["FP32_OUT"].tolist() == [[1.0] * 4]
+                self.made += 1
+            except (ClientError, AssertionError) as error:
+                self.failures.append(error)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def test_no_caller_sees_one_of_three_killed_or_frozen(servers):
+    addresses = [server.grpc_address for server in servers]
+    with TriremeClient(addresses, health=HEALTH) as client:
+        with Callers(client, 6) as callers:
+            time.sleep(2)
+            kill(servers[0])
+            time.sleep(2)
+            with frozen(servers[1]):
+                time.sleep(6)
+            made = callers.made
+        assert callers.failures == []
+        assert made > 100
+
+
+def test_the_own_zone_is_left_only_when_it_is_gone(servers):
+    zones = [Endpoint(server.grpc_address, zone) for server, zone in zip(servers, "abb", strict=True)]
+    with TriremeClient(zones, zone="a", health=HEALTH) as client:
+        endpoints = {client.infer("identity", FP32, ["FP32_OUT"]).timings.endpoint for _ in range(20)}
+        assert endpoints == {servers[0].grpc_address}
+        kill(servers[0])
+        endpoints = {client.infer("identity", FP32, ["FP32_OUT"]).timings.endpoint for _ in range(20)}
+        assert endpoints == {servers[1].grpc_address, servers[2].grpc_address}
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_a_stream_ends_soon_after_its_server_is_gone(server, how):
+    with TriremeClient(server.grpc_address, health=HEALTH) as client:
+        answers = client.stream("count_up", {"COUNT": [100_000], "EVERY_MS": [10]}, deadline_ms=60_000)
+        next(answers)
+        with contextlib.ExitStack() as stack:
+            if how == "killed":
+                kill(server)
+            else:
+                stack.enter_context(frozen(server))
+            # A guard against hanging; the time it took is the promise itself.
+            began = time.monotonic()
+            with pytest.raises(UnavailableError):
+                for _ in answers:
+                    pass
+            assert time.monotonic() - began < STREAM_ENDS_WITHIN_SECONDS
+
+
+def test_a_restarted_server_is_found_and_told_of_shared_memory_once_more(repository):
+    with TritonServer.start(ServerFlags(repository)) as first:
+        flags = first.flags
+        with TriremeClient(first.grpc_address, retry=RetryPolicy(max_attempts=50, max_backoff_ms=500)) as client:
+            with client.shared_memory(4096) as region:
+                x = region.put(FP32["FP32"])
+                client.infer("identity", {"FP32": x}, ["FP32_OUT"])
+                kill(first)
+                with pytest.raises(UnavailableError):
+                    client.infer("identity", {"FP32": x}, ["FP32_OUT"], deadline_ms=500)
+                with TritonServer.start(flags):
+                    result = client.infer("identity", {"FP32": x}, ["FP32_OUT"], deadline_ms=20_000)
+                    assert result["FP32_OUT"].tolist() == [[1.0] * 4]
+            assert not list(Path("/dev/shm").glob("trireme-client-*"))

@@ -1,0 +1,66 @@
+"""TLS and mutual TLS."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import grpc
+import pytest
+from trireme_client import FakeServer, Tls, UnavailableError
+
+ROW = {"X": [[1.0, 2.0]]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An authority, another one, and a server's and a client's certificate signed by the first."""
+    made = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=made, check=True, capture_output=True, timeout=60)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for name in ("ca", "stranger"):
+        openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+    (made / "names").write_text("subjectAltName=DNS:triton.test,IP:127.0.0.1")
+    for name in ("server", "client"):
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+                "-out", f"{name}.pem", "-extfile", "names")  # fmt: skip
+    return made
+
+
+def serve(folder: Path, *, mutual: bool):
+    pair = ((folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes())
+    credentials = grpc.ssl_server_credentials([pair], (folder / "ca.pem").read_bytes(), mutual)
+    server = FakeServer(credentials=credentials)
+    server.add_model(
+        "double", inputs={"X": ("FP32", [2])}, outputs={"Y": ("FP32", [2])}, max_batch_size=8,
+        compute=lambda inputs: {"Y": inputs["X"] * 2},
+    )  # fmt: skip
+    return server
+
+
+@pytest.mark.parametrize("name", [None, "triton.test"])
+def test_a_server_of_a_trusted_authority_is_called(folder, connect, name):
+    with serve(folder, mutual=False) as server:
+        client = connect(server.address, tls=Tls(ca=folder / "ca.pem", server_name=name))
+        assert client.infer("double", ROW)["Y"].tolist() == [[2.0, 4.0]]
+
+
+@pytest.mark.parametrize("wrong", [{"ca": "stranger.pem"}, {"ca": "ca.pem", "server_name": "other.test"}])
+def test_a_server_that_is_not_proven_is_not_called(folder, connect, wrong):
+    tls = Tls(ca=folder / wrong["ca"], server_name=wrong.get("server_name"))
+    with serve(folder, mutual=False) as server:
+        with pytest.raises(UnavailableError, match="before the request was sent"):
+            connect(server.address, tls=tls).infer("double", ROW, deadline_ms=3000)
+        assert server.calls["ModelInfer"] == 0
+
+
+def test_mutual_tls_needs_the_clients_certificate(folder, connect):
+    with serve(folder, mutual=True) as server:
+        tls = Tls(ca=folder / "ca.pem", certificate=folder / "client.pem", key=folder / "client.key")
+        assert connect(server.address, tls=tls).infer("double", ROW)["Y"].tolist() == [[2.0, 4.0]]
+        with pytest.raises(UnavailableError):
+            connect(server.address, tls=Tls(ca=folder / "ca.pem")).infer("double", ROW, deadline_ms=3000)
