@@ -61,8 +61,9 @@ class Metric:
 class MetricFamily:
     COUNTER: int
     GAUGE: int
+    HISTOGRAM: int
     def __init__(self, name: str, description: str, kind: int) -> None: ...
-    def Metric(self, labels: Mapping[str, str] = ...) -> Metric: ...  # noqa: N802
+    def Metric(self, labels: Mapping[str, str] = ..., buckets: Sequence[float] = ...) -> Metric: ...  # noqa: N802
 
 class Logger:
     @staticmethod

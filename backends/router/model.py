@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from router_metrics import TritonMetrics
+from router_metrics import TritonMetrics  # type: ignore[import-not-found] # the stub puts this folder on sys.path
 from trireme_backends.errors import BackendError, ModelError, RequestError
 from trireme_backends.model import Model
 from trireme_backends.routing.dispatcher import Dispatcher

@@ -111,8 +111,8 @@ class TritonMetrics:
         for route, seen_ms in _taken(self._replies):
             reason = route.reason.value
             count(_REQUESTS, 1, variant=route.variant, version=route.version, outcome="answered", reason=reason)
-            labels = (("variant", route.variant),)
-            self._metric(self._latency, "latency", labels, buckets=_LATENCY_BUCKETS_MS).observe(seen_ms)
+            latency = self._metric(self._latency, "latency", (("variant", route.variant),), buckets=_LATENCY_BUCKETS_MS)
+            latency.observe(seen_ms)
         for outcome in _taken(self._refusals):
             count(_REQUESTS, 1, variant="", version="", outcome=outcome, reason="")
         for variant, outcome, rows in _taken(self._calls):
