@@ -187,7 +187,7 @@ class Caller:
             return elsewhere
         if verdict in (Verdict.SICK, Verdict.QUEUE_FULL):
             return elsewhere and self._retries.spend()
-        if verdict in (Verdict.LOST, Verdict.DEADLINE):
+        if verdict is Verdict.LOST or (verdict is Verdict.DEADLINE and self._retry.attempt_deadline_ms is not None):
             return call.repeatable and self._retries.spend()
         return False
 
@@ -262,12 +262,13 @@ class Caller:
     async def error(self, failure: WireError, call: Call, *, greeted: bool = True) -> ClientError:
         """The caller's error for a failure nothing more can be done about."""
         verdict, facts, message = judge(failure), call.facts(), failure.message
-        if verdict is Verdict.DEADLINE and call.remaining_s() > _LEAST_SECONDS:
-            return UnavailableError(f"no answer within an attempt's deadline: {message}", facts)
         if verdict is Verdict.DEADLINE:
+            attempts_own = not greeted or self._retry.attempt_deadline_ms is not None
+            if attempts_own and call.remaining_s() > _LEAST_SECONDS:
+                return UnavailableError("the server did not answer within an attempt's deadline", facts)
             return call.deadline_error()
         if verdict is Verdict.NOT_FOUND:
-            return ModelNotFoundError(call.model, call.version, await self.known_models(call), facts)
+            return ModelNotFoundError(call.model, call.version, await self._known_models(call), facts)
         if verdict is Verdict.QUEUE_TIMEOUT:
             return QueueTimeoutError(call.deadline_ms, facts)
         if verdict is Verdict.QUEUE_FULL:
@@ -279,7 +280,7 @@ class Caller:
             return InvalidRequestError(f"the server refuses the request: {message}", facts)
         return ServerFaultError(failure.status, message, facts)
 
-    async def known_models(self, call: Call) -> list[str]:
+    async def _known_models(self, call: Call) -> list[str]:
         """Names of the models that are loaded, as far as the server tells before the deadline."""
         replica = self._pool.pick()
         try:

@@ -336,7 +336,9 @@ class AsyncTriremeClient:
 
     async def models(self, *, deadline_ms: float | None = None) -> list[str]:
         """Names of the models that are loaded."""
-        return await self._session.caller.known_models(self._session.begin(deadline_ms=deadline_ms))
+        call = self._session.begin(deadline_ms=deadline_ms)
+        answer = await self._session.caller.ask("ModelStatistics", pb.ModelStatisticsRequest(), call)
+        return sorted({statistics.name for statistics in answer.model_stats})
 
     async def load_model(self, model: str, *, deadline_ms: float | None = None) -> None:
         """Load a model, or what changed of it, on every replica in turn.

@@ -340,6 +340,19 @@ def test_readiness_is_an_answer_not_an_error(fake, connect):
     assert client.models() == ["count", "double", "echo"]
     fake.stop()
     assert not client.is_ready(deadline_ms=500)
+    with pytest.raises(UnavailableError):
+        client.models(deadline_ms=500)
+
+
+def test_the_current_span_goes_along(fake, connect):
+    trace = pytest.importorskip("opentelemetry.trace")
+    context = trace.SpanContext(trace_id=0xABC, span_id=0xDEF, is_remote=False, trace_flags=trace.TraceFlags(1))
+    client = connect(fake.address)
+    with trace.use_span(trace.NonRecordingSpan(context)):
+        client.infer("double", ROW)
+    client.infer("double", ROW)
+    assert fake.requests[0].headers["traceparent"] == f"00-{0xABC:032x}-{0xDEF:016x}-01"
+    assert "traceparent" not in fake.requests[1].headers
 
 
 def test_errors_carry_the_facts_of_the_call(fake, connect):
