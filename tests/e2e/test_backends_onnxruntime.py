@@ -189,13 +189,12 @@ def test_state_is_refused_by_name(models: Models) -> None:
     assert "valid on NGC" in message
 
 
-@pytest.mark.parametrize(
-    "accelerators", ["cpu_execution_accelerator [ {{ {0} }} ]", "cpu_execution_accelerator {{ {0} }}"]
-)
-def test_accelerators_of_the_cpu_are_never_ignored_in_silence(models: Models, accelerators: str) -> None:
+@pytest.mark.parametrize("form", ["[ {{ {0} }} ]", "{{ {0} }}"])
+def test_accelerators_of_the_cpu_are_never_ignored_in_silence(models: Models, form: str) -> None:
     def config(name: str) -> str:
-        entry = accelerators.format(f'name: "{name}"')
-        return f'backend: "onnxruntime" max_batch_size: 4 {DOUBLER} optimization {{ execution_accelerators {{ {entry} }} }}'
+        entry = form.format(f'name: "{name}"')
+        return f"""backend: "onnxruntime" max_batch_size: 4 {DOUBLER}
+            optimization {{ execution_accelerators {{ cpu_execution_accelerator {entry} }} }}"""
 
     assert "vulkan" in refusal(lambda: models.load("vulkan", doubler(), config("vulkan")))
     models.load("openvino", doubler(), config("openvino"))

@@ -81,7 +81,7 @@ def test_what_the_native_backend_refuses_is_refused_by_name(text: str, words: st
     ("text", "words"),
     [
         (
-            'sequence_batching { state [ { input_name: "off" output_name: "r_off" data_type: TYPE_INT64 dims: [ 1 ] } ] }',
+            'sequence_batching { state { input_name: "off" output_name: "r_off" data_type: TYPE_INT64 dims: 1 } }',
             "sequence_batching.state 'off'",
         ),
         ('batch_input [ { kind: BATCH_ELEMENT_COUNT target_name: "n" data_type: TYPE_FP32 } ]', "batch_input"),

@@ -54,7 +54,7 @@ def test_padding_and_truncation_of_the_file_do_not_hold(tokenizer_path: Path) ->
 def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text("{}")
-    with pytest.raises(ModelError, match="tokenizer.json is not a tokenizer"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json is not a tokenizer"):
         TextTokenizer(path, max_tokens=8)
 
 
