@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from trireme.machine import Machine
 from trireme.model_config import ModelConfig, TensorSpec
 
-# Backends that open one ONNX Runtime session an instance, and the parameter that bounds a session's threads.
-_ONNX_BACKENDS = {"onnxruntime", "text_encoder"}
-_THREADS_PARAMETER = "intra_op_thread_count"
+# Backends that open one ONNX Runtime session an instance, and the parameter that bounds the threads running it.
+_THREADS_PARAMETERS = {"onnxruntime": "intra_op_thread_count", "text_encoder": "thread_count"}
 # Triton gives these backends two instances on CPU where the config names no count.
 _TWO_BY_DEFAULT = {"onnxruntime", "tensorflow"}
 
@@ -50,11 +49,11 @@ def threads_asked(config: ModelConfig, machine: Machine) -> int:
 
     A session without a bound starts one thread a core.
     """
-    if config.backend not in _ONNX_BACKENDS:
+    if config.backend not in _THREADS_PARAMETERS:
         return 0
     if machine.gpus and all(group.kind in ("GPU", "AUTO") for group in config.instance_groups):
         return 0
-    given = config.parameters.get(_THREADS_PARAMETER, "0")
+    given = config.parameters.get(_THREADS_PARAMETERS[config.backend], "0")
     threads = int(given) if given.isdecimal() else 0
     return instance_count(config, machine) * (threads or machine.cores)
 
