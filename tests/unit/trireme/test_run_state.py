@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from trireme.admin_key import ensure_admin_key
+from trireme.errors import ServerError
+from trireme.run_state import Phase, RunDirectory, ServingState
+
+
+def state(**changes: object) -> ServingState:
+    fields: dict[str, object] = {
+        "pid": 1, "started_at": 2.0, "phase": Phase.SERVING,
+        "grpc_address": "127.0.0.1:1", "http_address": "127.0.0.1:2", "metrics_address": "127.0.0.1:3",
+    }  # fmt: skip
+    return ServingState(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    written = state(problems={"a": (), "b": ("wrong",)}, left_out={"c": "not exported"}, server_pid=7)
+    directory.write(written)
+    assert directory.read() == written
+
+
+def test_state_of_another_release_is_as_good_as_none(tmp_path: Path) -> None:
+    (tmp_path / "serving.json").write_text('{"pid": 1, "unheard_of": 2}')
+    assert RunDirectory(tmp_path).read() is None
+
+
+def test_serving_means_serving_with_every_answer_right() -> None:
+    assert state(problems={"a": ()}).is_serving
+    assert not state(problems={"a": ("wrong",)}).is_serving
+    assert not state(phase=Phase.RESTARTING).is_serving
+
+
+def test_state_left_by_a_dead_serve_is_not_running(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.write(state())
+    with pytest.raises(ServerError, match="nothing is being served"):
+        directory.running()
+    with directory.only_one():
+        assert directory.running() == state()
+
+
+def test_second_holder_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    with directory.only_one(), pytest.raises(ServerError, match=f"pid {os.getpid()}"), directory.only_one():
+        pass
+    with directory.only_one():
+        pass
+
+
+def test_admin_key_is_made_once_and_refused_when_others_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "admin.key"
+    key = ensure_admin_key(path)
+    assert len(key) >= 32
+    assert ensure_admin_key(path) == key
+    path.chmod(0o644)
+    with pytest.raises(ServerError, match="may be read by other users"):
+        ensure_admin_key(path)
