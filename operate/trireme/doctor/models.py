@@ -45,7 +45,7 @@ def threads(configs: Mapping[str, ModelConfig], machine: Machine) -> Iterator[Ch
         yield warn(
             "threads",
             f"{most} asked by {names}, {machine.cores} cores",
-            "lower intra_op_thread_count or the instance count there",
+            "lower the threads of an instance there, or the instance count",
         )
     else:
         yield ok(

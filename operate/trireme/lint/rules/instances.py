@@ -57,7 +57,7 @@ def threads_fit_the_cores(subject: Subject) -> Iterator[Complaint]:
         instances = "instance_group"
         yield warning(
             f"its instances run {asked} threads on {subject.machine.cores} cores, and slow each other down",
-            "lower intra_op_thread_count or the instance count",
+            "lower the threads of an instance, or the instance count",
             instances,
         )
 

@@ -90,7 +90,7 @@ def test_a_gpu_model_is_well_on_a_machine_with_gpus(tmp_path: Path) -> None:
 
 
 def test_more_threads_than_cores_are_a_warning(tmp_path: Path) -> None:
-    threads = 'parameters { key: "intra_op_thread_count" value { string_value: "1" } }'
+    threads = 'parameters { key: "thread_count" value { string_value: "1" } }'
     config = f'backend: "text_encoder" instance_group {{ count: 4 }} {threads}'
     folder = model(tmp_path, "net", config)
     assert rules(folder, Severity.WARNING) == ["threads-fit-the-cores"]
