@@ -25,7 +25,7 @@ from trireme_client.errors import (
 from trireme_client.policy import HedgePolicy, RetryPolicy
 from trireme_client.pool import Pool, Replica
 from trireme_client.verdict import Verdict, judge
-from trireme_client.wire import Metadata, Pending, Runtime, WireError, WireStream
+from trireme_client.wire import Metadata, Pending, Runtime, Wire, WireError, WireStream
 
 T = TypeVar("T")
 
@@ -218,21 +218,21 @@ class Caller:
     async def _send_hedged(self, replica: Replica, request: Message, call: Call, delay_s: float) -> Message:
         """Send; after ``delay_s`` without an answer send again elsewhere; the first good answer wins."""
         assert self._hedge is not None
-        racing: dict[Pending, Replica] = {}
+        racing: dict[Pending, Wire] = {}
         second: Replica | None = None
         try:
-            racing[self._start(replica, request, call)] = replica
+            racing[self._start(replica.wire, request, call)] = replica.wire
             await self._runtime.first_done(list(racing), max(delay_s, self._hedge.min_delay_ms / 1000))
             if not any(pending.done() for pending in racing) and self._hedges.spend():
                 second = self._pool.pick([replica])
                 if second.proven:
-                    racing[self._start(second, request, call)] = second
+                    racing[self._start(second.wire, request, call)] = second.wire
             while True:
                 if len(racing) > 1:
                     await self._runtime.first_done(list(racing), call.remaining_s())
                 pending = next((one for one in racing if one.done()), next(iter(racing)))
                 try:
-                    return await racing[pending].wire.result(pending)
+                    return await racing[pending].result(pending)
                 except WireError:
                     if len(racing) == 1:
                         raise
@@ -243,9 +243,9 @@ class Caller:
             if second is not None:
                 self._pool.release(second)
 
-    def _start(self, replica: Replica, request: Message, call: Call) -> Pending:
+    def _start(self, wire: Wire, request: Message, call: Call) -> Pending:
         self._stamp(request, call)
-        return replica.wire.start("ModelInfer", request, self._timeout_s(call), call.metadata)
+        return wire.start("ModelInfer", request, self._timeout_s(call), call.metadata)
 
     def _stamp(self, request: Message, call: Call) -> None:
         """Count an attempt and tell the server how long the request may wait in its queue, in microseconds."""

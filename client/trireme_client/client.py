@@ -180,8 +180,9 @@ class AsyncTriremeClient:
                          request_id=call.request_id, sequence=sequence, priority=priority)  # fmt: skip
 
         requests = await self._session.with_spec(call, make)
-        if len(requests) > 1:
-            raise InvalidRequestError(f"more rows than model {model!r} takes; a stream is not split", call.facts())
+        if len(requests) != 1:
+            problem = f"a stream is one request, but these rows make {len(requests)} of model {model!r}"
+            raise InvalidRequestError(problem, call.facts())
         request = requests[0]
         request.parameters["triton_enable_empty_final_response"].bool_param = True
         replica, stream, response = await self._session.caller.open_stream(request, call)

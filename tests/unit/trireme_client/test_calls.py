@@ -445,3 +445,12 @@ def test_a_wrong_tier_or_text_is_refused_here(fake, connect):
         client.embed("a", tier="cheap")
     with pytest.raises(InvalidInputError, match="element 1 is None"):
         client.embed(["a", None])
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_stream_is_one_request(fake, connect, rows):
+    fake.add_model(
+        "rows", inputs={"N": ("INT32", [1])}, outputs={"I": ("INT32", [1])}, stream=lambda _: [], max_batch_size=2
+    )
+    with pytest.raises(InvalidRequestError, match="a stream is one request"):
+        list(connect(fake.address).stream("rows", {"N": np.zeros((rows, 1), np.int32)}))
