@@ -55,11 +55,6 @@ class ServingState:
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def is_serving(self) -> bool:
-        """Whether requests are answered, and rightly by every model."""
-        return self.phase is Phase.SERVING and not self.told_problems()
-
     def told_problems(self) -> list[str]:
         """``problems`` as sentences that name the model."""
         return [f"{model}: {found[0]}" for model, found in sorted(self.problems.items()) if found]

@@ -29,10 +29,8 @@ def test_state_of_another_release_is_as_good_as_none(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path).read() is None
 
 
-def test_serving_means_serving_with_every_answer_right() -> None:
-    assert state(problems={"a": ()}).is_serving
-    assert not state(problems={"a": ("wrong",)}).is_serving
-    assert not state(phase=Phase.RESTARTING).is_serving
+def test_only_models_with_problems_are_told() -> None:
+    assert state(problems={"b": ("wrong", "more"), "a": (), "c": ("slow",)}).told_problems() == ["b: wrong", "c: slow"]
 
 
 def test_state_left_by_a_dead_serve_is_not_running(tmp_path: Path) -> None:
