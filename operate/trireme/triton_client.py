@@ -156,7 +156,8 @@ class TritonClient:
                 raise DeadlineError(f"the server at {self._address} did not answer in time") from None
             if error.status() == "StatusCode.UNAVAILABLE" and "restricted" not in error.message():
                 raise ServerError(f"no server answers at {self._address}: {error.message()}") from None
-            raise ServerError(error.message()) from None
+            # What a Python model raised comes with its traceback, a line each.
+            raise ServerError(" ".join(error.message().split())) from None
 
 
 def text_tensor(*texts: bytes) -> npt.NDArray[np.object_]:
