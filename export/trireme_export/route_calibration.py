@@ -105,7 +105,7 @@ class Calibration:
 @click.option(
     "--most-loss",
     type=click.FloatRange(0, 1),
-    default=0.005,
+    default=0.0,
     show_default=True,
     help="Accuracy that the cascade may lose against its second tier.",
 )
@@ -113,7 +113,7 @@ class Calibration:
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw accuracy over cost, as SVG.")
 @click.option("--json", "as_json", is_flag=True, help="Print all as JSON.")
 def calibrate(task: str, most_loss: float, write: bool, plot_path: Path | None, as_json: bool) -> None:
-    """Choose the threshold of TASK's cascade: the cheapest one that costs no more than --most-loss of accuracy.
+    """Choose the threshold of TASK's cascade: the cheapest one that loses no more than --most-loss of accuracy.
 
     Both tiers answer the held-out labelled rows on a server of their own; the CPU time that they take is the cost.
     """

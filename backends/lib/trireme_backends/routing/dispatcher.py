@@ -140,7 +140,7 @@ class Dispatcher:
                 now = time.monotonic()
                 stay_until = min(lane.overdue_at(job, now), self._lanes.latest(job, lane))
                 if stay_until > now:
-                    self._timer.at(stay_until, functools.partial(self._time_is_over, job, lane, attempt))
+                    self._watch(job, lane, stay_until)
                 else:
                     self._leave(job, lane, now)
         self._deliver()
@@ -184,10 +184,14 @@ class Dispatcher:
         job.placed = now
         job.point_ms = lane.point_ms(job.count, now)
         lane.append(job)
-        self._timer.at(
-            self._lanes.leave_at(job, lane, now), functools.partial(self._time_is_over, job, lane, job.attempt)
-        )
+        self._watch(job, lane, self._lanes.leave_at(job, lane, now))
         self._start_calls(lane, now)
+
+    def _watch(self, job: Job, lane: Lane, moment: float) -> None:
+        attempt = job.attempt
+        self._timer.at(
+            moment, lambda: job.attempt == attempt, functools.partial(self._time_is_over, job, lane, attempt)
+        )
 
     def _start_calls(self, lane: Lane, now: float) -> None:
         while call := lane.next_call(now):
@@ -202,8 +206,7 @@ class Dispatcher:
                 job = Job(ticket, None, probe=True, placed=now)
                 call = lane.start([job], now)
                 self._outbox.append(functools.partial(self._workers.run, functools.partial(self._run, call)))
-                timeout_at = now + lane.variant.limits.timeout_ms / 1000
-                self._timer.at(timeout_at, functools.partial(self._time_is_over, job, lane, job.attempt))
+                self._watch(job, lane, self._lanes.latest(job, lane))
 
     def _succeeded(self, call: Call, outputs: Tensors, version: str, now: float) -> None:
         lane = call.lane

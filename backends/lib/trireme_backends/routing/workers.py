@@ -53,20 +53,24 @@ class Workers:
 
 
 class Timer:
-    """Runs callbacks at their time, one after the other, in one thread."""
+    """Runs callbacks at their time, one after the other, in one thread.
+
+    Most are not wanted any more long before their time. Those cost no wake-up: they are thrown away when the thread
+    is awake for another one.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Task]] = []
+        self._heap: list[tuple[float, int, Callable[[], bool], Task]] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
         threading.Thread(target=self._run, daemon=True, name="router-timer").start()
 
-    def at(self, moment: float, task: Task) -> None:
-        """Run ``task`` at ``moment`` of the monotonic clock."""
+    def at(self, moment: float, wanted: Callable[[], bool], task: Task) -> None:
+        """Run ``task`` at ``moment`` of the monotonic clock, if it is ``wanted`` then."""
         with self._changed:
-            heapq.heappush(self._heap, (moment, next(self._numbers), task))
-            if self._heap[0][2] is task:
+            heapq.heappush(self._heap, (moment, next(self._numbers), wanted, task))
+            if self._heap[0][3] is task:
                 self._changed.notify()
 
     def close(self) -> None:
@@ -77,9 +81,15 @@ class Timer:
     def _run(self) -> None:
         while True:
             with self._changed:
+                self._drop_unwanted()
                 while not self._closed and (not self._heap or self._heap[0][0] > time.monotonic()):
                     self._changed.wait(self._heap[0][0] - time.monotonic() if self._heap else None)
+                    self._drop_unwanted()
                 if self._closed:
                     return
-                task = heapq.heappop(self._heap)[2]
+                task = heapq.heappop(self._heap)[3]
             task()
+
+    def _drop_unwanted(self) -> None:
+        while self._heap and not self._heap[0][2]():
+            heapq.heappop(self._heap)
