@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
+import ssl
 import subprocess
+import threading
 from pathlib import Path
 
 import grpc
@@ -64,3 +67,37 @@ def test_mutual_tls_needs_the_clients_certificate(folder, connect):
         assert connect(server.address, tls=tls).infer("double", ROW)["Y"].tolist() == [[2.0, 4.0]]
         with pytest.raises(UnavailableError):
             connect(server.address, tls=Tls(ca=folder / "ca.pem")).infer("double", ROW, deadline_ms=3000)
+
+
+@pytest.fixture
+def https(folder):
+    """An HTTPS server that says it is ready, and wants a client's certificate."""
+
+    class Ready(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(folder / "ca.pem"))
+    context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ready) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.handle_error = lambda *_: None
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", [None, "triton.test"])
+def test_https_proves_both_sides(https, folder, connect, name):
+    pair = {"certificate": folder / "client.pem", "key": folder / "client.key"}
+    assert connect(https, tls=Tls(ca=folder / "ca.pem", server_name=name, **pair)).is_ready(deadline_ms=5000)
+    assert not connect(https, tls=Tls(ca=folder / "stranger.pem", **pair)).is_ready(deadline_ms=2000)
+    assert not connect(https, tls=Tls(ca=folder / "ca.pem")).is_ready(deadline_ms=2000)
