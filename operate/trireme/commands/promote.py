@@ -17,7 +17,7 @@ from trireme.settings import Settings
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 def promote(variant: str, wanted: tuple[str, ...], note: str, actor: str | None, dry_run: bool) -> None:
     """Pin VARIANT to loaded versions of the models it calls, for all its callers at once."""
-    with open_workspace(Settings.from_environment(), "promote", click.echo) as workspace:
+    with open_workspace(Settings.from_environment(), "promote", click.echo, close_abandoned=False) as workspace:
         pins = read_pins(workspace.repository, variant, wanted) or newest_pins(workspace.repository, variant)
         plan = plan_promote(workspace.repository, variant, pins)
         if dry_run:

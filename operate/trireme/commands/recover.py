@@ -10,7 +10,7 @@ from trireme.settings import Settings
 
 @click.command()
 def recover() -> None:
-    """Finish or undo releases that were cut off."""
+    """Finish or undo releases that were cut off, and close canaries whose controllers are gone."""
     with open_workspace(Settings.from_environment(), "recover", click.echo) as workspace:
-        if not workspace.recovered:
+        if not workspace.recovered and not workspace.closed_canaries:
             click.echo("nothing was cut off")

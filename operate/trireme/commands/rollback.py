@@ -19,7 +19,7 @@ from trireme.settings import Settings
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 def rollback(variant: str, wanted: tuple[str, ...], note: str, actor: str | None, dry_run: bool) -> None:
     """Take VARIANT's traffic off its canary, and pin it back."""
-    with open_workspace(Settings.from_environment(), "rollback", click.echo) as workspace:
+    with open_workspace(Settings.from_environment(), "rollback", click.echo, close_abandoned=False) as workspace:
         pins = read_pins(workspace.repository, variant, wanted) or None
         plan = plan_rollback(workspace.repository, workspace.journal, variant, pins)
         if dry_run:

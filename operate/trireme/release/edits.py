@@ -17,13 +17,26 @@ _QUOTED_OR_COMMENT = re.compile(r""""(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|\#[^
 _VERSION_FIELD = re.compile(r"model_version\s*:\s*-?\d+")
 
 
+def parse_text(text: str, path: Path) -> ModelConfig:
+    """``text`` as a configuration; ``path`` is for error messages.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    parsed = parse_model_config(text.encode(), path)
+    if parsed.config is None:
+        first = parsed.problems[0]
+        raise ConfigError(path, f"{first.problem}; {first.fix}", line=first.place.line, column=first.place.column)
+    return parsed.config
+
+
 def keep_versions(text: str, versions: Iterable[int], path: Path) -> str:
     """``text`` with ``version_policy`` naming exactly ``versions``; ``path`` is for error messages.
 
     Raises:
         ConfigError: ``text`` is no model configuration.
     """
-    config = _parse(text, path)
+    config = parse_text(text, path)
     policy = f"version_policy {{ specific {{ versions: [ {', '.join(map(str, sorted(versions)))} ] }} }}"
     if "version_policy" not in config.source.fields:
         return f"{text.rstrip()}\n{policy}\n"
@@ -37,7 +50,7 @@ def pin_steps(text: str, versions: Mapping[str, int], path: Path) -> str:
     Raises:
         ConfigError: ``text`` is no configuration, or a step names no version to replace.
     """
-    config = _parse(text, path)
+    config = parse_text(text, path)
     steps = [(index, step.model) for index, step in enumerate(config.steps) if step.model in versions]
     # From the last to the first, so that the places of those still to come stay true.
     for index, model in reversed(steps):
@@ -47,14 +60,6 @@ def pin_steps(text: str, versions: Mapping[str, int], path: Path) -> str:
             raise ConfigError(path, f"the step that calls {model} names no model_version; pin it", line=place.line)
         text = f"{text[: found.start()]}model_version: {versions[model]}{text[found.end() :]}"
     return text
-
-
-def _parse(text: str, path: Path) -> ModelConfig:
-    parsed = parse_model_config(text.encode(), path)
-    if parsed.config is None:
-        first = parsed.problems[0]
-        raise ConfigError(path, f"{first.problem}; {first.fix}", line=first.place.line, column=first.place.column)
-    return parsed.config
 
 
 def _offset(text: str, place: Place) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from trireme.errors import TriremeError
 
@@ -25,8 +26,8 @@ class LockedError(TriremeError):
 
 
 @contextmanager
-def release_lock(path: Path, verb: str) -> Iterator[None]:
-    """Hold the lock for the block.
+def release_lock(path: Path, verb: str, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the lock for the block, after waiting for another owner up to ``wait_seconds``.
 
     The kernel drops it when its owner dies, so it never outlives one.
 
@@ -35,14 +36,23 @@ def release_lock(path: Path, verb: str) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _locked_by(path) from None
+        deadline = time.monotonic() + wait_seconds
+        while not _took(file):
+            if time.monotonic() >= deadline:
+                raise _locked_by(path)
+            time.sleep(0.1)
         file.truncate(0)
         json.dump({"verb": verb, "actor": getpass.getuser(), "pid": os.getpid(), "since": time.time()}, file)
         file.flush()
         yield
+
+
+def _took(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _locked_by(path: Path) -> LockedError:

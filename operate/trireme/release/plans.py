@@ -6,10 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trireme.errors import NotFoundError, TriremeError
+from trireme_backends.routing.errors import RouteFileError
+from trireme_backends.routing.route import CANARY_SUFFIX
+from trireme_backends.routing.traffic import Traffic, parse_traffic
+
+from trireme.errors import ConfigError, NotFoundError, TriremeError
 from trireme.manifest import sha256_of
 from trireme.model_config import ModelConfig, load_model_config
-from trireme.release.edits import keep_versions, pin_steps
+from trireme.release.edits import keep_versions, parse_text, pin_steps
 from trireme.release.engine import Plan
 from trireme.release.journal import Journal, Outcome
 from trireme.release.step import (
@@ -18,14 +22,15 @@ from trireme.release.step import (
     CopyVersion,
     InstallVersion,
     Reconfigure,
+    RemoveModel,
     RemoveVersion,
     ReplaceFile,
     Step,
     from_json,
 )
 from trireme.repository import ModelFolder, ModelRepository, is_version
+from trireme.routing.routes import RouteFolder, find_routes
 
-CANARY_SUFFIX = "__canary"
 # Stands beside the files of a version while they are being dropped in; no part of it.
 DONE_MARKER = ".done"
 
@@ -79,6 +84,20 @@ def plan_canary(repository: ModelRepository, variant: str, pins: Mapping[str, in
     )
 
 
+def plan_shift(repository: ModelRepository, variant: str, percent: float) -> Plan:
+    """``percent`` of the requests that a route sends to ``variant`` to its canary, from the next request on.
+
+    Raises:
+        TriremeError: no route sends requests to the variant, or it has no canary.
+    """
+    canary = canary_folder(repository, variant)
+    if not canary.path.exists():
+        raise TriremeError(f"{variant} has no canary to shift traffic to")
+    routes = routes_to(repository, variant)
+    why = f"{percent:g} % of the traffic to {canary.name}"
+    return Plan("canary", variant, tuple(_shift(route, variant, percent, why) for route in routes), commit_index=0)
+
+
 def plan_promote(repository: ModelRepository, variant: str, pins: Mapping[str, int]) -> Plan:
     """The variant itself pinned to ``pins``; its canary, if it has one, is closed.
 
@@ -93,7 +112,8 @@ def plan_promote(repository: ModelRepository, variant: str, pins: Mapping[str, i
     if after == before:
         raise TriremeError(f"{variant} is pinned to {_told(pins)} already")
     repin = Reconfigure(variant, before, after, (1,), f"pin {_told(pins)}")
-    return Plan("promote", variant, (repin, *_close_canary(repository, variant)), commit_index=0)
+    off, removal = _close_canary(repository, variant)
+    return Plan("promote", variant, (repin, *off, *removal), commit_index=0)
 
 
 def plan_rollback(repository: ModelRepository, journal: Journal, variant: str, pins: Mapping[str, int] | None) -> Plan:
@@ -106,18 +126,19 @@ def plan_rollback(repository: ModelRepository, journal: Journal, variant: str, p
         TriremeError: there is neither a canary nor an earlier state to go back to.
     """
     folder = repository.model(variant)
-    close = _close_canary(repository, variant)
+    off, removal = _close_canary(repository, variant)
     before = folder.config_path.read_text(encoding="utf-8")
     if pins is not None:
         _check_loaded(repository, pins)
         after = pin_steps(before, pins, folder.config_path)
     else:
         # With a canary under way, going back means closing it: the variant itself was never moved.
-        after = before if close else _before_last_promotion(journal, variant)
-    if after == before and not close:
+        earlier = {} if off or removal else _pins_before_last_promotion(journal, folder)
+        after = pin_steps(before, earlier, folder.config_path)
+    if after == before and not off and not removal:
         raise TriremeError(f"{variant} is there already; nothing to roll back")
     back = (Reconfigure(variant, before, after, (1,), "pin back", patient=False),) if after != before else ()
-    return Plan("rollback", variant, (*close, *back), commit_index=0)
+    return Plan("rollback", variant, (*off, *back, *removal), commit_index=0)
 
 
 def plan_prune(repository: ModelRepository, model: str, keep: int) -> Plan:
@@ -206,27 +227,60 @@ def _check_loaded(repository: ModelRepository, pins: Mapping[str, int]) -> None:
             raise NotFoundError(f"loaded version of {model}", str(version), map(str, loaded))
 
 
-def _close_canary(repository: ModelRepository, variant: str) -> tuple[Step, ...]:
-    """Steps that take the traffic off a variant's canary, and then the canary itself."""
-    steps: list[Step] = []
-    for route in repository.path.glob("*/traffic.json"):
-        before = route.read_text(encoding="utf-8")
-        content = json.loads(before)
-        if content.get("canary_percent", {}).pop(variant, None) is not None:
-            after = json.dumps(content, indent=2) + "\n"
-            relative = str(route.relative_to(repository.path))
-            steps.append(ReplaceFile(relative, before, after, f"all traffic to {variant}"))
-    return tuple(steps)
+def _close_canary(repository: ModelRepository, variant: str) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Steps that take the traffic off a variant's canary, and steps that remove the canary; empty where it has none."""
+    off = tuple(
+        _shift(route, variant, 0.0, f"all traffic to {variant}")
+        for route in find_routes(repository)
+        if variant in read_traffic(route).canary_percent
+    )
+    canary = canary_folder(repository, variant)
+    return off, (RemoveModel(canary.name),) if canary.path.exists() else ()
 
 
-def _before_last_promotion(journal: Journal, variant: str) -> str:
+def routes_to(repository: ModelRepository, variant: str) -> list[RouteFolder]:
+    """The routes that send requests to ``variant``.
+
+    Raises:
+        TriremeError: there is none.
+    """
+    routes = [route for route in find_routes(repository) if variant in [v.name for v in route.route().variants]]
+    if not routes:
+        raise TriremeError(f"no route sends requests to {variant}, so no traffic can be shifted to a canary")
+    return routes
+
+
+def read_traffic(route: RouteFolder) -> Traffic:
+    """Which share of its variants' requests a route sends to their canaries now.
+
+    Raises:
+        ConfigError: its ``traffic.json`` is wrong.
+    """
+    if not route.traffic_path.exists():
+        return Traffic()
+    try:
+        return parse_traffic(route.traffic_path, route.traffic_path.read_text(encoding="utf-8"))
+    except RouteFileError as error:
+        raise ConfigError(route.traffic_path, f"{error.key}: {error.problem}") from None
+
+
+def _shift(route: RouteFolder, variant: str, percent: float, why: str) -> ReplaceFile:
+    before = route.traffic_path.read_text(encoding="utf-8") if route.traffic_path.exists() else None
+    percents = {name: share for name, share in read_traffic(route).canary_percent.items() if name != variant}
+    if percent:
+        percents[variant] = percent
+    after = json.dumps({"canary_percent": percents}, indent=2) + "\n" if percents else None
+    return ReplaceFile(str(route.traffic_path.relative_to(route.folder.path.parent)), before, after, why)
+
+
+def _pins_before_last_promotion(journal: Journal, folder: ModelFolder) -> dict[str, int]:
     for release in reversed(journal.releases()):
-        if (release.verb, release.subject, release.outcome) == ("promote", variant, Outcome.DONE):
+        if (release.verb, release.subject, release.outcome) == ("promote", folder.name, Outcome.DONE):
             for form in release.steps:
                 step = from_json(form)
                 if isinstance(step, Reconfigure):
-                    return step.before
-    raise TriremeError(f"{variant} was never promoted, so there is nothing to go back to; name a version with --to")
+                    return pins_of(parse_text(step.before, folder.config_path))
+    raise TriremeError(f"{folder.name} was never promoted, so there is nothing to go back to; name a version with --to")
 
 
 def _told(pins: Mapping[str, int]) -> str:

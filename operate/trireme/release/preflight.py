@@ -8,9 +8,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from trireme.errors import GateError, TriremeError
+from trireme.errors import GateError, ServerError, TriremeError
 from trireme.golden import load_golden
+from trireme.lint import Severity, lint
 from trireme.manifest import MANIFEST_NAME, read_manifest, verify_files
+from trireme.model_config import load_model_config
 from trireme.readiness import prove
 from trireme.release.edits import keep_versions
 from trireme.repository import ModelFolder
@@ -18,8 +20,6 @@ from trireme.runtime import EmbeddedRuntime
 from trireme.server import ServerFlags, TritonServer
 from trireme.triton_client import TritonClient
 
-# More than it takes to load and warm up; a model that hangs in its load is found by it.
-_READY_DEADLINE_SECONDS = 120.0
 _SAMPLE_DEADLINE_SECONDS = 30.0
 
 
@@ -30,32 +30,44 @@ class Preflight:
     Attributes:
         runtime: what the throw-away server is started from.
         max_accuracy_drop: how much less accurate than the serving version it may be, by the two manifests.
+        ready_deadline_seconds: more than it takes to load and warm up; a model that hangs in its load is found by it.
     """
 
     runtime: EmbeddedRuntime
     max_accuracy_drop: float = 0.01
+    ready_deadline_seconds: float = 120.0
 
-    def check(self, folder: ModelFolder, copy: Path) -> None:
-        """Check the version in ``copy`` for the model in ``folder``.
+    def check(self, folder: ModelFolder, copy: Path, version: int) -> None:
+        """Check what lies in ``copy`` as that version of the model in ``folder``.
 
         Raises:
-            TriremeError: it does not load, answers a golden sample wrongly, or is not what its manifest says.
+            TriremeError: lint refuses it, it does not load, answers a golden sample wrongly, or is not what its
+                manifest says.
             GateError: it is less accurate than the serving version by more than allowed.
         """
         self._check_manifest(folder, copy)
-        samples = load_golden(folder)
         with tempfile.TemporaryDirectory(prefix="preflight-") as temporary:
-            repository = Path(temporary)
-            _lay_out(folder, copy, repository / folder.name)
-            flags = ServerFlags(repository, load_models=(folder.name,))
-            deadline = _READY_DEADLINE_SECONDS
-            with (
-                TritonServer.start(flags, runtime=self.runtime, ready_deadline_seconds=deadline) as server,
-                TritonClient(server.grpc_address) as client,
-            ):
-                wrong = prove(client, folder.name, samples, _SAMPLE_DEADLINE_SECONDS)
+            repository = Path(temporary).resolve()
+            _lay_out(folder, copy, version, repository)
+            _check_lint(repository / folder.name)
+            wrong = self._prove(folder, repository)
         if wrong:
             raise TriremeError(f"{folder.name}: the new version answers wrongly: {'; '.join(wrong)}")
+
+    def _prove(self, folder: ModelFolder, repository: Path) -> tuple[str, ...]:
+        # A route needs its variants, which lie beside it here; any other model is loaded alone.
+        is_route = load_model_config(folder.config_path).backend == "router"
+        flags = ServerFlags(repository, load_models=("*",) if is_route else (folder.name,))
+        try:
+            with (
+                TritonServer.start(
+                    flags, runtime=self.runtime, ready_deadline_seconds=self.ready_deadline_seconds
+                ) as server,
+                TritonClient(server.grpc_address) as client,
+            ):
+                return prove(client, folder.name, load_golden(folder), _SAMPLE_DEADLINE_SECONDS)
+        except ServerError as error:
+            raise ServerError(f"{folder.name}: the new version does not load in a throw-away server: {error}") from None
 
     def _check_manifest(self, folder: ModelFolder, copy: Path) -> None:
         if not (copy / MANIFEST_NAME).is_file():
@@ -71,14 +83,28 @@ class Preflight:
             raise GateError(f"accuracy on {accuracy.data}", manifest.accuracy.accuracy, least, folder.name)
 
 
-def _lay_out(folder: ModelFolder, copy: Path, target: Path) -> None:
-    """The model with that one version, as version 1; the files are linked where the file system can."""
+def _check_lint(model_dir: Path) -> None:
+    errors = lint(model_dir).of(Severity.ERROR)
+    if errors:
+        # The paths are those of a folder that is gone when this is read.
+        told = "; ".join(f"{finding.problem}; {finding.fix} [{finding.rule}]" for finding in errors)
+        told = told.replace(f"{model_dir.parent}/", "")
+        raise TriremeError(f"{model_dir.name}: lint refuses the new version: {told}")
+
+
+def _lay_out(folder: ModelFolder, copy: Path, version: int, repository: Path) -> None:
+    """The repository as it will be, with that one version of the model to load: links to all that does not change."""
+    for neighbour in folder.path.parent.glob("[!.]*"):
+        if neighbour.name != folder.name:
+            (repository / neighbour.name).symlink_to(neighbour)
+    target = repository / folder.name
     target.mkdir()
+    for entry in folder.path.glob("[!.]*"):
+        (target / entry.name).symlink_to(entry)
     text = folder.config_path.read_text(encoding="utf-8")
-    (target / "config.pbtxt").write_text(keep_versions(text, [1], folder.config_path), encoding="utf-8")
-    if folder.warmup_dir.is_dir():
-        shutil.copytree(folder.warmup_dir, target / folder.warmup_dir.name)
-    shutil.copytree(copy, target / "1", copy_function=_link_or_copy)
+    (target / "config.pbtxt").unlink()
+    (target / "config.pbtxt").write_text(keep_versions(text, [version], folder.config_path), encoding="utf-8")
+    shutil.copytree(copy, target / str(version), copy_function=_link_or_copy)
 
 
 def _link_or_copy(source: str, target: str) -> None:

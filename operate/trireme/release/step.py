@@ -6,6 +6,7 @@ InstallVersion  one rename of the copy to its version number
 Reconfigure     one rename of a model's config.pbtxt, and every server takes it
 AddModel        a further model's folder, and every server takes it
 ReplaceFile     one rename of a file that is looked at by itself, such as traffic.json
+RemoveModel     a canary's folder, and every server lets it go
 RemoveVersion   a version's folder, when nothing serves it any more
 """
 
@@ -14,20 +15,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from trireme.errors import ServerError, TriremeError
 from trireme.files import staged_directory, write_atomic
-from trireme.manifest import sha256_of
+from trireme.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 from trireme.repository import ModelFolder, ModelRepository
 from trireme.triton_client import TritonClient
 
 # A load blocks through warm-up, so an engine of many gigabytes may take minutes.
 _LOAD_DEADLINE_SECONDS = 300.0
 _CALL_DEADLINE_SECONDS = 10.0
+# For a server that is being restarted, so that it does not come back with what it read a moment too early.
+_RETURN_DEADLINE_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +41,12 @@ class World:
     Attributes:
         repository: the model repository that the servers see.
         replicas: the servers that run now.
-        preflight: proves a copied version in a throw-away server; raises if it is not fit to serve.
+        preflight: proves the copy of a version, with that number, in a throw-away server; raises if it is not fit.
     """
 
     repository: ModelRepository
     replicas: Sequence[TritonClient]
-    preflight: Callable[[ModelFolder, Path], None]
+    preflight: Callable[[ModelFolder, Path, int], None]
 
     def folder(self, model: str) -> ModelFolder:
         return ModelFolder(self.repository.path / model)
@@ -91,7 +95,7 @@ class CopyVersion:
 
 @dataclass(frozen=True, slots=True)
 class CheckVersion:
-    """Golden samples on a throw-away server: a load that hangs or crashes hurts nobody."""
+    """Lint, manifest, and golden samples on a throw-away server: a load that hangs or crashes hurts nobody."""
 
     model: str
     version: int
@@ -100,13 +104,13 @@ class CheckVersion:
         copy = _version_copy(world, self.model, self.version)
         # Installed already: the check was passed before the release was cut off.
         if copy.exists():
-            world.preflight(world.folder(self.model), copy)
+            world.preflight(world.folder(self.model), copy, self.version)
 
     def undo(self, world: World) -> None:
         """Nothing was changed."""
 
     def describe(self) -> str:
-        return f"prove it on a throw-away server with the golden samples of {self.model}"
+        return f"lint it, and prove it on a throw-away server with the golden samples of {self.model}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +136,8 @@ class InstallVersion:
 class Reconfigure:
     """``before`` and ``after`` are whole texts of ``config.pbtxt``; ``versions`` must be ready afterwards.
 
-    ``patient``: a server that does not answer fails the step. Otherwise, when going back, it is passed over: it reads
-    the files when it returns.
+    ``patient``: a server that does not answer fails the step. Otherwise, when going back, the others are served first,
+    it is given a moment to return, and then passed over: it reads the files when it starts.
     """
 
     model: str
@@ -144,12 +148,18 @@ class Reconfigure:
     patient: bool = True
 
     def do(self, world: World) -> None:
-        write_atomic(world.folder(self.model).config_path, self.after.encode())
-        _load_everywhere(world, self.model, self.versions, patient=self.patient)
+        folder = world.folder(self.model)
+        for version in self.versions:
+            if (folder.version_dir(version) / MANIFEST_NAME).is_file():
+                verify_files(read_manifest(folder.version_dir(version)), folder.version_dir(version))
+        write_atomic(folder.config_path, self.after.encode())
+        load_everywhere = _load_on_each if self.patient else _load_on_those_that_answer
+        load_everywhere(world.replicas, self.model, self.versions)
 
     def undo(self, world: World) -> None:
         write_atomic(world.folder(self.model).config_path, self.before.encode())
-        _load_everywhere(world, self.model, (), patient=False)
+        with contextlib.suppress(ServerError):
+            _load_on_those_that_answer(world.replicas, self.model, ())
 
     def describe(self) -> str:
         return f"{self.why}: write {self.model}/config.pbtxt and load {self.model} on each server in turn"
@@ -167,16 +177,29 @@ class AddModel:
             with staged_directory(world.folder(self.model).path) as staged:
                 (staged / "config.pbtxt").write_text(self.config, encoding="utf-8")
                 (staged / "1").mkdir()
-        _load_everywhere(world, self.model, (1,), patient=True)
+        _load_on_each(world.replicas, self.model, (1,))
 
     def undo(self, world: World) -> None:
-        for replica in world.replicas:
-            with contextlib.suppress(ServerError):
-                replica.unload(self.model, _LOAD_DEADLINE_SECONDS)
-        shutil.rmtree(world.folder(self.model).path, ignore_errors=True)
+        _remove_model(world, self.model)
 
     def describe(self) -> str:
         return f"add {self.model} and load it on each server in turn"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveModel:
+    """Cannot be undone, so it stands in plans that are only ever finished, after the traffic is off the model."""
+
+    model: str
+
+    def do(self, world: World) -> None:
+        _remove_model(world, self.model)
+
+    def undo(self, world: World) -> None:
+        """What is removed stays removed."""
+
+    def describe(self) -> str:
+        return f"unload {self.model} from each server and remove it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +240,10 @@ class RemoveVersion:
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (CopyVersion, CheckVersion, InstallVersion, Reconfigure, AddModel, ReplaceFile, RemoveVersion)
-}
+    for kind in (
+        CopyVersion, CheckVersion, InstallVersion, Reconfigure, AddModel, RemoveModel, ReplaceFile, RemoveVersion
+    )
+}  # fmt: skip
 
 
 def to_json(step: Step) -> dict[str, Any]:
@@ -247,13 +272,43 @@ def _put(path: Path, text: str | None) -> None:
         write_atomic(path, text.encode())
 
 
-def _load_everywhere(world: World, model: str, versions: tuple[int, ...], *, patient: bool) -> None:
+def _remove_model(world: World, model: str) -> None:
     for replica in world.replicas:
-        try:
-            replica.load(model, _LOAD_DEADLINE_SECONDS)
-            for version in versions:
-                if not replica.is_version_ready(model, version, _CALL_DEADLINE_SECONDS):
-                    raise ServerError(f"{model} version {version} is not ready after its load")
-        except ServerError:
-            if patient:
-                raise
+        # A server that does not answer now does not find the folder when it starts.
+        with contextlib.suppress(ServerError):
+            replica.unload(model, _CALL_DEADLINE_SECONDS)
+    shutil.rmtree(world.folder(model).path, ignore_errors=True)
+
+
+def _load_on_each(replicas: Iterable[TritonClient], model: str, versions: Iterable[int]) -> None:
+    for replica in replicas:
+        _load(replica, model, versions, _LOAD_DEADLINE_SECONDS)
+
+
+def _load_on_those_that_answer(replicas: Iterable[TritonClient], model: str, versions: Iterable[int]) -> None:
+    waiting, refusals = list(replicas), []
+    deadline = time.monotonic() + _RETURN_DEADLINE_SECONDS
+    while waiting:
+        silent = []
+        for replica in waiting:
+            try:
+                _load(replica, model, versions, _CALL_DEADLINE_SECONDS)
+            except ServerError as error:
+                if replica.is_live(_CALL_DEADLINE_SECONDS):
+                    refusals.append(error)
+                else:
+                    silent.append(replica)
+        if time.monotonic() > deadline:
+            break
+        waiting = silent
+        if waiting:
+            time.sleep(0.2)
+    if refusals:
+        raise refusals[0]
+
+
+def _load(replica: TritonClient, model: str, versions: Iterable[int], deadline_seconds: float) -> None:
+    replica.load(model, deadline_seconds)
+    for version in versions:
+        if not replica.is_version_ready(model, version, _CALL_DEADLINE_SECONDS):
+            raise ServerError(f"{model} version {version} is not ready after its load")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import getpass
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from trireme_backends.routing.route import CANARY_SUFFIX
 
 from trireme.release.engine import Engine, Plan
 from trireme.release.journal import Journal, Release
-from trireme.release.lock import release_lock
+from trireme.release.lock import LockedError, release_lock
+from trireme.release.plans import plan_rollback
 from trireme.release.preflight import Preflight
 from trireme.release.step import World
 from trireme.repository import ModelRepository
@@ -26,12 +29,14 @@ class Workspace:
 
     Attributes:
         recovered: releases that were cut off and have been finished or undone on opening.
+        closed_canaries: variants whose canary was closed on opening, since nobody watched it any more.
     """
 
     repository: ModelRepository
     journal: Journal
     engine: Engine
     recovered: tuple[Release, ...]
+    closed_canaries: tuple[str, ...] = ()
 
     def carry_out(self, plan: Plan, *, actor: str | None = None, note: str = "") -> str:
         """Do a plan; ``actor`` is the user of the process where none is named."""
@@ -44,19 +49,51 @@ def journal_of(settings: Settings) -> Journal:
 
 
 @contextlib.contextmanager
-def open_workspace(settings: Settings, verb: str, progress: Callable[[str], None]) -> Iterator[Workspace]:
+def open_workspace(
+    settings: Settings,
+    verb: str,
+    progress: Callable[[str], None],
+    *,
+    close_abandoned: bool = True,
+    wait_seconds: float = 0.0,
+) -> Iterator[Workspace]:
     """Hold the release lock for the block, with every earlier release finished or undone.
+
+    Args:
+        close_abandoned: whether canaries whose controllers are dead are closed first; verbs that close the canary of
+            their variant by themselves leave it to the plan.
+        wait_seconds: for another command to end.
 
     Raises:
         LockedError: another command is changing the repository.
         TriremeError: an earlier release can be neither finished nor undone now.
     """
-    with release_lock(_releases_dir(settings) / "lock", verb), contextlib.ExitStack() as stack:
+    with release_lock(_releases_dir(settings) / "lock", verb, wait_seconds), contextlib.ExitStack() as stack:
         replicas = tuple(stack.enter_context(client) for client in _running(settings))
         preflight = Preflight(EmbeddedRuntime.find(settings))
         repository = ModelRepository(settings.repository_dir)
         engine = Engine(journal_of(settings), World(repository, replicas, preflight.check), progress)
-        yield Workspace(repository, engine.journal, engine, tuple(engine.recover()))
+        workspace = Workspace(repository, engine.journal, engine, tuple(engine.recover()))
+        abandoned = _abandoned_canaries(settings, repository) if close_abandoned else []
+        for variant in abandoned:
+            progress(f"closing the canary of {variant}, whose controller is gone")
+            workspace.carry_out(plan_rollback(repository, workspace.journal, variant, None), note="canary abandoned")
+        yield replace(workspace, closed_canaries=tuple(abandoned))
+
+
+def canary_lock_path(settings: Settings, variant: str) -> Path:
+    """What the controller of a variant's canary holds while it lives."""
+    return _releases_dir(settings) / "canary" / f"{variant}.lock"
+
+
+def _abandoned_canaries(settings: Settings, repository: ModelRepository) -> list[str]:
+    abandoned = []
+    for folder in repository.models():
+        variant = folder.name.removesuffix(CANARY_SUFFIX)
+        if variant != folder.name:
+            with contextlib.suppress(LockedError), release_lock(canary_lock_path(settings, variant), "recover"):
+                abandoned.append(variant)
+    return abandoned
 
 
 def _releases_dir(settings: Settings) -> Path:

@@ -1,0 +1,184 @@
+"""A canary: a variant's new version beside it, given more and more of its traffic while it is as good.
+
+The controller holds the release lock only while it changes something, so `trireme rollback` ends a canary at any time,
+also one whose controller is dead. It holds a lock of its own for as long as it lives, by which others know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from trireme_backends.routing.route import CANARY_SUFFIX
+
+from trireme.errors import TriremeError
+from trireme.release.lock import release_lock
+from trireme.release.plans import (
+    canary_folder,
+    plan_canary,
+    plan_promote,
+    plan_rollback,
+    plan_shift,
+    read_traffic,
+    routes_to,
+)
+from trireme.release.shadow import Shadow, make_questions
+from trireme.release.statistics import Judgement, Limits, Verdict, judge
+from trireme.release.workspace import Workspace, canary_lock_path, open_workspace
+from trireme.repository import ModelRepository
+from trireme.run_state import RunDirectory
+from trireme.settings import Settings
+from trireme.triton_client import TritonClient
+
+_QUESTION_DEADLINE_SECONDS = 30.0
+# Longer than the preflight of another command's publish.
+_LOCK_WAIT_SECONDS = 180.0
+
+
+class CanaryRejectedError(TriremeError):
+    """A canary was not as good as its variant, so it was taken back."""
+
+
+class CanaryEndedError(TriremeError):
+    """Another command ended the canary."""
+
+    def __init__(self, variant: str) -> None:
+        super().__init__(f"the canary of {variant} was ended by another command; see: trireme history {variant}")
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryPolicy:
+    """How a canary goes.
+
+    Attributes:
+        percents: of the route's requests to the variant, ascending.
+        least_seconds: each step lasts at least this long.
+        least_pairs: questions asked of both versions before a step is judged.
+        most_pairs: where a step is still undecided after this many, the canary was not shown to be good.
+    """
+
+    percents: Sequence[float] = (1, 5, 25, 50, 100)
+    least_seconds: float = 5.0
+    least_pairs: int = 300
+    most_pairs: int = 1500
+    limits: Limits = field(default_factory=Limits)
+
+
+class Canary:
+    """One canary from its start to its end.
+
+    Example:
+        >>> pins = {"embedding_economy_encoder": 2}
+        >>> Canary(settings, "embedding_economy", pins, CanaryPolicy(), print).run("ada", "better negatives")
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        variant: str,
+        pins: Mapping[str, int],
+        policy: CanaryPolicy,
+        progress: Callable[[str], None],
+        texts: Sequence[str] = (),
+    ) -> None:
+        """``texts``: what both versions are asked; made of the words of golden samples where there are none."""
+        self._settings = settings
+        self._variant = variant
+        self._pins = pins
+        self._policy = policy
+        self._progress = progress
+        self._repository = ModelRepository(settings.repository_dir)
+        self._questions = make_questions(self._repository, variant, texts)
+        self._routes = routes_to(self._repository, variant)
+        self._opened = False
+        self._percent = 0.0
+
+    def run(self, actor: str | None, note: str) -> str:
+        """Shift the traffic step by step and promote; gives the last step's numbers.
+
+        Raises:
+            CanaryRejectedError: the canary was worse, or not shown to be good; it is taken back.
+            CanaryEndedError: another command took it back, or promoted it.
+            LockedError: the variant has a canary with a living controller.
+            ServerError: nothing is being served.
+        """
+        directory = RunDirectory(self._settings.run_dir)
+        with (
+            release_lock(canary_lock_path(self._settings, self._variant), f"canary {self._variant}"),
+            TritonClient(directory.running().grpc_address) as client,
+        ):
+            with self._workspace() as workspace:
+                workspace.carry_out(
+                    plan_canary(self._repository, self._variant, self._pins), actor=actor, note=note or "opened"
+                )
+            self._opened = True
+            try:
+                judgement = Judgement(Verdict.PASS, "opened")
+                for percent in self._policy.percents:
+                    self._shift(percent, actor, judgement.told)
+                    judgement = self._judge(client)
+                    if judgement.verdict is not Verdict.PASS:
+                        self._reject(actor, judgement)
+                with self._workspace() as workspace:
+                    plan = plan_promote(self._repository, self._variant, self._pins)
+                    workspace.carry_out(plan, actor=actor, note=f"canary passed: {judgement.told}")
+            except (CanaryRejectedError, CanaryEndedError):
+                raise
+            except BaseException as error:
+                # Ctrl-C, a server that went away: nobody would watch the canary from here on.
+                self._close(actor, f"canary aborted: {error or type(error).__name__}")
+                raise
+        return judgement.told
+
+    def _shift(self, percent: float, actor: str | None, told: str) -> None:
+        with self._workspace() as workspace:
+            plan = plan_shift(self._repository, self._variant, percent)
+            workspace.carry_out(plan, actor=actor, note=f"{percent:g} % after: {told}")
+        self._percent = percent
+
+    def _judge(self, client: TritonClient) -> Judgement:
+        policy = self._policy
+        shadow = Shadow(
+            client, self._variant, f"{self._variant}{CANARY_SUFFIX}", self._questions, _QUESTION_DEADLINE_SECONDS
+        )
+        ends, asked = time.monotonic() + policy.least_seconds, 0
+        while True:
+            shadow.ask(policy.least_pairs, each=self._check_own)
+            asked += policy.least_pairs
+            judgement = judge(shadow.window(), policy.limits)
+            self._progress(f"{self._percent:g} %: {judgement.verdict.value}: {judgement.told}")
+            if judgement.verdict is Verdict.FAIL:
+                return judgement
+            if judgement.verdict is Verdict.PASS and time.monotonic() >= ends:
+                return judgement
+            if judgement.verdict is Verdict.UNDECIDED and asked >= policy.most_pairs:
+                return Judgement(Verdict.UNDECIDED, f"not shown to be good after {asked} questions: {judgement.told}")
+
+    def _reject(self, actor: str | None, judgement: Judgement) -> None:
+        told = f"canary rejected at {self._percent:g} %: {judgement.told}"
+        self._close(actor, told)
+        raise CanaryRejectedError(f"{self._variant}: {told}; all its traffic is back on the stable version")
+
+    def _close(self, actor: str | None, note: str) -> None:
+        with contextlib.suppress(CanaryEndedError), self._workspace() as workspace:
+            plan = plan_rollback(self._repository, workspace.journal, self._variant, None)
+            workspace.carry_out(plan, actor=actor, note=note)
+
+    def _check_own(self) -> None:
+        """Raises CanaryEndedError if another command has changed the traffic, or removed the canary."""
+        shares = [read_traffic(route).canary_percent.get(self._variant, 0.0) for route in self._routes]
+        here = canary_folder(self._repository, self._variant).config_path.is_file()
+        if not here or any(share != self._percent for share in shares):
+            raise CanaryEndedError(self._variant)
+
+    @contextlib.contextmanager
+    def _workspace(self) -> Iterator[Workspace]:
+        """The release lock, also when another command holds it for a while; the canary must still be ours then."""
+        with open_workspace(
+            self._settings, f"canary {self._variant}", self._progress, wait_seconds=_LOCK_WAIT_SECONDS
+        ) as workspace:
+            if self._opened:
+                self._check_own()
+            yield workspace

@@ -1,0 +1,118 @@
+"""Asks a variant and its canary the same questions at the same time, and counts what their callers see."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from trireme.errors import ServerError, TriremeError
+from trireme.golden import GoldenSample, Tensors, load_golden
+from trireme.model_config import load_model_config
+from trireme.release.statistics import Outcomes, Window
+from trireme.repository import ModelRepository
+from trireme.triton_client import Answer, TritonClient
+
+_MOST_WORDS = 40
+_SEED = 20
+
+
+def make_questions(repository: ModelRepository, variant: str, texts: Sequence[str]) -> Iterator[GoldenSample]:
+    """Endless questions to a variant: ``texts``, or else texts of the words of its golden samples, each a new one.
+
+    A variant that takes no text is asked its golden samples over and over. Its samples also tell how far two answers
+    may be apart; without them they must be equal.
+
+    Raises:
+        TriremeError: it has neither golden samples nor texts.
+    """
+    folder = repository.model(variant)
+    config = load_model_config(folder.config_path)
+    steps = [repository.model(step.model) for step in config.steps]
+    names = {tensor.name for tensor in config.inputs}
+    samples = [s for model in (folder, *steps) for s in load_golden(model) if set(s.inputs) == names]
+    tolerance = {name: allowed for sample in samples for name, allowed in sample.tolerance.items()}
+    if names == {"TEXT"} and (texts or samples):
+        words = [word for s in samples for text in s.inputs["TEXT"].reshape(-1) for word in text.decode().split()]
+        rows = (text.encode() for text in (itertools.cycle(texts) if texts else _sentences(words)))
+        return (
+            GoldenSample("a text", {"TEXT": np.array([[row]], dtype=np.object_)}, {}, {}, tolerance) for row in rows
+        )
+    if not samples:
+        raise TriremeError(f"{variant} has no golden samples to compare answers on; add some to {folder.golden_dir}")
+    return itertools.cycle(samples)
+
+
+class Shadow:
+    """One window of both versions.
+
+    Example:
+        >>> shadow = Shadow(client, "embedding_economy", "embedding_economy__canary", questions)
+        >>> shadow.ask(300)
+        >>> judge(shadow.window(), Limits())
+    """
+
+    def __init__(
+        self, client: TritonClient, stable: str, canary: str, questions: Iterator[GoldenSample], deadline_seconds: float
+    ) -> None:
+        self._client = client
+        self._sides = (stable, canary)
+        self._questions = questions
+        self._deadline_seconds = deadline_seconds
+        self._before = [self._counts(side) for side in self._sides]
+        self._asked = [0, 0]
+        self._failed = [0, 0]
+        self._latencies_ms: tuple[list[float], list[float]] = ([], [])
+        self._compared = self._agreed = 0
+
+    def ask(self, pairs: int, each: Callable[[], None] = lambda: None) -> None:
+        """Ask both sides ``pairs`` questions; ``each`` is called after every one, and may raise to stop."""
+        for question in (next(self._questions) for _ in range(pairs)):
+            # The order changes, so that neither side always finds the caches warm.
+            order = (0, 1) if sum(self._asked) // 2 % 2 else (1, 0)
+            answers = {side: self._infer(side, question.inputs) for side in order}
+            stable, canary = answers[0], answers[1]
+            if stable and canary:
+                self._compared += 1
+                expected = GoldenSample("", question.inputs, stable.outputs, {}, question.tolerance)
+                self._agreed += not expected.differences(canary.outputs)
+            each()
+
+    def window(self) -> Window:
+        """All that was seen until now."""
+        outcomes = [self._outcomes(side) for side in (0, 1)]
+        return Window(outcomes[0], outcomes[1], *self._latencies_ms, compared=self._compared, agreed=self._agreed)
+
+    def _infer(self, side: int, inputs: Tensors) -> Answer | None:
+        self._asked[side] += 1
+        try:
+            answer = self._client.infer(self._sides[side], inputs, self._deadline_seconds)
+        except ServerError:
+            self._failed[side] += 1
+            return None
+        self._latencies_ms[side].append(answer.latency_ms)
+        return answer
+
+    def _outcomes(self, side: int) -> Outcomes:
+        before, now = self._before[side], self._counts(self._sides[side])
+        # Triton counts our own requests too, but none that it lost with a restart.
+        return Outcomes(
+            requests=max(self._asked[side], now.requests - before.requests),
+            errors=max(self._failed[side], now.errors - before.errors),
+        )
+
+    def _counts(self, model: str) -> Outcomes:
+        try:
+            entries = self._client.counts(self._deadline_seconds, model)
+        except ServerError:
+            return Outcomes(0, 0)
+        succeeded, failed = sum(entry.succeeded for entry in entries), sum(entry.failed for entry in entries)
+        return Outcomes(succeeded + failed, failed)
+
+
+def _sentences(words: Sequence[str]) -> Iterator[str]:
+    generator = random.Random(_SEED)
+    while True:
+        yield " ".join(generator.choices(words, k=generator.randint(1, _MOST_WORDS)))

@@ -1,0 +1,153 @@
+"""Whether a canary is as good as its stable version: tests on what both did in the same window.
+
+Each judgement passes only when the canary is surely within its limit, and fails only when it is surely outside it,
+each with an error probability of at most ``alpha``. In between it is undecided, and more requests are needed.
+
+Sources:
+    errors      Fisher, "The Design of Experiments", 1935 (exact test of two proportions), to fail
+    shares      Clopper and Pearson, Biometrika 26, 1934 (exact binomial bounds), to pass, and for agreement
+    p95         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13 (percentile interval)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta, fisher_exact
+
+_RESAMPLES = 2000
+# Equal requests give equal verdicts.
+_SEED = 20
+
+
+class Verdict(str, Enum):
+    PASS = "pass"
+    FAIL = "fail"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a canary may be worse by.
+
+    Attributes:
+        error_excess: share of its requests that may fail beyond the stable version's share.
+        p95_ratio: its p95 latency by the stable version's.
+        p95_grace_ms: added to the latency that the ratio allows, so that the noise of very fast models fails nobody.
+        agreement: the least share of answers that equal the stable version's, within the tolerances of golden samples.
+        alpha: the most likely that one judgement is wrong.
+    """
+
+    error_excess: float = 0.02
+    p95_ratio: float = 1.5
+    p95_grace_ms: float = 2.0
+    agreement: float = 0.95
+    alpha: float = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Requests to one version in a window, and how many of them failed."""
+
+    requests: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What was seen of both versions at the same time.
+
+    Attributes:
+        stable, canary: all requests, those of callers included.
+        stable_ms, canary_ms: latencies of the same questions, asked of both in turn.
+        compared, agreed: pairs of answers, and how many of them were equal.
+    """
+
+    stable: Outcomes
+    canary: Outcomes
+    stable_ms: Sequence[float]
+    canary_ms: Sequence[float]
+    compared: int
+    agreed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One measure's verdict, and the numbers behind it as a person reads them."""
+
+    verdict: Verdict
+    told: str
+
+
+def judge(window: Window, limits: Limits) -> Judgement:
+    """All three measures: fails if one does, passes if all do."""
+    parts = (judge_errors(window, limits), judge_p95(window, limits), judge_agreement(window, limits))
+    verdicts = {part.verdict for part in parts}
+    overall = next((v for v in (Verdict.FAIL, Verdict.UNDECIDED) if v in verdicts), Verdict.PASS)
+    shown = parts if overall is Verdict.PASS else [part for part in parts if part.verdict is overall]
+    return Judgement(overall, ", ".join(part.told for part in shown))
+
+
+def judge_errors(window: Window, limits: Limits) -> Judgement:
+    """Fails if the canary fails more often (one-sided Fisher test); passes if an upper bound is within the excess."""
+    stable, canary = window.stable, window.canary
+    told = f"errors {canary.errors} of {canary.requests}, stable {stable.errors} of {stable.requests}"
+    if canary.requests == 0 or stable.requests == 0:
+        return Judgement(Verdict.UNDECIDED, told)
+    table = [
+        [canary.errors, canary.requests - canary.errors],
+        [stable.errors, stable.requests - stable.errors],
+    ]
+    if fisher_exact(table, alternative="greater")[1] < limits.alpha:
+        return Judgement(Verdict.FAIL, told)
+    allowed = stable.errors / stable.requests + limits.error_excess
+    within = upper_bound(canary.errors, canary.requests, limits.alpha) <= allowed
+    return Judgement(Verdict.PASS if within else Verdict.UNDECIDED, told)
+
+
+def judge_p95(window: Window, limits: Limits) -> Judgement:
+    """Bootstraps the excess of the canary's p95 over what the stable version's allows."""
+    if not window.stable_ms or not window.canary_ms:
+        return Judgement(Verdict.UNDECIDED, "no latencies")
+    stable, canary = np.asarray(window.stable_ms), np.asarray(window.canary_ms)
+    told = f"p95 {np.quantile(canary, 0.95):.1f} ms, stable {np.quantile(stable, 0.95):.1f} ms"
+    generator = np.random.default_rng(_SEED)
+    allowed = limits.p95_ratio * _resampled_p95(stable, generator) + limits.p95_grace_ms
+    excess = _resampled_p95(canary, generator) - allowed
+    if np.quantile(excess, limits.alpha) > 0:
+        return Judgement(Verdict.FAIL, told)
+    return Judgement(Verdict.PASS if np.quantile(excess, 1 - limits.alpha) <= 0 else Verdict.UNDECIDED, told)
+
+
+def judge_agreement(window: Window, limits: Limits) -> Judgement:
+    """Bounds the true share of equal answers."""
+    told = f"agreement {window.agreed} of {window.compared}"
+    disagreed = window.compared - window.agreed
+    if window.compared == 0:
+        return Judgement(Verdict.UNDECIDED, told)
+    allowed = 1 - limits.agreement
+    if lower_bound(disagreed, window.compared, limits.alpha) > allowed:
+        return Judgement(Verdict.FAIL, told)
+    within = upper_bound(disagreed, window.compared, limits.alpha) <= allowed
+    return Judgement(Verdict.PASS if within else Verdict.UNDECIDED, told)
+
+
+def upper_bound(count: int, total: int, alpha: float) -> float:
+    """The share is above this with a probability of at most ``alpha`` (Clopper and Pearson)."""
+    return 1.0 if count >= total else float(beta.ppf(1 - alpha, count + 1, total - count))
+
+
+def lower_bound(count: int, total: int, alpha: float) -> float:
+    """The share is below this with a probability of at most ``alpha`` (Clopper and Pearson)."""
+    return 0.0 if count == 0 else float(beta.ppf(alpha, count, total - count + 1))
+
+
+def _resampled_p95(values: npt.NDArray[np.float64], generator: np.random.Generator) -> npt.NDArray[np.float64]:
+    """The p95 of each resample, FP64 [resamples]."""
+    drawn = generator.choice(values, size=(_RESAMPLES, len(values)))
+    result: npt.NDArray[np.float64] = np.quantile(drawn, 0.95, axis=1)
+    return result

@@ -1,0 +1,47 @@
+"""Answers each text in capitals, and misbehaves as ``behaviour.json`` beside it tells.
+
+    {"load": "hangs" | "crashes" | "fails", "seconds": 0.05, "wrong_above": 20, "fails_above": 20}
+
+``wrong_above``, ``fails_above``: texts longer than this many characters get a wrong answer, or an error.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.version = int(args["model_version"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self.told = json.loads((folder / "behaviour.json").read_text())
+        time.sleep(self.told.get("load_seconds", 0))
+        load = self.told.get("load")
+        if load == "hangs":
+            time.sleep(3600)
+        if load == "crashes":
+            os.abort()
+        if load == "fails":
+            raise RuntimeError("told to fail")
+
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        texts = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()
+        time.sleep(self.told.get("seconds", 0))
+        longest = max(len(text) for text in texts[:, 0])
+        if longest > self.told.get("fails_above", longest):
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError("told to fail"))
+        wrong = longest > self.told.get("wrong_above", longest)
+        answers = [[text.lower() if wrong else text.upper()] for text in texts[:, 0]]
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor("ANSWER", np.array(answers, dtype=np.object_)),
+                pb_utils.Tensor("WORKER", np.full((len(texts), 1), self.version, dtype=np.float32)),
+            ]
+        )
