@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import cast
 
 from trireme_backends.routing.errors import LimitError, UnavailableError
 from trireme_backends.routing.parameters import Ask, OnSlaRisk
@@ -87,7 +88,7 @@ class Decision:
     Attributes:
         predicted_p95_ms: of the variant. time_left_ms: what it had to fit into.
         reserve_ms: predicted p95 of the fastest other variant that could step in; None where there is none.
-        considered: every variant of the route.
+        verdicts, states: by variant name, for each variant of the route.
     """
 
     variant: Variant
@@ -95,7 +96,17 @@ class Decision:
     predicted_p95_ms: float
     time_left_ms: float
     reserve_ms: float | None
-    considered: tuple[Considered, ...]
+    route: Route
+    verdicts: Mapping[str, Verdict]
+    states: Mapping[str, VariantState]
+
+    @property
+    def considered(self) -> list[Considered]:
+        """Every variant of the route with the numbers it was judged by."""
+        return [
+            Considered(variant, self.states[variant.name], self.verdicts[variant.name])
+            for variant in self.route.variants
+        ]
 
 
 def decide(
@@ -158,10 +169,9 @@ def decide(
         predicted_p95_ms=states[chosen.name].predicted_p95_ms,
         time_left_ms=time_left_ms,
         reserve_ms=min(others, default=None),
-        considered=tuple(
-            Considered(variant, states[variant.name], verdicts[variant.name] or Verdict.LESS_PREFERRED)
-            for variant in route.variants
-        ),
+        route=route,
+        verdicts=cast(Mapping[str, Verdict], verdicts),
+        states=states,
     )
 
 
