@@ -76,7 +76,7 @@ def compare(first: LoadRecord, second: LoadRecord) -> list[Difference]:
 def _compare_task(task: str, first: LoadRecord, second: LoadRecord) -> list[Difference]:
     names = ["answered/s", "error rate", *(f"p{percent:g} ms" for percent in PERCENTS)]
     chance = np.random.default_rng(SEED)
-    measured = [_Resampler(record.tasks[task]) for record in (first, second)]
+    measured = [_Resampler(record.tasks[task], record.answered_seconds / record.seconds) for record in (first, second)]
     values = [one.measure(np.ones((1, one.seconds)))[0] for one in measured]
     if min(one.seconds for one in measured) < LEAST_SECONDS:
         lows = highs = np.full(len(names), math.nan)
@@ -92,8 +92,10 @@ def _compare_task(task: str, first: LoadRecord, second: LoadRecord) -> list[Diff
 class _Resampler:
     """The seconds of one task of one run, to be drawn with replacement."""
 
-    def __init__(self, windows: Sequence[Window]) -> None:
+    def __init__(self, windows: Sequence[Window], stretch: float) -> None:
         self.seconds = len(windows)
+        # How much longer than asking for it the answering took.
+        self._stretch = stretch
         self._asked = np.array([window.asked for window in windows], dtype=np.float64)
         self._failed = np.array([window.failed for window in windows], dtype=np.float64)
         values = sorted({value for window in windows for value in window.latency.counts})
@@ -108,7 +110,7 @@ class _Resampler:
     def measure(self, weights: Floats) -> Floats:
         """FP64 [replicates, measures]: answered a second, error rate, the percentiles."""
         asked, failed = weights @ self._asked, weights @ self._failed
-        columns = [(asked - failed) / self.seconds, failed / np.maximum(asked, 1)]
+        columns = [(asked - failed) / self.seconds / self._stretch, failed / np.maximum(asked, 1)]
         if len(self._values_ms) == 0:
             return np.column_stack([*columns, *(np.full(len(weights), math.nan) for _ in PERCENTS)])
         cumulated = np.cumsum(weights @ self._counts, axis=1)

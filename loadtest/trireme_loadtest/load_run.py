@@ -23,6 +23,8 @@ from trireme_loadtest.server_view import GrpcView, HttpView, ServerView, Statist
 from trireme_loadtest.slo import Slo
 
 PROTOCOLS = ("grpc", "http")
+# A server whose last answer comes no later than this after the last request has kept up.
+KEPT_UP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ def run_load(plan: LoadPlan, slo: Slo | None, on_progress: Callable[[float, Prog
     return LoadRecord(
         started_at=started_at,
         seconds=plan.seconds,
+        answered_seconds=_answered_seconds(samples, plan.seconds),
         settings=plan.settings(),
         machine=machine,
         tasks=tasks,
@@ -162,6 +165,12 @@ def _windows(samples: Sequence[Samples], task: int, deadline_seconds: float) -> 
         )
         for second in sorted(asked)
     ]
+
+
+def _answered_seconds(samples: Sequence[Samples], seconds: float) -> float:
+    """How long answering took: ``seconds`` where the last answer came soon after the last request."""
+    last = max(float(np.nanmax(one.ended, initial=0.0)) for one in samples)
+    return seconds if last <= seconds + KEPT_UP_SECONDS else last
 
 
 def _generator(samples: Sequence[Samples], tasks: Mapping[str, Sequence[Window]]) -> Generator:

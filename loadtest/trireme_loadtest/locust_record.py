@@ -105,6 +105,7 @@ class _Recorder:
         return LoadRecord(
             started_at=datetime.fromtimestamp(start, timezone.utc),
             seconds=float(seconds),
+            answered_seconds=float(seconds),
             settings={
                 "arrivals": f"closed loop of {runner.target_user_count or options.num_users} users",
                 "tasks": options.models,

@@ -86,13 +86,15 @@ class LoadRecord:
     """One run.
 
     Attributes:
-        seconds: length of the measured part.
+        seconds: in which the requests were to be sent.
+        answered_seconds: in which they were answered; the same where the server kept up.
         settings: what was asked for, for the reader.
         tasks: windows by task, each in order of its seconds.
     """
 
     started_at: datetime
     seconds: float
+    answered_seconds: float
     settings: Mapping[str, str | float]
     machine: Mapping[str, Any]
     tasks: Mapping[str, Sequence[Window]]
@@ -102,7 +104,7 @@ class LoadRecord:
     def task(self, name: str | None) -> TaskSummary:
         """One task, or all together for ``None``."""
         windows = self.tasks[name] if name else [window for one in self.tasks.values() for window in one]
-        return TaskSummary.of(name or "all", windows, self.seconds)
+        return TaskSummary.of(name or "all", windows, self.seconds, self.answered_seconds)
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
@@ -153,7 +155,7 @@ class TaskSummary:
     between_responses: Histogram
 
     @classmethod
-    def of(cls, name: str, windows: Sequence[Window], seconds: float) -> TaskSummary:
+    def of(cls, name: str, windows: Sequence[Window], seconds: float, answered_seconds: float) -> TaskSummary:
         errors: Counter[str] = Counter()
         for window in windows:
             errors.update(window.errors)
@@ -164,7 +166,7 @@ class TaskSummary:
             failed,
             dict(errors.most_common()),
             asked / seconds,
-            (asked - failed) / seconds,
+            (asked - failed) / answered_seconds,
             Histogram.merged(window.latency for window in windows),
             Histogram.merged(window.first_response for window in windows),
             Histogram.merged(window.between_responses for window in windows),

@@ -18,6 +18,7 @@ def record(
     problem: str | None = None,
     task: str = "embedding",
     seed: int = 1,
+    answered_seconds: float | None = None,
 ) -> LoadRecord:
     """One task; ``latencies_ms`` by second; all ``errors`` in the first second."""
     windows = [
@@ -32,6 +33,7 @@ def record(
     return LoadRecord(
         started_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc),
         seconds=float(len(windows)),
+        answered_seconds=answered_seconds or float(len(windows)),
         settings={
             "arrivals": "poisson:10",
             "tasks": f"{task}=1",

@@ -83,6 +83,13 @@ def test_a_rate_counts_only_what_was_answered_well() -> None:
     assert _judge(run, minimum_rate=60).outcome is Outcome.BROKEN
 
 
+def test_a_rate_counts_the_time_it_took_to_answer() -> None:
+    behind = record([[9000.0] * 100] * 2, answered_seconds=20.0)
+
+    assert behind.task("embedding").answered_rate == 10
+    assert _judge(behind, minimum_rate=90).outcome is Outcome.BROKEN
+
+
 def test_an_objective_on_streams_needs_a_stream() -> None:
     verdict = _judge(record([[10.0] * 100]), ttft_p50_ms=100)
 
