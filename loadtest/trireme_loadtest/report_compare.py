@@ -76,7 +76,8 @@ def compare_html(first: LoadRecord, second: LoadRecord, differences: Sequence[Di
         )
     table = html_table(_HEADS, [_row(one) for one in differences])
     return page(
-        "Two load tests compared", f'{heads}<h2>Differences</h2>{table}<div class="plots">{"".join(charts)}</div>'
+        "Two load tests compared",
+        f'{heads}<h2>Differences</h2>{table}<h2>Plots</h2><div class="plots">{"".join(charts)}</div>',
     )
 
 

@@ -48,7 +48,6 @@ def html_report(record: LoadRecord, verdict: Verdict | None) -> str:
     title = f"Load test of {', '.join(record.tasks)}"
     told = ", ".join(f"{name} {value}" for name, value in settings.items())
     parts = [
-        f"<h1>{escape(title)}</h1>",
         f"<p>{record.started_at:%Y-%m-%d %H:%M:%S} UTC; {escape(told)}</p>",
         f"<p>{machine['cores']} cores ({escape(machine['cpu'])}), load average {machine['load_average']} before the "
         f"run; generator: {record.generator.workers} process(es), {record.generator.cpu_share:.0%} of a core, "
@@ -67,7 +66,7 @@ def page(title: str, body: str) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
-        f"<body>{body}</body></html>"
+        f"<body><h1>{escape(title)}</h1>{body}</body></html>"
     )
 
 
