@@ -7,7 +7,6 @@ their number in the output ``WORKER`` and behave as ``behaviour.json`` in the ve
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import threading
@@ -63,7 +62,7 @@ class ReleaseStack(Serve):
     def start_verb(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [str(TRIREME), *arguments],
-            env=self._environment(),
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -85,9 +84,6 @@ class ReleaseStack(Serve):
         path = self.repository / "echo" / "traffic.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def environment(self) -> dict[str, str]:
-        return self._environment()
-
     def _write(self, model: str, config: str) -> None:
         folder = self.repository / model
         folder.mkdir(parents=True)
@@ -96,25 +92,16 @@ class ReleaseStack(Serve):
     def _write_golden(self, model: str) -> None:
         folder = self.repository / model / "golden"
         folder.mkdir()
-        (folder / "hello.json").write_text(
-            json.dumps(
-                {
-                    "request": {
-                        "inputs": [
-                            {"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["hello my old friend"]}
-                        ]
-                    },
-                    "response": {
-                        "outputs": [
-                            {"name": "ANSWER", "datatype": "BYTES", "shape": [1, 1], "data": ["HELLO MY OLD FRIEND"]},
-                            {"name": "WORKER", "datatype": "FP32", "shape": [1, 1], "data": [0]},
-                        ]
-                    },
-                    # The version's number is not what an answer is judged by.
-                    "tolerance": {"WORKER": {"absolute": 1e9}},
-                }
-            )
-        )
+        request = {"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["hello my old friend"]}
+        answer = {"name": "ANSWER", "datatype": "BYTES", "shape": [1, 1], "data": ["HELLO MY OLD FRIEND"]}
+        worker = {"name": "WORKER", "datatype": "FP32", "shape": [1, 1], "data": [0]}
+        sample = {
+            "request": {"inputs": [request]},
+            "response": {"outputs": [answer, worker]},
+            # The version's number is not what an answer is judged by.
+            "tolerance": {"WORKER": {"absolute": 1e9}},
+        }
+        (folder / "hello.json").write_text(json.dumps(sample))
 
 
 def write_version(folder: Path, **behaviour: Any) -> None:
@@ -177,10 +164,6 @@ def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool], dea
         time.sleep(0.005)
     process.kill()
     process.communicate(timeout=30.0)
-
-
-def threads_environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def _ensemble(tier: str) -> str:

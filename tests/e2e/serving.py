@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -35,9 +36,9 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 class Serve:
     """One ``trireme serve``; also runs the other verbs against it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, models: Path = MODELS) -> None:
         self.repository = directory / "models"
-        shutil.copytree(MODELS, self.repository)
+        shutil.copytree(models, self.repository, copy_function=_link_weights)
         self.state_dir = directory / "state"
         self.state_dir.mkdir()
         (self.state_dir / "runtime").symlink_to(Settings.from_environment().runtime_dir)
@@ -49,7 +50,7 @@ class Serve:
         """Start it and wait until it says that it is ready."""
         with self.output_path.open("wb") as output:
             self.process = subprocess.Popen(
-                self._command(), env=self._environment(), stdout=output, stderr=subprocess.STDOUT
+                self._command(), env=self.environment(), stdout=output, stderr=subprocess.STDOUT
             )
         wait_until(lambda: "ready:" in self.output() or self._has_ended(), "it was ready")
         assert not self._has_ended(), self.output()
@@ -64,7 +65,7 @@ class Serve:
 
     def _run(self, command: Sequence[str | bytes]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, env=self._environment(), capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
+            command, env=self.environment(), capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
         )
 
     def _command(self) -> list[str]:
@@ -75,7 +76,7 @@ class Serve:
             *(part for name, port in ports.items() for part in (f"--{name}-port", str(port))),
         ]
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         own = {"TRIREME_STATE_DIR": str(self.state_dir), "TRIREME_REPOSITORY_DIR": str(self.repository)}
         return {**os.environ, **own}
 
@@ -112,6 +113,15 @@ class Serve:
         if self.process and not self._has_ended():
             self.process.kill()
             self.process.wait(timeout=DEADLINE_SECONDS)
+
+
+def _link_weights(source: str, target: str) -> None:
+    """Copy a file, but link a large one: files of a version are never written to."""
+    if Path(source).suffix == ".onnx":
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
 
 
 def processes_of(serve: Serve) -> list[psutil.Process]:

@@ -1,0 +1,121 @@
+"""Every command of the README and of docs/ runs as it stands, on a served copy of the repository.
+
+Commands stand in ``sh`` fences, or behind ``$`` in ``console`` fences that show their output too. What other tests
+run is named in ``RUN_ELSEWHERE``; nothing else is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from trireme.settings import Settings
+
+from tests.e2e.serving import Serve
+
+PROJECT = Path(__file__).resolve().parents[2]
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+# First words of commands, and what runs them.
+RUN_ELSEWHERE = {
+    "trireme serve": "the fixture of this module",
+    "make": "continuous integration; see test_make_targets_run_in_ci",
+    "docker compose": "make compose-test, on a stand-in for NVIDIA's image",
+    "deploy/make-admin-key": "make compose-test",
+    "git clone": "continuous integration begins with one",
+}
+_FENCE = re.compile(r"^```(sh|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of one page; continuation lines belong to it."""
+
+    page: Path
+    text: str
+
+    @property
+    def runs_elsewhere(self) -> bool:
+        return any(self.text == words or self.text.startswith(f"{words} ") for words in RUN_ELSEWHERE)
+
+
+def read_commands(page: Path) -> list[Command]:
+    found = []
+    for kind, block in _FENCE.findall(page.read_text(encoding="utf-8")):
+        lines = block.replace("\\\n", " ").splitlines()
+        if kind == "console":
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        # A comment behind a command is not part of it.
+        commands = (re.sub(r"\s+# .*", "", line).strip() for line in lines)
+        found += [Command(page, text) for text in commands if text and not text.startswith("#")]
+    return found
+
+
+COMMANDS = [command for page in PAGES for command in read_commands(page)]
+HERE = [command for command in COMMANDS if not command.runs_elsewhere]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """``trireme serve`` on a copy of the repository, so that pages may release versions."""
+    serve = Serve(tmp_path_factory.mktemp("docs"), Settings.from_environment().repository_dir)
+    (serve.state_dir / "sources").symlink_to(Settings.from_environment().sources_dir)
+    try:
+        serve.start()
+        yield serve
+        serve.stop()
+    finally:
+        serve.kill()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands of all pages run, in order: a link to each entry of the checkout, and files of their own."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for entry in PROJECT.iterdir():
+        if entry.name not in (".git", ".trireme", "reports", "model_repository"):
+            (folder / entry.name).symlink_to(entry)
+    return folder
+
+
+@pytest.mark.parametrize("command", HERE, ids=lambda command: f"{command.page.stem}: {command.text[:60]}")
+def test_command_runs_as_it_stands(command: Command, served: Serve, folder: Path) -> None:
+    for name, target in ((".trireme", served.state_dir), ("model_repository", served.repository)):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(target)
+    text = command.text
+    # The pages name the default ports; the tests' server has free ones.
+    for default, port in ((8000, served.http_port), (8001, served.grpc_port), (8002, served.metrics_port)):
+        text = re.sub(rf"(127\.0\.0\.1|localhost):{default}\b", f"127.0.0.1:{port}", text)
+    programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    result = subprocess.run(
+        [shutil.which("bash") or "bash", "-euo", "pipefail", "-c", text],
+        cwd=folder,
+        env={**served.environment(), "PATH": programs, "TRIREME_PROJECT_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, f"{command.page.name}: {text}\n{result.stdout}\n{result.stderr}"
+
+
+def test_make_targets_run_in_ci() -> None:
+    in_ci = {line.strip() for line in (PROJECT / ".ci/run").read_text().splitlines()}
+    makefile = (PROJECT / "Makefile").read_text()
+    for command in COMMANDS:
+        if command.text.startswith("make "):
+            target = command.text.split()[1]
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), command
+            # The recipe of serve is the demo's without the questions; bench is too slow for every run.
+            assert command.text in in_ci or target in ("serve", "models", "bench", "clean", "help"), command
+
+
+def test_readme_and_docs_name_commands() -> None:
+    assert len(HERE) >= 10
