@@ -116,7 +116,7 @@ def test_bad_options_end_it_in_one_sentence() -> None:
 def test_the_web_page_is_served_on_loopback_and_starts_a_run(slow_server: TritonServer, texts: Path) -> None:
     (port,) = free_ports(1)
     command = _locust(slow_server, "TritonGrpcUser", "--models", "slow", "--inputs", texts, "--web-port", str(port))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=PROJECT)
     try:
         page = f"http://127.0.0.1:{port}"
         _wait_for(page)
