@@ -1,0 +1,102 @@
+"""Whether the versions of a repository are what they were when they were exported and published."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trireme.errors import SetupError, TriremeError
+from trireme.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
+from trireme.release.journal import Journal, Outcome
+from trireme.release.step import CopyVersion, from_json
+from trireme.repository import ModelFolder
+
+SIGNATURE_NAME = f"{MANIFEST_NAME}.sig"
+_OPENSSL_DEADLINE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class VersionCheck:
+    """One version: ``problem`` is empty where it is whole; ``by`` says what it was held against, if anything."""
+
+    model: str
+    version: int
+    by: str
+    problem: str
+
+
+def verify_versions(
+    folders: Iterable[ModelFolder], journal: Journal, public_key: Path | None = None
+) -> list[VersionCheck]:
+    """Hash every file of every version again, and hold it against its manifest and what was published.
+
+    A version with neither has nothing to be held against: its ``by`` is empty.
+
+    Args:
+        public_key: PEM of an Ed25519 key; each manifest must then have a signature by it, in ``manifest.json.sig``.
+    """
+    published = _published_hashes(journal)
+    return [
+        _verify(folder, version, published.get((folder.name, version)), public_key)
+        for folder in folders
+        for version in folder.versions()
+    ]
+
+
+def _verify(
+    folder: ModelFolder, version: int, published: Mapping[str, str] | None, public_key: Path | None
+) -> VersionCheck:
+    directory = folder.version_dir(version)
+    held_against = []
+    try:
+        if (directory / MANIFEST_NAME).is_file():
+            held_against.append("manifest")
+            verify_files(read_manifest(directory), directory)
+        if published is not None:
+            held_against.append("journal")
+            _verify_published(directory, published)
+        if public_key is not None and held_against:
+            held_against.append("signature")
+            _verify_signature(directory, public_key)
+    except (TriremeError, OSError) as error:
+        return VersionCheck(folder.name, version, ", ".join(held_against), str(error))
+    return VersionCheck(folder.name, version, ", ".join(held_against), "")
+
+
+def _verify_published(directory: Path, published: Mapping[str, str]) -> None:
+    present = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+    for name in sorted(present | set(published)):
+        if name not in published:
+            raise TriremeError(f"{directory / name} was not published with this version; remove it")
+        if name not in present:
+            raise TriremeError(f"{directory / name} is missing; publish this version again")
+        if sha256_of(directory / name) != published[name]:
+            raise TriremeError(f"{directory / name} is not what was published (sha256); publish this version again")
+
+
+def _verify_signature(directory: Path, public_key: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        raise SetupError("openssl, which checks signatures, is not on this machine", "install the package openssl")
+    signature = directory / SIGNATURE_NAME
+    if not signature.is_file():
+        raise TriremeError(f"{signature} is missing; sign {MANIFEST_NAME} with the private key")
+    command = [
+        openssl, "pkeyutl", "-verify", "-pubin", "-inkey", str(public_key), "-rawin",
+        "-in", str(directory / MANIFEST_NAME), "-sigfile", str(signature),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, timeout=_OPENSSL_DEADLINE_SECONDS, check=False)
+    if done.returncode:
+        raise TriremeError(f"{signature} is no signature of {MANIFEST_NAME} by {public_key}")
+
+
+def _published_hashes(journal: Journal) -> dict[tuple[str, int], Mapping[str, str]]:
+    hashes: dict[tuple[str, int], Mapping[str, str]] = {}
+    for release in journal.releases():
+        if release.verb == "publish" and release.outcome is Outcome.DONE:
+            copied = (from_json(form) for form in release.steps)
+            hashes |= {(step.model, step.version): step.files for step in copied if isinstance(step, CopyVersion)}
+    return hashes

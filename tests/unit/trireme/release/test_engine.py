@@ -1,0 +1,190 @@
+"""A command killed at any entry of its journal is finished or undone by the next one."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trireme.errors import ConfigError, TriremeError
+from trireme.release.engine import Engine, Plan
+from trireme.release.journal import Journal, Outcome
+from trireme.release.lock import LockedError, release_lock
+from trireme.release.plans import plan_canary, plan_promote, plan_prune, plan_publish, plan_rollback, plan_shift
+from trireme.release.step import World, from_json, to_json
+
+from tests.unit.trireme.release.world import carry_out, make_engine, make_source, make_world, tree
+
+_FORK = multiprocessing.get_context("fork")
+_KILLED = 9
+_VERBS = ("publish", "canary", "shift", "promote", "rollback", "rollback --to", "prune")
+
+
+class _DyingJournal(Journal):
+    """Ends its process, as kill -9 would, at the entry of that number: before it is written, or after."""
+
+    def __init__(self, path: Path, fatal: int, *, written: bool) -> None:
+        super().__init__(path)
+        self._left, self._written = fatal, written
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        if self._left == 0 and not self._written:
+            os._exit(_KILLED)
+        super()._append(entry)
+        if self._left == 0:
+            os._exit(_KILLED)
+        self._left -= 1
+
+
+def _prepare(world: World, engine: Engine, directory: Path) -> None:
+    """Version 2 published and promoted once, version 3 under a canary."""
+    for _ in range(2):
+        carry_out(engine, plan_publish(world.repository, "worker", make_source(directory)))
+    carry_out(engine, plan_promote(world.repository, "standard", {"worker": 2}))
+    carry_out(engine, plan_canary(world.repository, "standard", {"worker": 3}))
+    carry_out(engine, plan_shift(world.repository, "standard", 5))
+
+
+def _plan(verb: str, world: World, engine: Engine, directory: Path) -> Plan:
+    repository = world.repository
+    if verb == "publish":
+        return plan_publish(repository, "worker", make_source(directory))
+    if verb == "canary":
+        return plan_canary(repository, "premium", {"worker": 3})
+    if verb == "shift":
+        return plan_shift(repository, "standard", 25)
+    if verb == "promote":
+        return plan_promote(repository, "standard", {"worker": 3})
+    if verb == "prune":
+        return plan_prune(repository, "worker", 1)
+    return plan_rollback(repository, engine.journal, "standard", {"worker": 1} if "--to" in verb else None)
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["before the entry", "after the entry"])
+@pytest.mark.parametrize("verb", _VERBS)
+def test_a_command_killed_at_any_entry_is_finished_or_undone(tmp_path: Path, verb: str, written: bool) -> None:
+    ends = set()
+    for fatal in itertools.count():
+        directory = tmp_path / str(fatal)
+        world = make_world(directory)
+        engine = make_engine(world, directory)
+        _prepare(world, engine, directory)
+        if verb == "prune":
+            # With its canary gone, version 3 is new, and version 2 pinned: 1 is still pinned by the other variants.
+            carry_out(engine, plan_rollback(world.repository, engine.journal, "standard", None))
+            carry_out(engine, plan_publish(world.repository, "worker", make_source(directory)))
+        plan = _plan(verb, world, engine, directory)
+        before = tree(world.repository.path)
+
+        dying = make_engine(world, directory, _DyingJournal(directory / "journal.jsonl", fatal, written=written))
+        child = _FORK.Process(target=carry_out, args=(dying, plan))
+        child.start()
+        child.join(30.0)
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == _KILLED
+
+        recovered = engine.recover()
+        after = tree(world.repository.path)
+        assert engine.recover() == [], "a second recover found something to do"
+        assert tree(world.repository.path) == after
+        if recovered:
+            ends.add(engine.journal.releases()[-1].outcome)
+            if engine.journal.releases()[-1].outcome is Outcome.UNDONE:
+                assert after == before
+        if recovered and engine.journal.releases()[-1].outcome is Outcome.DONE:
+            expected = make_world(directory / "whole")
+            whole = make_engine(expected, directory / "whole")
+            _prepare(expected, whole, directory / "whole")
+            if verb == "prune":
+                carry_out(whole, plan_rollback(expected.repository, whole.journal, "standard", None))
+                carry_out(whole, plan_publish(expected.repository, "worker", make_source(directory / "whole")))
+            carry_out(whole, _plan(verb, expected, whole, directory / "whole"))
+            assert after == tree(expected.repository.path)
+        assert engine.journal.unfinished() == []
+    assert fatal == len(plan.steps) + 2, "begin, every step and end were killed at"
+    # A publication or a new canary is undone until its last step is journaled; what moves traffic is finished.
+    assert ends == ({Outcome.UNDONE} if plan.commit_index else {Outcome.DONE, Outcome.UNDONE})
+
+
+def test_a_step_that_fails_before_the_commit_is_undone_with_its_reason(tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise TriremeError("it answers wrongly")
+
+    world = make_world(tmp_path)
+    before = tree(world.repository.path)
+    unfit = World(world.repository, (), refuse)
+    engine = make_engine(unfit, tmp_path)
+    with pytest.raises(TriremeError, match="it answers wrongly"):
+        carry_out(engine, plan_publish(world.repository, "worker", make_source(tmp_path)))
+    assert tree(world.repository.path) == before
+    (release,) = engine.journal.releases()
+    assert (release.outcome, release.reason) == (Outcome.UNDONE, "it answers wrongly")
+
+
+def test_every_step_is_the_same_after_the_journal(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    engine = make_engine(world, tmp_path)
+    _prepare(world, engine, tmp_path)
+    carry_out(engine, plan_rollback(world.repository, engine.journal, "standard", {"worker": 1}))
+    steps = [from_json(form) for release in engine.journal.releases() for form in release.steps]
+    assert len({type(step) for step in steps}) == 7
+    for step in steps:
+        assert from_json(to_json(step)) == step
+
+
+def test_the_journal_forgets_a_line_that_was_cut_off_and_goes_on(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    first = journal.begin("publish", "m", [], commit_index=0, actor="ada", note="")
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"release": "x", "entry": "st')
+    assert [release.identity for release in journal.unfinished()] == [first]
+    journal.end(first, Outcome.DONE)
+    assert journal.unfinished() == []
+
+
+def test_a_broken_line_amid_the_journal_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    Journal(path).begin("publish", "m", [], commit_index=0, actor="ada", note="")
+    path.write_text("no json\n" + path.read_text())
+    with pytest.raises(ConfigError, match=r"journal\.jsonl:1: not a journal entry"):
+        Journal(path).releases()
+
+
+def _hold(path: Path, held: Any, end: Any) -> None:
+    with release_lock(path, "publish"):
+        held.set()
+        end.wait(30.0)
+
+
+def test_one_writer_at_a_time_and_none_after_its_death(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    held, end = _FORK.Event(), _FORK.Event()
+    owner = _FORK.Process(target=_hold, args=(path, held, end))
+    owner.start()
+    assert held.wait(30.0)
+    with (
+        pytest.raises(LockedError, match=rf"'trireme publish' of \S+ \(pid {owner.pid}\)"),
+        release_lock(path, "prune"),
+    ):
+        pass
+    owner.kill()
+    owner.join(30.0)
+    with release_lock(path, "prune"):
+        pass
+
+
+def test_a_waiting_writer_gets_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    held, end = _FORK.Event(), _FORK.Event()
+    owner = _FORK.Process(target=_hold, args=(path, held, end))
+    owner.start()
+    assert held.wait(30.0)
+    end.set()
+    with release_lock(path, "canary", wait_seconds=30.0):
+        pass
+    owner.join(30.0)

@@ -1,0 +1,84 @@
+"""What is dropped into a folder is published once, and only when it is complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trireme.errors import TriremeError
+from trireme.manifest import Manifest, record_files, write_manifest
+from trireme.release.inbox import Inbox
+from trireme.release.lock import LockedError
+
+
+class _Published(list[tuple[str, dict[str, str]]]):
+    error: Exception | None = None
+
+    def __call__(self, model: str, source: Path) -> None:
+        if self.error:
+            raise self.error
+        self.append((model, {path.name: path.read_text() for path in source.iterdir()}))
+
+
+@pytest.fixture
+def published() -> _Published:
+    return _Published()
+
+
+@pytest.fixture
+def inbox(tmp_path: Path, published: _Published) -> Inbox:
+    return Inbox(tmp_path, published, [].append)
+
+
+def _drop(inbox: Inbox, content: str = "whole") -> Path:
+    folder = inbox.path / "encoder"
+    folder.mkdir()
+    (folder / "model.onnx").write_text(content)
+    return folder
+
+
+def test_a_folder_without_marker_or_manifest_is_never_complete(inbox: Inbox, published: _Published) -> None:
+    _drop(inbox)
+    for _ in range(3):
+        inbox.look()
+    assert published == []
+
+
+def test_a_marker_makes_it_complete_at_once(inbox: Inbox, published: _Published) -> None:
+    (_drop(inbox) / ".done").touch()
+    inbox.look()
+    inbox.look()
+    assert [model for model, _ in published] == ["encoder"]
+    assert not (inbox.path / "encoder").exists()
+
+
+def test_a_manifest_makes_it_complete_when_all_is_there_and_still(inbox: Inbox, published: _Published) -> None:
+    folder = _drop(inbox)
+    write_manifest(Manifest("", "test", (), record_files([folder / "model.onnx"])), folder)
+    (folder / "model.onnx").write_text("who")
+    inbox.look()
+    inbox.look()
+    assert published == [], "half a file was published"
+    (folder / "model.onnx").write_text("whole")
+    inbox.look()
+    assert published == [], "it had just changed"
+    inbox.look()
+    assert [model for model, _ in published] == ["encoder"]
+
+
+def test_what_is_refused_is_moved_away_with_the_reason(inbox: Inbox, published: _Published) -> None:
+    published.error = TriremeError("it answers wrongly")
+    (_drop(inbox) / ".done").touch()
+    assert inbox.look() == 1
+    assert inbox.look() == 0
+    (reason,) = (inbox.path / ".rejected").glob("*.reason")
+    assert reason.read_text() == "it answers wrongly\n"
+
+
+def test_it_waits_for_another_publisher(inbox: Inbox, published: _Published) -> None:
+    published.error = LockedError("publish", "ada", 1, 2.0)
+    (_drop(inbox) / ".done").touch()
+    assert inbox.look() == 0
+    published.error = None
+    inbox.look()
+    assert [model for model, _ in published] == ["encoder"]

@@ -1,0 +1,122 @@
+"""Good versions pass, bad ones do not, and how often it is otherwise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from trireme.release.statistics import (
+    Limits,
+    Outcomes,
+    Verdict,
+    Window,
+    judge,
+    judge_agreement,
+    judge_errors,
+    judge_p95,
+    lower_bound,
+    upper_bound,
+)
+
+_PAIRS, _MOST_PAIRS, _STEPS = 300, 1500, 5
+_SEED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """How a simulated version behaves beside a stable one with log-normal latencies (median 10 ms, sigma 0.4)."""
+
+    errors: float = 0.0
+    disagreement: float = 0.0
+    slowdown: float = 1.0
+
+
+def _window(version: _Version, pairs: int, generator: np.random.Generator) -> Window:
+    stable = generator.lognormal(np.log(10.0), 0.4, pairs)
+    canary = generator.lognormal(np.log(10.0), 0.4, pairs) * version.slowdown
+    failed = int(generator.binomial(pairs, version.errors))
+    compared = pairs - failed
+    agreed = compared - int(generator.binomial(compared, version.disagreement))
+    return Window(Outcomes(pairs, 0), Outcomes(pairs, failed), stable.tolist(), canary.tolist(), compared, agreed)
+
+
+def _is_promoted(version: _Version, generator: np.random.Generator) -> bool:
+    """One canary through all its steps, looked at after every 300 pairs as the controller does."""
+    for _ in range(_STEPS):
+        seen = _window(version, _MOST_PAIRS, generator)
+        for pairs in range(_PAIRS, _MOST_PAIRS + 1, _PAIRS):
+            failed = int(generator.hypergeometric(seen.canary.errors, _MOST_PAIRS - seen.canary.errors, pairs))
+            compared = pairs - failed
+            different = seen.compared - seen.agreed
+            disagreed = int(generator.hypergeometric(different, seen.agreed, compared))
+            part = Window(
+                Outcomes(pairs, 0), Outcomes(pairs, failed), seen.stable_ms[:pairs], seen.canary_ms[:pairs],
+                compared, compared - disagreed,
+            )  # fmt: skip
+            verdict = judge(part, Limits()).verdict
+            if verdict is not Verdict.UNDECIDED:
+                break
+        if verdict is not Verdict.PASS:
+            return False
+    return True
+
+
+def promoted_share(version: _Version, canaries: int) -> float:
+    generator = np.random.default_rng(_SEED)
+    return Counter(_is_promoted(version, generator) for _ in range(canaries))[True] / canaries
+
+
+@pytest.mark.parametrize(
+    ("version", "least", "most"),
+    [
+        pytest.param(_Version(), 0.98, 1.0, id="equal"),
+        pytest.param(_Version(slowdown=1.1), 0.98, 1.0, id="a tenth slower"),
+        pytest.param(_Version(disagreement=0.01), 0.98, 1.0, id="1 % other answers"),
+        pytest.param(_Version(slowdown=2.0), 0.0, 0.0, id="twice as slow"),
+        pytest.param(_Version(disagreement=0.1), 0.0, 0.0, id="10 % other answers"),
+        pytest.param(_Version(errors=0.05), 0.0, 0.0, id="5 % errors"),
+        pytest.param(_Version(errors=1.0), 0.0, 0.0, id="only errors"),
+    ],
+)
+def test_a_whole_canary_promotes_good_versions_and_no_bad_ones(version: _Version, least: float, most: float) -> None:
+    assert least <= promoted_share(version, 200) <= most
+
+
+def test_a_version_at_the_limit_passes_no_more_often_than_alpha_says() -> None:
+    generator = np.random.default_rng(_SEED)
+    limits = Limits(alpha=0.05)
+    at_the_limit = _Version(disagreement=0.05, errors=0.02, slowdown=1.5)
+    passed: Counter[str] = Counter()
+    windows = 400
+    for _ in range(windows):
+        window = _window(at_the_limit, _PAIRS, generator)
+        passed["errors"] += judge_errors(window, limits).verdict is Verdict.PASS
+        passed["agreement"] += judge_agreement(window, limits).verdict is Verdict.PASS
+        passed["p95"] += judge_p95(window, Limits(alpha=0.05, p95_grace_ms=0.0)).verdict is Verdict.PASS
+    # Three standard errors above 5 %; the bootstrap is exact only for many requests, and gets twice that.
+    assert passed["errors"] / windows < 0.083
+    assert passed["agreement"] / windows < 0.083
+    assert passed["p95"] / windows < 0.116
+
+
+def test_bounds_are_those_of_clopper_and_pearson() -> None:
+    # The rule of three, exactly: no event in n trials.
+    assert upper_bound(0, 100, 0.05) == pytest.approx(1 - 0.05 ** (1 / 100))
+    assert lower_bound(100, 100, 0.05) == pytest.approx(0.05 ** (1 / 100))
+    assert (lower_bound(0, 100, 0.05), upper_bound(100, 100, 0.05)) == (0.0, 1.0)
+
+
+def test_errors_that_the_stable_version_has_too_are_not_held_against_the_canary() -> None:
+    both = Window(Outcomes(3000, 300), Outcomes(3000, 300), [1.0], [1.0], 1, 1)
+    assert judge_errors(both, Limits()).verdict is Verdict.PASS
+
+
+def test_nothing_seen_decides_nothing() -> None:
+    assert judge(Window(Outcomes(0, 0), Outcomes(0, 0), [], [], 0, 0), Limits()).verdict is Verdict.UNDECIDED
+
+
+def test_too_few_answers_decide_nothing_however_good() -> None:
+    window = Window(Outcomes(50, 0), Outcomes(50, 0), [1.0] * 50, [1.0] * 50, 50, 50)
+    assert judge(window, Limits()).verdict is Verdict.UNDECIDED
