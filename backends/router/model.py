@@ -19,7 +19,7 @@ from router_metrics import TritonMetrics  # type: ignore[import-not-found] # the
 from trireme_backends.errors import BackendError, ModelError, RequestError
 from trireme_backends.model import Model
 from trireme_backends.routing.dispatcher import Dispatcher
-from trireme_backends.routing.errors import CallError, Fault, fault_of
+from trireme_backends.routing.errors import CallError, Fault, RouteFileError, UnavailableError, fault_of
 from trireme_backends.routing.parameters import read_parameters
 from trireme_backends.routing.pins import Pins
 from trireme_backends.routing.route import check_variants, load_route
@@ -37,6 +37,8 @@ class TritonPythonModel:
         route = load_route(path)
         check_variants(route, path, model_dir.parent)
         self._task_outputs = _task_outputs(model)
+        if route.cascade and route.cascade.confidence_output not in self._task_outputs:
+            raise RouteFileError(path, "cascade.confidence_output", f"is no output of {model.name}")
         self._deadline_ms = route.deadline_ms
         self._metrics = TritonMetrics(route.task)
         self._dispatcher = Dispatcher(
@@ -122,9 +124,17 @@ def _texts(name: str, values: tuple[str, ...]) -> pb_utils.Tensor:
 
 
 def _error_response(error: BackendError) -> Any:
-    code = pb_utils.TritonError.INVALID_ARG if isinstance(error, RequestError) else pb_utils.TritonError.UNAVAILABLE
+    code = pb_utils.TritonError.INTERNAL
+    if isinstance(error, RequestError):
+        code = pb_utils.TritonError.INVALID_ARG
+    elif isinstance(error, UnavailableError):
+        code = pb_utils.TritonError.UNAVAILABLE
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
 
 
 def _send(sender: Any, response: Any) -> None:
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    try:
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except pb_utils.TritonModelException as error:
+        # Nobody is there to be told; those that are sent beside it are.
+        pb_utils.Logger.log_error(f"router: an answer could not be sent: {error}")

@@ -13,6 +13,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from trireme_backends.errors import BackendError, RequestError
 from trireme_backends.routing.breaker import BreakerState
+from trireme_backends.routing.errors import UnavailableError
 from trireme_backends.routing.work import RowRoute
 
 _FLUSH_SECONDS = 0.5
@@ -81,7 +82,8 @@ class TritonMetrics:
         self._replies.append((route, seen_ms))
 
     def refused(self, error: BackendError) -> None:
-        self._refusals.append("invalid" if isinstance(error, RequestError) else "unavailable")
+        kinds = ((RequestError, "invalid"), (UnavailableError, "unavailable"), (BackendError, "failed"))
+        self._refusals.append(next(name for kind, name in kinds if isinstance(error, kind)))
 
     def called(self, variant: str, outcome: str, *, rows: int) -> None:
         self._calls.append((variant, outcome, rows))

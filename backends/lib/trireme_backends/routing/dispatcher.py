@@ -116,6 +116,8 @@ class Dispatcher:
                 outcome = CallError(Fault.ERROR, f"{lane.name} answered another number of rows than it was asked")
         except CallError as error:
             outcome = error
+        except Exception as error:  # whatever it is: the call must end, or its slot is lost
+            outcome = CallError(Fault.ERROR, f"{lane.name}: {error!r}")
         now = time.monotonic()
         with self._lock:
             lane.ended(call)
@@ -257,8 +259,6 @@ class Dispatcher:
             return
         first = FirstAnswer(job, lane.name, version, seen_ms, sure[unsure])
         up = Job(ticket, cascade.second_tier, rows=unsure, first_answer=first)
-        # Whoever answers again must be another one.
-        up.tried = list(job.tried)
         self._place(up, self._current_traffic(), now)
 
     def _second_answer(self, job: Job, lane: Lane, outputs: Tensors, version: str, seen_ms: float) -> None:
@@ -331,9 +331,9 @@ class Dispatcher:
         if first is not None:
             self._tell(job, first, Reason.CASCADE_KEPT, first.job, first.variant, first.version, first.seen_ms)
         elif job.last_error and isinstance(error, UnavailableError):
-            last = job.tried[-1]
-            only_error = last.fault is Fault.ERROR
-            self._refuse(job.ticket, RequestError(job.last_error) if only_error else UnavailableError(job.last_error))
+            failed = job.tried[-1].fault is Fault.ERROR
+            refusal = CallError(Fault.ERROR, job.last_error) if failed else UnavailableError(job.last_error)
+            self._refuse(job.ticket, refusal)
         else:
             self._refuse(job.ticket, error)
 

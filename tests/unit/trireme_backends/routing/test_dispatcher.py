@@ -290,6 +290,24 @@ def test_bad_requests_alone_do_not_close_out_a_variant(world: World) -> None:
     assert world.breakers == []
 
 
+def test_lone_variant_that_fails_passes_its_error_on(world: World) -> None:
+    world.behaviour["large"] = raise_error
+    with pytest.raises(CallError, match="boom"):
+        world.ask(tier=Tier.PREMIUM, min_quality=0.85)
+    assert world.breakers == []
+
+
+def test_fault_that_nobody_foresaw_does_not_cost_a_slot(world: World) -> None:
+    def surprise(_: list[str]) -> None:
+        raise ZeroDivisionError
+
+    world.behaviour["medium"] = surprise
+    for _ in range(2 * LIMITS.max_calls_in_flight):
+        assert variant_of(world.ask()) == "small"
+    del world.behaviour["medium"]
+    eventually(lambda: variant_of(world.ask()) == "medium")
+
+
 def test_requests_of_one_decision_share_calls_and_each_gets_its_rows(world: World) -> None:
     world.behaviour["medium"] = lambda _: time.sleep(0.02)
     requests = [[f"{number}-{row}" for row in range(1 + number % 3)] for number in range(12)]
