@@ -44,21 +44,25 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=GUARD_SECONDS, check=False, cwd=PROJECT)
 
 
-@pytest.mark.parametrize("user", ["TritonGrpcUser", "TriremeClientUser", "KserveHttpUser"])
-def test_twenty_users_of_a_slow_model_wait_at_the_same_time(
-    slow_server: TritonServer, texts: Path, tmp_path: Path, user: str
+def test_twenty_users_of_a_slow_model_wait_at_the_same_time_whatever_the_protocol(
+    slow_server: TritonServer, texts: Path, tmp_path: Path
 ) -> None:
-    began = time.monotonic()
-    options = ["--headless", "-u", "20", "-r", "20", "-t", "10s", "--models", "slow", "--inputs", texts]
-    done = _run(_locust(slow_server, user, *options, "--report", tmp_path / "report"))
+    asked = {}
+    for user in ("TritonGrpcUser", "TriremeClientUser", "KserveHttpUser"):
+        began = time.monotonic()
+        options = ["--headless", "-u", "20", "-r", "20", "-t", "10s", "--models", "slow", "--inputs", texts]
+        done = _run(_locust(slow_server, user, *options, "--report", tmp_path / user))
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    # It ends when its time is over, not when a blocked greenlet lets it; start-up of Locust included.
-    assert time.monotonic() - began < 10 + 5 + 10
-    summary = LoadRecord.read(tmp_path / "report" / "run.json").task("slow")
-    assert summary.failed == 0
+        assert done.returncode == 0, done.stdout + done.stderr
+        # It ends when its time is over, not when a blocked greenlet lets it; start-up of Locust included.
+        assert time.monotonic() - began < 10 + 5 + 10
+        summary = LoadRecord.read(tmp_path / user / "run.json").task("slow")
+        assert summary.failed == 0
+        asked[user] = summary.asked
+
     # One after another it would be 100 requests in ten seconds; together it is near 2,000.
-    assert summary.asked > 1500
+    assert min(asked.values()) > 1500, asked
+    assert min(asked.values()) > 0.85 * max(asked.values()), asked
 
 
 def test_failures_are_counted_by_grpc_code(slow_server: TritonServer, texts: Path, tmp_path: Path) -> None:

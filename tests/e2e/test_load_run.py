@@ -36,6 +36,15 @@ def _load(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=GUARD_SECONDS, check=False)
 
 
+def _valid_load(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same, again where the machine had no time for the generator: that run says nothing, and says so."""
+    for _ in range(3):
+        done = _load(*arguments)
+        if "invalid: " not in done.stdout:
+            break
+    return done
+
+
 def _slo(folder: Path, text: str) -> Path:
     path = folder / "slo.toml"
     path.write_text(text)
@@ -48,7 +57,7 @@ def test_objectives_that_are_met_exit_0_and_leave_every_report(economy: TritonSe
     )
     output = tmp_path / "report"
 
-    done = _load(
+    done = _valid_load(
         "run", "--model", MODEL, "--url", economy.grpc_address, "--arrivals", "constant:40", "--seconds", 4,
         "--slo", slo, "--output", output, "--workers", 2,
     )  # fmt: skip
@@ -67,7 +76,7 @@ def test_objectives_that_are_met_exit_0_and_leave_every_report(economy: TritonSe
 def test_objectives_that_nothing_can_meet_exit_1_and_it_says_by_how_much(economy: TritonServer, tmp_path: Path) -> None:
     slo = _slo(tmp_path, f"[tasks.{MODEL}]\np50_ms = 0.01\n")
 
-    done = _load(
+    done = _valid_load(
         "run", "--model", MODEL, "--url", economy.http_address, "--protocol", "http", "--arrivals", "poisson:20",
         "--seconds", 3, "--slo", slo, "--output", tmp_path / "report", "--json",
     )  # fmt: skip
@@ -135,7 +144,7 @@ def test_a_server_that_ends_during_the_run_is_counted_by_code(tmp_path: Path) ->
     with TritonServer.start(ServerFlags(MODELS, load_models=("counting",))) as server:
         stopper = threading.Timer(3.0, server.process.kill)
         stopper.start()
-        done = _load(
+        done = _valid_load(
             "run", "--model", "counting", "--url", server.grpc_address, "--arrivals", "constant:5", "--seconds", 6,
             "--inputs", _texts(tmp_path), "--slo", slo, "--output", tmp_path / "report", "--deadline", 3,
         )  # fmt: skip
