@@ -206,7 +206,7 @@ def test_sequences_keep_their_state_apart(client):
 
 
 def test_an_unknown_model_or_version_is_told_with_those_there_are(client):
-    with pytest.raises(ModelNotFoundError, match="no model 'identty' is ready; there is: count_up, faulty, identity"):
+    with pytest.raises(ModelNotFoundError, match="no model 'identty' is ready; there is: count_up, double,"):
         client.infer("identty", {})
     with pytest.raises(ModelNotFoundError, match="version 9"):
         client.infer("identity", {}, version=9)

@@ -20,7 +20,7 @@ def _pythons():
             yield found
 
 
-@pytest.mark.parametrize("python", _pythons())
+@pytest.mark.parametrize("python", list(_pythons()))
 def test_the_client_works_alone(python, tmp_path):
     source = tmp_path / "client"
     shutil.copytree(PROJECT / "client", source, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__", "build"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from trireme_client import AsyncTriremeClient, ClientError, TriremeClient
 
-TEXTS = ["a wonderful film", "a complete waste of time", "I would watch it again"]
+TEXTS = ["a wonderful film", "a complete waste of time", "I loved every minute of it"]
 
 
 @pytest.fixture

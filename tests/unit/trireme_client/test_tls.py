@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import ssl
 import subprocess
@@ -93,8 +94,11 @@ def https(folder):
         yield f"https://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
         thread.join()
+    gc.collect()  # here, where the test's filter of warnings holds
 
 
+# asyncio of Python 3.10 does not close the transport of a failed handshake.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", [None, "triton.test"])
 def test_https_proves_both_sides(https, folder, connect, name):
     pair = {"certificate": folder / "client.pem", "key": folder / "client.key"}
