@@ -26,8 +26,11 @@ def folder(tmp_path_factory):
 
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     for name in ("ca", "stranger"):
-        openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
-    (made / "names").write_text("subjectAltName=DNS:triton.test,IP:127.0.0.1")
+        openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}",
+                "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
+    # Python 3.13 insists on the authority's key identifier (RFC 5280).
+    names = "subjectAltName=DNS:triton.test,IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n"
+    (made / "names").write_text(names)
     for name in ("server", "client"):
         openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
