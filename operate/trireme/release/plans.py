@@ -47,20 +47,26 @@ def plan_publish(repository: ModelRepository, model: str, source: Path, version:
     files = _hash_files(source)
     config = load_model_config(folder.config_path)
     text = folder.config_path.read_text(encoding="utf-8")
-    kept = sorted({*config.version_policy.selects(folder.versions()), *pinned_versions(repository, model), number})
+    held = sorted({*config.version_policy.selects(folder.versions()), *pinned_versions(repository, model)})
+    kept = sorted({*held, number})
+    held_text = keep_versions(text, held, folder.config_path) if held else text
+    # A policy such as "the latest one" would swap versions, under the ensembles that pin the old one, as soon as the
+    # new folder is there: while a release is on its way, and when it is undone.
+    hold = Reconfigure(model, text, held_text, (), f"hold {_listed(held)}")
     return Plan(
         "publish",
         model,
         (
             CopyVersion(model, number, str(source.resolve()), files),
             CheckVersion(model, number),
+            *((hold,) if held_text != text else ()),
             InstallVersion(model, number),
             Reconfigure(
-                model, text, keep_versions(text, kept, folder.config_path), tuple(kept),
-                f"keep versions {', '.join(map(str, kept))} loaded",
+                model, held_text, keep_versions(text, kept, folder.config_path), tuple(kept),
+                f"keep {_listed(kept)} loaded",
             ),
         ),
-        commit_index=4,
+        commit_index=5 if held_text != text else 4,
     )  # fmt: skip
 
 
@@ -281,6 +287,10 @@ def _pins_before_last_promotion(journal: Journal, folder: ModelFolder) -> dict[s
                 if isinstance(step, Reconfigure):
                     return pins_of(parse_text(step.before, folder.config_path))
     raise TriremeError(f"{folder.name} was never promoted, so there is nothing to go back to; name a version with --to")
+
+
+def _listed(versions: Sequence[int]) -> str:
+    return f"version{'s' if len(versions) > 1 else ''} {', '.join(map(str, versions))}"
 
 
 def _told(pins: Mapping[str, int]) -> str:

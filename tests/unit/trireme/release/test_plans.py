@@ -20,7 +20,7 @@ from trireme.release.plans import (
     plan_shift,
     read_pins,
 )
-from trireme.release.step import World
+from trireme.release.step import InstallVersion, Reconfigure, World
 
 from tests.unit.trireme.release.world import carry_out, make_engine, make_source, make_world, tree, worker
 
@@ -45,6 +45,17 @@ def test_publish_keeps_the_pinned_version_loaded_and_moves_nobody(world: World, 
     assert load_model_config(worker(world).config_path).version_policy.selects([1, 2]) == [1, 2]
     assert _pin(world) == 1
     assert not list(worker(world).path.glob(".*")), "a staged copy was left"
+
+
+def test_the_versions_that_serve_are_held_before_a_new_folder_appears(world: World, tmp_path: Path) -> None:
+    # "The latest one", the policy where a config names none, would drop the pinned version for the new folder.
+    steps = plan_publish(world.repository, "worker", make_source(tmp_path)).steps
+    hold, install, keep = steps[2:]
+    assert isinstance(hold, Reconfigure)
+    assert "versions: [ 1 ]" in hold.after
+    assert isinstance(install, InstallVersion)
+    assert isinstance(keep, Reconfigure)
+    assert keep.before == hold.after
 
 
 @pytest.mark.parametrize("version", ["01", "0", "-1", "2_backup", "9" * 20, "", "1.0", "a", "1\n", "\u0661"])
