@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +18,6 @@ START_DEADLINE_SECONDS = 60.0
 # All generators learn the common start this long before it.
 START_DELAY_SECONDS = 0.2
 END_DEADLINE_SECONDS = 30.0
-GENERATOR_NICENESS = -10
 # Beyond these a run shows its generator. Lateness: of one request in a hundred, against the p99 that is measured.
 MOST_CPU_SHARE = 0.9
 LATENESS_FLOOR_MS = 5.0
@@ -111,9 +108,6 @@ def _receive(connection: Connection, deadline_seconds: float) -> Any:
 def _work(connection: Connection, plans: list[TaskPlan], schedule: Schedule, deadline_seconds: float) -> None:
     # Ctrl-C reaches the whole group; the parent ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # On a machine shared with the server, a generator that waits for the CPU would report its own wait as the server's.
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, GENERATOR_NICENESS)
 
     def when_ready() -> float:
         connection.send("ready")
