@@ -64,3 +64,11 @@ def staged_directory(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """A hard link where the file system can, else a copy; for ``shutil.copytree``. Write neither in place."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

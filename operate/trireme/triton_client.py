@@ -113,6 +113,10 @@ class TritonClient:
         except ServerError:
             return False
 
+    def server_version(self, deadline_seconds: float) -> str:
+        """The release that the server says it is, such as 2.51.0."""
+        return str(self._call(lambda: self._client.get_server_metadata(client_timeout=deadline_seconds)).version)
+
     def index(self, deadline_seconds: float) -> list[VersionState]:
         """Every version that the server knows of. Needs the admin key where there is one."""
         index = self._call(

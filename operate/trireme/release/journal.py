@@ -45,6 +45,7 @@ class Release:
         reached: index of the last step that was begun; -1 for none.
         outcome: how it ended; ``None`` where it was cut off or is running.
         reason: what the end was told.
+        reached_at, ended_at: when the last step was begun, and when the release ended; seconds since the epoch.
     """
 
     identity: str
@@ -58,6 +59,8 @@ class Release:
     reached: int = -1
     outcome: Outcome | None = None
     reason: str = ""
+    reached_at: float | None = None
+    ended_at: float | None = None
 
 
 class Journal:
@@ -121,9 +124,13 @@ class Journal:
                     "started_at": entry["at"],
                 }
             elif entry["entry"] == "step":
-                found[entry["release"]]["reached"] = entry["index"]
+                found[entry["release"]] |= {"reached": entry["index"], "reached_at": entry["at"]}
             else:
-                found[entry["release"]] |= {"outcome": Outcome(entry["outcome"]), "reason": entry["reason"]}
+                found[entry["release"]] |= {
+                    "outcome": Outcome(entry["outcome"]),
+                    "reason": entry["reason"],
+                    "ended_at": entry["at"],
+                }
         return [Release(**fields) for fields in found.values()]
 
     def unfinished(self) -> list[Release]:

@@ -53,21 +53,16 @@ def plan_publish(repository: ModelRepository, model: str, source: Path, version:
     # A policy such as "the latest one" would swap versions, under the ensembles that pin the old one, as soon as the
     # new folder is there: while a release is on its way, and when it is undone.
     hold = Reconfigure(model, text, held_text, (), f"hold {_listed(held)}")
-    return Plan(
-        "publish",
-        model,
-        (
-            CopyVersion(model, number, str(source.resolve()), files),
-            CheckVersion(model, number),
-            *((hold,) if held_text != text else ()),
-            InstallVersion(model, number),
-            Reconfigure(
-                model, held_text, keep_versions(text, kept, folder.config_path), tuple(kept),
-                f"keep {_listed(kept)} loaded",
-            ),
+    steps = (
+        CopyVersion(model, number, str(source.resolve()), files),
+        CheckVersion(model, number),
+        *((hold,) if held_text != text else ()),
+        InstallVersion(model, number),
+        Reconfigure(
+            model, held_text, keep_versions(text, kept, folder.config_path), tuple(kept), f"keep {_listed(kept)} loaded"
         ),
-        commit_index=5 if held_text != text else 4,
-    )  # fmt: skip
+    )
+    return Plan("publish", model, steps, commit_index=len(steps))
 
 
 def plan_canary(repository: ModelRepository, variant: str, pins: Mapping[str, int]) -> Plan:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from trireme.errors import GateError, ServerError, TriremeError
+from trireme.files import link_or_copy
 from trireme.golden import load_golden
 from trireme.lint import Severity, lint
 from trireme.manifest import MANIFEST_NAME, read_manifest, verify_files
@@ -104,11 +104,4 @@ def _lay_out(folder: ModelFolder, copy: Path, version: int, repository: Path) ->
     text = folder.config_path.read_text(encoding="utf-8")
     (target / "config.pbtxt").unlink()
     (target / "config.pbtxt").write_text(keep_versions(text, [version], folder.config_path), encoding="utf-8")
-    shutil.copytree(copy, target / str(version), copy_function=_link_or_copy)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    shutil.copytree(copy, target / str(version), copy_function=link_or_copy)

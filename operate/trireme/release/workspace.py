@@ -14,11 +14,9 @@ from trireme.release.engine import Engine, Plan
 from trireme.release.journal import Journal, Release
 from trireme.release.lock import LockedError, release_lock
 from trireme.release.plans import plan_rollback
-from trireme.release.preflight import Preflight
 from trireme.release.step import World
-from trireme.repository import ModelRepository
+from trireme.repository import ModelFolder, ModelRepository
 from trireme.run_state import RunDirectory
-from trireme.runtime import EmbeddedRuntime
 from trireme.settings import Settings
 from trireme.triton_client import TritonClient
 
@@ -70,9 +68,8 @@ def open_workspace(
     """
     with release_lock(_releases_dir(settings) / "lock", verb, wait_seconds), contextlib.ExitStack() as stack:
         replicas = tuple(stack.enter_context(client) for client in _running(settings))
-        preflight = Preflight(EmbeddedRuntime.find(settings))
         repository = ModelRepository(settings.repository_dir)
-        engine = Engine(journal_of(settings), World(repository, replicas, preflight.check), progress)
+        engine = Engine(journal_of(settings), World(repository, replicas, _preflight(settings)), progress)
         workspace = Workspace(repository, engine.journal, engine, tuple(engine.recover()))
         abandoned = _abandoned_canaries(settings, repository) if close_abandoned else []
         for variant in abandoned:
@@ -98,6 +95,17 @@ def _abandoned_canaries(settings: Settings, repository: ModelRepository) -> list
 
 def _releases_dir(settings: Settings) -> Path:
     return settings.state_dir / "releases"
+
+
+def _preflight(settings: Settings) -> Callable[[ModelFolder, Path, int], None]:
+    def check(folder: ModelFolder, copy: Path, version: int) -> None:
+        # Only a publication needs these: a rollback shall neither wait for ONNX nor fail for want of a runtime.
+        from trireme.release.preflight import Preflight
+        from trireme.runtime import EmbeddedRuntime
+
+        Preflight(EmbeddedRuntime.find(settings)).check(folder, copy, version)
+
+    return check
 
 
 def _running(settings: Settings) -> list[TritonClient]:

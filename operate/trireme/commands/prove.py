@@ -1,0 +1,41 @@
+"""``trireme prove``: show on this machine what is promised."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from trireme.files import write_json_atomic
+from trireme.settings import Settings
+
+
+@click.group()
+def prove() -> None:
+    """Show on this machine what is promised, and write a certificate."""
+
+
+@prove.command()
+@click.option("--rps", default=200.0, show_default=True, type=click.FloatRange(min=4), help="Requests a second.")
+@click.option("--cycles", default=20, show_default=True, type=click.IntRange(min=1), help="Versions to release.")
+@click.option("--output", default="rollout-certificate.json", show_default=True,
+              type=click.Path(dir_okay=False, path_type=Path), help="The certificate.")  # fmt: skip
+def rollout(rps: float, cycles: int, output: Path) -> int:
+    """Publish, canary, promote and roll back good, slow, wrong and crashing versions under load.
+
+    On a server of its own, over a copy of the repository. Exit code 1 if one request failed, or an answer of a version
+    came later than a second after its rollback.
+    """
+    from trireme.release.proof.rollout import prove_rollout
+    from trireme.release.proof.stack import ThrowAwayStack
+
+    with ThrowAwayStack(Settings.from_environment()) as stack:
+        certificate = prove_rollout(stack, rps, cycles, click.echo)
+    write_json_atomic(output, asdict(certificate))
+    for problem in certificate.problems:
+        click.echo(problem)
+    verdict = "passed" if certificate.passed else "not passed"
+    requests, failures = sum(certificate.requests.values()), sum(certificate.failures.values())
+    click.echo(f"{verdict}: {requests} requests, {failures} failed; {output}")
+    return 0 if certificate.passed else 1

@@ -1,0 +1,231 @@
+"""Cycles of releases under load, and the certificate of what callers saw."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trireme.errors import TriremeError
+from trireme.release.journal import Outcome, Release
+from trireme.release.proof.callers import Answered, Caller, OpenLoop
+from trireme.release.proof.stack import ThrowAwayStack
+from trireme.release.proof.versions import Kind, make_version
+from trireme.release.workspace import journal_of
+from trireme.repository import ModelRepository
+from trireme.triton_client import TritonClient
+
+VARIANT, ENCODER, TASK, NEIGHBOUR = (
+    "embedding_economy",
+    "embedding_economy_encoder",
+    "text_embedding",
+    "sentiment_economy",
+)
+_CALLERS = (
+    Caller("router", TASK, parameters={"tier": "economy"}),
+    Caller("ensemble", VARIANT),
+    Caller("encoder", ENCODER, version="1"),
+    Caller("neighbour", NEIGHBOUR),
+)
+# Callers that a release moves from one version to another.
+_MOVED = ("router", "ensemble")
+MOST_ROLLBACK_SECONDS = 1.0
+_KINDS = (Kind.GOOD, Kind.SLOW, Kind.WRONG, Kind.CRASHING)
+_QUIET_SECONDS = 5.0
+_SETTLE_SECONDS = 1.0
+_CANARY_STEPS = "5,50,100"
+_SHOWN_FAILURES = 20
+_CALL_DEADLINE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """One version's release.
+
+    Attributes:
+        publish_seconds: the whole command; load_seconds: its last step, the load on the servers; None if refused.
+        canary: ``promoted``, ``rejected`` or ``-`` where it was never published.
+        rollback_seconds: from the start of the command to its end; last_old_answer_seconds: to the last answer of the
+            version that was rolled back.
+        surprises: what went other than it should for a version of this kind.
+    """
+
+    kind: Kind
+    mark: int
+    publish_seconds: float
+    load_seconds: float | None
+    canary: str
+    rollback_seconds: float | None
+    last_old_answer_seconds: float | None
+    surprises: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What ``trireme prove rollout`` found; written as JSON.
+
+    Attributes:
+        requests, failures: by caller. failure_texts: the first of them.
+        neighbour_p99_ms: of a model that was not released: before the first release, and while releases went on.
+        versions: sha256 of each published file, by version.
+        problems: why it was not passed.
+    """
+
+    passed: bool
+    problems: tuple[str, ...]
+    triton_version: str
+    requests_per_second: float
+    seconds: float
+    requests: Mapping[str, int]
+    failures: Mapping[str, int]
+    failure_texts: tuple[str, ...]
+    worst_rollback_seconds: float | None
+    worst_last_old_answer_seconds: float | None
+    worst_load_seconds: float | None
+    neighbour_p99_ms: Mapping[str, float]
+    cycles: tuple[Cycle, ...]
+    versions: Mapping[str, Mapping[str, str]]
+
+
+def prove_rollout(
+    stack: ThrowAwayStack, requests_per_second: float, cycles: int, progress: Callable[[str], None]
+) -> Certificate:
+    """Release ``cycles`` versions, good, slow, wrong and crashing ones in turn, while callers ask all the time."""
+    origin = ModelRepository(stack.settings.repository_dir).model(ENCODER).version_dir(1)
+    done: list[Cycle] = []
+    with OpenLoop(stack.state.grpc_address, _CALLERS, requests_per_second) as load:
+        started_at = time.time()
+        time.sleep(_QUIET_SECONDS)
+        first_release_at = time.time()
+        for number in range(1, cycles + 1):
+            kind = _KINDS[(number - 1) % len(_KINDS)]
+            source = stack.directory / "sources" / str(number)
+            make_version(origin, source, kind, number)
+            done.append(_Cycle(stack, load, kind, number).run(source))
+            progress(f"cycle {number} of {cycles}: {_told(done[-1])}")
+        ended_at = time.time()
+    releases = journal_of(stack.settings).releases()
+    with TritonClient(stack.state.grpc_address) as client:
+        triton_version = client.server_version(_CALL_DEADLINE_SECONDS)
+    problems = _problems(load.answers, done)
+    return Certificate(
+        passed=not problems,
+        problems=problems,
+        triton_version=triton_version,
+        requests_per_second=requests_per_second,
+        seconds=ended_at - started_at,
+        requests={caller.name: sum(a.caller == caller.name for a in load.answers) for caller in _CALLERS},
+        failures={
+            caller.name: sum(a.caller == caller.name and bool(a.error) for a in load.answers) for caller in _CALLERS
+        },
+        failure_texts=tuple(f"{a.caller}: {a.error}" for a in load.answers if a.error)[:_SHOWN_FAILURES],
+        worst_rollback_seconds=_worst(cycle.rollback_seconds for cycle in done),
+        worst_last_old_answer_seconds=_worst(cycle.last_old_answer_seconds for cycle in done),
+        worst_load_seconds=_worst(cycle.load_seconds for cycle in done),
+        neighbour_p99_ms={
+            "before": _p99_ms(a for a in load.answers if a.sent_at < first_release_at),
+            "during": _p99_ms(a for a in load.answers if a.sent_at >= first_release_at),
+        },
+        cycles=tuple(done),
+        versions=_published(releases),
+    )
+
+
+class _Cycle:
+    def __init__(self, stack: ThrowAwayStack, load: OpenLoop, kind: Kind, mark: int) -> None:
+        self._stack, self._load, self._kind, self._mark = stack, load, kind, mark
+        self._surprises: list[str] = []
+
+    def run(self, source: Path) -> Cycle:
+        publishable = self._kind in (Kind.GOOD, Kind.SLOW)
+        started = time.monotonic()
+        published = self._verb(publishable, "publish", ENCODER, str(source))
+        publish_seconds = time.monotonic() - started
+        canary, rollback_seconds, last_old_seconds = "-", None, None
+        if published:
+            promoted = self._verb(self._kind is Kind.GOOD, "canary", VARIANT, "--steps", _CANARY_STEPS)
+            canary = "promoted" if promoted else "rejected"
+            if promoted:
+                time.sleep(_SETTLE_SECONDS)
+                self._check_all_moved(time.time())
+                rollback_seconds, last_old_seconds = self._roll_back()
+        load_seconds = self._load_seconds() if published else None
+        versions = ModelRepository(self._stack.settings.repository_dir).model(ENCODER).versions()
+        if len(versions) > 2:
+            self._verb(True, "prune", ENCODER, "--keep", "1")
+        return Cycle(
+            self._kind, self._mark, publish_seconds, load_seconds, canary, rollback_seconds, last_old_seconds,
+            tuple(self._surprises),
+        )  # fmt: skip
+
+    def _verb(self, expected: bool, *arguments: str) -> bool:
+        done = self._stack.verb(*arguments)
+        worked = done.returncode == 0
+        if worked is not expected:
+            told = " ".join((done.stderr or done.stdout).split())
+            self._surprises.append(f"{arguments[0]} {'failed' if expected else 'did not refuse it'}: {told}")
+        return worked
+
+    def _check_all_moved(self, now: float) -> None:
+        late = [a for a in self._load.answers if a.caller in _MOVED and a.sent_at > now - _SETTLE_SECONDS / 2]
+        if not late or any(answer.mark != self._mark for answer in late):
+            self._surprises.append("after the promotion not every caller was answered by the new version")
+
+    def _roll_back(self) -> tuple[float, float]:
+        started_at = time.time()
+        self._verb(True, "rollback", VARIANT)
+        ended_at = time.time()
+        time.sleep(_SETTLE_SECONDS)
+        old = [
+            answer.ended_at
+            for answer in self._load.answers
+            if answer.caller in _MOVED and answer.mark == self._mark and answer.ended_at > started_at
+        ]
+        return ended_at - started_at, max(old, default=started_at) - started_at
+
+    def _load_seconds(self) -> float | None:
+        published = [r for r in journal_of(self._stack.settings).releases() if r.verb == "publish"]
+        last = published[-1]
+        return last.ended_at - last.reached_at if last.ended_at and last.reached_at else None
+
+
+def _problems(answers: Iterable[Answered], cycles: Iterable[Cycle]) -> tuple[str, ...]:
+    failed = sum(bool(answer.error) for answer in answers)
+    found = [f"{failed} requests failed"] if failed else []
+    for number, cycle in enumerate(cycles, start=1):
+        found += [f"cycle {number} ({cycle.kind.value}): {surprise}" for surprise in cycle.surprises]
+        took = cycle.last_old_answer_seconds
+        if took is not None and took > MOST_ROLLBACK_SECONDS:
+            found.append(f"cycle {number}: rollback took {took:.2f} s to the last old answer; at most 1 s is allowed")
+    return tuple(found)
+
+
+def _published(releases: Iterable[Release]) -> dict[str, dict[str, str]]:
+    return {
+        f"{form['model']}/{form['version']}": dict(form["files"])
+        for release in releases
+        if release.verb == "publish" and release.outcome is Outcome.DONE
+        for form in release.steps
+        if form["kind"] == "CopyVersion"
+    }
+
+
+def _p99_ms(answers: Iterable[Answered]) -> float:
+    latencies = [(a.ended_at - a.sent_at) * 1000 for a in answers if a.caller == "neighbour" and not a.error]
+    if not latencies:
+        raise TriremeError("the neighbour was never asked; give more requests a second")
+    return float(np.quantile(latencies, 0.99))
+
+
+def _worst(seconds: Iterable[float | None]) -> float | None:
+    return max((value for value in seconds if value is not None), default=None)
+
+
+def _told(cycle: Cycle) -> str:
+    took = cycle.last_old_answer_seconds
+    back = "" if took is None else f", rolled back, last old answer after {took:.2f} s"
+    ending = f"canary {cycle.canary}" if cycle.load_seconds is not None else "refused by publish"
+    return "; ".join([f"{cycle.kind.value} version: {ending}{back}", *cycle.surprises])
