@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from trireme.files import write_json_atomic
+from trireme.repository import ModelRepository
 from trireme.settings import Settings
 
 
@@ -39,3 +40,15 @@ def rollout(rps: float, cycles: int, output: Path) -> int:
     requests, failures = sum(certificate.requests.values()), sum(certificate.failures.values())
     click.echo(f"{verdict}: {requests} requests, {failures} failed; {output}")
     return 0 if certificate.passed else 1
+
+
+@prove.command()
+@click.argument("kind", type=click.Choice(["good", "slow", "wrong", "crashing"]))
+@click.argument("target", type=click.Path(exists=False, path_type=Path))
+def version(kind: str, target: Path) -> None:
+    """Make a version of embedding_economy_encoder to practise with, in TARGET; `trireme publish` takes it."""
+    from trireme.release.proof.rollout import ENCODER
+    from trireme.release.proof.versions import Kind, make_version
+
+    origin = ModelRepository(Settings.from_environment().repository_dir).model(ENCODER).version_dir(1)
+    make_version(origin, target, Kind(kind), mark=1)
