@@ -92,7 +92,6 @@ class Canary:
         self._repository = ModelRepository(settings.repository_dir)
         self._questions = make_questions(self._repository, variant, texts)
         self._routes = routes_to(self._repository, variant)
-        self._opened = False
         self._percent = 0.0
 
     def run(self, actor: str | None, note: str) -> str:
@@ -109,11 +108,9 @@ class Canary:
             release_lock(canary_lock_path(self._settings, self._variant), f"canary {self._variant}"),
             TritonClient(directory.running().grpc_address) as client,
         ):
-            with self._workspace() as workspace:
-                workspace.carry_out(
-                    plan_canary(self._repository, self._variant, self._pins), actor=actor, note=note or "opened"
-                )
-            self._opened = True
+            with self._lock() as workspace:
+                plan = plan_canary(self._repository, self._variant, self._pins)
+                workspace.carry_out(plan, actor=actor, note=note or "opened")
             try:
                 judgement = Judgement(Verdict.PASS, "opened")
                 for percent in self._policy.percents:
@@ -121,7 +118,7 @@ class Canary:
                     judgement = self._judge(client)
                     if judgement.verdict is not Verdict.PASS:
                         self._reject(actor, judgement)
-                with self._workspace() as workspace:
+                with self._own_lock() as workspace:
                     plan = plan_promote(self._repository, self._variant, self._pins)
                     workspace.carry_out(plan, actor=actor, note=f"canary passed: {judgement.told}")
             except (CanaryRejectedError, CanaryEndedError):
@@ -133,7 +130,7 @@ class Canary:
         return judgement.told
 
     def _shift(self, percent: float, actor: str | None, told: str) -> None:
-        with self._workspace() as workspace:
+        with self._own_lock() as workspace:
             plan = plan_shift(self._repository, self._variant, percent)
             workspace.carry_out(plan, actor=actor, note=f"{percent:g} % after: {told}")
         self._percent = percent
@@ -162,23 +159,32 @@ class Canary:
         raise CanaryRejectedError(f"{self._variant}: {told}; all its traffic is back on the stable version")
 
     def _close(self, actor: str | None, note: str) -> None:
-        with contextlib.suppress(CanaryEndedError), self._workspace() as workspace:
-            plan = plan_rollback(self._repository, workspace.journal, self._variant, None)
-            workspace.carry_out(plan, actor=actor, note=note)
+        with self._lock() as workspace:
+            # Another command may have closed it by now; then a rollback would go further back.
+            if self._is_open():
+                plan = plan_rollback(self._repository, workspace.journal, self._variant, None)
+                workspace.carry_out(plan, actor=actor, note=note)
 
     def _check_own(self) -> None:
         """Raises CanaryEndedError if another command has changed the traffic, or removed the canary."""
         shares = [read_traffic(route).canary_percent.get(self._variant, 0.0) for route in self._routes]
-        here = canary_folder(self._repository, self._variant).config_path.is_file()
-        if not here or any(share != self._percent for share in shares):
+        if not self._is_open() or any(share != self._percent for share in shares):
             raise CanaryEndedError(self._variant)
 
+    def _is_open(self) -> bool:
+        return canary_folder(self._repository, self._variant).config_path.is_file()
+
     @contextlib.contextmanager
-    def _workspace(self) -> Iterator[Workspace]:
-        """The release lock, also when another command holds it for a while; the canary must still be ours then."""
+    def _lock(self) -> Iterator[Workspace]:
+        """The release lock, also where another command holds it for a while."""
         with open_workspace(
             self._settings, f"canary {self._variant}", self._progress, wait_seconds=_LOCK_WAIT_SECONDS
         ) as workspace:
-            if self._opened:
-                self._check_own()
+            yield workspace
+
+    @contextlib.contextmanager
+    def _own_lock(self) -> Iterator[Workspace]:
+        """The same, once the canary is known to be as this controller left it."""
+        with self._lock() as workspace:
+            self._check_own()
             yield workspace

@@ -70,19 +70,17 @@ def plan_canary(repository: ModelRepository, variant: str, pins: Mapping[str, in
 
     Raises:
         NotFoundError: there is no such variant.
-        TriremeError: a version to pin is not loaded, or a canary is under way.
+        TriremeError: a version to pin is not loaded or is pinned already, or a canary is under way.
     """
     folder = repository.model(variant)
     if canary_folder(repository, variant).path.exists():
         raise TriremeError(f"{variant} has a canary already; promote it, or roll it back, first")
     _check_loaded(repository, pins)
     text = folder.config_path.read_text(encoding="utf-8")
-    return Plan(
-        "canary",
-        variant,
-        (AddModel(canary_folder(repository, variant).name, pin_steps(text, pins, folder.config_path)),),
-        commit_index=1,
-    )
+    pinned = pin_steps(text, pins, folder.config_path)
+    if pinned == text:
+        raise TriremeError(f"{variant} is pinned to {_told(pins)} already; publish a new version first")
+    return Plan("canary", variant, (AddModel(canary_folder(repository, variant).name, pinned),), commit_index=1)
 
 
 def plan_shift(repository: ModelRepository, variant: str, percent: float) -> Plan:
