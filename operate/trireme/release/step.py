@@ -1,6 +1,6 @@
 """The steps that releases are made of. Each can be done twice and undone twice, and is what its JSON form says.
 
-CopyVersion     source to a hidden folder beside the versions, checked against the plan's hashes
+CopyVersion     source to a hidden folder of the repository, checked against the plan's hashes
 CheckVersion    prove the copy on a throw-away server
 InstallVersion  one rename of the copy to its version number
 Reconfigure     one rename of a model's config.pbtxt, and every server takes it
@@ -32,6 +32,9 @@ _LOAD_DEADLINE_SECONDS = 300.0
 _CALL_DEADLINE_SECONDS = 10.0
 # For a server that is being restarted, so that it does not come back with what it read a moment too early.
 _RETURN_DEADLINE_SECONDS = 20.0
+
+
+_STAGING_NAME = ".releases"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +90,12 @@ class CopyVersion:
                     )
 
     def undo(self, world: World) -> None:
-        shutil.rmtree(_version_copy(world, self.model, self.version), ignore_errors=True)
+        copy = _version_copy(world, self.model, self.version)
+        shutil.rmtree(copy, ignore_errors=True)
+        _leave_staging(copy)
 
     def describe(self) -> str:
-        return f"copy {self.source} beside the versions of {self.model} and check {len(self.files)} hashes"
+        return f"copy {self.source} to a hidden folder of the repository and check {len(self.files)} hashes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +127,14 @@ class InstallVersion:
         copy = _version_copy(world, self.model, self.version)
         if copy.exists():
             copy.rename(world.folder(self.model).version_dir(self.version))
+            _leave_staging(copy)
 
     def undo(self, world: World) -> None:
         installed = world.folder(self.model).version_dir(self.version)
+        copy = _version_copy(world, self.model, self.version)
         if installed.exists():
-            installed.rename(_version_copy(world, self.model, self.version))
+            copy.parent.mkdir(exist_ok=True)
+            installed.rename(copy)
 
     def describe(self) -> str:
         return f"rename it to {self.model}/{self.version}"
@@ -261,8 +269,15 @@ def from_json(form: Mapping[str, Any]) -> Step:
 
 
 def _version_copy(world: World, model: str, version: int) -> Path:
-    # Hidden, so that neither Triton nor the lint takes it for a version.
-    return world.folder(model).path / f".{version}.copy"
+    # On the same file system, for the rename; hidden from Triton and lint. Not in the model's own folder: any change
+    # there besides a version and the config makes Triton load every version anew.
+    return world.repository.path / _STAGING_NAME / f"{model}-{version}"
+
+
+def _leave_staging(copy: Path) -> None:
+    # Another leftover keeps it.
+    with contextlib.suppress(OSError):
+        copy.parent.rmdir()
 
 
 def _put(path: Path, text: str | None) -> None:

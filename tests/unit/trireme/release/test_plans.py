@@ -44,7 +44,7 @@ def test_publish_keeps_the_pinned_version_loaded_and_moves_nobody(world: World, 
     assert (worker(world).version_dir(2) / "model.py").read_text() == "2"
     assert load_model_config(worker(world).config_path).version_policy.selects([1, 2]) == [1, 2]
     assert _pin(world) == 1
-    assert not list(worker(world).path.glob(".*")), "a staged copy was left"
+    assert not list(world.repository.path.rglob(".*")), "a staged copy was left"
 
 
 def test_the_versions_that_serve_are_held_before_a_new_folder_appears(world: World, tmp_path: Path) -> None:
