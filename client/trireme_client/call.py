@@ -44,7 +44,8 @@ class Call:
         metadata: sent with every request of it.
         sequence_id: of a stateful model; such a request is never sent twice, nor to another replica.
         repeatable: whether a lost request may be sent again and a slow one hedged.
-        sent: whether a server may have seen an inference request that has no answer yet.
+        sent: whether a server has or may have executed some of it.
+        in_flight: attempts that have no answer yet; several where a split call's parts run at once.
     """
 
     deadline_ms: float
@@ -59,6 +60,7 @@ class Call:
     attempts: int = 0
     endpoint: str = ""
     sent: bool = False
+    in_flight: int = 0
 
     def remaining_s(self) -> float:
         return self.began + self.deadline_ms / 1000 - time.monotonic()
@@ -68,7 +70,7 @@ class Call:
         return CallFacts(self.model, self.version, self.request_id, self.attempts, self.endpoint, elapsed_ms)
 
     def deadline_error(self) -> DeadlineError:
-        return DeadlineError(self.deadline_ms, sent=self.sent, facts=self.facts())
+        return DeadlineError(self.deadline_ms, sent=self.sent or self.in_flight > 0, facts=self.facts())
 
 
 class Caller:
@@ -89,11 +91,14 @@ class Caller:
 
         async def attempt(replica: Replica) -> Message:
             await prepare(replica)
+            call.in_flight += 1
             try:
                 return await self._send(replica, request, call)
             except WireError as error:
                 if judge(error) is not Verdict.REGION_UNKNOWN or not replica.regions:
                     raise
+            finally:
+                call.in_flight -= 1
             # The server was restarted and knows no region any more: once again with what it is told now.
             replica.regions.clear()
             await prepare(replica)

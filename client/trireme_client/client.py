@@ -118,7 +118,7 @@ class AsyncTriremeClient:
 
         Args:
             inputs: by name: arrays, Python values, or ``SharedTensor``. More rows than the model's ``max_batch_size``
-                are sent in several requests and joined in order.
+                are sent in several requests, from asyncio up to four at once, and joined in order.
             outputs: names, or a mapping to ``SharedTensor`` for those to be written there; None: all.
             version: None: the server's choice.
             parameters: reach the model's ``execute``, types kept.
@@ -141,16 +141,19 @@ class AsyncTriremeClient:
 
         requests = await self._session.with_spec(call, make)
         register = functools.partial(regions.register, self._session, regions.used_regions(inputs, outputs), call)
-        parts, response = [], None
-        for request in requests:
+
+        async def ask(request: Message) -> Message:
             response = await self._session.caller.infer(request, call, register)
             call.sent = True
-            parts.append(self._read(response, outputs, call))
-        if response is None:
+            return response
+
+        responses = await self._session.runtime.each(ask, requests)
+        if not responses:
             # Triton takes no batch of zero rows, and there is nothing to ask.
-            response = pb.ModelInferResponse(model_name=model, model_version=call.version)
-            parts.append(no_rows(await self._session.spec(call), outputs))
-        return self._result(response, join(parts), call, len(requests))
+            nothing = pb.ModelInferResponse(model_name=model, model_version=call.version)
+            return self._result(nothing, no_rows(await self._session.spec(call), outputs), call, 0)
+        parts = [self._read(response, outputs, call) for response in responses]
+        return self._result(responses[-1], join(parts), call, len(requests))
 
     async def stream(
         self,

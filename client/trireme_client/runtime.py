@@ -8,13 +8,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from trireme_client.endpoint import Endpoint
 from trireme_client.grpc_wire import AsyncGrpcWire, BlockingGrpcWire
 from trireme_client.wire import Pending, Wire, WireOptions, run
 
 Step = Callable[[], Coroutine[Any, Any, None]]
+A = TypeVar("A")
+B = TypeVar("B")
+
+# Enough to hide the way to the server and to fill its batches, too few to fill its queues.
+_PARTS_AT_ONCE = 4
 
 
 class BlockingRuntime:
@@ -35,6 +40,9 @@ class BlockingRuntime:
         for one in pending:
             one.add_done_callback(lambda _: ended.set())
         ended.wait(timeout_s)
+
+    async def each(self, step: Callable[[A], Coroutine[Any, Any, B]], items: Sequence[A]) -> list[B]:
+        return [await step(item) for item in items]
 
     def repeat(self, step: Step, interval_s: float) -> _RepeatingThread:
         return _RepeatingThread(step, interval_s)
@@ -80,6 +88,26 @@ class AsyncioRuntime:
             one.add_done_callback(lambda _: ended.set())
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(ended.wait(), timeout_s)
+
+    async def each(self, step: Callable[[A], Coroutine[Any, Any, B]], items: Sequence[A]) -> list[B]:
+        if len(items) < 2:
+            return [await step(item) for item in items]
+        todo = iter(enumerate(items))
+        done: dict[int, B] = {}
+
+        async def work() -> None:
+            for index, item in todo:
+                done[index] = await step(item)
+
+        workers = [asyncio.create_task(work()) for _ in range(min(len(items), _PARTS_AT_ONCE))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            # After a failure nothing of the call goes on behind its caller's back.
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        return [done[index] for index in range(len(items))]
 
     def repeat(self, step: Step, interval_s: float) -> _RepeatingTask:
         return _RepeatingTask(step, interval_s)

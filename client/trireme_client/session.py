@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -46,7 +47,7 @@ class Session:
     """Begins calls, and remembers what models take."""
 
     def __init__(self, options: SessionOptions, runtime: Runtime) -> None:
-        self._options = options
+        self._options, self.runtime = options, runtime
         self.pool = Pool(
             options.endpoints,
             zone=options.zone,
@@ -57,6 +58,7 @@ class Session:
         )
         self.caller = Caller(self.pool, runtime, options.retry, options.hedge)
         self._specs: dict[tuple[str, str], tuple[ModelSpec, float]] = {}
+        self._asked: dict[tuple[str, str], Future[None]] = {}
         self._probe: Message | None = None
         self._pid = os.getpid()
         self._id_prefix = secrets.token_hex(4)
@@ -112,14 +114,26 @@ class Session:
         return (await self._spec(call))[0]
 
     async def _spec(self, call: Call) -> tuple[ModelSpec, bool]:
-        known = self._specs.get((call.model, call.version))
-        if known is not None:
-            return known[0], time.monotonic() - known[1] < _FRESH_SPEC_SECONDS
-        request = pb.ModelConfigRequest(name=call.model, version=call.version)
-        answer = await self.caller.ask("ModelConfig", request, call)
-        spec = ModelSpec.from_config(answer.config)
-        self._specs[call.model, call.version] = spec, time.monotonic()
-        return spec, True
+        known = self._specs.get((call.model, call.version)) or await self._ask_spec(call)
+        return known[0], time.monotonic() - known[1] < _FRESH_SPEC_SECONDS
+
+    async def _ask_spec(self, call: Call) -> tuple[ModelSpec, float]:
+        """Ask the server; of calls that need it at the same time one asks and the others wait for it."""
+        model, own = (call.model, call.version), Future[None]()
+        asked = self._asked.setdefault(model, own)
+        try:
+            if asked is not own:
+                await self.runtime.first_done([asked], call.remaining_s())
+            # There by now, unless asking failed: then each asks for itself, for its deadline and its error are its own.
+            if (known := self._specs.get(model)) is None:
+                request = pb.ModelConfigRequest(name=call.model, version=call.version)
+                answer = await self.caller.ask("ModelConfig", request, call)
+                known = self._specs[model] = ModelSpec.from_config(answer.config), time.monotonic()
+            return known
+        finally:
+            if asked is own:
+                del self._asked[model]
+                own.set_result(None)
 
     async def with_spec(self, call: Call, make: Callable[[ModelSpec], T]) -> T:
         """``make`` something of the model's description; what is refused for an old one is tried with a fresh one,

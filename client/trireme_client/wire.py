@@ -15,6 +15,8 @@ from trireme_client.endpoint import Endpoint, Tls
 
 Metadata = tuple[tuple[str, str], ...]
 T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class WireError(Exception):
@@ -81,6 +83,10 @@ class Runtime(Protocol):
 
     async def first_done(self, pending: Sequence[Pending], timeout_s: float) -> None:
         """Wait until one of them has ended, or the time is over."""
+
+    async def each(self, step: Callable[[A], Coroutine[Any, Any, B]], items: Sequence[A]) -> list[B]:
+        """``step`` of each item, a few at once where the caller's world can, results in order; the first error ends
+        all of them."""
 
     def repeat(self, step: Callable[[], Coroutine[Any, Any, None]], interval_s: float) -> Repeating:
         """Run ``step`` now and again, in the background."""

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import multiprocessing
 import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import psutil
 import pytest
-from trireme_client import AsyncTriremeClient, ClosedError, DeadlineError, FakeServer, TriremeClient, UnavailableError
+from trireme_client import (
+    AsyncTriremeClient,
+    ClosedError,
+    DeadlineError,
+    FakeServer,
+    InferResult,
+    ServerFaultError,
+    TriremeClient,
+    UnavailableError,
+)
 
 ROW = {"X": [[1.0, 2.0]]}
 HANG_GUARD_SECONDS = 60.0
@@ -52,6 +65,123 @@ def test_tasks_get_their_own_answers(fake):
         return [answer["Y"][0, 0] for answer in answers]
 
     assert asyncio.run(main()) == [2.0 * n for n in range(200)]
+
+
+def first_calls(kind, address, count):
+    """So many first calls of one client at once; results or errors."""
+
+    async def tasks():
+        async with AsyncTriremeClient(address) as client:
+            return await asyncio.gather(*(client.infer("double", ROW) for _ in range(count)), return_exceptions=True)
+
+    if kind == "asyncio":
+        return asyncio.run(tasks())
+    with TriremeClient(address) as client, ThreadPoolExecutor(count) as pool:
+        calls = [pool.submit(client.infer, "double", ROW) for _ in range(count)]
+        return [call.exception(HANG_GUARD_SECONDS) or call.result() for call in calls]
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_many_first_calls_ask_for_the_models_description_once(fake, kind, monkeypatch):
+    find = fake._find
+
+    def find_slowly(name, context):
+        time.sleep(0.2)
+        return find(name, context)
+
+    monkeypatch.setattr(fake, "_find", find_slowly)
+    answers = first_calls(kind, fake.address, 16)
+    assert [answer["Y"].tolist() for answer in answers] == [[[2.0, 4.0]]] * 16
+    assert fake.calls["ModelConfig"] == 1
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_a_first_call_that_fails_fails_no_other(fake, kind, monkeypatch):
+    find, asked = fake._find, itertools.count()
+
+    def find_after_a_failure(name, context):
+        if next(asked) == 0:
+            time.sleep(0.2)
+            context.abort(grpc.StatusCode.INTERNAL, "told to fail")
+        return find(name, context)
+
+    monkeypatch.setattr(fake, "_find", find_after_a_failure)
+    answers = first_calls(kind, fake.address, 8)
+    assert [type(answer) for answer in answers].count(ServerFaultError) == 1
+    assert [type(answer) for answer in answers].count(InferResult) == 7
+
+
+def test_a_first_call_that_is_cancelled_leaves_the_asking_to_the_next(fake, monkeypatch):
+    find, asked, left = fake._find, itertools.count(), threading.Event()
+
+    def find_once_the_first_has_left(name, context):
+        if next(asked) == 0:
+            left.wait(HANG_GUARD_SECONDS)
+        return find(name, context)
+
+    async def main():
+        async with AsyncTriremeClient(fake.address) as client:
+            first = asyncio.create_task(client.infer("double", ROW))
+            while not fake.calls["ModelConfig"]:
+                await asyncio.sleep(0.01)
+            second = asyncio.create_task(client.infer("double", ROW))
+            await asyncio.sleep(0)
+            first.cancel()
+            answer = await second
+            left.set()
+            return answer
+
+    monkeypatch.setattr(fake, "_find", find_once_the_first_has_left)
+    assert asyncio.run(main())["Y"].tolist() == [[2.0, 4.0]]
+
+
+def test_parts_of_a_split_call_run_four_at_once_and_come_back_in_order(fake):
+    together, running, most, lock = threading.Barrier(4, timeout=HANG_GUARD_SECONDS), 0, 0, threading.Lock()
+
+    def compute(inputs):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        together.wait()
+        with lock:
+            running -= 1
+        return {"Y": inputs["X"] * 2}
+
+    fake.add_model("parts", inputs={"X": ("FP32", [1])}, outputs={"Y": ("FP32", [1])}, max_batch_size=8,
+                   compute=compute)  # fmt: skip
+    rows = np.arange(64, dtype=np.float32).reshape(64, 1)
+
+    async def main():
+        async with AsyncTriremeClient(fake.address) as client:
+            return await client.infer("parts", {"X": rows})
+
+    result = asyncio.run(main())
+    assert result["Y"].tolist() == (rows * 2).tolist()
+    assert (result.timings.requests, result.timings.attempts, most) == (8, 8, 4)
+
+
+def test_a_part_that_fails_ends_the_others(fake):
+    ended = threading.Event()
+
+    def compute(inputs):
+        if inputs["X"][0, 0] == 0:
+            raise RuntimeError("told to fail")
+        ended.wait(HANG_GUARD_SECONDS)
+        return {"Y": inputs["X"]}
+
+    fake.add_model("parts", inputs={"X": ("FP32", [1])}, outputs={"Y": ("FP32", [1])}, max_batch_size=8,
+                   compute=compute)  # fmt: skip
+
+    async def main():
+        async with AsyncTriremeClient(fake.address) as client:
+            with pytest.raises(ServerFaultError, match="told to fail"):
+                await client.infer("parts", {"X": np.arange(64, dtype=np.float32)})
+            ended.set()
+            return await client.infer("double", ROW)
+
+    assert asyncio.run(main())["Y"].tolist() == [[2.0, 4.0]]
+    assert len([request for request in fake.requests if request.model == "parts"]) <= 4
 
 
 def test_a_cancelled_task_cancels_its_request(fake):
