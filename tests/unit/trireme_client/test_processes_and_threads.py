@@ -144,6 +144,7 @@ def test_parts_of_a_split_call_run_four_at_once_and_come_back_in_order(fake):
             running += 1
             most = max(most, running)
         together.wait()
+        time.sleep(0.05)  # long enough for a fifth to be seen
         with lock:
             running -= 1
         return {"Y": inputs["X"] * 2}
