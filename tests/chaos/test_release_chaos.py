@@ -253,7 +253,9 @@ def test_twenty_cycles_leave_memory_processes_and_regions_as_they_were(stack: Re
         _run(stack, "promote", "echo_standard", f"--to={newest}")
         assert stack.worker() == newest
         _run(stack, "rollback", "echo_standard", "--to=1")
-        _run(stack, "prune", "echo_worker", "--keep=1")
+        # In the first cycle there is nothing to prune: one version is pinned, the other new.
+        if len(stack.versions()) > 2:
+            _run(stack, "prune", "echo_worker", "--keep=1")
         assert stack.versions() == [1, newest]
 
     def footprint() -> tuple[float, int, int]:
