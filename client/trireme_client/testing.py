@@ -160,6 +160,7 @@ class FakeServer:
         model = self._find(request.model_name, context)
         inputs = _read_inputs(request)
         headers = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+        delay_s = model.delay_s  # of now: a test that sees the request arrive may change it for the next one
         with self._lock:
             self.requests.append(
                 FakeRequest(
@@ -167,8 +168,8 @@ class FakeServer:
                 )
             )
             failure = model.failures.pop(0) if model.failures else None
-        if model.delay_s:
-            _sleep_unless_cancelled(model.delay_s, context)
+        if delay_s:
+            _sleep_unless_cancelled(delay_s, context)
         if failure is not None:
             context.abort(grpc.StatusCode[failure[0]], failure[1])
         return model, inputs

@@ -148,18 +148,17 @@ def test_the_deadline_holds_and_abandoned_requests_are_not_executed(client):
     errors = []
 
     def call():
-        began = time.monotonic()
         with pytest.raises(DeadlineError) as caught:
-            client.infer("sleepy", {"SLEEP_MS": [2000]}, deadline_ms=300)
-        errors.append((caught.value, time.monotonic() - began))
+            client.infer("sleepy", {"SLEEP_MS": [3000]}, deadline_ms=1000)
+        errors.append(caught.value)
 
     threads = [threading.Thread(target=call) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(HANG_GUARD_SECONDS)
-    assert [error.attempts for error, _ in errors] == [1] * 5
-    assert all(error.sent for error, _ in errors)
+    assert [error.attempts for error in errors] == [1] * 5
+    assert all(error.sent for error in errors)
     after = int(client.infer("sleepy", {"SLEEP_MS": [0]})["EXECUTED"][0, 0])
     assert after - before - 1 <= 2
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,6 +43,26 @@ def add_models(server: FakeServer) -> None:
         optional_inputs=["HINT"],
         compute=lambda inputs: {"TEXT": inputs["TEXT"]},
     )
+
+
+@contextlib.contextmanager
+def once(condition: Callable[[], bool], act: Callable[[], object]) -> Iterator[None]:
+    """Beside what the block does, act as soon as the condition holds."""
+    left = threading.Event()
+
+    def watch() -> None:
+        while not condition():
+            if left.wait(0.005):
+                return
+        act()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        left.set()
+        watching.join()
 
 
 class BlockingFace:

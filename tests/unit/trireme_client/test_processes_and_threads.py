@@ -25,6 +25,8 @@ from trireme_client import (
     UnavailableError,
 )
 
+from tests.unit.trireme_client.conftest import once
+
 ROW = {"X": [[1.0, 2.0]]}
 HANG_GUARD_SECONDS = 60.0
 
@@ -53,8 +55,8 @@ def test_closing_ends_calls_in_flight(fake):
     client = TriremeClient(fake.address)
     client.infer("double", ROW)
     fake.delay("double", 60_000)
-    threading.Timer(0.2, client.close).start()
-    with pytest.raises(ClosedError, match="closed during the call"):
+    arrived = once(lambda: len(fake.requests) == 2, client.close)
+    with arrived, pytest.raises(ClosedError, match="closed during the call"):
         client.infer("double", ROW)
 
 
@@ -250,7 +252,7 @@ def test_a_stream_whose_server_goes_silent_raises(fake):
         threading.Event().wait(30)
 
     fake.add_model("stuck", inputs={"N": ("INT32", [1])}, outputs={"I": ("INT32", [1])}, stream=stream)
-    health = HealthPolicy(interval_ms=50, probe_deadline_ms=200)
+    health = HealthPolicy(interval_ms=50, probe_deadline_ms=2000)
     with TriremeClient(fake.address, health=health) as client:
         answers = client.stream("stuck", {"N": [0]}, deadline_ms=60_000)
         next(answers)

@@ -20,7 +20,7 @@ from trireme_client import (
     UnavailableError,
 )
 
-from tests.unit.trireme_client.conftest import add_models
+from tests.unit.trireme_client.conftest import add_models, once
 
 ROW = {"X": [[1.0, 2.0]]}
 FAST = HealthPolicy(interval_ms=50, probe_deadline_ms=500, eject_after=2, resolve_ms=50)
@@ -182,11 +182,9 @@ def test_requests_in_flight_on_a_replica_that_freezes_are_sent_elsewhere(three, 
         client.infer("double", ROW)
     before = three[0].calls["ModelInfer"]
     three[0].delay("double", 60_000)
-    failing = threading.Timer(0.2, setattr, (three[0], "ready", False))
-    failing.start()
-    for _ in range(2):
-        assert client.infer("double", ROW, deadline_ms=15_000)["Y"].tolist() == [[2.0, 4.0]]
-    failing.join()
+    with once(lambda: three[0].calls["ModelInfer"] > before, lambda: setattr(three[0], "ready", False)):
+        for _ in range(2):
+            assert client.infer("double", ROW, deadline_ms=15_000)["Y"].tolist() == [[2.0, 4.0]]
     assert three[0].calls["ModelInfer"] == before + 1
 
 
