@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import http.server
 import ssl
-import subprocess
 import threading
 from pathlib import Path
 
@@ -13,29 +12,14 @@ import grpc
 import pytest
 from trireme_client import FakeServer, Tls, UnavailableError
 
+from tests.certificates import make_certificates
+
 ROW = {"X": [[1.0, 2.0]]}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An authority, another one, and a server's and a client's certificate signed by the first."""
-    made = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=made, check=True, capture_output=True, timeout=60)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    for name in ("ca", "stranger"):
-        openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}",
-                "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
-    # Python 3.13 insists on the authority's key identifier (RFC 5280).
-    names = "subjectAltName=DNS:triton.test,IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n"
-    (made / "names").write_text(names)
-    for name in ("server", "client"):
-        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-                "-out", f"{name}.pem", "-extfile", "names")  # fmt: skip
-    return made
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def serve(folder: Path, *, mutual: bool):
