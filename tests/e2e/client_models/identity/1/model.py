@@ -5,9 +5,7 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def execute(self, requests):
-        return [
-            pb_utils.InferenceResponse([_renamed(tensor) for tensor in request.inputs()]) for request in requests
-        ]
+        return [pb_utils.InferenceResponse([_renamed(tensor) for tensor in request.inputs()]) for request in requests]
 
 
 def _renamed(tensor):
