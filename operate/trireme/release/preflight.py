@@ -11,11 +11,12 @@ from trireme.errors import GateError, ServerError, TriremeError
 from trireme.files import link_or_copy
 from trireme.golden import load_golden
 from trireme.lint import Severity, lint
+from trireme.loading import plan_loading
 from trireme.manifest import MANIFEST_NAME, read_manifest, verify_files
 from trireme.model_config import load_model_config
 from trireme.readiness import prove
 from trireme.release.edits import keep_versions
-from trireme.repository import ModelFolder
+from trireme.repository import ModelFolder, ModelRepository
 from trireme.runtime import EmbeddedRuntime
 from trireme.server import ServerFlags, TritonServer
 from trireme.triton_client import TritonClient
@@ -50,14 +51,16 @@ class Preflight:
             repository = Path(temporary).resolve()
             _lay_out(folder, copy, version, repository)
             _check_lint(repository / folder.name)
-            wrong = self._prove(folder, repository)
+            wrong = self._prove(folder, repository, version)
         if wrong:
             raise TriremeError(f"{folder.name}: the new version answers wrongly: {'; '.join(wrong)}")
 
-    def _prove(self, folder: ModelFolder, repository: Path) -> tuple[str, ...]:
-        # A route needs its variants, which lie beside it here; any other model is loaded alone.
-        is_route = load_model_config(folder.config_path).backend == "router"
-        flags = ServerFlags(repository, load_models=("*",) if is_route else (folder.name,))
+    def _prove(self, folder: ModelFolder, repository: Path, version: int) -> tuple[str, ...]:
+        flags = ServerFlags(repository, load_models=(folder.name,))
+        if load_model_config(folder.config_path).backend == "router":
+            # It needs its variants, which lie beside it; a neighbour that does not load is not its fault.
+            loadable = plan_loading(ModelRepository(repository)).models
+            flags = ServerFlags(repository, load_models=loadable, exit_on_error=False)
         try:
             with (
                 TritonServer.start(
@@ -65,6 +68,8 @@ class Preflight:
                 ) as server,
                 TritonClient(server.grpc_address) as client,
             ):
+                if not client.is_version_ready(folder.name, version, _SAMPLE_DEADLINE_SECONDS):
+                    raise ServerError(" ".join(server.errors_about(folder.name)[-1:]) or "the server does not say why")
                 return prove(client, folder.name, load_golden(folder), _SAMPLE_DEADLINE_SECONDS)
         except ServerError as error:
             raise ServerError(f"{folder.name}: the new version does not load in a throw-away server: {error}") from None
