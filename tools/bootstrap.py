@@ -35,6 +35,8 @@ DEBIAN_FILES = RUNTIME / "debian"
 SUPPORTED = ((3, 10), (3, 11), (3, 12))
 NEEDED_DISK_BYTES = 3 * 1024**3
 PIP_DEADLINE_SECONDS = 1800
+# How pip and apt say that nobody answers, before they draw their own conclusions from it.
+_NO_NETWORK = ("NewConnectionError", "ConnectTimeoutError", "NameResolutionError", "Temporary failure", "ProxyError")
 
 
 class SetUpError(Exception):
@@ -190,9 +192,9 @@ def _run(command: list[str], tool: str, environment: dict[str, str] | None = Non
                 process.kill()
                 raise SetUpError(f"{tool} took over {PIP_DEADLINE_SECONDS} s; check the network and run it again")
     if process.returncode:
-        said = next(
-            (line for line in reversed(lines) if line.startswith(("ERROR", "E:"))), lines[-1] if lines else "nothing"
-        )
+        if any(sign in line for line in lines for sign in _NO_NETWORK):
+            raise SetUpError(f"{tool} reaches no package index; check the network and its settings, then run it again")
+        said = next((line for line in lines if line.startswith(("ERROR", "E:"))), lines[-1] if lines else "nothing")
         raise SetUpError(f"{tool} failed: {said}; check the network and the disk, then run the same command again")
 
 

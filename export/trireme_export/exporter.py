@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from tokenizers import Tokenizer
 from trireme.errors import ConfigError, NotFoundError, TriremeError
-from trireme.files import staged_directory
+from trireme.files import remove_staged, staged_directory
 from trireme.manifest import (
     Accuracy,
     Graph,
@@ -114,6 +114,7 @@ class Exporter:
         if not folder.recipe_path.is_file():
             raise NotFoundError("export recipe for a model", name, self.model_names())
         self._model = name
+        remove_staged(folder.version_dir(EXPORTED_VERSION))
         recipe = read_recipe(folder.recipe_path)
         if isinstance(recipe, SharedRecipe):
             return self._share(folder, recipe, force=force)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import sys
 import types
@@ -44,7 +45,11 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         ConfigError: not TOML, an unknown or missing key, a wrong type or value; names file, line and key.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(path, "not UTF-8 text; save the file as UTF-8", line=line) from error
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -112,7 +117,13 @@ class _Reader:
             if value not in known:
                 raise self._error(where, f"{where} is {value!r}; it is one of {_listed(known)}")
             return hint(value)
-        if hint is float and type(value) is int:
+        if hint is float and type(value) in (int, float):
+            # All numbers of a recipe are thresholds of shares, similarities or errors; TOML knows nan and inf too.
+            most = 1.0 if where.rpartition(".")[2].startswith("min_") else math.inf
+            if not 0.0 <= value <= most or math.isinf(value):
+                raise self._error(
+                    where, f"{where} is {value!r}; it must be {'from 0 to 1' if most == 1.0 else 'from 0'}"
+                )
             return float(value)
         if hint == list[int]:
             if type(value) is not list or any(type(item) is not int for item in value):

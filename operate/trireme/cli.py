@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import importlib.util
 import pkgutil
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 
 import click
@@ -23,12 +26,13 @@ class _Verbs(click.Group):
         return sorted({*own, *entry_points(group="trireme.commands").names})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        for entry in entry_points(group="trireme.commands", name=cmd_name):
-            return _as_command(entry.load())
-        name = f"{commands.__name__}.{cmd_name}"
-        if importlib.util.find_spec(name) is None:
-            return None
-        return _as_command(getattr(importlib.import_module(name), cmd_name))
+        with _interruptible():
+            for entry in entry_points(group="trireme.commands", name=cmd_name):
+                return _as_command(entry.load())
+            name = f"{commands.__name__}.{cmd_name}"
+            if importlib.util.find_spec(name) is None:
+                return None
+            return _as_command(getattr(importlib.import_module(name), cmd_name))
 
 
 def _as_command(found: object) -> click.Command:
@@ -53,10 +57,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.Abort:
         click.echo("trireme: interrupted", err=True)
         return 130
-    except (TriremeError, OSError) as error:
+    except TriremeError as error:
         click.echo(f"trireme: {error}", err=True)
         return 1
+    except OSError as error:
+        click.echo(f"trireme: {_told(error)}", err=True)
+        return 1
     return result if isinstance(result, int) else 0
+
+
+def _told(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" at {error.filename}" if error.filename else ""
+        return (
+            f"no space is left on the disk{place}; what was begun is undone: free some and run the same command again"
+        )
+    return str(error)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the process at once: in the middle of an import it would come out of there as any error at all."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":

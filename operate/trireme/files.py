@@ -50,8 +50,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
         ...     (staged / "model.onnx").write_bytes(b"...")
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in target.parent.glob(f".{target.name}.staged-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    remove_staged(target)
     staged = Path(tempfile.mkdtemp(prefix=f".{target.name}.staged-", dir=target.parent))
     staged.chmod(0o755)
     try:
@@ -72,3 +71,9 @@ def link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def remove_staged(target: Path) -> None:
+    """Remove what a killed process left of a ``staged_directory`` for ``target``."""
+    for leftover in target.parent.glob(f".{target.name}.staged-*"):
+        shutil.rmtree(leftover, ignore_errors=True)

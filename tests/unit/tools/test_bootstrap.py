@@ -29,7 +29,7 @@ def run_bootstrap(checkout: Path, **environment: str) -> subprocess.CompletedPro
     # An index that is not there: nothing listens on port 9 of this machine.
     no_index = {
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
-        "PIP_RETRIES": "0",
+        "PIP_RETRIES": "1",
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_CACHE_DIR": "1",
     }
@@ -49,8 +49,7 @@ def test_without_a_network_one_sentence_and_no_stamp(checkout: Path) -> None:
     result = run_bootstrap(checkout)
     assert result.returncode == 1
     (sentence,) = result.stderr.splitlines()
-    assert sentence.startswith("set-up: pip failed: ERROR:")
-    assert "run the same command again" in sentence
+    assert sentence.startswith("set-up: pip reaches no package index; check the network")
     assert not (checkout / ".venv/set-up.json").exists()
 
 

@@ -99,7 +99,7 @@ def test_changed_recipe_makes_the_version_again_and_a_comment_does_not(workshop)
         (tiny_encoder(batch=1), {}, "dimension 0 of input_ids is fixed at 1"),
         (tiny_encoder(flattens_batch=True), {}, r"its source: parity gate failed: a batch of shape \[2, 36\]"),
         (tiny_encoder(leaks_padding=True), {}, "alone_vs_batch_diff gate failed: measured"),
-        (tiny_encoder(), {"min_accuracy": 1.01}, r"accuracy gate failed: measured 0\.\d+, threshold 1.01"),
+        (tiny_encoder(), {"min_accuracy": 1.0}, r"accuracy gate failed: measured 0\.\d+, threshold 1"),
         (tiny_encoder(), {"parity": "max_abs_diff = 0"}, r"parity max_abs_diff gate failed: measured \S+, threshold 0"),
     ],
 )
@@ -120,7 +120,7 @@ def test_failing_gate_exits_1_says_both_numbers_and_leaves_the_old_version(works
 
 
 def test_first_export_that_fails_leaves_no_version(workshop):
-    workshop.publish(min_accuracy=1.01)
+    workshop.publish(min_accuracy=1.0)
 
     assert cli.main(["export", "tiny_encoder"]) == 1
     assert not workshop.version_dir.exists()

@@ -1,0 +1,37 @@
+"""What every verb of the command line shares: one sentence for an error, and an end at Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TRIREME = Path(sys.executable).with_name("trireme")
+
+
+def test_help_names_every_verb_and_ends_well() -> None:
+    done = subprocess.run([TRIREME, "--help"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    for verb in ("serve", "ask", "export", "lint", "doctor", "publish", "bench", "load"):
+        assert f"  {verb} " in done.stdout
+
+
+def test_wrong_usage_exits_2() -> None:
+    done = subprocess.run([TRIREME, "serv"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "No such command 'serv'" in done.stderr
+
+
+@pytest.mark.parametrize("after_seconds", [0.2, 0.4])
+def test_ctrl_c_while_a_verb_is_imported_leaves_no_traceback(after_seconds: float) -> None:
+    running = subprocess.Popen([TRIREME, "lint", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(after_seconds)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    # Before Python itself has started, its own start-up code may still speak.
+    assert "trireme/" not in errors
+    assert "numpy" not in errors
