@@ -29,6 +29,10 @@ RUN_ELSEWHERE = {
     "docker compose": "make compose-test, on a stand-in for NVIDIA's image",
     "deploy/make-admin-key": "make compose-test",
     "git clone": "continuous integration begins with one",
+    # Their verdict depends on how busy the machine is; the tests named run them in every form.
+    "trireme load": "tests/e2e/test_load_run.py",
+    "trireme bench": "tests/e2e/test_bench.py",
+    "locust": "tests/e2e/test_load_locust.py",
 }
 _FENCE = re.compile(r"^```(sh|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -115,6 +119,18 @@ def test_make_targets_run_in_ci() -> None:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), command
             # The recipe of serve is the demo's without the questions; bench is too slow for every run.
             assert command.text in in_ci or target in ("serve", "models", "bench", "clean", "help"), command
+
+
+MEASURING = [command for command in COMMANDS if command.text.startswith(("trireme load", "trireme bench"))]
+
+
+@pytest.mark.parametrize("command", MEASURING, ids=lambda command: command.text[:60])
+def test_measuring_command_names_options_that_exist(command: Command) -> None:
+    words = command.text.split()
+    help_of = [Path(sys.executable).with_name("trireme"), *words[1:3], "--help"]
+    told = subprocess.run(help_of, capture_output=True, text=True, timeout=60, check=True).stdout
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert option in told, f"{command.page.name}: {command.text}"
 
 
 def test_readme_and_docs_name_commands() -> None:
