@@ -34,7 +34,6 @@ class ServingState:
         phase: only in ``serving`` are requests answered.
         grpc_address, http_address, metrics_address: ``host:port``.
         server_pid: of tritonserver; None while there is none.
-        region_prefix: of its shared memory regions; it stands on the command lines of server and stubs.
         restarts, heals: servers restarted and dead stubs replaced since the start.
         last_fault: the sentence of the last of these.
         problems: by model loaded, what golden samples found wrong; empty where all is right.
@@ -48,7 +47,6 @@ class ServingState:
     http_address: str
     metrics_address: str
     server_pid: int | None = None
-    region_prefix: str = ""
     restarts: int = 0
     heals: int = 0
     last_fault: str = ""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -33,21 +32,21 @@ def remove_regions(prefix: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def stale_regions() -> list[Path]:
-    """Regions whose owner is dead and which no process of this user has mapped."""
-    orphaned = [path for path in SHM_DIR.glob("trireme_*") if _is_orphaned(path)]
-    mapped = set(_mapped_paths()) if orphaned else set()
-    return [path for path in orphaned if str(path) not in mapped]
+def orphaned_regions(shm_dir: Path = SHM_DIR) -> list[Path]:
+    """Regions of this user whose owner is dead, by name; a process that outlived the owner may still map them."""
+    return [path for path in sorted(shm_dir.glob("trireme_*")) if names_a_dead_owner(path.name) and _is_own(path)]
 
 
-def remove_stale_regions() -> None:
-    """Remove what servers of dead owners left."""
-    for path in stale_regions():
-        path.unlink(missing_ok=True)
+def _is_own(path: Path) -> bool:
+    try:
+        return path.stat().st_uid == os.geteuid()
+    except FileNotFoundError:
+        return False
 
 
-def _is_orphaned(path: Path) -> bool:
-    owner = _OWNED.match(path.name)
+def names_a_dead_owner(text: str) -> bool:
+    """Whether ``text`` holds the name of a region whose owner is dead."""
+    owner = _OWNED.search(text)
     if owner is None:
         return False
     pid = int(owner["pid"])
@@ -62,12 +61,3 @@ def _start_centiseconds(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, IndexError):
         return 0
-
-
-def _mapped_paths() -> Iterator[str]:
-    for process in psutil.process_iter():
-        try:
-            yield from (region.path for region in process.memory_maps() if region.path.startswith(str(SHM_DIR)))
-        except psutil.Error:
-            # Gone by now, or another user's, who cannot have mapped a region of this user.
-            continue

@@ -113,7 +113,7 @@ class Supervisor:
             directory=self._directory.path / "server",
             ready_deadline_seconds=health.load_deadline_seconds,
         )
-        self._update(server_pid=server.pid, region_prefix=server.region_prefix)
+        self._update(server_pid=server.pid)
         unloaded = self._unloaded(server, plan.models)
         loaded = [self._repository.model(name) for name in plan.models if name not in unloaded]
         _LOG.info("asking the golden samples of %d models", len(loaded))

@@ -17,7 +17,6 @@ from trireme.run_state import RunDirectory, ServingState
 from trireme.runtime import EmbeddedRuntime
 from trireme.server import ServerFlags
 from trireme.settings import Settings
-from trireme.shared_memory import remove_stale_regions
 from trireme.supervisor import RestartPolicy, Supervisor
 from trireme.variants import find_tasks
 
@@ -63,12 +62,9 @@ def _log_to(directory: RunDirectory) -> None:
 
 
 def _clean_up_after_the_last(directory: RunDirectory) -> None:
-    """A ``trireme serve`` that was killed may have left a server that is frozen, and shared memory."""
-    last = directory.read()
-    if last and last.region_prefix:
-        for pid in remove_leftovers(last.region_prefix):
-            logging.getLogger(__name__).warning("ended pid %d, left by the last trireme serve", pid)
-    remove_stale_regions()
+    """A ``trireme serve`` that was killed may have left a server that is frozen, stubs, and shared memory."""
+    for pid in remove_leftovers():
+        logging.getLogger(__name__).warning("ended pid %d, left by a trireme serve that was killed", pid)
     directory.clear()
 
 

@@ -11,9 +11,10 @@ import psutil
 
 from trireme.demand import shared_memory_bytes
 from trireme.doctor.check import Check, fail, mebibytes, ok, warn
+from trireme.leftovers import find_leftovers
 from trireme.machine import Machine
 from trireme.model_config import ModelConfig
-from trireme.shared_memory import SHM_DIR
+from trireme.shared_memory import SHM_DIR, orphaned_regions
 
 # Regions of Python stubs: this project's servers name them by their owner, any other Triton by its default.
 _REGION_NAMES = ("trireme_*", "triton_python_backend_shm_region_*")
@@ -52,18 +53,24 @@ def stale_regions(shm_dir: Path = SHM_DIR) -> Iterator[Check]:
         yield ok("stale regions", "none")
         return
     size = sum(path.stat().st_size for path in stale)
-    names = " ".join(map(str, stale))
-    yield warn("stale regions", f"{len(stale)} of dead servers hold {mebibytes(size)}", f"rm {names}")
+    found = f"{len(stale)} of dead servers hold {mebibytes(size)}"
+    remove = f"rm -f {' '.join(map(str, stale))}"
+    # A stub does not react to SIGTERM.
+    if pids := " ".join(str(process.pid) for process in find_leftovers()):
+        yield warn("stale regions", f"{found}; processes left of them: {pids}", f"kill -9 {pids}; {remove}")
+    else:
+        yield warn("stale regions", found, remove)
 
 
 def find_stale_regions(shm_dir: Path = SHM_DIR) -> Sequence[Path]:
-    """Regions of this user that no process has mapped."""
+    """Regions of this user that no process has mapped, or only processes that outlived the owner."""
     regions = [
         path for name in _REGION_NAMES for path in sorted(shm_dir.glob(name)) if path.stat().st_uid == os.geteuid()
     ]
     # A process of another user cannot be asked, and cannot have mapped a region of this user.
     mapped = _mapped(str(shm_dir)) if regions else set()
-    return [path for path in regions if str(path) not in mapped]
+    orphaned = orphaned_regions(shm_dir)
+    return [path for path in regions if str(path) not in mapped or path in orphaned]
 
 
 def disk(settings_dir: Path, free_bytes: int | None = None) -> Iterator[Check]:

@@ -1,0 +1,45 @@
+"""What a ``trireme serve`` that was killed leaves: a stub without a parent that maps a region of a dead owner."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+_MAP_AND_WAIT = (
+    "import mmap, signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); file = open(sys.argv[1], 'r+b');"
+    "region = mmap.mmap(file.fileno(), 0); print('on', flush=True); sys.stdin.read()"
+)
+
+
+def dead_owners_region() -> str:
+    """The name of a region whose owner has ended."""
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from trireme.shared_memory import new_region_prefix; print(new_region_prefix(), end='')",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as owner:
+        return f"{owner.communicate(timeout=60.0)[0]}shm_region_0"
+
+
+@contextlib.contextmanager
+def left_stub(region: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that looks like a stub, maps ``region``, and ignores SIGTERM as stubs do."""
+    with subprocess.Popen(
+        ["triton_python_backend_stub", "-c", _MAP_AND_WAIT, str(region)],
+        executable=sys.executable,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as stub:
+        try:
+            assert stub.stdout is not None
+            assert stub.stdout.readline() == b"on\n"
+            yield stub
+        finally:
+            stub.kill()
