@@ -35,8 +35,9 @@ def plan_loading(repository: ModelRepository) -> LoadPlan:
     for name, folder in folders.items():
         try:
             configs[name] = load_model_config(folder.config_path)
-            if lack := _missing_part(folder, configs[name]):
-                left_out[name] = lack
+            if lack := missing_part(folder, configs[name]):
+                mend = f"run: trireme export {name}" if folder.recipe_path.exists() else "restore it"
+                left_out[name] = f"{lack}; {mend}"
         except ConfigError as error:
             broken[name] = str(error)
     # An ensemble may be a step of another: look again until nothing changes.
@@ -45,11 +46,11 @@ def plan_loading(repository: ModelRepository) -> LoadPlan:
     return LoadPlan(tuple(name for name in folders if name not in left_out and name not in broken), left_out, broken)
 
 
-def _missing_part(folder: ModelFolder, config: ModelConfig) -> str | None:
-    mend = f"run: trireme export {folder.name}" if folder.recipe_path.exists() else "restore it"
+def missing_part(folder: ModelFolder, config: ModelConfig) -> str | None:
+    """What a model lacks of what its manifest and its configuration name, as a sentence; nothing where it is whole."""
     versions = config.version_policy.selects(folder.versions())
     if not versions:
-        return f"{folder.path} holds no version that its version_policy selects; {mend}"
+        return f"{folder.path} holds no version that its version_policy selects"
     for version in versions:
         directory = folder.version_dir(version)
         needed: dict[str, int | None] = {}
@@ -57,18 +58,21 @@ def _missing_part(folder: ModelFolder, config: ModelConfig) -> str | None:
             needed[config.model_filename] = None
         if folder.recipe_path.exists():
             if not (directory / MANIFEST_NAME).is_file():
-                return f"{directory} is not exported; {mend}"
-            needed |= {name: record.size_bytes for name, record in read_manifest(directory).files.items()}
+                return f"{directory} is not exported"
+            try:
+                needed |= {name: record.size_bytes for name, record in read_manifest(directory).files.items()}
+            except ConfigError as error:
+                return str(error)
         for name, size_bytes in needed.items():
             path = directory / name
             if not path.is_file():
-                return f"{path} is missing; {mend}"
+                return f"{path} is missing"
             if size_bytes is not None and path.stat().st_size != size_bytes:
-                return f"{path} has {path.stat().st_size} bytes, its manifest says {size_bytes}; {mend}"
+                return f"{path} has {path.stat().st_size} bytes, its manifest says {size_bytes}"
     for warmup in config.message.model_warmup:
         for tensor in warmup.inputs.values():
             if tensor.input_data_file and not (folder.warmup_dir / tensor.input_data_file).is_file():
-                return f"{folder.warmup_dir / tensor.input_data_file} is missing; {mend}"
+                return f"{folder.warmup_dir / tensor.input_data_file} is missing"
     return None
 
 

@@ -6,19 +6,33 @@ from collections.abc import Iterator, Mapping
 
 from trireme.demand import threads_asked
 from trireme.doctor.check import Check, fail, ok, warn
+from trireme.errors import ConfigError
 from trireme.lint import Severity, lint
+from trireme.loading import missing_part
 from trireme.machine import Machine
-from trireme.model_config import ModelConfig
-from trireme.repository import ModelRepository
+from trireme.model_config import ModelConfig, load_model_config
+from trireme.repository import ModelFolder, ModelRepository
 
 
 def exported(repository: ModelRepository) -> Iterator[Check]:
-    """Every model with a recipe has a version."""
-    missing = [model.name for model in repository.models() if model.recipe_path.is_file() and not model.versions()]
+    """Every model with a recipe has a version, with every file of its manifest."""
+    recipes = [model for model in repository.models() if model.recipe_path.is_file()]
+    missing = [model.name for model in recipes if not model.versions()]
+    lacking = {model.name: lack for model in recipes if model.versions() and (lack := _lack(model))}
     if missing:
         yield fail("weights", f"not made yet: {', '.join(missing)}", "trireme export --all")
-    else:
-        yield ok("weights", "every model with a recipe has a version")
+    for name, lack in lacking.items():
+        yield fail("weights", f"{name}: {lack}", f"trireme export {name}")
+    if not missing and not lacking:
+        yield ok("weights", "every model with a recipe has a version, with every file of its manifest")
+
+
+def _lack(model: ModelFolder) -> str | None:
+    try:
+        return missing_part(model, load_model_config(model.config_path))
+    except ConfigError:
+        # Of this tells the check of the repository.
+        return None
 
 
 def accepted(repository: ModelRepository, machine: Machine) -> Iterator[Check]:

@@ -17,6 +17,7 @@ from trireme.demand import instance_count, shared_memory_bytes, threads_asked
 from trireme.doctor import Status, memory, models, ports, software
 from trireme.doctor.check import Check
 from trireme.machine import Machine
+from trireme.manifest import Manifest, record_files, write_manifest
 from trireme.model_config import ModelConfig, parse_model_config
 from trireme.repository import ModelRepository
 from trireme.runtime import EmbeddedRuntime
@@ -210,8 +211,32 @@ def test_weights_that_are_not_made_yet_fail(tmp_path: Path) -> None:
     check = only(models.exported(found))
     assert check.status is Status.FAIL
     assert "encoder" in check.found
-    (tmp_path / "encoder" / "1").mkdir()
+    version = tmp_path / "encoder" / "1"
+    version.mkdir()
+    (version / "tokenizer.json").write_text("{}")
+    write_manifest(Manifest("", "", (), record_files([version / "tokenizer.json"])), version)
     assert only(models.exported(found)).status is Status.OK
+
+
+@pytest.mark.parametrize("spoiled", ["tokenizer.json", "manifest.json"])
+@pytest.mark.parametrize("how", ["missing", "truncated"])
+def test_weights_that_are_not_whole_fail_with_the_command_that_mends_them(
+    tmp_path: Path, spoiled: str, how: str
+) -> None:
+    found = repository(tmp_path, encoder='backend: "text_encoder"')
+    (tmp_path / "encoder" / "export.toml").write_text("")
+    version = tmp_path / "encoder" / "1"
+    version.mkdir()
+    (version / "tokenizer.json").write_text('{"vocab": []}')
+    write_manifest(Manifest("", "", (), record_files([version / "tokenizer.json"])), version)
+    path = version / spoiled
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:7])
+    check = only(models.exported(found))
+    assert check.status is Status.FAIL
+    assert check.mend == "trireme export encoder"
 
 
 def test_a_repository_that_triton_refuses_fails(tmp_path: Path) -> None:

@@ -60,6 +60,18 @@ def test_missing_or_truncated_weights_are_told(tmp_path: Path, spoil: object, se
     assert sentence in plan_loading(ModelRepository(tmp_path)).left_out["encoder"]
 
 
+def test_truncated_manifest_is_told_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    directory = add_model(tmp_path, "encoder")
+    (tmp_path / "encoder" / "export.toml").touch()
+    export(directory)
+    manifest = directory / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:40])
+    plan = plan_loading(ModelRepository(tmp_path))
+    assert plan.broken == {}
+    assert f"{manifest}" in plan.left_out["encoder"]
+    assert plan.left_out["encoder"].endswith("; run: trireme export encoder")
+
+
 def test_python_model_without_model_py_is_left_out_because_its_load_would_hang(tmp_path: Path) -> None:
     add_model(tmp_path, "plain", 'backend: "python"\n')
     assert "model.py is missing" in plan_loading(ModelRepository(tmp_path)).left_out["plain"]

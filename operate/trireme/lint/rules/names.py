@@ -22,6 +22,13 @@ _PLATFORMS = {
 # Triton's own folders inside a model's.
 _RESERVED_FOLDERS = {"warmup", "initial_state"}
 _OUR_FOLDERS = {"golden"}
+# What this project's own backends open in a version.
+_FILES_OF_OUR_BACKENDS = {
+    "text_encoder": ("model.onnx", "tokenizer.json"),
+    "text_tokenizer": ("tokenizer.json",),
+    "label_decoder": ("labels.json",),
+    "router": ("route.json",),
+}
 
 
 def name_matches_folder(subject: Subject) -> Iterator[Complaint]:
@@ -146,13 +153,16 @@ def _served_by_triton(folder: ModelFolder) -> list[int]:
 
 
 def model_file_is_there(subject: Subject) -> Iterator[Complaint]:
-    """Every version that Triton loads holds the file its backend opens."""
-    config = subject.config
-    if subject.folder is None or config.is_ensemble or not config.model_filename:
+    """Every version that Triton loads holds the files its backend opens."""
+    config, folder = subject.config, subject.folder
+    if folder is None or config.is_ensemble:
         return
     for version in subject.versions():
-        file = subject.folder.version_dir(version) / config.model_filename
-        if not file.exists():
+        for name in _FILES_OF_OUR_BACKENDS.get(subject.backend, ()):
+            if not (file := folder.version_dir(version) / name).is_file():
+                mend = f"run trireme export {folder.name}" if folder.recipe_path.is_file() else "put the file there"
+                yield error(f"version {version} has no {name}", mend, file=file)
+        if config.model_filename and not (file := folder.version_dir(version) / config.model_filename).exists():
             hang = "; Triton would wait for it for ever" if subject.backend == "python" else ""
             yield error(
                 f"version {version} has no {config.model_filename}{hang}",

@@ -97,6 +97,26 @@ def test_more_threads_than_cores_are_a_warning(tmp_path: Path) -> None:
     assert rules(folder, Severity.WARNING, Machine(cores=4, gpus=0)) == []
 
 
+@pytest.mark.parametrize(
+    ("backend", "files"),
+    [
+        ("text_encoder", ("model.onnx", "tokenizer.json")),
+        ("text_tokenizer", ("tokenizer.json",)),
+        ("label_decoder", ("labels.json",)),
+        ("router", ("route.json",)),
+    ],
+)
+def test_the_files_that_our_backends_open_are_missed(tmp_path: Path, backend: str, files: tuple[str, ...]) -> None:
+    folder = model(tmp_path, "net", f'backend: "{backend}"')
+    (folder / "export.toml").touch()
+    found = [finding for finding in lint(folder, CPU).of(Severity.ERROR) if finding.rule == "model-file-is-there"]
+    assert [finding.path.name for finding in found] == list(files)
+    assert {finding.fix for finding in found} == {"run trireme export net"}
+    for name in files:
+        (folder / "1" / name).touch()
+    assert "model-file-is-there" not in rules(folder)
+
+
 def test_a_resource_is_global_for_all_or_for_none(tmp_path: Path) -> None:
     group = 'instance_group {{ rate_limiter {{ resources {{ name: "slots" count: 1 global: {} }} }} }}'
     model(tmp_path, "one", 'backend: "x"' + group.format("true"))
