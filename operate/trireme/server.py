@@ -24,6 +24,7 @@ from trireme.ports import LOOPBACK, free_ports
 from trireme.runtime import EmbeddedRuntime
 from trireme.settings import Settings
 from trireme.shared_memory import new_region_prefix, remove_regions
+from trireme.triton_client import in_one_line
 
 _LOG = logging.getLogger(__name__)
 
@@ -257,7 +258,7 @@ class TritonServer:
         with self.log_path.open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").splitlines()
-        errors = [found.group(1).strip() for line in lines if (found := _LOGGED_ERROR.match(line))]
+        errors = [in_one_line(found.group(1)) for line in lines if (found := _LOGGED_ERROR.match(line))]
         # Said by every server on a machine without a GPU.
         return [error for error in errors if not error.startswith("CudaDriverHelper")]
 

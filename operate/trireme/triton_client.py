@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,15 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from trireme.errors import ServerError
 
 _Result = TypeVar("_Result")
+
+# What gRPC itself says where nobody is at the other end; a server that refuses a request has the same status code.
+_NO_CONNECTION = re.compile(
+    r"failed to connect|connection (refused|reset)|socket closed|broken pipe|recvmsg|goaway|stream removed"
+    r"|cancelling all calls|end of tcp stream",
+    re.IGNORECASE,
+)
+# What the Python backend appends to an error of a model: "\n\nAt:", then a line each; in a log with "\n" escaped.
+_STACK = re.compile(r"(?:\n|\\n)+At:(?:(?:\n|\\n)\s+[^\n\\]+?\(\d+\): [^\n\\;]*)+(?:\n|\\n)*")
 
 
 class DeadlineError(ServerError):
@@ -124,7 +134,9 @@ class TritonClient:
                 headers=self._admin_headers, client_timeout=deadline_seconds
             )
         )
-        return [VersionState(entry.name, entry.version, entry.state, entry.reason) for entry in index.models]
+        return [
+            VersionState(entry.name, entry.version, entry.state, in_one_line(entry.reason)) for entry in index.models
+        ]
 
     def load(self, model: str, deadline_seconds: float) -> None:
         """Load ``model`` as it is on disk, or what has changed of it. Needs the admin key where there is one."""
@@ -158,10 +170,14 @@ class TritonClient:
         except InferenceServerException as error:
             if error.status() == "StatusCode.DEADLINE_EXCEEDED":
                 raise DeadlineError(f"the server at {self._address} did not answer in time") from None
-            if error.status() == "StatusCode.UNAVAILABLE" and "restricted" not in error.message():
-                raise ServerError(f"no server answers at {self._address}: {error.message()}") from None
-            # What a Python model raised comes with its traceback, a line each.
-            raise ServerError(" ".join(error.message().split())) from None
+            if error.status() == "StatusCode.UNAVAILABLE" and _NO_CONNECTION.search(error.message()):
+                raise ServerError(f"no server answers at {self._address}; see: trireme status") from None
+            raise ServerError(in_one_line(error.message())) from None
+
+
+def in_one_line(reason: str) -> str:
+    """What a server says, without line breaks and without the stack of a Python model that raised it."""
+    return " ".join(_STACK.sub("", reason).split())
 
 
 def text_tensor(*texts: bytes) -> npt.NDArray[np.object_]:
