@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+
+from trireme_backends.routing.errors import RouteFileError
+from trireme_backends.routing.route import load_route
 
 from trireme.errors import ConfigError
 from trireme.manifest import MANIFEST_NAME, read_manifest
 from trireme.model_config import ModelConfig, load_model_config
 from trireme.repository import ModelFolder, ModelRepository
+from trireme.routing.routes import ROUTE_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,22 @@ def missing_part(folder: ModelFolder, config: ModelConfig) -> str | None:
             if tensor.input_data_file and not (folder.warmup_dir / tensor.input_data_file).is_file():
                 return f"{folder.warmup_dir / tensor.input_data_file} is missing"
     return None
+
+
+def variants_not_loaded(folder: ModelFolder, loaded: Collection[str]) -> list[str]:
+    """The variants of a route that are not among the models ``loaded``; none where the model is no route.
+
+    A route is served without some of its variants: it falls back from one that does not answer.
+    """
+    config = load_model_config(folder.config_path)
+    missing: list[str] = []
+    if config.backend == "router":
+        for version in config.version_policy.selects(folder.versions()):
+            # One that is malformed is not loaded: of this tells the server.
+            with contextlib.suppress(RouteFileError):
+                route = load_route(folder.version_dir(version) / ROUTE_NAME)
+                missing += [variant.name for variant in route.variants if variant.name not in loaded]
+    return missing
 
 
 def _without_dependency(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from trireme.errors import ServerError
 from trireme.golden import load_golden
 from trireme.health import Fault, HealthPolicy, HealthWatch
-from trireme.loading import plan_loading
+from trireme.loading import plan_loading, variants_not_loaded
 from trireme.ports import LOOPBACK
 from trireme.repository import ModelRepository
 from trireme.run_state import Phase, RunDirectory, ServingState
@@ -102,6 +102,8 @@ class Supervisor:
         """Start a server with every model that can be loaded, and prove them; what is wrong goes into the state."""
         plan = plan_loading(self._repository)
         self._update(left_out=plan.left_out, problems={name: (reason,) for name, reason in plan.broken.items()})
+        for name, reason in plan.left_out.items():
+            _LOG.warning("left out: %s: %s", name, reason)
         if not plan.models:
             reasons = "; ".join([*plan.broken.values(), *plan.left_out.values()])
             raise ServerError(f"no model of {self._repository.path} can be loaded: {reasons or 'there is none'}")
@@ -115,9 +117,15 @@ class Supervisor:
         )
         self._update(server_pid=server.pid)
         unloaded = self._unloaded(server, plan.models)
-        loaded = [self._repository.model(name) for name in plan.models if name not in unloaded]
-        _LOG.info("asking the golden samples of %d models", len(loaded))
-        samples = {folder.name: load_golden(folder) for folder in loaded}
+        loaded = [name for name in plan.models if name not in unloaded]
+        samples = {}
+        for folder in map(self._repository.model, loaded):
+            if lacking := variants_not_loaded(folder, loaded):
+                # Its samples ask for these, and a fallback's answer would be another than the golden one.
+                _LOG.warning("golden samples of %s are not asked: it lacks %s", folder.name, ", ".join(lacking))
+            else:
+                samples[folder.name] = load_golden(folder)
+        _LOG.info("asking the golden samples of %d models", len(samples))
         watch = HealthWatch(server, self._client, self._repository, samples, health)
         watch.prove_all()
         self._update(phase=Phase.SERVING, problems={**self._state.problems, **unloaded, **watch.problems})

@@ -19,6 +19,7 @@ from trireme.stubs import stub_processes
 from trireme.triton_client import TritonClient
 
 from tests.e2e.serving import Serve, assert_nothing_is_left, processes_of, wait_until
+from tests.e2e.test_router.conftest import EchoRepository
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +170,59 @@ def test_model_that_is_not_exported_is_left_out_with_the_command_that_mends_it(f
     fresh.stop()
 
 
+def test_a_route_is_served_without_a_variant_that_is_left_out(tmp_path: Path) -> None:
+    models = tmp_path / "made"
+    models.mkdir()
+    EchoRepository(models)
+    (models / "small_worker" / "1" / "model.py").unlink()
+    _add_golden_sample_of_economy(models / "echo")
+    served = Serve(tmp_path, models)
+    try:
+        served.start()
+        assert "left out: small_worker:" in served.output()
+        assert "left out: small:" in served.output()
+        assert "golden samples of echo are not asked: it lacks small" in served.output()
+        assert served.ask(b"standard") == b"medium:standard"
+        status = json.loads(served.verb("status", "--json").stdout)
+        assert {model["name"]: model["ready"] for model in status["models"]}["echo"]
+        served.stop()
+    finally:
+        served.kill()
+
+
+def _add_golden_sample_of_economy(route: Path) -> None:
+    text = {"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["hello"]}
+    document = {
+        "request": {"parameters": {"tier": "economy"}, "inputs": [text]},
+        "response": {"outputs": [{**text, "name": "VARIANT", "data": ["small"]}]},
+    }
+    (route / "golden").mkdir()
+    (route / "golden" / "economy.json").write_text(json.dumps(document))
+
+
+def test_what_is_left_out_is_told_before_the_start_fails(fresh: Serve) -> None:
+    shutil.copytree(fresh.repository / "echo", fresh.repository / "unexported")
+    (fresh.repository / "unexported" / "export.toml").touch()
+    (fresh.repository / "echo" / "1" / "model.py").write_text("import no_such_library\n")
+    done = fresh.run_to_its_end()
+    assert done.returncode == 1
+    assert "left out: unexported:" in done.stderr
+
+
+def test_one_port_for_two_options_is_wrong_usage(fresh: Serve) -> None:
+    fresh.metrics_port = fresh.grpc_port
+    done = fresh.run_to_its_end()
+    assert done.returncode == 2
+    assert f"--grpc-port and --metrics-port are both {fresh.grpc_port}" in done.stderr
+
+
 def test_broken_model_ends_the_start_with_its_name_and_reason(fresh: Serve) -> None:
     (fresh.repository / "echo" / "1" / "model.py").write_text("import no_such_library\n")
     done = fresh.run_to_its_end()
     assert done.returncode == 1
     assert "echo: not loaded" in done.stderr
     assert "no_such_library" in done.stderr
+    assert "model.py(1)" not in done.stderr
     assert processes_of(fresh) == []
 
 

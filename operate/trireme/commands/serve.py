@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import logging.handlers
 import os
@@ -27,6 +28,10 @@ from trireme.variants import find_tasks
 @click.option("--metrics-port", default=8002, show_default=True, type=click.IntRange(1, 65535))
 def serve(grpc_port: int, http_port: int, metrics_port: int) -> None:
     """Serve the model repository on this machine until Ctrl-C or SIGTERM."""
+    ports = {"--grpc-port": grpc_port, "--http-port": http_port, "--metrics-port": metrics_port}
+    for (first, port), (second, other) in itertools.combinations(ports.items(), 2):
+        if port == other:
+            raise click.UsageError(f"{first} and {second} are both {port}; give each a port of its own")
     settings = Settings.from_environment()
     directory = RunDirectory(settings.run_dir)
     # Both end in the same way: requests in flight finish, then everything is taken down.
@@ -34,7 +39,7 @@ def serve(grpc_port: int, http_port: int, metrics_port: int) -> None:
     with directory.only_one():
         _log_to(directory)
         _clean_up_after_the_last(directory)
-        for port, flag in ((grpc_port, "--grpc-port"), (http_port, "--http-port"), (metrics_port, "--metrics-port")):
+        for flag, port in ports.items():
             require_free(port, flag)
         repository = ModelRepository(settings.repository_dir)
         flags = ServerFlags(
@@ -69,8 +74,6 @@ def _clean_up_after_the_last(directory: RunDirectory) -> None:
 
 
 def _announce(state: ServingState, repository: ModelRepository, directory: RunDirectory) -> None:
-    for name, reason in state.left_out.items():
-        click.echo(f"left out: {name}: {reason}", err=True)
     click.echo(f"ready: {len(state.problems)} models, their golden samples answered rightly")
     click.echo(f"  gRPC     {state.grpc_address}")
     click.echo(f"  HTTP     http://{state.http_address}")

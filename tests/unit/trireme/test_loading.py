@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from trireme.loading import plan_loading
+from trireme.loading import plan_loading, variants_not_loaded
 from trireme.manifest import Manifest, record_files, write_manifest
 from trireme.repository import ModelRepository
 
@@ -100,6 +101,21 @@ def test_ensemble_pinned_to_a_version_that_is_not_there_is_left_out(tmp_path: Pa
     assert plan.models == ("encoder",)
     assert plan.left_out["variant"] == "its step encoder has no version 2"
     assert plan.left_out["other"] == "its step nowhere is not in the repository"
+
+
+def test_variants_of_a_route_that_are_not_loaded_are_told(tmp_path: Path) -> None:
+    directory = add_model(tmp_path, "task", 'backend: "router"\n')
+    variants = [
+        {"name": f"task_{tier}", "tier": tier, "cost_per_1000": 1, "expected_latency_ms": 1}
+        for tier in ("economy", "standard", "premium")
+    ]
+    document = {"task": "task", "default_tier": "economy", "variants": variants}
+    (directory / "route.json").write_text(json.dumps(document))
+    route = ModelRepository(tmp_path).model("task")
+    assert variants_not_loaded(route, ["task", "task_standard"]) == ["task_economy", "task_premium"]
+    assert variants_not_loaded(route, ["task", "task_economy", "task_standard", "task_premium"]) == []
+    add_model(tmp_path, "encoder")
+    assert variants_not_loaded(ModelRepository(tmp_path).model("encoder"), []) == []
 
 
 def test_config_that_does_not_parse_is_broken_and_named_with_its_line(tmp_path: Path) -> None:
