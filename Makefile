@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TRIREME := .venv/bin/trireme
 .DEFAULT_GOAL := help
-.PHONY: help setup models serve demo test check compose-test bench clean
+.PHONY: help setup models serve demo test chaos check compose-test bench clean
 
 help:  ## list these commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,11 @@ test:  ## run all tests, on the real server
 	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
 	@$(TRIREME) export --all
 	@.venv/bin/python -m pytest
+
+chaos:  ## releases while commands, servers and disks fail, with callers asking all the while
+	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
+	@$(TRIREME) export --all
+	@.venv/bin/python -m pytest tests/chaos
 
 check:  ## ruff, mypy --strict and the import rules
 	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
