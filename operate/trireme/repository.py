@@ -17,6 +17,19 @@ def is_version(name: str) -> bool:
     return _VERSION.fullmatch(name) is not None
 
 
+def version_files(directory: Path) -> list[Path]:
+    """The files of a version directory, links included.
+
+    Python's caches are no part of it: the stub, which reads no PYTHON* variable, writes one beside a ``model.py``.
+    """
+    found = sorted(directory.rglob("*"))
+    return [
+        path
+        for path in found
+        if "__pycache__" not in path.relative_to(directory).parts and (path.is_file() or path.is_symlink())
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
     """One model of the repository: ``<repository>/<name>/``."""

@@ -79,8 +79,6 @@ class EmbeddedRuntime:
             **os.environ,
             "LD_LIBRARY_PATH": os.pathsep.join(libraries),
             "PATH": os.pathsep.join(programs),
-            # A __pycache__ in a version directory would make the next load of the model load it anew.
-            "PYTHONDONTWRITEBYTECODE": "1",
             # Threads of the tokenizers library and of OpenMP would compete with the model instances for the cores.
             "TOKENIZERS_PARALLELISM": "0",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),

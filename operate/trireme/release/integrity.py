@@ -12,7 +12,7 @@ from trireme.errors import SetupError, TriremeError
 from trireme.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 from trireme.release.journal import Journal, Outcome
 from trireme.release.step import CopyVersion, from_json
-from trireme.repository import ModelFolder
+from trireme.repository import ModelFolder, version_files
 
 SIGNATURE_NAME = f"{MANIFEST_NAME}.sig"
 _OPENSSL_DEADLINE_SECONDS = 30.0
@@ -67,7 +67,7 @@ def _verify(
 
 
 def _verify_published(directory: Path, published: Mapping[str, str]) -> None:
-    present = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+    present = {str(path.relative_to(directory)) for path in version_files(directory)}
     for name in sorted(present | set(published)):
         if name not in published:
             raise TriremeError(f"{directory / name} was not published with this version; remove it")

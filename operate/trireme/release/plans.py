@@ -28,7 +28,7 @@ from trireme.release.step import (
     Step,
     from_json,
 )
-from trireme.repository import ModelFolder, ModelRepository, is_version
+from trireme.repository import ModelFolder, ModelRepository, is_version, version_files
 from trireme.routing.routes import RouteFolder, find_routes
 
 # Stands beside the files of a version while they are being dropped in; no part of it.
@@ -206,12 +206,12 @@ def _hash_files(source: Path) -> dict[str, str]:
     if not source.is_dir():
         raise TriremeError(f"{source} is no folder with the files of a version")
     files = {}
-    for path in sorted(source.rglob("*")):
+    for path in version_files(source):
         if path.is_symlink():
             raise TriremeError(
                 f"{path} is a link; a version holds plain files, so that it stays what it was checked as"
             )
-        if path.is_file() and path.name != DONE_MARKER:
+        if path.name != DONE_MARKER:
             files[str(path.relative_to(source))] = sha256_of(path)
     if not files:
         raise TriremeError(f"{source} holds no file")
