@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 # A model's description is asked for again before a request is refused for it, unless it is newer than this.
 _FRESH_SPEC_SECONDS = 1.0
+_REQUEST_ID_HEADER = "x-request-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +86,16 @@ class Session:
         metadata = self._options.headers + _trace_headers()
         if headers:
             metadata += tuple((key.lower(), value) for key, value in headers.items())
+        given = dict(metadata).get(_REQUEST_ID_HEADER)
+        request_id = request_id or given or f"{self._id_prefix}-{next(self._id_numbers)}"
+        # Proxies read headers only; one that is no header's text goes to the server alone.
+        if given is None and request_id.isascii() and request_id.isprintable():
+            metadata += ((_REQUEST_ID_HEADER, request_id),)
         call = Call(
             deadline_ms=deadline_ms,
             model=model,
             version="" if version is None else str(version),
-            request_id=request_id or f"{self._id_prefix}-{next(self._id_numbers)}",
+            request_id=request_id,
             metadata=metadata,
             sequence_id=sequence.id if sequence else 0,
             repeatable=sequence is None,

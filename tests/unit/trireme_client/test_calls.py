@@ -69,6 +69,28 @@ def test_a_wrong_tensor_is_refused_here_with_its_name(fake, connect, value, reas
     assert caught.value.attempts == fake.calls["ModelInfer"] == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "request_id", "header"),
+    [
+        ({"request_id": "r-1"}, "r-1", "r-1"),
+        ({"headers": {"X-Request-Id": "r-2"}}, "r-2", "r-2"),
+        # No header can hold it; the server still gets it.
+        ({"request_id": "é\n"}, "é\n", None),
+    ],
+)
+def test_proxies_and_servers_see_the_same_request_id(fake, connect, given, request_id, header):
+    assert connect(fake.address).infer("double", ROW, **given).request_id == request_id
+    seen = fake.requests[-1]
+    assert (seen.request_id, seen.headers.get("x-request-id")) == (request_id, header)
+
+
+def test_a_request_without_an_id_gets_one_that_proxies_see_too(fake, connect):
+    connect(fake.address).infer("double", ROW)
+    seen = fake.requests[-1]
+    assert seen.request_id
+    assert seen.headers["x-request-id"] == seen.request_id
+
+
 def test_missing_and_unknown_tensors_are_named(fake, connect):
     client = connect(fake.address)
     with pytest.raises(InvalidInputError, match="'X': is missing"):

@@ -1,0 +1,41 @@
+"""Log lines for machines: one JSON object a line, with the fields of ``docs/observability.md``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+# What a line may tell of the request, the model and the place; given by ``extra=`` or to the formatter.
+_FIELDS = ("request_id", "model", "version", "variant", "replica", "zone")
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line of JSON; fields that are not known or empty are left out.
+
+    Example:
+        >>> handler.setFormatter(JsonFormatter(replica="r0", zone="a"))
+        >>> log.warning("answered wrongly", extra={"model": "sentiment_economy", "version": "3"})
+        {"time": "2026-01-31T12:00:00.123Z", "level": "warning", "logger": "trireme.health", "message": ...
+    """
+
+    def __init__(self, **known: str) -> None:
+        """``known``: fields that every line has, such as ``replica``."""
+        super().__init__()
+        self._known = known
+
+    def format(self, record: logging.LogRecord) -> str:
+        told: Mapping[str, object] = {**self._known, **record.__dict__}
+        message = record.getMessage()
+        if record.exc_info:
+            message = f"{message}\n{self.formatException(record.exc_info)}"
+        moment = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        line = {
+            "time": moment.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": message,
+            **{name: str(told[name]) for name in _FIELDS if told.get(name) not in (None, "")},
+        }
+        return json.dumps(line, ensure_ascii=False)
