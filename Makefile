@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TRIREME := .venv/bin/trireme
 .DEFAULT_GOAL := help
-.PHONY: help setup models serve demo test chaos check compose-test bench clean
+.PHONY: help setup models serve demo test chaos check compose-test bench vllm clean
 
 help:  ## list these commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench:  ## measure our variants beside the in-process limit and a naive server
 compose-test: models  ## the same repository in containers, on a real Docker engine
 	@$(PYTHON) tools/bootstrap.py --extra dev
 	@.venv/bin/python -m pytest -s -m docker tests/deploy
+
+vllm:  ## make the environment of vLLM on a CPU, 2.5 GB
+	@$(PYTHON) tools/bootstrap.py --vllm
 
 clean:  ## remove all that set-up, export and servers made
 	rm -rf .venv .trireme reports .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -31,9 +31,15 @@ CONSTRAINTS = PROJECT / "constraints.txt"
 TRITONSERVER = PROJECT / "tools" / "tritonserver.txt"
 RUNTIME = STATE / "runtime"
 DEBIAN_FILES = RUNTIME / "debian"
+VLLM = STATE / "vllm"
+VLLM_STAMP = VLLM / "set-up.json"
+VLLM_PACKAGES = PROJECT / "tools" / "vllm.txt"
+# PyPI's torch for Linux is the CUDA build; its makers' own index has the one for CPUs.
+TORCH_FOR_CPU = "https://download.pytorch.org/whl/cpu"
 
 SUPPORTED = ((3, 10), (3, 11), (3, 12))
 NEEDED_DISK_BYTES = 3 * 1024**3
+VLLM_DISK_BYTES = 5 * 1024**3
 PIP_DEADLINE_SECONDS = 1800
 # How pip and apt say that nobody answers, before they draw their own conclusions from it.
 _NO_NETWORK = ("NewConnectionError", "ConnectTimeoutError", "NameResolutionError", "Temporary failure", "ProxyError")
@@ -46,7 +52,9 @@ class SetUpError(Exception):
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="make setup", description=__doc__)
     parser.add_argument("--extra", action="append", default=[], help="an optional dependency group of pyproject.toml")
-    extras = sorted(set(parser.parse_args(argv).extra))
+    parser.add_argument("--vllm", action="store_true", help="also the environment of vLLM, which is 2.5 GB")
+    arguments = parser.parse_args(argv)
+    extras = sorted(set(arguments.extra))
     try:
         _use_supported_python(argv)
         with _one_at_a_time():
@@ -54,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
             _step("Python environment", lambda: _python_environment(extras))
             _step("libpython", _libpython)
             _step("tritonserver", _tritonserver)
+            if arguments.vllm:
+                _step("vLLM", _vllm)
     except SetUpError as error:
         print(f"set-up: {error}", file=sys.stderr)
         return 1
@@ -100,10 +110,15 @@ def _check_machine() -> None:
             "use docker compose up instead"
         )
     # Something already set up needs no more room.
+    if not STAMP.exists():
+        _require_disk(NEEDED_DISK_BYTES)
+
+
+def _require_disk(needed_bytes: int) -> None:
     free = shutil.disk_usage(STATE).free
-    if not STAMP.exists() and free < NEEDED_DISK_BYTES:
+    if free < needed_bytes:
         raise SetUpError(
-            f"{free / 1024**3:.1f} GiB are free at {STATE}, {NEEDED_DISK_BYTES / 1024**3:.0f} GiB are needed; free some"
+            f"{free / 1024**3:.1f} GiB are free at {STATE}, {needed_bytes / 1024**3:.0f} GiB are needed; free some"
         )
 
 
@@ -143,9 +158,9 @@ def _python_environment(extras: list[str]) -> str | None:
     return "installed"
 
 
-def _read_stamp() -> dict[str, Any]:
+def _read_stamp(stamp: Path = STAMP) -> dict[str, Any]:
     try:
-        loaded = json.loads(STAMP.read_text())
+        loaded = json.loads(stamp.read_text())
     except (OSError, ValueError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
@@ -196,6 +211,38 @@ def _run(command: list[str], tool: str, environment: dict[str, str] | None = Non
             raise SetUpError(f"{tool} reaches no package index; check the network and its settings, then run it again")
         said = next((line for line in lines if line.startswith(("ERROR", "E:"))), lines[-1] if lines else "nothing")
         raise SetUpError(f"{tool} failed: {said}; check the network and the disk, then run the same command again")
+
+
+# --- vLLM -----------------------------------------------------------------------------------------------------------
+
+
+def _vllm() -> str | None:
+    """An environment beside ours: vLLM pins other releases of what we use, and few want its 2.5 GB.
+
+    Its Python is ours, since the server's stub, which is linked to one Python, runs both.
+    """
+    key = hashlib.sha256(VLLM_PACKAGES.read_bytes() + f"{sys.version_info[:2]} {PROJECT}".encode()).hexdigest()
+    if _read_stamp(VLLM_STAMP).get("key") == key:
+        return None
+    if sys.version_info < (3, 11):
+        raise SetUpError(
+            f"vLLM needs Python 3.11 or 3.12, this is {platform.python_version()}; "
+            "run: make clean, then: make PYTHON=python3.12 vllm"
+        )
+    _require_disk(VLLM_DISK_BYTES)
+    shutil.rmtree(VLLM, ignore_errors=True)
+    _run([str(VENV / "bin/python"), "-m", "venv", "--without-pip", str(VLLM)], "python -m venv")
+    torch = next(line for line in VLLM_PACKAGES.read_text().splitlines() if line.startswith("torch=="))
+    _install_for_vllm("--extra-index-url", TORCH_FOR_CPU, torch)
+    _install_for_vllm("--requirement", str(VLLM_PACKAGES))
+    VLLM_STAMP.write_text(json.dumps({"key": key}))
+    return "installed"
+
+
+def _install_for_vllm(*what: str) -> None:
+    pip = [str(VENV / "bin/python"), "-m", "pip", "--python", str(VLLM / "bin/python"), "install", "--no-deps"]
+    environment = {**os.environ, "PIP_CONSTRAINT": str(VLLM_PACKAGES), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    _run([*pip, "--progress-bar", "off", *what], "pip", environment)
 
 
 # --- tritonserver ---------------------------------------------------------------------------------------------------
