@@ -4,7 +4,9 @@
 2. Of the rest, those that are in service and were not yet tried for this request.
 3. A tier is a ceiling: the variants up to it; only when none of them is in service, the nearest tier above.
 4. Of these the one nearest to the tier (without a tier the best one) whose predicted p95 fits the time that is left;
-   where none fits the fastest, marked ``sla_at_risk``, unless the caller asked to be refused then.
+   where none fits the fastest, marked ``sla_at_risk``, unless the caller asked to be refused then. Fastest is the one
+   with the least ``expected_latency_ms``, whatever waits before it: variants share a machine, and to spread a surplus
+   over their queues would have the slow ones take the time in which the fast one could catch up.
 """
 
 from __future__ import annotations
@@ -117,6 +119,7 @@ def decide(
     tier: Tier | None,
     time_left_ms: float,
     tried: Collection[str] = (),
+    headroom: float = 1.0,
 ) -> Decision:
     """Choose the variant for one request.
 
@@ -125,6 +128,7 @@ def decide(
         tier: the ceiling; ``None``: none.
         time_left_ms: of the SLA, or of the route's deadline where the caller set none.
         tried: variants that failed this request.
+        headroom: share of the time left that all but the fastest variant may take, see ``headroom``.
 
     Raises:
         LimitError: no variant keeps the hard limits.
@@ -143,17 +147,22 @@ def decide(
         raise UnavailableError(_unavailable_sentence(route, verdicts))
 
     pool = _within_tier(ready, tier)
-    fitting = [variant for variant in pool if states[variant.name].predicted_p95_ms <= time_left_ms]
+    fastest = min(pool, key=lambda variant: (variant.expected_latency_ms, -states[variant.name].quality))
+    fitting = [
+        variant
+        for variant in pool
+        if states[variant.name].predicted_p95_ms <= time_left_ms * (1.0 if variant is fastest else headroom)
+    ]
     if fitting:
         chosen = max(fitting, key=preference)
     elif ask.on_sla_risk is OnSlaRisk.REFUSE:
-        fastest_ms = min(states[variant.name].predicted_p95_ms for variant in pool)
+        fastest_ms = states[fastest.name].predicted_p95_ms
         raise UnavailableError(
             f"no variant is predicted to answer within {time_left_ms:.0f} ms, the fastest within {fastest_ms:.0f} ms; "
             "ask again later, allow more time, or do without on_sla_risk=refuse"
         )
     else:
-        chosen = min(pool, key=lambda variant: (states[variant.name].predicted_p95_ms, -states[variant.name].quality))
+        chosen = fastest
 
     for variant in ready:
         if variant is chosen:

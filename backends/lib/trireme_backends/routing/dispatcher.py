@@ -226,6 +226,7 @@ class Dispatcher:
         assert decision is not None
         seen_ms = (now - job.placed) * 1000
         lane.estimator.answered(point_ms=job.point_ms, seen_ms=seen_ms, now=now)
+        self._lanes.answered(job, now)
         self._outbox.append(
             functools.partial(self._observer.predicted, lane.name, p95_ms=decision.predicted_p95_ms, seen_ms=seen_ms)
         )

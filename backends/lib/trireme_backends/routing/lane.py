@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -153,7 +154,7 @@ class Lane:
         """The first waiting job and those behind it that may share its call and its time."""
         taken: list[Job] = []
         rows = 0
-        tightest: float | None = None
+        tightest = math.inf
         passed: list[tuple[Job, int]] = []
         for _ in range(min(len(self._waiting), _MERGE_DEPTH)):
             job, attempt = entry = self._waiting.popleft()
@@ -162,9 +163,7 @@ class Lane:
             if not taken or (self._fits(rows + job.count, tightest, job, now) and taken[0].can_merge_with(job)):
                 taken.append(job)
                 rows += job.count
-                sla_at = job.ticket.sla_at
-                if sla_at is not None:
-                    tightest = sla_at if tightest is None else min(tightest, sla_at)
+                tightest = min(tightest, self._must_end(job, now))
             else:
                 passed.append(entry)
             if rows >= self.variant.limits.max_rows_per_call or taken[0].alone:
@@ -173,13 +172,18 @@ class Lane:
         self._waiting_rows -= rows
         return taken
 
-    def _fits(self, rows: int, tightest: float | None, job: Job, now: float) -> bool:
+    def _fits(self, rows: int, tightest: float, job: Job, now: float) -> bool:
         if rows > self.variant.limits.max_rows_per_call:
             return False
-        sla_at = job.ticket.sla_at
-        if sla_at is not None:
-            tightest = sla_at if tightest is None else min(tightest, sla_at)
-        if tightest is None:
-            return True
         # A larger batch must not make those late that are in it already.
-        return now + self.estimator.call_ms(rows, now) / 1000 <= tightest
+        return now + self.estimator.call_ms(rows, now) / 1000 <= min(tightest, self._must_end(job, now))
+
+    def _must_end(self, job: Job, now: float) -> float:
+        """When a call with this job must end: never where it comes too late in any case.
+
+        The late ones go in full calls, or a queue that is once too long would never get shorter.
+        """
+        sla_at = job.ticket.sla_at
+        if sla_at is None or now + self.estimator.call_ms(job.count, now) / 1000 > sla_at:
+            return math.inf
+        return sla_at

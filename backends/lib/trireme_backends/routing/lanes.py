@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from trireme_backends.routing.decision import Decision, Health, VariantState, decide
+from trireme_backends.routing.decision import Decision, Health, Reason, VariantState, decide
+from trireme_backends.routing.headroom import Headroom
 from trireme_backends.routing.lane import Lane
 from trireme_backends.routing.pins import Pins
 from trireme_backends.routing.route import Route, Variant
@@ -20,6 +21,7 @@ class Lanes:
         self._route = route
         self._pins = pins
         self._lanes = {variant.name: Lane(variant.name, variant) for variant in route.variants}
+        self._headroom = Headroom()
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._lanes.values())
@@ -44,14 +46,30 @@ class Lanes:
             lane = self._lanes[variant.name]
             p95_ms = lane.estimator.p95_ms(lane.point_ms(job.count, now), now)
             states[variant.name] = VariantState(self._pins.quality(variant), p95_ms, lane.health)
-        return decide(
+        decision = decide(
             self._route,
             ticket.ask,
             states,
             tier=job.tier,
             time_left_ms=(ends - now) * 1000,
             tried=tried,
+            headroom=self._headroom.share(now),
         )
+        if decision.reason is Reason.SLA_AT_RISK:
+            self._late(decision.variant, job, now)
+        return decision
+
+    def answered(self, job: Job, now: float) -> None:
+        """A job's variant has answered it."""
+        assert job.decision is not None
+        if job.ticket.sla_at is not None and now > job.ticket.sla_at:
+            self._late(job.decision.variant, job, now)
+
+    def _late(self, variant: Variant, job: Job, now: float) -> None:
+        # Of an SLA that could not be kept without any queue nobody else must be the worse for.
+        call_ms = self._lanes[variant.name].estimator.call_ms(job.count, now)
+        if job.ticket.ask.max_latency_ms is not None and call_ms <= job.ticket.ask.max_latency_ms / 2:
+            self._headroom.late(now)
 
     def side(self, job: Job, variant: Variant, traffic: Traffic) -> Lane:
         """The variant's lane, or its canary's where the traffic says so and the canary is well."""

@@ -70,6 +70,22 @@ def test_late_answer_can_be_refused() -> None:
         chosen(Ask(on_sla_risk=OnSlaRisk.REFUSE), left=1)
 
 
+def test_surplus_goes_to_the_fastest_however_much_waits_before_it() -> None:
+    queued = {
+        **CALM,
+        "small": VariantState(0.7, 400),
+        "medium": VariantState(0.8, 300),
+        "large": VariantState(0.9, 200),
+    }
+    assert chosen(Ask(tier=Tier.PREMIUM), left=100, states=queued) == ("small", Reason.SLA_AT_RISK)
+
+
+@pytest.mark.parametrize(("headroom", "name"), [(1.0, "large"), (0.3, "medium"), (0.1, "small")])
+def test_better_variants_may_take_only_the_headroom_of_the_time(headroom: float, name: str) -> None:
+    decision = decide(ROUTE, Ask(), CALM, tier=Tier.PREMIUM, time_left_ms=40, headroom=headroom)
+    assert decision.variant.name == name
+
+
 def test_limits_that_nothing_keeps_are_an_error_with_the_numbers() -> None:
     with pytest.raises(LimitError, match=r"large \(quality 0.900, cost 4: above_max_cost\)"):
         chosen(Ask(min_quality=0.85, max_cost=2))
@@ -159,7 +175,8 @@ def test_more_time_never_brings_a_worse_variant(
     ask: Ask, states: dict[str, VariantState], one: float, other: float, tried: list[str]
 ) -> None:
     less, more = (_decide(ask, states, left, tried) for left in sorted((one, other)))
-    if less is None:
+    # What is late in any case goes to the fastest, which in a strange route may be the best.
+    if less is None or less.reason is Reason.SLA_AT_RISK:
         return
     assert more is not None
 
