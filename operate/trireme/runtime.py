@@ -23,11 +23,13 @@ class EmbeddedRuntime:
         wheel_dir: the unpacked tritonserver and the libraries beside it.
         libpython_dir: the folder of the shared libpython that the Python stub links.
         backends_dir: this project's Python-based backends.
+        vllm_dir: vLLM's own environment, where ``make vllm`` made it.
     """
 
     wheel_dir: Path
     libpython_dir: Path
     backends_dir: Path
+    vllm_dir: Path
 
     @classmethod
     def find(cls, settings: Settings) -> EmbeddedRuntime:
@@ -36,7 +38,12 @@ class EmbeddedRuntime:
         Raises:
             SetupError: the server, its stub for this Python, or the shared libpython is missing.
         """
-        runtime = cls(settings.runtime_dir / "wheel", _find_libpython(settings), settings.project_dir / "backends")
+        runtime = cls(
+            wheel_dir=settings.runtime_dir / "wheel",
+            libpython_dir=_find_libpython(settings),
+            backends_dir=settings.project_dir / "backends",
+            vllm_dir=settings.vllm_dir,
+        )
         for path in (runtime.server_path, runtime.stub_path):
             if not path.is_file():
                 raise SetupError(f"{path} is missing", "make setup")
@@ -79,6 +86,8 @@ class EmbeddedRuntime:
             **os.environ,
             "LD_LIBRARY_PATH": os.pathsep.join(libraries),
             "PATH": os.pathsep.join(programs),
+            # A stub of the vllm backend changes to this one; see trireme_backends.generation.vllm_environment.
+            "TRIREME_VLLM_DIR": str(self.vllm_dir),
             # Threads of the tokenizers library and of OpenMP would compete with the model instances for the cores.
             "TOKENIZERS_PARALLELISM": "0",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),

@@ -44,6 +44,11 @@ class Settings:
         return self.state_dir / "runtime"
 
     @property
+    def vllm_dir(self) -> Path:
+        """The Python environment of vLLM, made by ``make vllm``."""
+        return self.state_dir / "vllm"
+
+    @property
     def sources_dir(self) -> Path:
         """Fetched model and data packages, one folder each."""
         return self.state_dir / "sources"
