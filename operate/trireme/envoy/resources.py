@@ -1,0 +1,206 @@
+"""What Envoy shall do, as its v3 resources: https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api.
+
+Listeners and routes here; clusters and endpoints in ``upstreams``. All are plain JSON documents, since that is what
+Envoy reads; their types are Envoy's own and are checked by ``envoy --mode validate`` in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trireme.envoy.endpoint import FrontDoor, TlsFiles
+from trireme.envoy.upstreams import BY_PREFIX_CLUSTER, GRPC_CLUSTER, HTTP_CLUSTER
+
+Json = dict[str, Any]
+
+MIB = 1024**2
+# A request is kept until it is answered, for a second try elsewhere. Above this limit Envoy would still pass it on, but
+# silently try no second time.
+BUFFER_BYTES = 16 * MIB
+# tritonserver 24.10 dies of an HTTP body of about 4.5 MB.
+HTTP_BODY_BYTES = 4 * MIB
+# Requests that share their beginning go where it is in the cache, see ``trireme_client.generation``.
+PREFIX_HEADER = "x-trireme-prefix"
+# A stream without a byte for this long is dead; a language model says something at every token.
+_IDLE_SECONDS = 300
+
+# Everything else on this service changes the server or reaches into its memory.
+_GRPC_METHODS = (
+    "ServerLive",
+    "ServerReady",
+    "ServerMetadata",
+    "ModelReady",
+    "ModelMetadata",
+    "ModelConfig",
+    "ModelStatistics",
+    "ModelInfer",
+    "ModelStreamInfer",
+)
+_GRPC_SERVICE = "/inference.GRPCInferenceService"
+_REFUSED_HTTP = tuple(
+    {"prefix": f"/v2/{api}"} for api in ("repository", "systemsharedmemory", "cudasharedmemory", "trace", "logging")
+) + ({"safe_regex": {"regex": "/v2/models/.*/trace/setting"}},)
+_NOT_HERE = "this API controls the server and is not served here; ask the replica itself, with the admin key"
+
+
+def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
+    """The listeners ``grpc`` and ``http``; ``rds`` says where the routes of each come from (an Envoy ConfigSource)."""
+    limit = {
+        "name": "envoy.filters.http.buffer",
+        "typed_config": _typed("extensions.filters.http.buffer.v3.Buffer", max_request_bytes=HTTP_BODY_BYTES),
+    }
+    statistics = {
+        "name": "envoy.filters.http.grpc_stats",
+        "typed_config": _typed("extensions.filters.http.grpc_stats.v3.FilterConfig", emit_filter_state=True),
+    }
+    return [
+        _listener(door, "grpc", door.grpc_port, rds["grpc"], [statistics]),
+        _listener(door, "http", door.http_port, rds["http"], [limit]),
+    ]
+
+
+def routes() -> Mapping[str, Json]:
+    """By listener, which requests go where.
+
+    Inference may be asked twice: what fails before its answer has begun is tried again.
+    """
+    grpc_retries = _retries("connect-failure,refused-stream,reset,unavailable")
+    http_retries = _retries("connect-failure,refused-stream,reset,gateway-error")
+    methods: list[Json] = []
+    for method in _GRPC_METHODS:
+        path = {"path": f"{_GRPC_SERVICE}/{method}"}
+        if method in ("ModelInfer", "ModelStreamInfer"):
+            header = {"name": PREFIX_HEADER, "present_match": True}
+            by_prefix = _action(BY_PREFIX_CLUSTER, grpc_retries)
+            by_prefix["hash_policy"] = [{"header": {"header_name": PREFIX_HEADER}}]
+            methods.append({"match": {**path, "headers": [header]}, "route": by_prefix})
+        methods.append({"match": path, "route": _action(GRPC_CLUSTER, grpc_retries)})
+    methods.append({"match": {"prefix": "/grpc.health.v1.Health/"}, "route": _action(GRPC_CLUSTER, grpc_retries)})
+    not_here_grpc = {"match": {"prefix": "/"}, "direct_response": _answer(403, _NOT_HERE)}
+    not_here_http = [
+        {"match": match, "direct_response": _answer(403, f'{{"error":"{_NOT_HERE}"}}')} for match in _REFUSED_HTTP
+    ]
+    kserve = {"match": {"prefix": "/v2"}, "route": _action(HTTP_CLUSTER, http_retries)}
+    nothing = {"match": {"prefix": "/"}, "direct_response": _answer(404, '{"error":"there is only /v2 here"}')}
+    return {
+        "grpc": _route_table("grpc", [*methods, not_here_grpc]),
+        "http": _route_table("http", [*not_here_http, kserve, nothing]),
+    }
+
+
+def _listener(door: FrontDoor, name: str, port: int, rds: Json, filters: list[Json]) -> Json:
+    router = {"name": "envoy.filters.http.router", "typed_config": _typed("extensions.filters.http.router.v3.Router")}
+    manager = _typed(
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=name,
+        codec_type="AUTO",
+        rds={"route_config_name": name, "config_source": rds},
+        http_filters=[*filters, router],
+        # The caller's own id goes through, and the answer tells it.
+        preserve_external_request_id=True,
+        always_set_request_id_in_response=True,
+        stream_idle_timeout=f"{_IDLE_SECONDS}s",
+        request_headers_timeout="10s",
+        common_http_protocol_options={"idle_timeout": "3600s"},
+        access_log=[_access_log(door, name)],
+    )
+    chain: Json = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    if door.tls:
+        chain["transport_socket"] = _tls(door.tls, "h2" if name == "grpc" else "http/1.1")
+    return {
+        **_typed("config.listener.v3.Listener"),
+        "name": name,
+        "address": address(door.host, port),
+        "filter_chains": [chain],
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+    }
+
+
+def _tls(files: TlsFiles, protocol: str) -> Json:
+    context: Json = {
+        "alpn_protocols": [protocol],
+        "tls_certificates": [
+            {
+                "certificate_chain": {"filename": str(files.certificate)},
+                "private_key": {"filename": str(files.private_key)},
+            }
+        ],
+    }
+    tls = _typed("extensions.transport_sockets.tls.v3.DownstreamTlsContext", common_tls_context=context)
+    if files.client_ca:
+        context["validation_context"] = {"trusted_ca": {"filename": str(files.client_ca)}}
+        tls["require_client_certificate"] = True
+    return {"name": "envoy.transport_sockets.tls", "typed_config": tls}
+
+
+def _access_log(door: FrontDoor, name: str) -> Json:
+    """The names are those of our own log lines, see docs/observability.md."""
+    fields = {
+        "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
+        "level": "info",
+        "logger": f"envoy.{name}",
+        "message": "%REQ(:METHOD)% %REQ(:PATH)%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+        "status": "%RESPONSE_CODE%",
+        "grpc_status": "%GRPC_STATUS%",
+        "response_flags": "%RESPONSE_FLAGS%",
+        "duration_ms": "%DURATION%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "upstream": "%UPSTREAM_HOST%",
+        "bytes_received": "%BYTES_RECEIVED%",
+        "bytes_sent": "%BYTES_SENT%",
+    }
+    log = _typed(
+        "extensions.access_loggers.file.v3.FileAccessLog",
+        path=str(door.access_log),
+        log_format={"json_format": fields},
+    )
+    return {"name": "envoy.access_loggers.file", "typed_config": log}
+
+
+def _route_table(name: str, entries: list[Json]) -> Json:
+    return {
+        **_typed("config.route.v3.RouteConfiguration"),
+        "name": name,
+        "virtual_hosts": [{"name": name, "domains": ["*"], "routes": entries}],
+    }
+
+
+def _action(cluster: str, retries: Json) -> Json:
+    # No timeout of Envoy's own: the caller's deadline goes with the request, and a stream lasts as long as it talks.
+    return {
+        "cluster": cluster,
+        "timeout": "0s",
+        "max_stream_duration": {"grpc_timeout_header_max": "0s"},
+        "retry_policy": retries,
+    }
+
+
+def _retries(conditions: str) -> Json:
+    return {
+        "retry_on": conditions,
+        "num_retries": 3,
+        "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+        # Another replica, not the one that has just failed.
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": _typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
+            }
+        ],
+        "host_selection_retry_max_attempts": "5",
+    }
+
+
+def _answer(status: int, text: str) -> Json:
+    return {"status": status, "body": {"inline_string": text}}
+
+
+def address(host: str, port: int) -> Json:
+    """An Envoy Address."""
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _typed(type_name: str, **fields: Any) -> Json:
+    return {"@type": f"type.googleapis.com/envoy.{type_name}", **fields}

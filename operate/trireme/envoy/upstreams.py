@@ -1,0 +1,137 @@
+"""Clusters and endpoints: which replicas there are, which of them get requests, and when one is left out.
+
+A replica is chosen by the fewest requests in flight. It is left out while its agent's ``/readyz`` is not 200, and for
+some seconds after it has failed several requests in a row, which is seen before any agent can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trireme.envoy.endpoint import Endpoint, FrontDoor
+
+Json = dict[str, Any]
+
+GRPC_CLUSTER = "triton_grpc"
+HTTP_CLUSTER = "triton_http"
+# The same replicas as GRPC_CLUSTER, chosen by the hash of a header instead.
+BY_PREFIX_CLUSTER = "triton_grpc_by_prefix"
+CLUSTERS = (GRPC_CLUSTER, HTTP_CLUSTER, BY_PREFIX_CLUSTER)
+
+_BUFFER_BYTES = 16 * 1024**2
+
+
+def assignment(door: FrontDoor, cluster: str, endpoints: Sequence[Endpoint]) -> Json:
+    """The endpoints of a cluster, by zone; a zone that is not Envoy's own has a lower priority."""
+    groups = []
+    for zone in sorted({endpoint.zone for endpoint in endpoints}):
+        members = [_member(endpoint, cluster) for endpoint in endpoints if endpoint.zone == zone]
+        priority = 0 if not door.own_zone or zone == door.own_zone else 1
+        groups.append({"locality": {"zone": zone}, "priority": priority, "lb_endpoints": members})
+    # Priorities must begin at 0, also when the own zone has no replica now.
+    if groups and all(group["priority"] for group in groups):
+        groups = [{**group, "priority": 0} for group in groups]
+    return {
+        "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "cluster_name": cluster,
+        "endpoints": groups,
+    }
+
+
+def _member(endpoint: Endpoint, cluster: str) -> Json:
+    port = endpoint.http_port if cluster == HTTP_CLUSTER else endpoint.grpc_port
+    return {
+        "endpoint": {
+            "address": {"socket_address": {"address": endpoint.host, "port_value": port}},
+            "hostname": endpoint.name,
+            "health_check_config": {"port_value": endpoint.agent_port},
+        }
+    }
+
+
+def cluster_of(door: FrontDoor, name: str, endpoints: Sequence[Endpoint], eds: Json) -> Json:
+    """A cluster; its endpoints come from ``eds``, an Envoy ConfigSource, or stand in it (``FrontDoor.by_name``)."""
+    cluster: Json = {
+        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "name": name,
+        "connect_timeout": "1s",
+        "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
+        "health_checks": [_health_check()],
+        # What waits for a replica that has become red is tried on another one.
+        "close_connections_on_host_health_failure": True,
+        "ignore_health_on_host_removal": True,
+        "outlier_detection": _outlier_detection(),
+        "circuit_breakers": {"thresholds": [_threshold(door)]},
+        "common_lb_config": {
+            # With none ready, a replica that calls itself unready is still better than none.
+            "healthy_panic_threshold": {"value": 1.0},
+        },
+    }
+    if name == BY_PREFIX_CLUSTER:
+        cluster["lb_policy"] = "MAGLEV"
+        # A replica that has half more requests than the mean is overloaded: the next one takes them.
+        cluster["common_lb_config"]["consistent_hashing_lb_config"] = {"hash_balance_factor": 150}
+    else:
+        cluster["lb_policy"] = "LEAST_REQUEST"
+        # A replica that has just become ready is still cold.
+        cluster["least_request_lb_config"] = {"choice_count": 2, "slow_start_config": {"slow_start_window": "5s"}}
+    if name != HTTP_CLUSTER:
+        cluster["typed_extension_protocol_options"] = {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        }
+    if door.by_name:
+        cluster["type"] = "STRICT_DNS"
+        cluster["dns_refresh_rate"] = "1s"
+        cluster["load_assignment"] = {
+            field: value for field, value in assignment(door, name, endpoints).items() if field != "@type"
+        }
+    else:
+        cluster["type"] = "EDS"
+        cluster["eds_cluster_config"] = {"eds_config": eds}
+    return cluster
+
+
+def _health_check() -> Json:
+    return {
+        "timeout": "2s",
+        "interval": "1s",
+        "no_traffic_interval": "1s",
+        # A 503 of the agent counts at once; only an agent that does not answer gets a second chance.
+        "unhealthy_threshold": 2,
+        "healthy_threshold": 1,
+        "http_health_check": {"path": "/readyz", "codec_client_type": "HTTP1"},
+    }
+
+
+def _outlier_detection() -> Json:
+    return {
+        "interval": "1s",
+        "base_ejection_time": "3s",
+        "max_ejection_time": "30s",
+        "max_ejection_percent": 50,
+        "split_external_local_origin_errors": True,
+        # Connections refused or reset, and answers that say the server cannot.
+        "consecutive_local_origin_failure": 3,
+        "consecutive_gateway_failure": 5,
+        "enforcing_consecutive_gateway_failure": 100,
+        # A caller's own mistakes can be INTERNAL (a model's exception): they must not take replicas away from others.
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+    }
+
+
+def _threshold(door: FrontDoor) -> Json:
+    return {
+        "priority": "DEFAULT",
+        "max_connections": door.max_requests,
+        "max_pending_requests": door.max_requests,
+        "max_requests": door.max_requests,
+        # A replica that dies with all its requests in flight: every one of them may be tried again.
+        "retry_budget": {"budget_percent": {"value": 50.0}, "min_retry_concurrency": 128},
+        "track_remaining": True,
+    }
