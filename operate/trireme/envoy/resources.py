@@ -38,9 +38,11 @@ _GRPC_METHODS = (
     "ModelStreamInfer",
 )
 _GRPC_SERVICE = "/inference.GRPCInferenceService"
-_REFUSED_HTTP = tuple(
-    {"prefix": f"/v2/{api}"} for api in ("repository", "systemsharedmemory", "cudasharedmemory", "trace", "logging")
-) + ({"safe_regex": {"regex": "/v2/models/.*/trace/setting"}},)
+_CONTROL_APIS = ("repository", "systemsharedmemory", "cudasharedmemory", "trace", "logging")
+_REFUSED_HTTP = (
+    *({"prefix": f"/v2/{api}"} for api in _CONTROL_APIS),
+    {"safe_regex": {"regex": "/v2/models/.*/trace/setting"}},
+)
 _NOT_HERE = "this API controls the server and is not served here; ask the replica itself, with the admin key"
 
 
