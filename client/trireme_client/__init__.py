@@ -16,9 +16,10 @@ from trireme_client.errors import (
     ServerFaultError,
     UnavailableError,
 )
+from trireme_client.generation import GenerationChunk
 from trireme_client.policy import HealthPolicy, HedgePolicy, RetryPolicy
 from trireme_client.request import SequenceStep
-from trireme_client.results import Classifications, Embeddings, Generation, InferResult, Route, Timings
+from trireme_client.results import Classifications, Embeddings, InferResult, Route, Timings
 from trireme_client.shared_memory import SharedRegion, SharedTensor
 from trireme_client.spec import ModelSpec, TensorSpec
 from trireme_client.testing import FakeServer
@@ -33,7 +34,7 @@ __all__ = [
     "Embeddings",
     "Endpoint",
     "FakeServer",
-    "Generation",
+    "GenerationChunk",
     "HealthPolicy",
     "HedgePolicy",
     "InferResult",

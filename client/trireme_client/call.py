@@ -43,6 +43,7 @@ class Call:
         deadline_ms: the one budget, from here to the return.
         metadata: sent with every request of it.
         sequence_id: of a stateful model; such a request is never sent twice, nor to another replica.
+        affinity_key: calls of one key go to one replica, unless that is overloaded.
         repeatable: whether a lost request may be sent again and a slow one hedged.
         sent: whether a server has or may have executed some of it.
         in_flight: attempts that have no answer yet; several where a split call's parts run at once.
@@ -54,6 +55,7 @@ class Call:
     request_id: str = ""
     metadata: Metadata = ()
     sequence_id: int = 0
+    affinity_key: str = ""
     repeatable: bool = True
     hedgeable: bool = True
     began: float = field(default_factory=time.monotonic)
@@ -144,7 +146,7 @@ class Caller:
         while True:
             if call.remaining_s() < _LEAST_SECONDS:
                 raise call.deadline_error()
-            replica = self._pool.pick(tried, call.sequence_id)
+            replica = self._pool.pick(tried, call.sequence_id, call.affinity_key)
             call.endpoint = replica.endpoint.address
             wire, greeted = replica.wire, False
             tried.append(replica)

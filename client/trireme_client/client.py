@@ -6,7 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any
 
@@ -15,9 +15,10 @@ from trireme_client._protos import Message, pb
 from trireme_client.call import Call, read_stream
 from trireme_client.endpoint import Endpoint, Tls
 from trireme_client.errors import ClientError, ClosedError, InvalidRequestError, ServerFaultError
+from trireme_client.generation import GenerationCall, GenerationChunk, Prompt
 from trireme_client.policy import HealthPolicy, HedgePolicy, RetryPolicy
 from trireme_client.request import Outputs, Parameter, SequenceStep, build, join, no_rows, read_outputs, read_parameters
-from trireme_client.results import Classifications, Embeddings, Generation, InferResult, Timings
+from trireme_client.results import Classifications, Embeddings, InferResult, Timings
 from trireme_client.runtime import AsyncioRuntime
 from trireme_client.session import Session, SessionOptions
 from trireme_client.shared_memory import SharedRegion
@@ -25,12 +26,9 @@ from trireme_client.spec import ModelSpec
 from trireme_client.tasks import (
     CLASSIFY_MODEL,
     EMBED_MODEL,
-    GENERATE_MODEL,
     classifications,
     embeddings,
-    generation_inputs,
-    join_generation,
-    read_generation,
+    generation_parameters,
     route_parameters,
     text_inputs,
 )
@@ -113,6 +111,7 @@ class AsyncTriremeClient:
         request_id: str | None = None,
         sequence: SequenceStep | None = None,
         priority: int | None = None,
+        affinity_key: str = "",
     ) -> InferResult:
         """Call a model once.
 
@@ -125,11 +124,13 @@ class AsyncTriremeClient:
             deadline_ms: of all of it: connecting, queueing, computing, retries.
             sequence: for a stateful model.
             priority: in the model's queue, 1 the highest.
+            affinity_key: calls of one key go to the same replica unless it is overloaded; proxies get it as the header
+                ``x-trireme-prefix``.
 
         Raises:
             ClientError: as the tree in ``trireme_client.errors`` says.
         """
-        call = self._session.begin(model, version, deadline_ms, headers, request_id, sequence)
+        call = self._session.begin(model, version, deadline_ms, headers, request_id, sequence, affinity_key)
         # Two servers must not write into the same memory.
         call.hedgeable = call.repeatable and not isinstance(outputs, Mapping)
 
@@ -168,6 +169,7 @@ class AsyncTriremeClient:
         request_id: str | None = None,
         sequence: SequenceStep | None = None,
         priority: int | None = None,
+        affinity_key: str = "",
     ) -> AsyncGenerator[InferResult, None]:
         """Call a model that answers a request any number of times; yields each answer.
 
@@ -176,7 +178,7 @@ class AsyncTriremeClient:
         Raises:
             ClientError: from the step that fails; within 5 s when the server dies or freezes.
         """
-        call = self._session.begin(model, version, deadline_ms, headers, request_id, sequence)
+        call = self._session.begin(model, version, deadline_ms, headers, request_id, sequence, affinity_key)
 
         def make(spec: ModelSpec) -> list[Message]:
             return build(spec, inputs, outputs=outputs, parameters=parameters, version=call.version,
@@ -255,60 +257,44 @@ class AsyncTriremeClient:
         )  # fmt: skip
         return classifications(result)
 
-    async def generate_stream(
-        self,
-        prompt: str,
-        *,
-        sampling: Mapping[str, Any] | None = None,
-        tier: str | None = None,
-        max_latency_ms: float | None = None,
-        model: str = GENERATE_MODEL,
-        version: int | str | None = None,
-        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
-        deadline_ms: float | None = None,
-        headers: Mapping[str, str] | None = None,
-        request_id: str | None = None,
-    ) -> AsyncGenerator[Generation, None]:
-        """Generate text and yield it piece by piece; leaving the loop ends the generation.
-
-        Args:
-            sampling: the engine's sampling parameters, e.g. ``{"max_tokens": 64, "temperature": 0}``.
-        """
-        spec = await self.spec(model, version=version, deadline_ms=deadline_ms)
-        stream = self.stream(
-            model, generation_inputs(spec, prompt, sampling, stream=True), version=version,
-            parameters=route_parameters(tier, max_latency_ms, parameters), deadline_ms=deadline_ms, headers=headers,
-            request_id=request_id,
-        )  # fmt: skip
-        try:
-            async for result in stream:
-                yield read_generation(result)
-        finally:
-            await stream.aclose()
-
     async def generate(
         self,
-        prompt: str,
+        model: str,
+        text: str | None = None,
         *,
-        sampling: Mapping[str, Any] | None = None,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        sampling_parameters: Mapping[str, Any] | None = None,
+        stream: bool = True,
         tier: str | None = None,
-        max_latency_ms: float | None = None,
-        model: str = GENERATE_MODEL,
+        max_ttft_ms: float | None = None,
+        max_ms_per_token: float | None = None,
         version: int | str | None = None,
         parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
         deadline_ms: float | None = None,
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
-    ) -> Generation:
-        """Generate text and wait for all of it. Arguments as for ``generate_stream``."""
-        pieces = [
-            piece
-            async for piece in self.generate_stream(
-                prompt, sampling=sampling, tier=tier, max_latency_ms=max_latency_ms, model=model, version=version,
-                parameters=parameters, deadline_ms=deadline_ms, headers=headers, request_id=request_id,
-            )
-        ]  # fmt: skip
-        return join_generation(model, pieces)
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        """Generate text and yield it piece by piece; leaving the loop, or closing it, ends the generation.
+
+        Args:
+            model: the task's route (``text_generation``), which chooses the variant, or one variant.
+            text, messages: one of them: a text to go on with, or a chat as OpenAI's list of messages.
+            sampling_parameters: by vLLM's names, e.g. ``{"max_tokens": 64, "temperature": 0}``.
+            stream: False: the text comes in one piece.
+            tier, max_ttft_ms, max_ms_per_token: asked of the route: what may be paid for, how soon the first token
+                must come, and how fast those after it.
+            parameters: further ones of the route (``sticky_key``, ``on_sla_risk``, ``explain``), or of the variant.
+            deadline_ms: of all of it, to the last token.
+
+        Raises:
+            ClientError: as ``stream``. What fails on a route before the first token is tried on another variant first.
+        """
+        prompt = Prompt(text, messages, sampling_parameters or {}, stream)
+        call = self._session.begin(model, version, deadline_ms, headers, request_id, affinity_key=prompt.prefix_key())
+        asked = generation_parameters(tier, max_ttft_ms, max_ms_per_token, parameters)
+        async with aclosing(GenerationCall(self, call, prompt, asked, headers).chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     # -- the server ----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import zlib
@@ -19,6 +20,8 @@ log = logging.getLogger("trireme_client")
 # A replica whose probe is well while a model on it is dead rests this long at first, doubling to the longest.
 _REST_SECONDS = 1.0
 _LONGEST_REST_SECONDS = 30.0
+# Of a replica's even share of what is in flight: more of one affinity key goes elsewhere.
+_MOST_LOAD = 1.25
 
 ProbeRequest = Callable[[], Awaitable[Message | None]]
 
@@ -90,11 +93,12 @@ class Pool:
     def replicas(self) -> tuple[Replica, ...]:
         return tuple(self._replicas)
 
-    def pick(self, avoid: Collection[Replica] = (), sequence_id: int = 0) -> Replica:
+    def pick(self, avoid: Collection[Replica] = (), sequence_id: int = 0, affinity_key: str = "") -> Replica:
         """The replica for the next request, counted as in flight until ``release``.
 
         Healthy ones before sick ones, not yet tried before tried, own zone before others; of these the one with the
-        fewest requests in flight, then the one not chosen for longest. A sequence stays with one replica.
+        fewest requests in flight, then the one not chosen for longest. A sequence stays with one replica; an affinity
+        key with one that is not overloaded.
         """
         with self._lock:
             if self.closed:
@@ -103,10 +107,13 @@ class Pool:
             if len(pool) > 1:
                 pool = [r for r in pool if r.healthy] or pool
                 if sequence_id:
-                    # Rendezvous hashing (Thaler and Ravishankar, 1998): when a replica leaves, only its sequences move.
-                    pool = [max(pool, key=lambda r: zlib.crc32(f"{sequence_id}@{r.endpoint.target}".encode()))]
+                    pool = _ranked(pool, str(sequence_id))[:1]
                 pool = [r for r in pool if r not in avoid] or pool
                 pool = [r for r in pool if r.endpoint.zone == self._zone] or pool
+                if affinity_key:
+                    # Consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, SODA 2018).
+                    most = math.ceil(_MOST_LOAD * (sum(r.outstanding for r in pool) + 1) / len(pool))
+                    pool = [r for r in _ranked(pool, affinity_key) if r.outstanding < most][:1]
             replica = min(pool, key=lambda r: (r.outstanding, r._last_pick))
             self._picks += 1
             replica._last_pick = self._picks
@@ -237,3 +244,8 @@ class Pool:
             await replica.wire.close()
         if watch is not None:
             await watch.stop()
+
+
+def _ranked(replicas: Sequence[Replica], key: str) -> list[Replica]:
+    """Rendezvous hashing (Thaler and Ravishankar, 1998): when a replica leaves, only the keys it had first move."""
+    return sorted(replicas, key=lambda r: zlib.crc32(f"{key}@{r.endpoint.target}".encode()), reverse=True)

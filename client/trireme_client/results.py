@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -102,15 +102,3 @@ class Classifications(_Routed):
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """A generated text, or one piece of it while streaming."""
-
-    text: str
-    model: str
-    version: str
-    request_id: str
-    timings: Timings
-    outputs: Mapping[str, Array] = field(default_factory=dict)

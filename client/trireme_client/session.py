@@ -27,6 +27,7 @@ T = TypeVar("T")
 # A model's description is asked for again before a request is refused for it, unless it is newer than this.
 _FRESH_SPEC_SECONDS = 1.0
 _REQUEST_ID_HEADER = "x-request-id"
+_AFFINITY_HEADER = "x-trireme-prefix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Session:
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
         sequence: SequenceStep | None = None,
+        affinity_key: str = "",
     ) -> Call:
         """Start the clock of a call.
 
@@ -91,6 +93,8 @@ class Session:
         # Proxies read headers only; one that is no header's text goes to the server alone.
         if given is None and request_id.isascii() and request_id.isprintable():
             metadata += ((_REQUEST_ID_HEADER, request_id),)
+        if affinity_key:
+            metadata += ((_AFFINITY_HEADER, affinity_key),)
         call = Call(
             deadline_ms=deadline_ms,
             model=model,
@@ -98,6 +102,7 @@ class Session:
             request_id=request_id,
             metadata=metadata,
             sequence_id=sequence.id if sequence else 0,
+            affinity_key=affinity_key,
             repeatable=sequence is None,
         )
         self.check_open(call)

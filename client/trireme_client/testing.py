@@ -19,6 +19,7 @@ import numpy as np
 from trireme_client._protos import Message, config_pb, grpc, pb, stubs
 from trireme_client.request import read_parameters
 from trireme_client.tensors import DTYPES, Array, decode, encode
+from trireme_client.testing_generation import GENERATION_TENSORS, generate
 
 Tensors = Mapping[str, Any]
 Compute = Callable[[Mapping[str, Array]], Tensors]
@@ -118,6 +119,14 @@ class FakeServer:
         for tensor, (datatype, dims) in outputs.items():
             config.output.add(name=tensor, data_type=_number(datatype), dims=dims)
         self._models[name] = _Model(config, compute, stream)
+
+    def add_generation_model(self, name: str, answer: Callable[[str], Iterable[str]]) -> None:
+        """Serve a language model of Triton's LLM contract, or replace one.
+
+        Args:
+            answer: from the prompt (for a chat its messages as JSON) to the pieces of text, a token each.
+        """
+        self.add_model(name, **GENERATION_TENSORS, stream=functools.partial(generate, answer))
 
     def remove_model(self, name: str) -> None:
         """Answer as if the model had been unloaded."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -396,30 +395,6 @@ def test_a_client_logs_nothing_by_itself_and_secrets_never(fake, connect, caplog
     assert "hush-hush" not in caplog.text
     assert "hush-hush" not in str(caught.value)
     assert [record for record in caplog.records if record.name.startswith("trireme_client")] == []
-
-
-def test_generation_follows_the_llm_contract(fake, connect):
-    seen = []
-
-    def stream(inputs):
-        seen.append(inputs)
-        for word in (b"one ", b"two"):
-            yield {"text_output": np.array([word], object)}
-
-    fake.add_model(
-        "text_generation",
-        inputs={"text_input": ("BYTES", [1]), "stream": ("BOOL", [1]), "sampling_parameters": ("BYTES", [1]),
-                "exclude_input_in_output": ("BOOL", [1])},
-        outputs={"text_output": ("BYTES", [1])},
-        optional_inputs=["stream", "sampling_parameters", "exclude_input_in_output"],
-        stream=stream,
-    )  # fmt: skip
-    client = connect(fake.address)
-    assert client.generate("count", sampling={"max_tokens": 2}).text == "one two"
-    assert [piece.text for piece in client.generate_stream("count")] == ["one ", "two"]
-    assert seen[0]["text_input"].tolist() == [b"count"]
-    assert json.loads(seen[0]["sampling_parameters"][0]) == {"max_tokens": 2}
-    assert seen[0]["stream"].tolist() == seen[0]["exclude_input_in_output"].tolist() == [True]
 
 
 def test_tasks_tell_who_answered_each_text(fake, connect):

@@ -49,11 +49,7 @@ def _add_models(fake):
         compute=lambda _: routed(1, {"LABEL": np.array([[b"positive"]], object), "SCORE": np.array([[0.9]]),
                                      "PROBABILITIES": np.array([[0.1, 0.9]])}),
     )  # fmt: skip
-    fake.add_model(
-        "text_generation", inputs={"text_input": ("BYTES", [1]), "sampling_parameters": ("BYTES", [1])},
-        outputs={"text_output": ("BYTES", [1])}, optional_inputs=["sampling_parameters"],
-        stream=lambda _: ({"text_output": np.array([word], object)} for word in (b" a", b" time")),
-    )  # fmt: skip
+    fake.add_generation_model("text_generation", lambda _: [" a", " time"])
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))

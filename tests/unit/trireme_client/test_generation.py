@@ -1,0 +1,261 @@
+"""Generation: the contract's tensors, routes that decide and learn, affinity."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+from trireme_client import (
+    AsyncTriremeClient,
+    DeadlineError,
+    FakeServer,
+    InvalidInputError,
+    InvalidRequestError,
+    ServerFaultError,
+    TriremeClient,
+)
+
+
+def words(prompt):
+    return [f"{word} " for word in prompt.split()]
+
+
+@pytest.fixture
+def fake():
+    with FakeServer() as server:
+        server.add_generation_model("chat", words)
+        yield server
+
+
+def add_route(server, variants, *, reports=None):
+    """A route that names the first of its variants that was not tried."""
+
+    def decide(_):
+        parameters = server.requests[-1].parameters
+        if "report" in parameters:
+            if reports is not None:
+                reports.append(json.loads(parameters["report"]))
+            names = [""]
+        else:
+            tried = {entry.split(":")[0] for entry in parameters.get("tried", "").split(",")}
+            names = [variant for variant in variants if variant not in tried]
+        reason = json.dumps({"reason": "fallback" if "tried" in parameters else "requested_tier"})
+        told = {"VARIANT": names[0], "VARIANT_VERSION": "1", "ROUTE_REASON": reason}
+        return {name: np.array([text.encode()], object) for name, text in told.items()}
+
+    server.add_model(
+        "text_generation",
+        inputs={"PROMPT_CHARACTERS": ("INT32", [1])},
+        outputs={name: ("BYTES", [1]) for name in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON")},
+        compute=decide,
+    )
+
+
+def text(chunks):
+    return "".join(chunk.text for chunk in chunks)
+
+
+def test_a_text_is_continued_piece_by_piece(fake, connect):
+    chunks = list(connect(fake.address).generate("chat", "one two", sampling_parameters={"max_tokens": 9}))
+    assert [chunk.text for chunk in chunks] == ["one ", "two ", ""]
+    assert [chunk.finish_reason for chunk in chunks] == [None, None, "stop"]
+    assert [chunk.num_output_tokens for chunk in chunks] == [1, 1, 0]
+    assert {chunk.num_input_tokens for chunk in chunks} == {2}
+    assert {(chunk.model, chunk.version, chunk.reason) for chunk in chunks} == {("chat", "1", "called by name")}
+    inputs = fake.requests[-1].inputs
+    assert json.loads(inputs["sampling_parameters"][0]) == {"max_tokens": 9}
+    assert inputs["stream"].tolist() == inputs["exclude_input_in_output"].tolist() == [True]
+    assert inputs["return_logprobs"].tolist() == [False]
+
+
+def test_without_streaming_the_text_comes_at_once(fake, connect):
+    chunks = list(connect(fake.address).generate("chat", "one two", stream=False))
+    assert [chunk.text for chunk in chunks] == ["one two "]
+
+
+def test_a_chat_reaches_the_model_as_messages(fake, connect):
+    messages = [{"role": "user", "content": "né"}]
+    list(connect(fake.address).generate("chat", messages=messages))
+    inputs = fake.requests[-1].inputs
+    assert json.loads(inputs["messages"][0]) == messages
+    assert "text_input" not in inputs
+
+
+def test_a_model_without_the_optional_tensors_is_asked_for_none_of_them(fake, connect):
+    fake.add_model(
+        "plain", inputs={"text_input": ("BYTES", [1])}, outputs={"text_output": ("BYTES", [1])},
+        stream=lambda _: [{"text_output": np.array([b"yes"], object)}],
+    )  # fmt: skip
+    (chunk,) = connect(fake.address).generate("plain", "a question")
+    assert (chunk.text, chunk.finish_reason, chunk.num_input_tokens, chunk.logprobs) == ("yes", None, None, None)
+    with pytest.raises(InvalidInputError, match="messages"):
+        list(connect(fake.address).generate("plain", messages=[]))
+
+
+@pytest.mark.parametrize("prompt", [{}, {"text": "a", "messages": []}])
+def test_text_and_messages_are_told_apart(fake, connect, prompt):
+    with pytest.raises(InvalidRequestError, match="either text or messages"):
+        list(connect(fake.address).generate("chat", **prompt))
+
+
+def test_sampling_parameters_that_are_no_json_are_refused_before_sending(fake, connect):
+    with pytest.raises(InvalidInputError, match="sampling_parameters"):
+        list(connect(fake.address).generate("chat", "a", sampling_parameters={"stop": {1}}))
+    assert fake.requests == []
+
+
+def test_a_broken_character_is_refused_by_name(fake, connect):
+    with pytest.raises(InvalidInputError, match="text_input"):
+        list(connect(fake.address).generate("chat", "a \ud800"))
+
+
+def endless(stopped):
+    try:
+        while True:
+            yield "on "
+    finally:
+        stopped.set()
+
+
+def test_closing_the_iterator_cancels_the_request(fake):
+    stopped = threading.Event()
+    fake.add_generation_model("endless", lambda _: endless(stopped))
+    with TriremeClient(fake.address) as client:
+        chunks = client.generate("endless", "go")
+        next(chunks)
+        chunks.close()
+        assert stopped.wait(5)
+
+
+def test_leaving_the_loop_cancels_the_request_in_asyncio(fake):
+    import asyncio
+
+    stopped = threading.Event()
+    fake.add_generation_model("endless", lambda _: endless(stopped))
+
+    async def leave():
+        async with AsyncTriremeClient(fake.address) as client:
+            chunks = client.generate("endless", "go")
+            async for _ in chunks:
+                break
+            await chunks.aclose()
+            return await asyncio.to_thread(stopped.wait, 5)
+
+    assert asyncio.run(leave())
+
+
+def test_the_deadline_bounds_the_whole_text(fake, connect):
+    fake.add_generation_model("endless", lambda _: endless(threading.Event()))
+    with pytest.raises(DeadlineError):
+        list(connect(fake.address).generate("endless", "go", deadline_ms=200))
+
+
+def test_a_route_names_the_variant_and_hears_how_fast_it_was(fake, connect):
+    reports = []
+    add_route(fake, ["chat"], reports=reports)
+    chunks = list(connect(fake.address).generate("text_generation", "one two three", tier="economy", max_ttft_ms=250))
+    assert text(chunks) == "one two three "
+    assert {(chunk.model, json.loads(chunk.reason)["reason"]) for chunk in chunks} == {("chat", "requested_tier")}
+    decided, streamed, reported = fake.requests
+    assert dict(decided.parameters, timeout=0) == {"tier": "economy", "max_ttft_ms": 250, "timeout": 0}
+    assert decided.inputs["PROMPT_CHARACTERS"].tolist() == [13]
+    assert decided.request_id == streamed.request_id == reported.request_id
+    (report,) = reports
+    assert report["variant"] == "chat"
+    assert report["ttft_ms"] > 0
+    assert report["ms_per_token"] > 0
+    assert "fault" not in report
+
+
+def test_before_the_first_token_another_variant_is_tried(fake, connect):
+    fake.add_generation_model("other", words)
+    add_route(fake, ["chat", "other"])
+    fake.fail_next("chat", "INTERNAL", "the engine died")
+    chunks = list(connect(fake.address).generate("text_generation", "one"))
+    assert text(chunks) == "one "
+    assert {chunk.model for chunk in chunks} == {"other"}
+    asked = [request.parameters["tried"] for request in fake.requests if "tried" in request.parameters]
+    assert asked == ["chat:error"]
+
+
+def test_a_variant_that_is_not_loaded_is_left_for_another(fake, connect):
+    add_route(fake, ["absent", "chat"])
+    chunks = list(connect(fake.address).generate("text_generation", "one"))
+    assert {chunk.model for chunk in chunks} == {"chat"}
+    assert [request.parameters["tried"] for request in fake.requests if "tried" in request.parameters] == [
+        "absent:not_ready"
+    ]
+
+
+def test_after_the_first_token_nothing_is_tried_again(fake):
+    def break_off(_):
+        yield "one "
+        raise RuntimeError("the engine died")
+
+    reports = []
+    fake.add_generation_model("fragile", break_off)
+    add_route(fake, ["fragile", "chat"], reports=reports)
+    with TriremeClient(fake.address) as client:
+        chunks = client.generate("text_generation", "one")
+        assert next(chunks).text == "one "
+        with pytest.raises(ServerFaultError, match="the engine died"):
+            next(chunks)
+    assert reports[0]["fault"] == "error"
+
+
+def test_a_wrong_request_is_not_tried_on_another_variant(fake, connect):
+    add_route(fake, ["chat", "other"])
+    fake.fail_next("chat", "INVALID_ARGUMENT", "temperature is hot")
+    with pytest.raises(InvalidRequestError, match="temperature is hot"):
+        list(connect(fake.address).generate("text_generation", "one"))
+    assert not [request for request in fake.requests if "tried" in request.parameters]
+
+
+def test_without_another_variant_the_error_is_the_variants_own(fake, connect):
+    def die(_):
+        fake.fail_next("text_generation", "UNAVAILABLE", "no variant can answer now", times=9)
+        raise RuntimeError("the engine died")
+
+    fake.add_generation_model("fragile", die)
+    add_route(fake, ["fragile"])
+    with pytest.raises(ServerFaultError, match="the engine died"):
+        list(connect(fake.address).generate("text_generation", "one"))
+
+
+def test_prompts_that_begin_alike_carry_the_same_key(fake, connect):
+    client = connect(fake.address)
+    system = "s" * 300
+    for prompt in (system + "one", system + "two", "three"):
+        list(client.generate("chat", prompt))
+    first, second, third = (request.headers["x-trireme-prefix"] for request in fake.requests)
+    assert first == second != third
+
+
+def test_prompts_that_begin_alike_go_to_one_replica():
+    with FakeServer() as a, FakeServer() as b:
+        for server in (a, b):
+            server.add_generation_model("chat", words)
+        with TriremeClient([a.address, b.address]) as client:
+            for number in range(20):
+                list(client.generate("chat", f"{'x' * 256} {number}"))
+                list(client.generate("chat", f"prompt {number}"))
+    at = [Counter(len(r.inputs["text_input"][0]) > 256 for r in server.requests) for server in (a, b)]
+    assert sorted(counts[True] for counts in at) == [0, 20]
+    assert all(counts[False] for counts in at)
+
+
+def test_an_overloaded_replica_hands_its_prompts_on():
+    with FakeServer() as a, FakeServer() as b:
+        for server in (a, b):
+            server.add_generation_model("endless", lambda _: endless(threading.Event()))
+        with TriremeClient([a.address, b.address]) as client:
+            running = [client.generate("endless", "the same prompt") for _ in range(8)]
+            for chunks in running:
+                next(chunks)
+            busy = sorted(len(server.requests) for server in (a, b))
+            for chunks in running:
+                chunks.close()
+    assert busy == [3, 5]
