@@ -40,7 +40,7 @@ class TritonPythonModel:
         if route.cascade and route.cascade.confidence_output not in self._task_outputs:
             raise RouteFileError(path, "cascade.confidence_output", f"is no output of {model.name}")
         self._deadline_ms = route.deadline_ms
-        self._metrics = TritonMetrics(route.task)
+        self._metrics = TritonMetrics(route)
         self._dispatcher = Dispatcher(
             route,
             call=self._call,
@@ -55,7 +55,7 @@ class TritonPythonModel:
             try:
                 tickets.append(self._ticket(request))
             except BackendError as error:
-                self._metrics.refused(error)
+                self._metrics.refused(error, request_id=request.request_id())
                 _send(request.get_response_sender(), _error_response(error))
         self._dispatcher.submit(tickets)
 
@@ -64,7 +64,7 @@ class TritonPythonModel:
         self._metrics.close()
 
     def _ticket(self, request: Any) -> Ticket:
-        ask, others = read_parameters(request.parameters())
+        ask, others, header_id = read_parameters(request.parameters())
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         rows = len(next(iter(inputs.values())))
         sender = request.get_response_sender()
@@ -76,7 +76,8 @@ class TritonPythonModel:
         def reply(result: Answer | BackendError) -> None:
             _send(sender, _error_response(result) if isinstance(result, BackendError) else _response(result, wanted))
 
-        return Ticket(ask, others, inputs, rows, arrived, arrived + deadline_ms / 1000, reply, request.request_id())
+        request_id = request.request_id() or header_id
+        return Ticket(ask, others, inputs, rows, arrived, arrived + deadline_ms / 1000, reply, request_id)
 
     def _call(self, variant: str, inputs: Tensors, parameters: str, request_id: str) -> Tensors:
         try:

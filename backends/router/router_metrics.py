@@ -1,4 +1,4 @@
-"""The router's metrics on Triton's own ``/metrics``.
+"""The router's metrics on Triton's own ``/metrics``, and its lines in Triton's log.
 
 An update is a message to the server, 20 microseconds: too much for every request. So what happens is noted down, and
 a thread of its own adds it up and sends it every half second.
@@ -6,6 +6,7 @@ a thread of its own adds it up and sends it every half second.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter, deque
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from trireme_backends.errors import BackendError, RequestError
 from trireme_backends.routing.breaker import BreakerState
+from trireme_backends.routing.decision import Reason
 from trireme_backends.routing.errors import UnavailableError
+from trireme_backends.routing.route import Route
 from trireme_backends.routing.work import RowRoute
 
 _FLUSH_SECONDS = 0.5
@@ -23,6 +26,7 @@ _BREAKER_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerSta
 _REQUESTS = "trireme_router_requests_total"
 _CALLS = "trireme_router_calls_total"
 _CALLED_ROWS = "trireme_router_called_rows_total"
+_COST = "trireme_router_cost_total"
 _PREDICTIONS = "trireme_router_predictions_total"
 _KEPT = "trireme_router_predictions_kept_total"
 _PREDICTED_MS = "trireme_router_predicted_ms_total"
@@ -32,6 +36,7 @@ _COUNTERS = {
     _REQUESTS: "Requests by the variant that answered, and why; refused ones have no variant",
     _CALLS: "Calls of variants by outcome; one call carries the rows of several requests",
     _CALLED_ROWS: "Rows in the calls of variants",
+    _COST: "Price of the rows in the calls of variants, by the route's cost_per_1000",
     _PREDICTIONS: "Answers of a variant that were predicted",
     _KEPT: "Answers within their predicted p95: 95 % where it is right",
     _PREDICTED_MS: "Sum of the predicted p95, milliseconds",
@@ -45,8 +50,10 @@ Labels = tuple[tuple[str, str], ...]
 class TritonMetrics:
     """Takes what the dispatcher tells (``dispatcher.Observer``) to Triton's metrics."""
 
-    def __init__(self, task: str) -> None:
-        self._task = task
+    def __init__(self, route: Route) -> None:
+        self._task = route.task
+        costs = {variant.name: variant.cost_per_1000 / 1000 for variant in route.variants}
+        self._row_costs = {**costs, **{variant.canary: costs[variant.name] for variant in route.variants}}
         family = pb_utils.MetricFamily
         self._families = {
             name: family(name=name, description=text, kind=family.COUNTER) for name, text in _COUNTERS.items()
@@ -63,8 +70,8 @@ class TritonMetrics:
         )
         self._metrics: dict[tuple[str, Labels], Any] = {}
         # Appending to and taking from a deque needs no lock.
-        self._replies: deque[tuple[RowRoute, float]] = deque()
-        self._refusals: deque[str] = deque()
+        self._replies: deque[tuple[RowRoute, float, str]] = deque()
+        self._refusals: deque[tuple[str, str, str]] = deque()
         self._calls: deque[tuple[str, str, int]] = deque()
         self._predictions: deque[tuple[str, float, float]] = deque()
         self._states: deque[tuple[str, BreakerState]] = deque()
@@ -78,12 +85,13 @@ class TritonMetrics:
         self._closed.set()
         self._flusher.join(timeout=2.0)
 
-    def replied(self, route: RowRoute, *, seen_ms: float) -> None:
-        self._replies.append((route, seen_ms))
+    def replied(self, route: RowRoute, *, seen_ms: float, request_id: str) -> None:
+        self._replies.append((route, seen_ms, request_id))
 
-    def refused(self, error: BackendError) -> None:
+    def refused(self, error: BackendError, *, request_id: str) -> None:
         kinds = ((RequestError, "invalid"), (UnavailableError, "unavailable"), (BackendError, "failed"))
-        self._refusals.append(next(name for kind, name in kinds if isinstance(error, kind)))
+        outcome = next(name for kind, name in kinds if isinstance(error, kind))
+        self._refusals.append((outcome, str(error), request_id))
 
     def called(self, variant: str, outcome: str, *, rows: int) -> None:
         self._calls.append((variant, outcome, rows))
@@ -110,16 +118,22 @@ class TritonMetrics:
         def count(name: str, amount: float, **labels: str) -> None:
             counts[name, tuple(labels.items())] += amount  # type: ignore[assignment]
 
-        for route, seen_ms in _taken(self._replies):
+        for route, seen_ms, request_id in _taken(self._replies):
             reason = route.reason.value
             count(_REQUESTS, 1, variant=route.variant, version=route.version, outcome="answered", reason=reason)
             latency = self._metric(self._latency, "latency", (("variant", route.variant),), buckets=_LATENCY_BUCKETS_MS)
             latency.observe(seen_ms)
-        for outcome in _taken(self._refusals):
+            if route.reason is Reason.FALLBACK:
+                self._log(route.reason_json, request_id, variant=route.variant, version=route.version)
+        for outcome, message, request_id in _taken(self._refusals):
             count(_REQUESTS, 1, variant="", version="", outcome=outcome, reason="")
+            # What a caller did wrong is told to the caller, and would fill the log.
+            if outcome != "invalid":
+                self._log(message, request_id)
         for variant, outcome, rows in _taken(self._calls):
             count(_CALLS, 1, variant=variant, outcome=outcome)
             count(_CALLED_ROWS, rows, variant=variant)
+            count(_COST, rows * self._row_costs[variant], variant=variant)
         for variant, p95_ms, seen_ms in _taken(self._predictions):
             count(_PREDICTIONS, 1, variant=variant)
             count(_KEPT, seen_ms <= p95_ms, variant=variant)
@@ -131,6 +145,10 @@ class TritonMetrics:
             self._metric(self._families[name], name, labels).increment(amount)
         for variant, state in _taken(self._states):
             self._metric(self._breaker, "breaker", (("variant", variant),)).set(_BREAKER_VALUES[state])
+
+    def _log(self, message: str, request_id: str, **more: str) -> None:
+        line = {"message": message, "request_id": request_id, "model": self._task, **more}
+        pb_utils.Logger.log_warn(json.dumps({name: value for name, value in line.items() if value}))
 
     def _metric(self, family: Any, name: str, labels: Labels, **more: Any) -> Any:
         key = (name, labels)

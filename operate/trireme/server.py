@@ -89,6 +89,9 @@ class ServerFlags:
             f"--metrics-address={LOOPBACK}",
             f"--metrics-port={self.metrics_port}",
             "--metrics-config=summary_latencies=true",
+            # A proxy's id of a request reaches the router's log.
+            "--grpc-header-forward-pattern=x-request-id",
+            "--http-header-forward-pattern=x-request-id",
             f"--log-verbose={self.log_verbose}",
             "--log-format=ISO8601",
             *self._restrictions(),

@@ -118,12 +118,21 @@ class Echo:
         self.repository = repository
         self.client = triton_grpc.InferenceServerClient(server.grpc_address)
 
-    def ask(self, *texts: str, hint: str | None = None, model: str = "echo", **parameters: Any) -> Routed:
+    def ask(
+        self,
+        *texts: str,
+        hint: str | None = None,
+        model: str = "echo",
+        headers: dict[str, str] | None = None,
+        **parameters: Any,
+    ) -> Routed:
         """Ask the route; any of its errors is raised."""
         inputs = [_tensor("TEXT", texts)]
         if hint is not None:
             inputs.append(_tensor("HINT", [hint] * len(texts)))
-        result = self.client.infer(model, inputs, parameters=parameters, client_timeout=PATIENCE_SECONDS)
+        result = self.client.infer(
+            model, inputs, parameters=parameters, headers=headers, client_timeout=PATIENCE_SECONDS
+        )
 
         def column(name: str) -> list[str]:
             array = result.as_numpy(name)

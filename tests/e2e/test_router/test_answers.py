@@ -186,6 +186,37 @@ def test_metrics_tell_requests_latencies_and_predictions(echo: Echo) -> None:
     )
 
 
+def test_cost_is_that_of_the_rows_a_variant_was_asked(echo: Echo) -> None:
+    large = 'variant="large"'
+    before = _metric(echo, "trireme_router_cost_total", large)
+    echo.ask("one", "two", tier="premium")
+    _eventually(lambda: _metric(echo, "trireme_router_cost_total", large) == pytest.approx(before + 2 * 3 / 1000))
+
+
+def test_fallback_is_logged_with_the_request_id_that_a_proxy_gave(echo: Echo) -> None:
+    echo.repository.behave("medium", raises=True)
+    routed = echo.ask("x", tier="standard", headers={"x-request-id": "proxy-1"})
+    assert routed.reason["reason"] == "fallback"
+
+    def told() -> list[dict[str, str]]:
+        lines = echo.server.log_path.read_text().splitlines()
+        # Triton writes a message as a string of JSON.
+        return [json.loads(json.loads(line.partition("] ")[2])) for line in lines if "proxy-1" in line]
+
+    _eventually(lambda: len(told()) == 1)
+    (line,) = told()
+    assert {name: line[name] for name in ("request_id", "model", "variant", "version")} == {
+        "request_id": "proxy-1",
+        "model": "echo",
+        "variant": routed.variant,
+        "version": "1",
+    }
+
+
+def test_request_id_of_a_header_is_no_parameter_of_the_variant(echo: Echo) -> None:
+    assert echo.ask("x", tier="standard", headers={"x-request-id": "proxy-2"}).seen[0]["parameters"] == {}
+
+
 def _metric(echo: Echo, name: str, labels: str = "") -> float:
     """Sum of a metric's samples whose labels contain ``labels``."""
     with urllib.request.urlopen(f"http://{echo.server.metrics_address}/metrics", timeout=30) as response:

@@ -39,8 +39,8 @@ class CallVariant(Protocol):
 class Observer(Protocol):
     """Is told what happens, from any thread."""
 
-    def replied(self, route: RowRoute, *, seen_ms: float) -> None: ...
-    def refused(self, error: BackendError) -> None: ...
+    def replied(self, route: RowRoute, *, seen_ms: float, request_id: str) -> None: ...
+    def refused(self, error: BackendError, *, request_id: str) -> None: ...
     def called(self, variant: str, outcome: str, *, rows: int) -> None: ...
     def predicted(self, variant: str, *, p95_ms: float, seen_ms: float) -> None: ...
     def breaker(self, variant: str, state: BreakerState) -> None: ...
@@ -352,11 +352,13 @@ class Dispatcher:
         self._replies.append(functools.partial(ticket.reply, Answer(ticket.outputs, ticket.routes)))
         seen_ms = (now - ticket.arrived) * 1000
         for route in {id(route): route for route in ticket.routes}.values():
-            self._outbox.append(functools.partial(self._observer.replied, route, seen_ms=seen_ms))
+            self._outbox.append(
+                functools.partial(self._observer.replied, route, seen_ms=seen_ms, request_id=ticket.request_id)
+            )
 
     def _refuse(self, ticket: Ticket, error: BackendError) -> None:
         self._replies.append(functools.partial(ticket.reply, error))
-        self._outbox.append(functools.partial(self._observer.refused, error))
+        self._outbox.append(functools.partial(self._observer.refused, error, request_id=ticket.request_id))
 
 
 def _merged(jobs: Sequence[Job]) -> Tensors:

@@ -13,6 +13,8 @@ from trireme_backends.routing.route import AUTO, Tier
 
 MOST_LATENCY_MS = 600_000
 MOST_KEY_CHARACTERS = 256
+# tritonserver hands this header on as a parameter (--grpc-header-forward-pattern).
+REQUEST_ID_HEADER = "x-request-id"
 
 Value = str | int | float | bool
 
@@ -52,20 +54,23 @@ _NAMES = frozenset(attribute.name for attribute in fields(Ask))
 _PLAIN = Ask()
 
 
-def read_parameters(text: str) -> tuple[Ask, str]:
+def read_parameters(text: str) -> tuple[Ask, str, str]:
     """Split the parameters of a request, a JSON object as the Python backend gives it.
 
     Returns:
-        The router's own ones, and the others as JSON ("" where there are none).
+        The router's own ones; the others as JSON ("" where there are none); the id that a proxy's header gave the
+        request ("" where none did). The last is not handed on: no two requests would be merged.
 
     Raises:
         ParameterError: an own one has a value that is not allowed.
     """
     if text in ("", "{}"):
-        return _PLAIN, ""
+        return _PLAIN, "", ""
     values: dict[str, Value] = json.loads(text)
+    request_id = str(values.pop(REQUEST_ID_HEADER, ""))
     own = {name: values.pop(name) for name in _NAMES.intersection(values)}
-    return parse_ask(own) if own else _PLAIN, json.dumps(values, sort_keys=True) if values else ""
+    others = json.dumps(values, sort_keys=True) if values else ""
+    return parse_ask(own) if own else _PLAIN, others, request_id
 
 
 def parse_ask(values: Mapping[str, Value]) -> Ask:

@@ -10,14 +10,18 @@ from trireme_backends.routing.route import Tier
 
 
 def test_own_parameters_are_taken_out_and_others_handed_on_with_their_types() -> None:
-    ask, others = read_parameters(json.dumps({"tier": "premium", "lang": "de", "k": 7, "flag": True}))
+    ask, others, _ = read_parameters(json.dumps({"tier": "premium", "lang": "de", "k": 7, "flag": True}))
     assert ask == Ask(tier=Tier.PREMIUM)
     assert json.loads(others) == {"lang": "de", "k": 7, "flag": True}
 
 
 @pytest.mark.parametrize("text", ["", "{}"])
 def test_no_parameters_ask_for_nothing(text: str) -> None:
-    assert read_parameters(text) == (Ask(), "")
+    assert read_parameters(text) == (Ask(), "", "")
+
+
+def test_request_id_of_a_header_is_taken_out_so_that_requests_can_be_merged() -> None:
+    assert read_parameters('{"x-request-id": "r-1"}') == (Ask(), "", "r-1")
 
 
 def test_equal_parameters_in_another_order_are_handed_on_equally() -> None:
