@@ -28,8 +28,21 @@ _NO_CONNECTION = re.compile(
 _STACK = re.compile(r"(?:\n|\\n)+At:(?:(?:\n|\\n)\s+[^\n\\]+?\(\d+\): [^\n\\;]*)+(?:\n|\\n)*")
 
 
+# A server that is back is found within a second; gRPC's own pauses between two attempts grow to two minutes.
+_CHANNEL_ARGUMENTS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
 class DeadlineError(ServerError):
     """The server did not answer in time."""
+
+
+class UnreachableError(ServerError):
+    """Nobody listens there, or the connection broke: the server is not there, or ended during the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +91,7 @@ class TritonClient:
 
     def __init__(self, grpc_address: str, admin_key: str | None = None) -> None:
         self._address = grpc_address
-        self._client = triton_grpc.InferenceServerClient(grpc_address)
+        self._client = triton_grpc.InferenceServerClient(grpc_address, channel_args=_CHANNEL_ARGUMENTS)
         self._admin_headers = {"triton-grpc-protocol-admin-key": admin_key} if admin_key else None
 
     def __enter__(self) -> TritonClient:
@@ -121,6 +134,13 @@ class TritonClient:
         try:
             return bool(self._call(lambda: self._client.is_server_live(client_timeout=deadline_seconds)))
         except ServerError:
+            return False
+
+    def is_ready(self, deadline_seconds: float) -> bool:
+        """Whether the server says that the models it was started with are loaded and warm."""
+        try:
+            return bool(self._client.is_server_ready(client_timeout=deadline_seconds))
+        except InferenceServerException:
             return False
 
     def server_version(self, deadline_seconds: float) -> str:
@@ -171,7 +191,7 @@ class TritonClient:
             if error.status() == "StatusCode.DEADLINE_EXCEEDED":
                 raise DeadlineError(f"the server at {self._address} did not answer in time") from None
             if error.status() == "StatusCode.UNAVAILABLE" and _NO_CONNECTION.search(error.message()):
-                raise ServerError(f"no server answers at {self._address}; see: trireme status") from None
+                raise UnreachableError(f"no server answers at {self._address}; see: trireme status") from None
             raise ServerError(in_one_line(error.message())) from None
 
 

@@ -30,8 +30,10 @@ from trireme.triton_client import TritonClient
 # A load blocks through warm-up, so an engine of many gigabytes may take minutes.
 _LOAD_DEADLINE_SECONDS = 300.0
 _CALL_DEADLINE_SECONDS = 10.0
-# For a server that is being restarted, so that it does not come back with what it read a moment too early.
+# For the only server, when it is being restarted.
 _RETURN_DEADLINE_SECONDS = 20.0
+# A client tries to reach a server once a second: one that is silent for longer is away.
+_AWAY_SECONDS = 1.5
 
 
 _STAGING_NAME = ".releases"
@@ -144,8 +146,8 @@ class InstallVersion:
 class Reconfigure:
     """``before`` and ``after`` are whole texts of ``config.pbtxt``; ``versions`` must be ready afterwards.
 
-    ``patient``: a server that does not answer fails the step. Otherwise, when going back, the others are served first,
-    it is given a moment to return, and then passed over: it reads the files when it starts.
+    A server that is away is passed over: it takes what was changed when it is back, see ``trireme.catch_up``. Where
+    none is there, a ``patient`` step fails; otherwise, when going back, they are given a moment to return.
     """
 
     model: str
@@ -295,31 +297,53 @@ def _remove_model(world: World, model: str) -> None:
     shutil.rmtree(world.folder(model).path, ignore_errors=True)
 
 
-def _load_on_each(replicas: Iterable[TritonClient], model: str, versions: Iterable[int]) -> None:
+def _load_on_each(replicas: Sequence[TritonClient], model: str, versions: Iterable[int]) -> None:
+    silences = []
     for replica in replicas:
-        _load(replica, model, versions, _LOAD_DEADLINE_SECONDS)
+        if silence := _load_unless_away(replica, model, versions, _LOAD_DEADLINE_SECONDS):
+            silences.append(silence)
+    if silences and len(silences) == len(replicas):
+        raise silences[0]
 
 
-def _load_on_those_that_answer(replicas: Iterable[TritonClient], model: str, versions: Iterable[int]) -> None:
-    waiting, refusals = list(replicas), []
+def _load_on_those_that_answer(replicas: Sequence[TritonClient], model: str, versions: Iterable[int]) -> None:
     deadline = time.monotonic() + _RETURN_DEADLINE_SECONDS
-    while waiting:
-        silent = []
-        for replica in waiting:
+    refusals, someone = [], False
+    while replicas and not someone:
+        for replica in replicas:
             try:
-                _load(replica, model, versions, _CALL_DEADLINE_SECONDS)
+                someone |= _load_unless_away(replica, model, versions, _CALL_DEADLINE_SECONDS) is None
             except ServerError as error:
-                if replica.is_live(_CALL_DEADLINE_SECONDS):
-                    refusals.append(error)
-                else:
-                    silent.append(replica)
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
         if time.monotonic() > deadline:
             break
-        waiting = silent
-        if waiting:
-            time.sleep(0.2)
-    if refusals:
-        raise refusals[0]
+        time.sleep(0.2)
+
+
+def _load_unless_away(
+    replica: TritonClient, model: str, versions: Iterable[int], deadline_seconds: float
+) -> ServerError | None:
+    """The error where the server is away. Raises ServerError if it is there and refuses."""
+    if _is_away(replica):
+        return ServerError("no server answers; see: trireme status")
+    try:
+        _load(replica, model, versions, deadline_seconds)
+    except ServerError as error:
+        if _is_away(replica):
+            return error
+        raise
+    return None
+
+
+def _is_away(replica: TritonClient) -> bool:
+    deadline = time.monotonic() + _AWAY_SECONDS
+    while not replica.is_live(_CALL_DEADLINE_SECONDS):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _load(replica: TritonClient, model: str, versions: Iterable[int], deadline_seconds: float) -> None:
