@@ -1,18 +1,17 @@
-"""Watches one running server with real inferences, and heals what Triton does not."""
+"""Watches the models of one running server with real inferences, and heals what Triton does not."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from trireme.errors import ServerError
 from trireme.golden import GoldenSample
 from trireme.readiness import prove
 from trireme.repository import ModelRepository
-from trireme.server import TritonServer
 from trireme.stubs import StubWatch
 from trireme.triton_client import DeadlineError, TritonClient
 
@@ -39,10 +38,9 @@ class HealthPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What only a new server mends; ``frozen``: the present one does not even react to SIGTERM."""
+    """What only a new server mends."""
 
     reason: str
-    frozen: bool = False
 
 
 class HealthWatch:
@@ -56,22 +54,27 @@ class HealthWatch:
 
     def __init__(
         self,
-        server: TritonServer,
         client: TritonClient,
         repository: ModelRepository,
         samples: Mapping[str, Sequence[GoldenSample]],
         policy: HealthPolicy,
+        stubs: StubWatch | None,
+        required: Collection[str],
     ) -> None:
-        """``samples``: of the models that the server has loaded; those without samples are not asked."""
+        """
+        Args:
+            samples: of the models that the server has loaded; those without samples are not asked.
+            stubs: None where the server's processes cannot be seen from here.
+            required: models that are asked at every look, in turn, beside the turn of the others.
+        """
         self.problems: dict[str, tuple[str, ...]] = {}
         self.heals = 0
         self.last_heal = ""
-        self._server = server
         self._client = client
         self._repository = repository
         self._samples = {model: list(found) for model, found in samples.items() if found}
-        self._turns = itertools.cycle(sorted(self._samples))
-        self._stubs = StubWatch(server.pid)
+        self._turns = [itertools.cycle(sorted(turn)) for turn in self._split(required) if turn]
+        self._stubs = stubs
         self._policy = policy
 
     def prove_all(self) -> None:
@@ -80,17 +83,23 @@ class HealthWatch:
             self.problems[model] = prove(self._client, model, samples, self._policy.proof_deadline_seconds)
 
     def look(self) -> Fault | None:
-        """Look once: at the server's process, at its stubs, and at the answer of the model whose turn it is.
+        """Look once: at the server's stubs, and at the answers of the models whose turn it is.
 
         A model whose stub has died is reloaded here. What is returned needs a restart.
         """
-        if not self._server.is_alive():
-            return Fault(f"tritonserver ended by itself: {self._server.failure_reason()}")
-        for model in sorted({stub.model for stub in self._stubs.find_dead()}):
+        for model in sorted({stub.model for stub in self._stubs.find_dead()} if self._stubs else ()):
             if fault := self._heal(model, f"a process of model {model} died"):
                 return fault
-        turn = next(self._turns, None)
-        return self._probe(turn, self._samples[turn][0]) if turn else None
+        for turn in self._turns:
+            model = next(turn)
+            if fault := self._probe(model, self._samples[model][0]):
+                return fault
+        return None
+
+    def _split(self, required: Collection[str]) -> tuple[list[str], list[str]]:
+        return [name for name in self._samples if name in required], [
+            name for name in self._samples if name not in required
+        ]
 
     def _probe(self, model: str, sample: GoldenSample) -> Fault | None:
         deadline = self._policy.probe_deadline_seconds
@@ -100,7 +109,7 @@ class HealthWatch:
                 answer = self._client.infer(model, sample.inputs, deadline, sample.parameters)
             except DeadlineError:
                 if not self._client.is_live(deadline):
-                    return Fault(f"tritonserver is frozen: it answered nothing for {2 * deadline:.0f} s", frozen=True)
+                    return Fault(f"tritonserver is frozen: it answered nothing for {2 * deadline:.0f} s")
                 answered = self._answered(model)
                 if answered == answered_before:
                     return self._heal(model, f"model {model} answered nothing for {2 * deadline:.0f} s")
@@ -129,11 +138,15 @@ class HealthWatch:
         policy = self._policy
         folder = self._repository.model(model)
         try:
-            # Triton reloads the versions whose files look changed, and the time of the directory is enough for that.
-            for version in folder.versions():
-                os.utime(folder.version_dir(version))
+            try:
+                # Triton reloads the versions whose files look changed; the time of the directory is enough for that.
+                for version in folder.versions():
+                    os.utime(folder.version_dir(version))
+            except OSError:
+                # Not ours to touch, in a container: what cannot be replaced in place goes, for a moment.
+                self._client.unload(model, policy.load_deadline_seconds)
             self._client.load(model, policy.load_deadline_seconds)
-        except (ServerError, OSError) as error:
+        except ServerError as error:
             return Fault(f"{why}, and loading it anew failed: {error}")
         problems = prove(self._client, model, self._samples.get(model, ()), policy.proof_deadline_seconds)
         if problems:

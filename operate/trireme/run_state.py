@@ -10,33 +10,66 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trireme.errors import ServerError
 from trireme.files import write_json_atomic
 
 
 class Phase(str, enum.Enum):
-    """Where a served Triton stands."""
+    """Where a replica, or all of what is served, stands."""
 
     STARTING = "starting"
     SERVING = "serving"
     RESTARTING = "restarting"
+    DRAINING = "draining"
     STOPPING = "stopping"
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """One tritonserver with its agent.
+
+    Attributes:
+        phase: in ``serving`` its agent calls it ready.
+        grpc_address, http_address, metrics_address, agent_address: ``host:port``; the first three are the server's own.
+        server_pid, agent_pid: None while there is none.
+        restarts: of the server. heals: models loaded anew because their process was gone.
+        last_fault: the sentence of the last of these.
+        problems: by model loaded, what golden samples found wrong; empty where all is right.
+    """
+
+    name: str
+    zone: str
+    phase: Phase
+    grpc_address: str
+    http_address: str
+    metrics_address: str
+    agent_address: str
+    server_pid: int | None = None
+    agent_pid: int | None = None
+    restarts: int = 0
+    heals: int = 0
+    last_fault: str = ""
+    problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def told_problems(self) -> list[str]:
+        """``problems`` as sentences that name the model."""
+        return [f"{model}: {found[0]}" for model, found in sorted(self.problems.items()) if found]
+
+
+@dataclass(frozen=True, slots=True)
 class ServingState:
-    """One ``trireme serve`` and its server.
+    """One ``trireme serve`` and all that it runs.
 
     Attributes:
         pid: of ``trireme serve``.
         started_at: of ``trireme serve``, seconds since 1970.
-        phase: only in ``serving`` are requests answered.
-        grpc_address, http_address, metrics_address: ``host:port``.
-        server_pid: of tritonserver; None while there is none.
-        restarts, heals: servers restarted and dead stubs replaced since the start.
-        last_fault: the sentence of the last of these.
-        problems: by model loaded, what golden samples found wrong; empty where all is right.
+        phase: in ``serving`` at least one replica answers.
+        grpc_address, http_address: ``host:port`` of Envoy, where callers go.
+        envoy_admin_address, gateway_address, prometheus_address: empty where there is none.
+        replicas: by name.
+        orders_done: number of the last order (``Orders``) that was carried out.
         left_out: models not loaded, with the reason.
     """
 
@@ -45,17 +78,27 @@ class ServingState:
     phase: Phase
     grpc_address: str
     http_address: str
-    metrics_address: str
-    server_pid: int | None = None
-    restarts: int = 0
-    heals: int = 0
-    last_fault: str = ""
-    problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    envoy_admin_address: str = ""
+    gateway_address: str = ""
+    prometheus_address: str = ""
+    replicas: tuple[ReplicaState, ...] = ()
+    orders_done: int = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
 
-    def told_problems(self) -> list[str]:
-        """``problems`` as sentences that name the model."""
-        return [f"{model}: {found[0]}" for model, found in sorted(self.problems.items()) if found]
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What ``trireme scale`` and ``trireme restart`` want of a running ``trireme serve``.
+
+    Attributes:
+        number: rises with each order.
+        replicas: how many there shall be.
+        restart: whether each of them shall be restarted in turn.
+    """
+
+    number: int
+    replicas: int
+    restart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +114,10 @@ class RunDirectory:
     @property
     def _state_path(self) -> Path:
         return self.path / "serving.json"
+
+    @property
+    def _orders_path(self) -> Path:
+        return self.path / "orders.json"
 
     @property
     def _lock_path(self) -> Path:
@@ -116,10 +163,20 @@ class RunDirectory:
         """The state last written, also by a ``trireme serve`` that is dead; None where there is none."""
         try:
             fields = json.loads(self._state_path.read_text())
-            problems = {model: tuple(found) for model, found in fields.pop("problems").items()}
-            return ServingState(**{**fields, "phase": Phase(fields["phase"]), "problems": problems})
+            replicas = tuple(_replica(entry) for entry in fields.pop("replicas"))
+            return ServingState(**{**fields, "phase": Phase(fields["phase"]), "replicas": replicas})
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             # Written by another release: as good as none.
+            return None
+
+    def order(self, orders: Orders) -> None:
+        write_json_atomic(self._orders_path, asdict(orders))
+
+    def orders(self) -> Orders | None:
+        """The last order; None where there was none since ``trireme serve`` began."""
+        try:
+            return Orders(**json.loads(self._orders_path.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def running(self) -> ServingState:
@@ -134,5 +191,16 @@ class RunDirectory:
         return state
 
     def clear(self) -> None:
-        """Forget the state: the server has ended and everything of it is gone."""
+        """Forget the state: everything that was served has ended."""
         self._state_path.unlink(missing_ok=True)
+        self._orders_path.unlink(missing_ok=True)
+
+
+def _replica(fields: dict[str, Any]) -> ReplicaState:
+    problems = {model: tuple(found) for model, found in fields.pop("problems").items()}
+    return ReplicaState(**{**fields, "phase": Phase(fields["phase"]), "problems": problems})
+
+
+def _as_replica(fields: Mapping[str, Any]) -> ReplicaState:
+    problems = {model: tuple(found) for model, found in fields["problems"].items()}
+    return ReplicaState(**{**fields, "phase": Phase(fields["phase"]), "problems": problems})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import psutil
 
 from trireme.errors import ServerError
-from trireme.run_state import Phase, ServingState
+from trireme.run_state import Phase, ReplicaState, ServingState
 from trireme.stubs import stub_processes
 from trireme.triton_client import TritonClient, VersionCounts
 
@@ -22,21 +22,21 @@ class Memory:
     """Resident memory in MiB; pages that processes share are counted in each of them."""
 
     total_mib: float
-    server_mib: float
+    servers_mib: float
     stubs_mib: float
     stub_count: int
-    supervisor_mib: float
+    others_mib: float
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One model.
+    """One model on one replica.
 
     Attributes:
         versions: those that answer.
         ready: at least one does, and its last golden sample was answered rightly.
         problem: what is wrong otherwise.
-        succeeded, failed: requests since the model was loaded, those of the health probe included.
+        succeeded, failed: requests since the model was loaded, those of the readiness agent included.
     """
 
     name: str
@@ -48,31 +48,49 @@ class ModelStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """One replica with its models."""
+
+    replica: ReplicaState
+    models: Sequence[ModelStatus]
+
+    @property
+    def well(self) -> bool:
+        return self.replica.phase is Phase.SERVING and all(model.ready for model in self.models)
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """All that ``trireme status`` shows."""
+    """All that ``trireme status`` shows.
+
+    Attributes:
+        serving: every replica serves every model.
+    """
 
     serving: bool
-    phase: Phase
-    pid: int
-    server_pid: int | None
+    state: ServingState
     uptime_seconds: float
-    restarts: int
-    heals: int
-    last_fault: str
-    grpc_address: str
-    http_address: str
-    metrics_address: str
     memory: Memory
-    models: Sequence[ModelStatus]
-    left_out: Mapping[str, str]
+    replicas: Sequence[ReplicaStatus]
 
 
 def read_status(state: ServingState, admin_key: str) -> Status:
-    """Ask the server and the system; a server that does not answer shows as models that are not ready."""
+    """Ask the servers and the system; a server that does not answer shows as models that are not ready."""
+    replicas = [_replica_status(replica, admin_key) for replica in state.replicas]
+    return Status(
+        serving=bool(replicas) and state.phase is Phase.SERVING and all(replica.well for replica in replicas),
+        state=state,
+        uptime_seconds=time.time() - state.started_at,
+        memory=_memory(state),
+        replicas=replicas,
+    )
+
+
+def _replica_status(replica: ReplicaState, admin_key: str) -> ReplicaStatus:
     versions: dict[str, list[str]] = {}
     counts: list[VersionCounts] = []
     silence = ""
-    with TritonClient(state.grpc_address, admin_key) as client:
+    with TritonClient(replica.grpc_address, admin_key) as client:
         try:
             for entry in client.index(_DEADLINE_SECONDS):
                 if entry.state == "READY":
@@ -81,25 +99,10 @@ def read_status(state: ServingState, admin_key: str) -> Status:
         except ServerError as error:
             silence = str(error)
     models = [
-        _model_status(name, versions.get(name, []), counts, silence or "; ".join(state.problems.get(name, ())))
-        for name in sorted({*state.problems, *versions})
+        _model_status(name, versions.get(name, []), counts, silence or "; ".join(replica.problems.get(name, ())))
+        for name in sorted({*replica.problems, *versions})
     ]
-    return Status(
-        serving=state.phase is Phase.SERVING and all(model.ready for model in models),
-        phase=state.phase,
-        pid=state.pid,
-        server_pid=state.server_pid,
-        uptime_seconds=time.time() - state.started_at,
-        restarts=state.restarts,
-        heals=state.heals,
-        last_fault=state.last_fault,
-        grpc_address=state.grpc_address,
-        http_address=state.http_address,
-        metrics_address=state.metrics_address,
-        memory=_memory(state),
-        models=models,
-        left_out=state.left_out,
-    )
+    return ReplicaStatus(replica, models)
 
 
 def _model_status(name: str, versions: Sequence[str], counts: Iterable[VersionCounts], problem: str) -> ModelStatus:
@@ -115,10 +118,20 @@ def _model_status(name: str, versions: Sequence[str], counts: Iterable[VersionCo
 
 
 def _memory(state: ServingState) -> Memory:
-    stubs = stub_processes(state.server_pid) if state.server_pid else []
-    server_mib, supervisor_mib = _resident_mib(state.server_pid), _resident_mib(state.pid)
+    servers = [replica.server_pid for replica in state.replicas if replica.server_pid]
+    stubs = [stub for server in servers for stub in stub_processes(server)]
+    servers_mib = sum(map(_resident_mib, servers))
     stubs_mib = sum(_resident_mib(stub.pid) for stub in stubs)
-    return Memory(server_mib + stubs_mib + supervisor_mib, server_mib, stubs_mib, len(stubs), supervisor_mib)
+    everything_mib = sum(map(_resident_mib, [state.pid, *_children(state.pid)]))
+    total_mib = max(everything_mib, servers_mib + stubs_mib)
+    return Memory(total_mib, servers_mib, stubs_mib, len(stubs), total_mib - servers_mib - stubs_mib)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return []
 
 
 def _resident_mib(pid: int | None) -> float:

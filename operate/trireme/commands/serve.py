@@ -1,4 +1,4 @@
-"""``trireme serve``: one supervised tritonserver with every model of the repository that is complete."""
+"""``trireme serve``: replicas of a supervised tritonserver behind Envoy, with every model that is complete."""
 
 from __future__ import annotations
 
@@ -11,27 +11,40 @@ import signal
 import click
 
 from trireme.admin_key import ensure_admin_key
+from trireme.envoy.endpoint import FrontDoor
+from trireme.fleet import Fleet, FleetPlan
 from trireme.leftovers import remove_leftovers
-from trireme.ports import require_free
+from trireme.ports import free_ports, require_free
+from trireme.replica import RestartPolicy
 from trireme.repository import ModelRepository
 from trireme.run_state import RunDirectory, ServingState
 from trireme.runtime import EmbeddedRuntime
-from trireme.server import ServerFlags
 from trireme.settings import Settings
-from trireme.supervisor import RestartPolicy, Supervisor
 from trireme.variants import find_tasks
+
+MOST_REPLICAS = 64
 
 
 @click.command()
+@click.option("--replicas", default=1, show_default=True, type=click.IntRange(1, MOST_REPLICAS))
+@click.option("--zones", default="a", show_default=True, help="Names, parted by commas; replicas are spread over them.")
+@click.option("--own-zone", default="", help="Prefer this zone; the others take what it cannot.  [default: all alike]")
 @click.option("--grpc-port", default=8001, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--http-port", default=8000, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--metrics-port", default=8002, show_default=True, type=click.IntRange(1, 65535))
-def serve(grpc_port: int, http_port: int, metrics_port: int) -> None:
+@click.option(
+    "--metrics-port", default=8002, show_default=True, type=click.IntRange(1, 65535), help="Of the first replica."
+)
+def serve(replicas: int, zones: str, own_zone: str, grpc_port: int, http_port: int, metrics_port: int) -> None:
     """Serve the model repository on this machine until Ctrl-C or SIGTERM."""
     ports = {"--grpc-port": grpc_port, "--http-port": http_port, "--metrics-port": metrics_port}
     for (first, port), (second, other) in itertools.combinations(ports.items(), 2):
         if port == other:
             raise click.UsageError(f"{first} and {second} are both {port}; give each a port of its own")
+    names = [name.strip() for name in zones.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise click.BadParameter(f"is {zones!r}; it must be different names parted by commas", param_hint="--zones")
+    if own_zone and own_zone not in names:
+        raise click.BadParameter(f"is {own_zone!r}; --zones has {', '.join(names)}", param_hint="--own-zone")
     settings = Settings.from_environment()
     directory = RunDirectory(settings.run_dir)
     # Both end in the same way: requests in flight finish, then everything is taken down.
@@ -41,17 +54,27 @@ def serve(grpc_port: int, http_port: int, metrics_port: int) -> None:
         _clean_up_after_the_last(directory)
         for flag, port in ports.items():
             require_free(port, flag)
-        repository = ModelRepository(settings.repository_dir)
-        flags = ServerFlags(
-            settings.repository_dir,
-            grpc_port=grpc_port,
-            http_port=http_port,
+        (admin_port,) = free_ports(1)
+        door = FrontDoor(
+            grpc_port,
+            http_port,
+            admin_port,
+            own_zone=own_zone,
+            access_log=directory.path / "envoy" / "access.log",
+        )
+        plan = FleetPlan(
+            settings=settings,
+            directory=directory,
+            runtime=EmbeddedRuntime.find(settings),
+            replicas=replicas,
+            zones=names,
+            door=door,
             metrics_port=metrics_port,
             admin_key=ensure_admin_key(directory.admin_key_path),
         )
-        supervisor = Supervisor(flags, repository, EmbeddedRuntime.find(settings), directory, RestartPolicy())
+        repository = ModelRepository(settings.repository_dir)
         try:
-            supervisor.run(lambda state: _announce(state, repository, directory))
+            Fleet(plan, RestartPolicy()).run(lambda state: _announce(state, repository, directory))
         except KeyboardInterrupt:
             click.echo("stopped")
 
@@ -74,13 +97,19 @@ def _clean_up_after_the_last(directory: RunDirectory) -> None:
 
 
 def _announce(state: ServingState, repository: ModelRepository, directory: RunDirectory) -> None:
-    click.echo(f"ready: {len(state.problems)} models, their golden samples answered rightly")
+    problems = state.replicas[0].problems
+    click.echo(
+        f"ready: {len(state.replicas)} replica{'s' if len(state.replicas) > 1 else ''} behind Envoy, each with "
+        f"{len(problems)} models that answered their golden samples rightly"
+    )
     click.echo(f"  gRPC     {state.grpc_address}")
     click.echo(f"  HTTP     http://{state.http_address}")
-    click.echo(f"  metrics  http://{state.metrics_address}/metrics")
-    click.echo(f"  logs     {directory.path / 'server' / 'server.log'}, {directory.path / 'serve.log'}")
+    click.echo(f"  Envoy    http://{state.envoy_admin_address} (statistics)")
+    for replica in state.replicas:
+        click.echo(f"  replica  {replica.name}, zone {replica.zone}: metrics http://{replica.metrics_address}/metrics")
+    click.echo(f"  logs     {directory.path / 'serve.log'}, {directory.path / 'replicas'}, {directory.path / 'envoy'}")
     click.echo(f"  admin    key in {directory.admin_key_path}")
-    tasks = [task for task in find_tasks(repository) if task.variants and task.variants[0].model in state.problems]
+    tasks = [task for task in find_tasks(repository) if task.variants and task.variants[0].model in problems]
     if tasks:
         model = tasks[0].variants[0].model
         body = '{"inputs":[{"name":"TEXT","datatype":"BYTES","shape":[1,1],"data":["The food was great."]}]}'

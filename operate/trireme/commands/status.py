@@ -10,7 +10,7 @@ import click
 from trireme.admin_key import ensure_admin_key
 from trireme.run_state import RunDirectory
 from trireme.settings import Settings
-from trireme.status import Status, read_status
+from trireme.status import ReplicaStatus, Status, read_status
 
 
 @click.command()
@@ -25,25 +25,35 @@ def status(as_json: bool) -> int:
 
 
 def _as_text(found: Status) -> str:
-    memory = found.memory
+    state, memory = found.state, found.memory
     lines = [
-        f"{found.phase.value}, pid {found.pid}, tritonserver {found.server_pid or 'not running'}, "
-        f"up {_duration(found.uptime_seconds)}, {found.restarts} restarts, {found.heals} models reloaded",
-        f"gRPC {found.grpc_address}, HTTP {found.http_address}, metrics {found.metrics_address}",
-        f"memory {memory.total_mib:.0f} MiB: tritonserver {memory.server_mib:.0f}, "
-        f"{memory.stub_count} Python stubs {memory.stubs_mib:.0f}, trireme {memory.supervisor_mib:.0f}",
+        f"{state.phase.value}, pid {state.pid}, up {_duration(found.uptime_seconds)}, {len(found.replicas)} replicas",
+        f"gRPC {state.grpc_address}, HTTP {state.http_address}, Envoy's statistics http://{state.envoy_admin_address}",
+        f"memory {memory.total_mib:.0f} MiB: tritonserver {memory.servers_mib:.0f}, "
+        f"{memory.stub_count} Python stubs {memory.stubs_mib:.0f}, the rest {memory.others_mib:.0f}",
     ]
-    if found.last_fault:
-        lines.append(f"last fault: {found.last_fault}")
-    width = max([len(model.name) for model in found.models], default=5)
+    for status in found.replicas:
+        lines += ["", *_replica_lines(status)]
+    lines += [f"left out: {name}: {reason}" for name, reason in state.left_out.items()]
+    return "\n".join(lines)
+
+
+def _replica_lines(status: ReplicaStatus) -> list[str]:
+    replica = status.replica
+    lines = [
+        f"replica {replica.name}, zone {replica.zone}: {replica.phase.value}, tritonserver "
+        f"{replica.server_pid or 'not running'}, {replica.restarts} restarts, {replica.heals} models reloaded, "
+        f"metrics http://{replica.metrics_address}/metrics",
+    ]
+    if replica.last_fault:
+        lines.append(f"last fault: {replica.last_fault}")
+    width = max([len(model.name) for model in status.models], default=5)
     lines.append(f"{'model':{width}}  versions  state      answered  failed")
-    for model in found.models:
+    for model in status.models:
         versions = ",".join(model.versions) or "-"
         state = "ready" if model.ready else "NOT READY"
         lines.append(f"{model.name:{width}}  {versions:8}  {state:9}  {model.succeeded:8}  {model.failed:6}")
-    lines += [f"{model.name}: {model.problem}" for model in found.models if model.problem]
-    lines += [f"left out: {name}: {reason}" for name, reason in found.left_out.items()]
-    return "\n".join(lines)
+    return lines + [f"{model.name}: {model.problem}" for model in status.models if model.problem]
 
 
 def _duration(seconds: float) -> str:

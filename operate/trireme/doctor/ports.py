@@ -17,7 +17,7 @@ DEFAULT_PORTS = {8000: "--http-port", 8001: "--grpc-port", 8002: "--metrics-port
 def ports(directory: RunDirectory) -> Iterator[Check]:
     """Nothing but this checkout's own server listens on the ports of ``trireme serve``."""
     state = directory.read() if directory.is_held() else None
-    own = {pid for pid in (state.pid, state.server_pid) if pid} if state else set()
+    own = _family(state.pid) if state else set()
     for port, flag in DEFAULT_PORTS.items():
         yield from one_port(port, flag, own)
 
@@ -38,6 +38,12 @@ def one_port(port: int, flag: str, own: Collection[int] = ()) -> Iterator[Check]
         yield fail(subject, "in use by a process that this user may not see", f"choose another with {flag}")
     else:
         yield fail(subject, f"in use by {_process(holders[0])}", f"kill {holders[0]}, or choose another with {flag}")
+
+
+def _family(pid: int) -> set[int]:
+    with contextlib.suppress(psutil.Error):
+        return {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+    return {pid}
 
 
 def _process(pid: int) -> str:

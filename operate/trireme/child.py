@@ -1,0 +1,75 @@
+"""Processes that this one starts and that end with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def ending_with_us(command: Sequence[str]) -> list[str]:
+    """``command``, such that it gets SIGTERM when the thread that starts it dies, also by SIGKILL.
+
+    Without ``setpriv`` on this machine the command as it is: the next ``trireme serve`` then cleans up.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else list(command)
+
+
+@dataclass(slots=True)
+class Child:
+    """One such process, with its log.
+
+    Example:
+        >>> child = Child.start(["envoy", "--version"], Path("run/envoy.log"))
+        >>> child.stop(deadline_seconds=5.0)
+    """
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    @classmethod
+    def start(cls, command: Sequence[str], log_path: Path, environment: Mapping[str, str] | None = None) -> Child:
+        """Start it; what it prints is appended to ``log_path``."""
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with log_path.open("ab") as log:
+            process = subprocess.Popen(
+                ending_with_us(command),
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A group of its own: Ctrl-C reaches us alone.
+                start_new_session=True,
+            )
+        return cls(process, log_path)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def last_words(self) -> str:
+        """The last line of its log, and where the log is."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return f"{lines[-1] if lines else 'it said nothing'}; its log: {self.log_path}"
+
+    def stop(self, deadline_seconds: float) -> None:
+        """SIGTERM; SIGKILL after the deadline."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout=deadline_seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait(timeout=10.0)

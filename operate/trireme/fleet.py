@@ -1,0 +1,214 @@
+"""All that one ``trireme serve`` runs: replicas, Envoy before them, the gateway."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from trireme.envoy.endpoint import Endpoint, FrontDoor
+from trireme.envoy.process import EnvoyProcess
+from trireme.errors import TriremeError
+from trireme.ports import free_ports
+from trireme.replica import Replica, ReplicaPlan, RestartPolicy
+from trireme.repository import ModelRepository
+from trireme.run_state import Orders, Phase, RunDirectory, ServingState
+from trireme.runtime import EmbeddedRuntime
+from trireme.server import ServerFlags
+from trireme.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+
+_INTERVAL_SECONDS = 0.25
+_READY_SECONDS = 300.0
+# What Envoy needs at most to take its hands off a replica, after it was told and before the replica ends.
+_RELEASE_SECONDS = 0.5
+_ENVOY_LOG_LIMIT_BYTES = 20 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPlan:
+    """How many replicas, where, behind which door.
+
+    Attributes:
+        zones: the replicas' zones, in turn.
+        metrics_port: of the first replica's server; the others take what is free.
+    """
+
+    settings: Settings
+    directory: RunDirectory
+    runtime: EmbeddedRuntime
+    replicas: int
+    zones: Sequence[str]
+    door: FrontDoor
+    metrics_port: int
+    admin_key: str
+
+
+class Fleet:
+    """Example:
+    >>> Fleet(plan, RestartPolicy()).run(announce=print)
+    """
+
+    def __init__(self, plan: FleetPlan, policy: RestartPolicy) -> None:
+        self._plan = plan
+        self._policy = policy
+        self._repository = ModelRepository(plan.settings.repository_dir)
+        self._replicas: list[Replica] = []
+        self._numbers = itertools.count()
+        self._envoy: EnvoyProcess | None = None
+        self._lock = threading.Lock()
+        self._state = ServingState(
+            pid=os.getpid(),
+            started_at=time.time(),
+            phase=Phase.STARTING,
+            grpc_address=f"{plan.door.host}:{plan.door.grpc_port}",
+            http_address=f"{plan.door.host}:{plan.door.http_port}",
+            envoy_admin_address=f"{plan.door.admin_host}:{plan.door.admin_port}",
+        )
+
+    def run(self, announce: Callable[[ServingState], None]) -> None:
+        """Serve until an exception, such as KeyboardInterrupt, ends this; everything is then stopped in order.
+
+        Args:
+            announce: called once, when every replica is ready.
+
+        Raises:
+            TriremeError: a model does not load or answers wrongly at the first start, or every replica was given up.
+        """
+        try:
+            # One after the other: models that load take all cores, and a starved stub can abort its server.
+            for _ in range(self._plan.replicas):
+                self._add()
+            self._keep_envoy()
+            self._tell(phase=Phase.SERVING)
+            announce(self._state)
+            while True:
+                self._look()
+                time.sleep(_INTERVAL_SECONDS)
+        finally:
+            self._stop()
+
+    def _look(self) -> None:
+        self._keep_envoy()
+        failures = [replica.failure for replica in self._replicas if replica.failure]
+        if len(failures) == len(self._replicas):
+            raise failures[0]
+        orders = self._plan.directory.orders()
+        if orders and orders.number > self._state.orders_done:
+            try:
+                self._carry_out(orders)
+            except TriremeError as error:
+                _LOG.error("order %d: %s", orders.number, error)
+            self._tell(orders_done=orders.number)
+
+    def _carry_out(self, orders: Orders) -> None:
+        while len(self._replicas) < orders.replicas:
+            self._add()
+            self._tell_envoy()
+        while len(self._replicas) > max(orders.replicas, 1):
+            self._remove(self._replicas[-1])
+        if orders.restart:
+            for replica in list(self._replicas):
+                _LOG.info("restarting replica %s", replica.state.name)
+                self._remove(replica)
+                self._add()
+                self._tell_envoy()
+
+    def _add(self) -> None:
+        number = next(self._numbers)
+        ports = list(free_ports(3))
+        if number == 0 and self._plan.metrics_port:
+            ports[2] = self._plan.metrics_port
+        settings = self._plan.settings
+        name = f"r{number}"
+        replica = Replica(
+            ReplicaPlan(
+                name=name,
+                zone=self._zone(),
+                flags=ServerFlags(
+                    settings.repository_dir,
+                    grpc_port=ports[0],
+                    http_port=ports[1],
+                    metrics_port=ports[2],
+                    admin_key=self._plan.admin_key,
+                ),
+                directory=self._plan.directory.path / "replicas" / name,
+                repository=self._repository,
+                runtime=self._plan.runtime,
+                admin_key_path=self._plan.directory.admin_key_path,
+                environment={
+                    "TRIREME_PROJECT_DIR": str(settings.project_dir),
+                    "TRIREME_REPOSITORY_DIR": str(settings.repository_dir),
+                    "TRIREME_STATE_DIR": str(settings.state_dir),
+                },
+            ),
+            self._policy,
+            changed=self._tell,
+        )
+        self._replicas.append(replica)
+        replica.start()
+        try:
+            replica.wait_until_settled(_READY_SECONDS)
+        except BaseException:
+            replica.stop()
+            self._replicas.remove(replica)
+            raise
+
+    def _zone(self) -> str:
+        """The zone with the fewest replicas, the first of those."""
+        taken = [replica.state.zone for replica in self._replicas]
+        return min(self._plan.zones, key=taken.count)
+
+    def _remove(self, replica: Replica) -> None:
+        replica.drain()
+        self._replicas.remove(replica)
+        self._tell_envoy()
+        time.sleep(_RELEASE_SECONDS)
+        replica.stop()
+        self._tell()
+
+    def _keep_envoy(self) -> None:
+        if self._envoy and self._envoy.is_alive():
+            self._envoy.bound_log(_ENVOY_LOG_LIMIT_BYTES)
+            return
+        if self._envoy:
+            _LOG.warning("envoy ended; starting it again")
+        self._envoy = EnvoyProcess.start(self._envoy_directory, self._plan.door, self._endpoints())
+
+    def _tell_envoy(self) -> None:
+        if self._envoy:
+            self._envoy.set_endpoints(self._endpoints())
+
+    def _endpoints(self) -> list[Endpoint]:
+        return [replica.endpoint for replica in self._replicas]
+
+    @property
+    def _envoy_directory(self) -> Path:
+        return self._plan.directory.path / "envoy"
+
+    def _tell(self, **changes: object) -> None:
+        """Write the state anew, if it has changed; called from all threads."""
+        with self._lock:
+            replicas = tuple(replica.state for replica in self._replicas)
+            left_out = next((replica.left_out for replica in self._replicas), {})
+            state = replace(self._state, replicas=replicas, left_out=left_out, **changes)  # type: ignore[arg-type]
+            if state != self._state:
+                self._state = state
+                self._plan.directory.write(state)
+
+    def _stop(self) -> None:
+        self._tell(phase=Phase.STOPPING)
+        if self._envoy and self._envoy.is_alive():
+            self._envoy.finish()
+        stopping = [threading.Thread(target=replica.stop) for replica in self._replicas]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
+        self._plan.directory.clear()

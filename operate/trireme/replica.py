@@ -1,0 +1,264 @@
+"""One replica: a tritonserver and its agent, started again whenever one of them dies or freezes."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from trireme.agent.process import AgentFlags, AgentProcess
+from trireme.agent.report import AgentReport, AgentState
+from trireme.envoy.endpoint import Endpoint
+from trireme.errors import ServerError, TriremeError
+from trireme.files import write_atomic
+from trireme.loading import plan_loading
+from trireme.ports import LOOPBACK, free_ports
+from trireme.repository import ModelRepository
+from trireme.run_state import Phase, ReplicaState
+from trireme.runtime import EmbeddedRuntime
+from trireme.server import ServerFlags, TritonServer
+from trireme.triton_client import TritonClient
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """How often a server is started again.
+
+    Attributes:
+        first_backoff_seconds, most_backoff_seconds: the wait before it; doubles with each crash in the window.
+        crashes, window_seconds: after more crashes than this within the window the replica is given up.
+        interval_seconds: between two looks at the server and its agent.
+        load_deadline_seconds: for all models to load.
+        log_limit_bytes: a log is moved aside when it is larger.
+    """
+
+    first_backoff_seconds: float = 0.5
+    most_backoff_seconds: float = 30.0
+    crashes: int = 5
+    window_seconds: float = 300.0
+    interval_seconds: float = 0.5
+    load_deadline_seconds: float = 180.0
+    log_limit_bytes: int = 20 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlan:
+    """What a replica is to be: its place, its repository and the runtime.
+
+    Attributes:
+        flags: of its server, with ports; the models are planned at each start.
+        directory: for its server, logs and pid file.
+        environment: of its agent: where the repository is.
+    """
+
+    name: str
+    zone: str
+    flags: ServerFlags
+    directory: Path
+    repository: ModelRepository
+    runtime: EmbeddedRuntime
+    admin_key_path: Path
+    environment: Mapping[str, str]
+
+
+class Replica:
+    """A thread that keeps one replica going.
+
+    Example:
+        >>> replica = Replica(plan, RestartPolicy(), changed=lambda: None)
+        >>> replica.start()
+        >>> replica.stop()
+    """
+
+    def __init__(self, plan: ReplicaPlan, policy: RestartPolicy, changed: Callable[[], None]) -> None:
+        """``changed`` is called, from the replica's thread, whenever ``state`` or ``left_out`` has changed."""
+        self._plan = plan
+        self._policy = policy
+        self._changed = changed
+        (agent_port,) = free_ports(1)
+        self._agent_flags = AgentFlags(
+            plan.name,
+            plan.zone,
+            f"{LOOPBACK}:{plan.flags.grpc_port}",
+            f"{LOOPBACK}:{agent_port}",
+            plan.admin_key_path,
+            plan.directory / "server.pid",
+        )
+        self.endpoint = Endpoint(plan.name, plan.zone, LOOPBACK, plan.flags.grpc_port, plan.flags.http_port, agent_port)
+        self.state = ReplicaState(
+            plan.name,
+            plan.zone,
+            Phase.STARTING,
+            self._agent_flags.grpc_address,
+            f"{LOOPBACK}:{plan.flags.http_port}",
+            f"{LOOPBACK}:{plan.flags.metrics_port}",
+            self._agent_flags.listen,
+        )
+        self.left_out: Mapping[str, str] = {}
+        self.failure: TriremeError | None = None
+        self._server: TritonServer | None = None
+        self._agent: AgentProcess | None = None
+        self._unloaded: dict[str, tuple[str, ...]] = {}
+        self._crashes: collections.deque[float] = collections.deque()
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=plan.name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Be red: Envoy gives it nothing new."""
+        self._update(phase=Phase.DRAINING)
+        if self._agent:
+            self._agent.drain()
+
+    def stop(self) -> None:
+        """Let requests in flight be answered, then end server and agent; returns when they are gone."""
+        self._leaving.set()
+        # Longer than tritonserver's own wait for requests in flight.
+        self._thread.join(timeout=self._plan.flags.exit_timeout_seconds + 20.0)
+
+    def wait_until_settled(self, deadline_seconds: float) -> None:
+        """Wait until the agent has come to a first verdict.
+
+        Raises:
+            TriremeError: the replica was given up, answers wrongly, or the deadline passed.
+        """
+        deadline = time.monotonic() + deadline_seconds
+        while self.state.phase is not Phase.SERVING:
+            if self.failure:
+                raise self.failure
+            if problems := self.state.told_problems():
+                raise ServerError("; ".join(problems))
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"replica {self.state.name} was not ready within {deadline_seconds:.0f} s: "
+                    f"{self.state.last_fault or 'its models are still being loaded or asked'}"
+                )
+            time.sleep(0.05)
+
+    # What follows runs in the thread: the server ends with the thread that started it.
+
+    def _run(self) -> None:
+        try:
+            self._start_server()
+            while not self._leaving.is_set():
+                self._look()
+        except TriremeError as error:
+            _LOG.error("replica %s: %s", self.state.name, error)
+            self.failure = error
+            self._update(last_fault=str(error))
+        finally:
+            self._update(phase=Phase.STOPPING)
+            if self._server:
+                self._server.stop(deadline_seconds=self._plan.flags.exit_timeout_seconds + 10.0)
+            if self._agent:
+                self._agent.child.kill()
+            self._update(server_pid=None, agent_pid=None)
+
+    def _look(self) -> None:
+        policy = self._policy
+        assert self._server is not None
+        self._keep_agent()
+        report = self._agent.report() if self._agent else None
+        if not self._server.is_alive():
+            self._restart(f"tritonserver ended by itself: {self._server.failure_reason()}")
+        elif report and report.state is AgentState.DEAD:
+            self._restart(report.fault)
+        else:
+            if report:
+                self._take(report)
+            self._server.bound_log(policy.log_limit_bytes)
+            self._leaving.wait(policy.interval_seconds)
+
+    def _take(self, report: AgentReport) -> None:
+        phase = self.state.phase
+        if report.state is AgentState.READY:
+            phase = Phase.SERVING
+        elif report.state is AgentState.UNREADY and phase is Phase.SERVING:
+            phase = Phase.RESTARTING
+        self._update(
+            phase=Phase.DRAINING if self.state.phase is Phase.DRAINING else phase,
+            problems={**self._unloaded, **report.problems},
+            heals=report.heals,
+            last_fault=report.last_heal or self.state.last_fault,
+        )
+
+    def _keep_agent(self) -> None:
+        if self._agent and self._agent.child.is_alive():
+            return
+        if self._agent:
+            _LOG.warning("the agent of %s ended: %s", self.state.name, self._agent.child.last_words())
+            self._leaving.wait(self._policy.first_backoff_seconds)
+        self._agent = AgentProcess.start(self._agent_flags, self._plan.directory / "agent.log", self._plan.environment)
+        self._update(agent_pid=self._agent.child.pid)
+
+    def _start_server(self) -> None:
+        """Start a server with every model that can be loaded; what is wrong goes into the state."""
+        plan = plan_loading(self._plan.repository)
+        self._unloaded = {name: (reason,) for name, reason in plan.broken.items()}
+        self.left_out = plan.left_out
+        for name, reason in plan.left_out.items():
+            _LOG.warning("left out: %s: %s", name, reason)
+        if not plan.models:
+            reasons = "; ".join([*plan.broken.values(), *plan.left_out.values()])
+            raise ServerError(f"no model of {self._plan.repository.path} can be loaded: {reasons or 'there is none'}")
+        _LOG.info("replica %s: starting tritonserver with %d models", self.state.name, len(plan.models))
+        self._server = server = TritonServer.start(
+            replace(self._plan.flags, load_models=plan.models, exit_on_error=False),
+            runtime=self._plan.runtime,
+            directory=self._plan.directory,
+            ready_deadline_seconds=self._policy.load_deadline_seconds,
+        )
+        write_atomic(self._agent_flags.server_pid_path, str(server.pid).encode())
+        self._unloaded |= self._not_loaded(server, plan.models)
+        self._update(server_pid=server.pid, problems=self._unloaded)
+
+    def _not_loaded(self, server: TritonServer, models: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+        """Models that the server could not load, with its reason; some of these stand only in its log."""
+        with TritonClient(server.grpc_address, self._plan.flags.admin_key) as client:
+            index = client.index(deadline_seconds=10.0)
+        ready = {entry.model for entry in index if entry.state == "READY"}
+        reasons = {entry.model: entry.reason for entry in index if entry.reason}
+        return {
+            name: (f"not loaded: {reasons.get(name) or ' '.join(server.errors_about(name)[-1:]) or 'see its log'}",)
+            for name in models
+            if name not in ready
+        }
+
+    def _restart(self, fault: str) -> None:
+        policy = self._policy
+        while not self._leaving.is_set():
+            now = time.monotonic()
+            self._crashes.append(now)
+            while now - self._crashes[0] > policy.window_seconds:
+                self._crashes.popleft()
+            if len(self._crashes) > policy.crashes:
+                raise ServerError(f"gave up after {policy.crashes} restarts in {policy.window_seconds:.0f} s: {fault}")
+            self._update(phase=Phase.RESTARTING, restarts=self.state.restarts + 1, last_fault=fault)
+            backoff = min(policy.first_backoff_seconds * 2 ** (len(self._crashes) - 1), policy.most_backoff_seconds)
+            _LOG.warning("replica %s: %s; starting it again in %.1f s", self.state.name, fault, backoff)
+            if self._server:
+                # It is dead, or does not even react to SIGTERM.
+                self._server.kill()
+                self._server = None
+                self._update(server_pid=None)
+            self._leaving.wait(backoff)
+            try:
+                self._start_server()
+            except ServerError as error:
+                fault = str(error)
+            else:
+                return
+
+    def _update(self, **changes: object) -> None:
+        state = replace(self.state, **changes)  # type: ignore[arg-type]
+        if state != self.state:
+            self.state = state
+            self._changed()
