@@ -6,7 +6,9 @@ the dead child either, so a zombie among its children tells of it.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +40,19 @@ class StubWatch:
         self._server_pid = server_pid
         self._known: dict[int, Stub] = {}
         self._reported: set[int] = set()
+        self._stopped: set[int] = set()
 
     def find_dead(self) -> list[Stub]:
-        """Stubs that have died and were not reported yet. To be called about once a second."""
+        """Stubs that have died and were not reported yet. To be called about once a second.
+
+        One that was stopped (SIGSTOP) in two calls running is killed, and so reported by the next one: requests to it
+        hang, and what it holds may end the whole server.
+        """
         children = _children(self._server_pid)
         for child in children:
             if child.pid not in self._known and (stub := _as_stub(child)):
                 self._known[child.pid] = stub
+        self._kill_stopped(children)
         dead = [child for child in children if child.pid not in self._reported and _is_zombie(child)]
         if dead:
             # A stub that is being unloaded is a zombie too, for a moment.
@@ -52,6 +60,14 @@ class StubWatch:
             dead = [child for child in dead if _is_zombie(child)]
         self._reported |= {child.pid for child in dead}
         return [self._known[child.pid] for child in dead if child.pid in self._known]
+
+    def _kill_stopped(self, children: Sequence[psutil.Process]) -> None:
+        stopped = [child for child in children if _has_status(child, psutil.STATUS_STOPPED)]
+        for child in stopped:
+            if child.pid in self._stopped:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+        self._stopped = {child.pid for child in stopped}
 
 
 def stub_processes(server_pid: int) -> list[psutil.Process]:
@@ -67,8 +83,12 @@ def _children(pid: int) -> list[psutil.Process]:
 
 
 def _is_zombie(process: psutil.Process) -> bool:
+    return _has_status(process, psutil.STATUS_ZOMBIE)
+
+
+def _has_status(process: psutil.Process, status: str) -> bool:
     try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
+        return bool(process.status() == status)
     except psutil.NoSuchProcess:
         return False
 

@@ -26,7 +26,7 @@ from trireme.release.plans import (
 )
 from trireme.release.shadow import Shadow, make_questions
 from trireme.release.statistics import Judgement, Limits, Verdict, judge
-from trireme.release.workspace import Workspace, canary_lock_path, open_workspace
+from trireme.release.workspace import Workspace, canary_lock_path, open_workspace, replica_clients
 from trireme.repository import ModelRepository
 from trireme.run_state import RunDirectory
 from trireme.settings import Settings
@@ -107,7 +107,9 @@ class Canary:
         with (
             release_lock(canary_lock_path(self._settings, self._variant), f"canary {self._variant}"),
             TritonClient(directory.running().grpc_address) as client,
+            contextlib.ExitStack() as stack,
         ):
+            replicas = [stack.enter_context(replica) for replica in replica_clients(self._settings)]
             with self._lock() as workspace:
                 plan = plan_canary(self._repository, self._variant, self._pins)
                 workspace.carry_out(plan, actor=actor, note=note or "opened")
@@ -115,7 +117,7 @@ class Canary:
                 judgement = Judgement(Verdict.PASS, "opened")
                 for percent in self._policy.percents:
                     self._shift(percent, actor, judgement.told)
-                    judgement = self._judge(client)
+                    judgement = self._judge(client, replicas)
                     if judgement.verdict is not Verdict.PASS:
                         self._reject(actor, judgement)
                 with self._own_lock() as workspace:
@@ -135,11 +137,10 @@ class Canary:
             workspace.carry_out(plan, actor=actor, note=f"{percent:g} % after: {told}")
         self._percent = percent
 
-    def _judge(self, client: TritonClient) -> Judgement:
+    def _judge(self, client: TritonClient, replicas: Sequence[TritonClient]) -> Judgement:
         policy = self._policy
-        shadow = Shadow(
-            client, self._variant, f"{self._variant}{CANARY_SUFFIX}", self._questions, _QUESTION_DEADLINE_SECONDS
-        )
+        canary = f"{self._variant}{CANARY_SUFFIX}"
+        shadow = Shadow(client, replicas, self._variant, canary, self._questions, _QUESTION_DEADLINE_SECONDS)
         ends, asked = time.monotonic() + policy.least_seconds, 0
         while True:
             shadow.ask(policy.least_pairs, each=self._check_own)

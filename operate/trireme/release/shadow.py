@@ -49,15 +49,23 @@ class Shadow:
     """One window of both versions.
 
     Example:
-        >>> shadow = Shadow(client, "embedding_economy", "embedding_economy__canary", questions)
+        >>> shadow = Shadow(client, replicas, "embedding_economy", "embedding_economy__canary", questions, 5.0)
         >>> shadow.ask(300)
         >>> judge(shadow.window(), Limits())
     """
 
     def __init__(
-        self, client: TritonClient, stable: str, canary: str, questions: Iterator[GoldenSample], deadline_seconds: float
+        self,
+        client: TritonClient,
+        replicas: Sequence[TritonClient],
+        stable: str,
+        canary: str,
+        questions: Iterator[GoldenSample],
+        deadline_seconds: float,
     ) -> None:
+        """``client`` asks where callers ask; ``replicas`` are the servers behind, which count their requests."""
         self._client = client
+        self._replicas = replicas
         self._sides = (stable, canary)
         self._questions = questions
         self._deadline_seconds = deadline_seconds
@@ -96,16 +104,20 @@ class Shadow:
         return answer
 
     def _outcomes(self, side: int) -> Outcomes:
-        before, now = self._before[side], self._counts(self._sides[side])
-        # Triton counts our own requests too, but none that it lost with a restart.
+        pairs = list(zip(self._before[side], self._counts(self._sides[side]), strict=True))
+        # Triton counts our own requests too, but none that it lost with a restart; then its counts have gone down.
         return Outcomes(
-            requests=max(self._asked[side], now.requests - before.requests),
-            errors=max(self._failed[side], now.errors - before.errors),
+            requests=max(self._asked[side], sum(max(now.requests - before.requests, 0) for before, now in pairs)),
+            errors=max(self._failed[side], sum(max(now.errors - before.errors, 0) for before, now in pairs)),
         )
 
-    def _counts(self, model: str) -> Outcomes:
+    def _counts(self, model: str) -> list[Outcomes]:
+        """Of each replica; one that does not answer has counted nothing."""
+        return [self._counts_of(replica, model) for replica in self._replicas]
+
+    def _counts_of(self, replica: TritonClient, model: str) -> Outcomes:
         try:
-            entries = self._client.counts(self._deadline_seconds, model)
+            entries = replica.counts(self._deadline_seconds, model)
         except ServerError:
             return Outcomes(0, 0)
         succeeded, failed = sum(entry.succeeded for entry in entries), sum(entry.failed for entry in entries)

@@ -67,7 +67,7 @@ def open_workspace(
         TriremeError: an earlier release can be neither finished nor undone now.
     """
     with release_lock(_releases_dir(settings) / "lock", verb, wait_seconds), contextlib.ExitStack() as stack:
-        replicas = tuple(stack.enter_context(client) for client in _running(settings))
+        replicas = tuple(stack.enter_context(client) for client in replica_clients(settings))
         repository = ModelRepository(settings.repository_dir)
         engine = Engine(journal_of(settings), World(repository, replicas, _preflight(settings)), progress)
         workspace = Workspace(repository, engine.journal, engine, tuple(engine.recover()))
@@ -108,10 +108,14 @@ def _preflight(settings: Settings) -> Callable[[ModelFolder, Path, int], None]:
     return check
 
 
-def _running(settings: Settings) -> list[TritonClient]:
+def replica_clients(settings: Settings) -> list[TritonClient]:
+    """A client for the control of each replica that ``trireme serve`` runs, whether it answers now or not.
+
+    Where nothing is served there is none: the files are changed, and the next server reads them.
+    """
     directory = RunDirectory(settings.run_dir)
     state = directory.read() if directory.is_held() else None
     if state is None:
-        # Nothing is served: the files are changed, and the next server reads them.
         return []
-    return [TritonClient(state.grpc_address, directory.admin_key_path.read_text().strip())]
+    admin_key = directory.admin_key_path.read_text().strip()
+    return [TritonClient(replica.grpc_address, admin_key) for replica in state.replicas]
