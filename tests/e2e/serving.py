@@ -36,7 +36,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 class Serve:
     """One ``trireme serve``; also runs the other verbs against it."""
 
-    def __init__(self, directory: Path, models: Path = MODELS) -> None:
+    def __init__(self, directory: Path, models: Path = MODELS, options: Sequence[str] = ()) -> None:
         self.repository = directory / "models"
         shutil.copytree(models, self.repository, copy_function=_link_weights)
         self.state_dir = directory / "state"
@@ -44,6 +44,7 @@ class Serve:
         (self.state_dir / "runtime").symlink_to(Settings.from_environment().runtime_dir)
         self.output_path = directory / "output"
         self.grpc_port, self.http_port, self.metrics_port = free_ports(3)
+        self.options = options
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -74,6 +75,7 @@ class Serve:
             str(TRIREME),
             "serve",
             *(part for name, port in ports.items() for part in (f"--{name}-port", str(port))),
+            *self.options,
         ]
 
     def environment(self) -> dict[str, str]:
@@ -93,8 +95,14 @@ class Serve:
     def admin_key(self) -> str:
         return (self.state_dir / "run" / "admin.key").read_text()
 
-    def server(self) -> psutil.Process:
-        return psutil.Process(self.state()["server_pid"])
+    def replica(self, number: int = 0) -> dict[str, Any]:
+        """The state of a replica."""
+        replica: dict[str, Any] = self.state()["replicas"][number]
+        return replica
+
+    def server(self, number: int = 0) -> psutil.Process:
+        """The tritonserver of a replica."""
+        return psutil.Process(self.replica(number)["server_pid"])
 
     def ask(self, text: bytes, deadline_seconds: float = 30.0) -> bytes:
         with TritonClient(f"127.0.0.1:{self.grpc_port}") as client:

@@ -68,26 +68,35 @@ def test_status_tells_models_requests_and_memory(serve: Serve) -> None:
     done = serve.verb("status", "--json")
     assert done.returncode == 0, done.stdout
     status = json.loads(done.stdout)
-    (echo,) = status["models"]
+    (replica,) = status["replicas"]
+    (echo,) = replica["models"]
     assert (echo["name"], echo["versions"], echo["ready"], echo["failed"]) == ("echo", ["1"], True, 0)
     assert echo["succeeded"] > 0
     assert status["memory"]["stub_count"] == 1
-    assert status["memory"]["server_mib"] > 10
+    assert status["memory"]["servers_mib"] > 10
 
 
 def test_control_apis_ask_for_the_admin_key(serve: Serve) -> None:
-    address = f"127.0.0.1:{serve.grpc_port}"
+    address = serve.replica()["grpc_address"]
     with TritonClient(address) as stranger, pytest.raises(ServerError, match="restricted"):
         stranger.load("echo", 10.0)
     with TritonClient(address, serve.admin_key()) as admin:
         admin.load("echo", 30.0)
 
 
+def test_control_apis_are_not_behind_the_front_door(serve: Serve) -> None:
+    with TritonClient(f"127.0.0.1:{serve.grpc_port}", serve.admin_key()) as admin:
+        with pytest.raises(ServerError, match="controls the server and is not served here"):
+            admin.load("echo", 10.0)
+        with pytest.raises(ServerError, match="controls the server and is not served here"):
+            admin.index(10.0)
+
+
 def test_admin_key_is_for_this_user_only_and_in_no_process_list_or_log(serve: Serve) -> None:
     key, run_dir = serve.admin_key(), serve.state_dir / "run"
     assert stat.S_IMODE((run_dir / "admin.key").stat().st_mode) == 0o600
     assert all(key not in argument for process in psutil.process_iter() for argument in _arguments(process))
-    for path in (serve.output_path, run_dir / "serve.log", run_dir / "serving.json", run_dir / "server" / "server.log"):
+    for path in (serve.output_path, *(path for path in run_dir.rglob("*") if path.suffix in (".log", ".json"))):
         assert key not in path.read_text()
 
 
@@ -106,30 +115,30 @@ def test_second_serve_refuses_and_names_the_first(serve: Serve) -> None:
 
 
 def test_stub_killed_is_replaced(serve: Serve) -> None:
-    heals = serve.state()["heals"]
+    heals = serve.replica()["heals"]
     server_pid = serve.server().pid
     # A load just before may have left the stub it replaced for a moment.
     wait_until(lambda: len(stub_processes(server_pid)) == 1, "one stub was left")
     stub_processes(server_pid)[0].kill()
-    wait_until(lambda: serve.state()["heals"] > heals, "the model was loaded anew")
+    wait_until(lambda: serve.replica()["heals"] > heals, "the model was loaded anew")
     assert serve.ask(b"after the stub") == b"after the stub"
-    assert serve.state()["restarts"] == 0
+    assert serve.replica()["restarts"] == 0
 
 
 def test_server_killed_is_started_again(serve: Serve) -> None:
-    restarts = serve.state()["restarts"]
+    restarts = serve.replica()["restarts"]
     serve.server().kill()
-    wait_until(lambda: serve.state()["restarts"] > restarts and serve.state()["phase"] == "serving", "it was back")
+    wait_until(lambda: serve.replica()["restarts"] > restarts and serve.replica()["phase"] == "serving", "it was back")
     assert serve.ask(b"after the kill") == b"after the kill"
-    assert "killed by SIGKILL" in serve.state()["last_fault"]
+    assert "killed by SIGKILL" in serve.replica()["last_fault"]
 
 
 def test_frozen_server_is_started_again(serve: Serve) -> None:
-    restarts = serve.state()["restarts"]
+    restarts = serve.replica()["restarts"]
     serve.server().suspend()
-    wait_until(lambda: serve.state()["restarts"] > restarts and serve.state()["phase"] == "serving", "it was back")
+    wait_until(lambda: serve.replica()["restarts"] > restarts and serve.replica()["phase"] == "serving", "it was back")
     assert serve.ask(b"after the freeze") == b"after the freeze"
-    assert "frozen" in serve.state()["last_fault"]
+    assert "has not said" in serve.replica()["last_fault"]
 
 
 def test_request_in_flight_at_sigterm_is_answered(fresh: Serve, tmp_path: Path) -> None:
@@ -181,10 +190,11 @@ def test_a_route_is_served_without_a_variant_that_is_left_out(tmp_path: Path) ->
         served.start()
         assert "left out: small_worker:" in served.output()
         assert "left out: small:" in served.output()
-        assert "golden samples of echo are not asked: it lacks small" in served.output()
+        log = served.state_dir / "run" / "replicas" / "r0" / "agent.log"
+        assert "golden samples of echo are not asked: it lacks small" in log.read_text()
         assert served.ask(b"standard") == b"medium:standard"
         status = json.loads(served.verb("status", "--json").stdout)
-        assert {model["name"]: model["ready"] for model in status["models"]}["echo"]
+        assert {model["name"]: model["ready"] for model in status["replicas"][0]["models"]}["echo"]
         served.stop()
     finally:
         served.kill()

@@ -6,20 +6,29 @@ from pathlib import Path
 import pytest
 from trireme.admin_key import ensure_admin_key
 from trireme.errors import ServerError
-from trireme.run_state import Phase, RunDirectory, ServingState
+from trireme.run_state import Orders, Phase, ReplicaState, RunDirectory, ServingState
 
 
 def state(**changes: object) -> ServingState:
     fields: dict[str, object] = {
         "pid": 1, "started_at": 2.0, "phase": Phase.SERVING,
-        "grpc_address": "127.0.0.1:1", "http_address": "127.0.0.1:2", "metrics_address": "127.0.0.1:3",
+        "grpc_address": "127.0.0.1:1", "http_address": "127.0.0.1:2",
     }  # fmt: skip
     return ServingState(**{**fields, **changes})  # type: ignore[arg-type]
 
 
+def replica(**changes: object) -> ReplicaState:
+    fields: dict[str, object] = {
+        "name": "r0", "zone": "a", "phase": Phase.SERVING, "grpc_address": "127.0.0.1:3",
+        "http_address": "127.0.0.1:4", "metrics_address": "127.0.0.1:5", "agent_address": "127.0.0.1:6",
+    }  # fmt: skip
+    return ReplicaState(**{**fields, **changes})  # type: ignore[arg-type]
+
+
 def test_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    written = state(problems={"a": (), "b": ("wrong",)}, left_out={"c": "not exported"}, server_pid=7)
+    replicas = (replica(problems={"a": (), "b": ("wrong",)}, server_pid=7), replica(name="r1", zone="b"))
+    written = state(replicas=replicas, left_out={"c": "not exported"})
     directory.write(written)
     assert directory.read() == written
 
@@ -30,7 +39,17 @@ def test_state_of_another_release_is_as_good_as_none(tmp_path: Path) -> None:
 
 
 def test_only_models_with_problems_are_told() -> None:
-    assert state(problems={"b": ("wrong", "more"), "a": (), "c": ("slow",)}).told_problems() == ["b: wrong", "c: slow"]
+    problems = {"b": ("wrong", "more"), "a": (), "c": ("slow",)}
+    assert replica(problems=problems).told_problems() == ["b: wrong", "c: slow"]
+
+
+def test_orders_are_read_as_they_were_given_and_forgotten_with_the_state(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    assert directory.orders() is None
+    directory.order(Orders(3, replicas=2, restart=True))
+    assert directory.orders() == Orders(3, replicas=2, restart=True)
+    directory.clear()
+    assert directory.orders() is None
 
 
 def test_state_left_by_a_dead_serve_is_not_running(tmp_path: Path) -> None:
