@@ -1,4 +1,4 @@
-"""All that one ``trireme serve`` runs: replicas, Envoy before them, the gateway."""
+"""All that one ``trireme serve`` runs: replicas, Envoy before them, the gateway, Prometheus."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
 
 from trireme.envoy.endpoint import Endpoint, FrontDoor
 from trireme.envoy.process import EnvoyProcess
 from trireme.errors import TriremeError
 from trireme.ports import free_ports
+from trireme.prometheus import Prometheus, targets_of
 from trireme.replica import Replica, ReplicaPlan, RestartPolicy
 from trireme.repository import ModelRepository
 from trireme.run_state import Orders, Phase, RunDirectory, ServingState
@@ -38,6 +40,7 @@ class FleetPlan:
     Attributes:
         zones: the replicas' zones, in turn.
         metrics_port: of the first replica's server; the others take what is free.
+        prometheus: watches over all of it; None where this machine has none.
     """
 
     settings: Settings
@@ -48,11 +51,15 @@ class FleetPlan:
     door: FrontDoor
     metrics_port: int
     admin_key: str
+    prometheus: Prometheus | None = None
 
 
 class Fleet:
     """Example:
-    >>> Fleet(plan, RestartPolicy()).run(announce=print)
+    >>> fleet = Fleet(plan, RestartPolicy())
+    >>> with fleet as state:
+    ...     print(state.grpc_address)
+    ...     fleet.watch()
     """
 
     def __init__(self, plan: FleetPlan, policy: RestartPolicy) -> None:
@@ -70,16 +77,14 @@ class Fleet:
             grpc_address=f"{plan.door.host}:{plan.door.grpc_port}",
             http_address=f"{plan.door.host}:{plan.door.http_port}",
             envoy_admin_address=f"{plan.door.admin_host}:{plan.door.admin_port}",
+            prometheus_address=plan.prometheus.address if plan.prometheus else "",
         )
 
-    def run(self, announce: Callable[[ServingState], None]) -> None:
-        """Serve until an exception, such as KeyboardInterrupt, ends this; everything is then stopped in order.
-
-        Args:
-            announce: called once, when every replica is ready.
+    def __enter__(self) -> ServingState:
+        """Start everything; gives the state once every replica is ready.
 
         Raises:
-            TriremeError: a model does not load or answers wrongly at the first start, or every replica was given up.
+            TriremeError: a model does not load or answers wrongly, or there is no room for a part of it.
         """
         try:
             # One after the other: models that load take all cores, and a starved stub can abort its server.
@@ -87,15 +92,31 @@ class Fleet:
                 self._add()
             self._keep_envoy()
             self._tell(phase=Phase.SERVING)
-            announce(self._state)
-            while True:
-                self._look()
-                time.sleep(_INTERVAL_SECONDS)
-        finally:
+        except BaseException:
             self._stop()
+            raise
+        return self._state
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let requests in flight be answered, then stop everything, callers' side first."""
+        self._stop()
+
+    def watch(self) -> None:
+        """Keep it going until an exception, such as KeyboardInterrupt, ends this.
+
+        Raises:
+            TriremeError: every replica was given up.
+        """
+        while True:
+            self._look()
+            time.sleep(_INTERVAL_SECONDS)
 
     def _look(self) -> None:
         self._keep_envoy()
+        if self._plan.prometheus:
+            self._plan.prometheus.keep(targets_of(self._state))
         failures = [replica.failure for replica in self._replicas if replica.failure]
         if len(failures) == len(self._replicas):
             raise failures[0]
@@ -211,4 +232,6 @@ class Fleet:
             thread.start()
         for thread in stopping:
             thread.join()
+        if self._plan.prometheus:
+            self._plan.prometheus.stop()
         self._plan.directory.clear()

@@ -40,6 +40,15 @@ def require_free(port: int, flag: str) -> None:
             ) from None
 
 
+def is_free(port: int) -> bool:
+    """Whether a server could listen on ``port``."""
+    try:
+        require_free(port, "")
+    except ServerError:
+        return False
+    return True
+
+
 def _holder(port: int) -> str | None:
     for connection in psutil.net_connections("tcp"):
         listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port

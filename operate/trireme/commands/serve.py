@@ -14,15 +14,18 @@ from trireme.admin_key import ensure_admin_key
 from trireme.envoy.endpoint import FrontDoor
 from trireme.fleet import Fleet, FleetPlan
 from trireme.leftovers import remove_leftovers
-from trireme.ports import free_ports, require_free
+from trireme.ports import LOOPBACK, free_ports, is_free, require_free
+from trireme.prometheus import Prometheus, find_prometheus
 from trireme.replica import RestartPolicy
 from trireme.repository import ModelRepository
 from trireme.run_state import RunDirectory, ServingState
 from trireme.runtime import EmbeddedRuntime
 from trireme.settings import Settings
+from trireme.structured_log import JsonFormatter
 from trireme.variants import find_tasks
 
 MOST_REPLICAS = 64
+_PROMETHEUS_PORT = 9090
 
 
 @click.command()
@@ -34,9 +37,24 @@ MOST_REPLICAS = 64
 @click.option(
     "--metrics-port", default=8002, show_default=True, type=click.IntRange(1, 65535), help="Of the first replica."
 )
-def serve(replicas: int, zones: str, own_zone: str, grpc_port: int, http_port: int, metrics_port: int) -> None:
+@click.option(
+    "--prometheus-port",
+    type=click.IntRange(0, 65535),
+    help="Of Prometheus, where it is installed; 0: none.  [default: 9090, or a free one]",
+)
+def serve(
+    replicas: int,
+    zones: str,
+    own_zone: str,
+    grpc_port: int,
+    http_port: int,
+    metrics_port: int,
+    prometheus_port: int | None,
+) -> None:
     """Serve the model repository on this machine until Ctrl-C or SIGTERM."""
     ports = {"--grpc-port": grpc_port, "--http-port": http_port, "--metrics-port": metrics_port}
+    if prometheus_port:
+        ports["--prometheus-port"] = prometheus_port
     for (first, port), (second, other) in itertools.combinations(ports.items(), 2):
         if port == other:
             raise click.UsageError(f"{first} and {second} are both {port}; give each a port of its own")
@@ -71,21 +89,38 @@ def serve(replicas: int, zones: str, own_zone: str, grpc_port: int, http_port: i
             door=door,
             metrics_port=metrics_port,
             admin_key=ensure_admin_key(directory.admin_key_path),
+            prometheus=_prometheus(prometheus_port, settings, directory),
         )
         repository = ModelRepository(settings.repository_dir)
         try:
-            Fleet(plan, RestartPolicy()).run(lambda state: _announce(state, repository, directory))
+            fleet = Fleet(plan, RestartPolicy())
+            with fleet as state:
+                _announce(state, repository, directory)
+                fleet.watch()
         except KeyboardInterrupt:
             click.echo("stopped")
 
 
+def _prometheus(port: int | None, settings: Settings, directory: RunDirectory) -> Prometheus | None:
+    program = find_prometheus()
+    if program is None or port == 0:
+        return None
+    if port is None:
+        # Debian's package runs one of its own on the usual port.
+        (port,) = [_PROMETHEUS_PORT] if is_free(_PROMETHEUS_PORT) else free_ports(1)
+    configuration = settings.project_dir / "deploy" / "prometheus"
+    return Prometheus(program, configuration, directory.path / "prometheus", f"{LOOPBACK}:{port}")
+
+
 def _log_to(directory: RunDirectory) -> None:
-    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    """For people on the terminal, for machines in the file."""
     file = logging.handlers.RotatingFileHandler(directory.path / "serve.log", maxBytes=5 * 1024**2, backupCount=1)
+    file.setFormatter(JsonFormatter())
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log = logging.getLogger("trireme")
     log.setLevel(logging.INFO)
-    for handler in (file, logging.StreamHandler()):
-        handler.setFormatter(form)
+    for handler in (file, terminal):
         log.addHandler(handler)
 
 
@@ -105,6 +140,8 @@ def _announce(state: ServingState, repository: ModelRepository, directory: RunDi
     click.echo(f"  gRPC     {state.grpc_address}")
     click.echo(f"  HTTP     http://{state.http_address}")
     click.echo(f"  Envoy    http://{state.envoy_admin_address} (statistics)")
+    if state.prometheus_address:
+        click.echo(f"  graphs   http://{state.prometheus_address} (Prometheus)")
     for replica in state.replicas:
         click.echo(f"  replica  {replica.name}, zone {replica.zone}: metrics http://{replica.metrics_address}/metrics")
     click.echo(f"  logs     {directory.path / 'serve.log'}, {directory.path / 'replicas'}, {directory.path / 'envoy'}")
