@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 
 
-async def event_payloads(lines: AsyncIterable[bytes]) -> AsyncIterator[str]:
+async def event_payloads(lines: AsyncIterable[bytes]) -> AsyncGenerator[str, None]:
     """The ``data`` of each event, in order, and nothing else: comments are heartbeats.
 
     An event that the stream's end cut off is not told.
