@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
+from trireme.admin_key import ensure_admin_key
 from trireme.demonstration import Demonstration, demonstrate
+from trireme.envoy.endpoint import FrontDoor
 from trireme.errors import ServerError
-from trireme.loading import plan_loading
+from trireme.fleet import Fleet, FleetPlan
+from trireme.ports import free_ports
 from trireme.questions import reason_in_short
+from trireme.replica import RestartPolicy
 from trireme.repository import ModelRepository
 from trireme.run_state import RunDirectory
-from trireme.server import ServerFlags, TritonServer
+from trireme.runtime import EmbeddedRuntime
 from trireme.settings import Settings
 from trireme.triton_client import TritonClient
 from trireme.variants import find_tasks
+
+_REPLICAS = 2
+_ZONES = ("a", "b")
 
 # Heading and width of the columns; the last is as wide as it needs.
 _COLUMNS = (("asked", 30), ("question", 28), ("answer", 28), ("expected", 28), ("answered by", 22), ("ms", 6), ("", 0))
@@ -31,7 +40,7 @@ def demo() -> int:
     if not tasks:
         raise ServerError(f"no model of {repository.path} names a task in its parameters")
     asked = wrong = 0
-    with _server(settings, repository) as grpc_address, TritonClient(grpc_address) as client:
+    with _front(settings) as grpc_address, TritonClient(grpc_address) as client:
         for task in tasks:
             click.echo(f"\n{task.name}")
             click.echo(_row(*(heading for heading, _ in _COLUMNS)))
@@ -44,21 +53,36 @@ def demo() -> int:
 
 
 @contextlib.contextmanager
-def _server(settings: Settings, repository: ModelRepository) -> Iterator[str]:
-    """The gRPC address of the server that ``trireme serve`` runs, or of one started for the demo."""
+def _front(settings: Settings) -> Iterator[str]:
+    """The gRPC address of what ``trireme serve`` runs, or of replicas started for the demo."""
     directory = RunDirectory(settings.run_dir)
     if directory.is_held():
         address = directory.running().grpc_address
-        click.echo(f"asking the server that trireme serve runs, at {address}")
+        click.echo(f"asking what trireme serve runs, at {address}")
         yield address
         return
-    plan = plan_loading(repository)
-    for name, reason in {**plan.broken, **plan.left_out}.items():
-        click.echo(f"left out: {name}: {reason}", err=True)
-    click.echo(f"starting tritonserver with {len(plan.models)} models")
-    flags = ServerFlags(repository.path, load_models=plan.models, exit_on_error=False)
-    with TritonServer.start(flags) as server:
-        yield server.grpc_address
+    with (
+        tempfile.TemporaryDirectory(prefix="trireme-demo-") as folder,
+        Fleet(_plan(settings, RunDirectory(Path(folder))), RestartPolicy()) as state,
+    ):
+        for name, reason in state.left_out.items():
+            click.echo(f"left out: {name}: {reason}", err=True)
+        yield state.grpc_address
+
+
+def _plan(settings: Settings, directory: RunDirectory) -> FleetPlan:
+    click.echo(f"starting {_REPLICAS} replicas in {len(_ZONES)} zones behind Envoy")
+    grpc_port, http_port, admin_port = free_ports(3)
+    return FleetPlan(
+        settings=settings,
+        directory=directory,
+        runtime=EmbeddedRuntime.find(settings),
+        replicas=_REPLICAS,
+        zones=_ZONES,
+        door=FrontDoor(grpc_port, http_port, admin_port),
+        metrics_port=0,
+        admin_key=ensure_admin_key(directory.admin_key_path),
+    )
 
 
 def _as_row(shown: Demonstration) -> str:
