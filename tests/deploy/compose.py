@@ -55,7 +55,9 @@ class Compose:
 
 
 def compose_program(cache_dir: Path) -> list[str]:
-    """The command that runs compose; fetched into ``cache_dir`` where Docker has no plugin for it.
+    """The command that runs compose; fetched where Docker has no plugin for it.
+
+    ``cache_dir`` then has the layout of Docker's configuration, so that ``DOCKER_CONFIG`` makes it a plugin.
 
     Raises:
         ServerError: it could not be fetched.
@@ -63,7 +65,7 @@ def compose_program(cache_dir: Path) -> list[str]:
     plugin = ["docker", "compose"]
     if shutil.which("docker") and subprocess.run([*plugin, "version"], capture_output=True).returncode == 0:
         return plugin
-    binary = cache_dir / "docker-compose"
+    binary = cache_dir / "cli-plugins" / "docker-compose"
     if not binary.exists():
         with tempfile.TemporaryDirectory() as temporary:
             requirement = Path(temporary, "compose.txt")

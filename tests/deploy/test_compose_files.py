@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,99 +14,196 @@ from trireme.demand import shared_memory_bytes
 from trireme.machine import Machine
 from trireme.model_config import load_model_config
 from trireme.repository import ModelRepository
+from trireme.server import ServerFlags
 from trireme.settings import Settings
 
 from tests.deploy.compose import Compose
 
+STANDIN = "tests/deploy/docker-compose.standin.yml"
 COMBINATIONS = (
     ("docker-compose.yml",),
     ("docker-compose.yml", "docker-compose.cpu.yml"),
     ("docker-compose.yml", "docker-compose.gpu.yml"),
-    ("docker-compose.yml", "tests/deploy/docker-compose.standin.yml"),
+    ("docker-compose.yml", STANDIN),
 )
+FRONT = {"envoy"}
+DASHBOARDS = {"prometheus", "grafana", "locust"}
+REPLICAS = ("a", "b")
 # Where the image has its own backend of the name: ours must not cover it.
-NATIVE_BACKENDS = {"onnxruntime"}
+NATIVE_BACKENDS = {"onnxruntime", "vllm"}
+
+Services = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=COMBINATIONS, ids=" + ".join)
-def services(request: pytest.FixtureRequest, compose: Compose) -> dict[str, Any]:
-    found: dict[str, Any] = compose.config(request.param)["services"]
+def _services(compose: Compose, files: tuple[str, ...], **settings: str) -> Services:
+    everything = {"COMPOSE_PROFILES": "dashboards,loadtest", **settings}
+    found: Services = replace(compose, environment={**compose.environment, **everything}).config(files)["services"]
     return found
 
 
-def test_ports_are_published_on_loopback_alone(services: dict[str, Any]) -> None:
-    published = [port for service in services.values() for port in service.get("ports", [])]
-    assert published
-    assert {port["host_ip"] for port in published} == {"127.0.0.1"}
+@pytest.fixture(scope="module", params=COMBINATIONS, ids=" + ".join)
+def services(request: pytest.FixtureRequest, compose: Compose) -> Services:
+    return _services(compose, request.param)
 
 
-def test_every_mount_of_the_host_is_read_only(services: dict[str, Any]) -> None:
-    mounts = [mount for service in services.values() for mount in service["volumes"]]
+def test_only_the_doors_and_the_dashboards_publish_ports_and_on_loopback(services: Services) -> None:
+    published = {name: service["ports"] for name, service in services.items() if service.get("ports")}
+    assert set(published) == FRONT | DASHBOARDS
+    assert {port["host_ip"] for ports in published.values() for port in ports} == {"127.0.0.1"}
+
+
+def test_opening_the_doors_leaves_the_dashboards_on_loopback(compose: Compose) -> None:
+    services = _services(compose, COMBINATIONS[0], PUBLISH_ADDRESS="0.0.0.0")
+    assert {port["host_ip"] for name in FRONT for port in services[name]["ports"]} == {"0.0.0.0"}
+    assert {port["host_ip"] for name in DASHBOARDS for port in services[name]["ports"]} == {"127.0.0.1"}
+
+
+def test_a_replica_is_reached_over_the_inner_network_alone(compose: Compose, services: Services) -> None:
+    assert compose.config(COMBINATIONS[0])["networks"]["inner"]["internal"] is True
+    for replica in REPLICAS:
+        assert set(services[f"replica-{replica}"]["networks"]) == {"inner"}
+        for name in (f"triton-{replica}", f"agent-{replica}"):
+            assert services[name]["network_mode"] == f"service:replica-{replica}"
+            assert "networks" not in services[name]
+
+
+def test_replicas_differ_in_nothing_but_their_names(services: Services) -> None:
+    first, second = (
+        [_without_build(services[f"{part}-{replica}"], replica) for part in ("replica", "triton", "agent")]
+        for replica in REPLICAS
+    )
+    assert first == second
+
+
+def test_every_mount_of_the_host_is_read_only(services: Services) -> None:
+    mounts = [mount for service in services.values() for mount in service.get("volumes", [])]
     assert mounts
-    assert [mount for mount in mounts if not mount.get("read_only")] == []
+    assert [mount for mount in mounts if mount["type"] == "bind" and not mount.get("read_only")] == []
 
 
-def test_services_run_without_privileges(services: dict[str, Any]) -> None:
-    for service in services.values():
-        assert service["user"].split(":")[0] not in ("", "0", "root")
-        assert service["cap_drop"] == ["ALL"]
-        assert "no-new-privileges:true" in service["security_opt"]
-        assert service["read_only"] is True
-        assert not service.get("privileged")
+def test_services_run_without_privileges(services: Services) -> None:
+    for name, service in services.items():
+        assert service["user"].split(":")[0] not in ("", "0", "root"), name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert service["read_only"] is True, name
+        assert not service.get("privileged"), name
 
 
-def test_logs_are_rotated(services: dict[str, Any]) -> None:
-    for service in services.values():
-        assert service["logging"]["driver"] == "json-file"
-        assert {"max-size", "max-file"} <= set(service["logging"]["options"])
+def test_services_come_back_are_reaped_and_say_how_they_are(services: Services) -> None:
+    for name, service in services.items():
+        assert service["init"] is True, name
+        if name != "locust":
+            assert service["restart"] == "unless-stopped", name
+        if name != "locust" and not name.startswith("replica-"):
+            assert service["healthcheck"]["test"], name
 
 
-def test_the_admin_key_is_a_file_and_stands_nowhere_else(compose: Compose, tmp_path: Path) -> None:
-    key = tmp_path / "admin_key"
-    key.write_text("not-in-any-compose-file-0123456789abcdef")
-    keyed = Compose(compose.program, compose.project_dir, {**compose.environment, "TRITON_ADMIN_KEY_FILE": str(key)})
+def test_nothing_waits_for_health_at_the_start_so_that_one_sick_replica_keeps_nothing_down(services: Services) -> None:
+    conditions = {
+        (name, needed): dependency["condition"]
+        for name, service in services.items()
+        for needed, dependency in service.get("depends_on", {}).items()
+    }
+    assert conditions
+    assert set(conditions.values()) == {"service_started"}
+
+
+def test_logs_are_rotated(services: Services) -> None:
+    for name, service in services.items():
+        assert service["logging"]["driver"] == "json-file", name
+        assert {"max-size", "max-file"} <= set(service["logging"]["options"]), name
+
+
+def test_pulled_images_are_pinned_to_a_release(services: Services) -> None:
+    pulled = [service["image"] for service in services.values() if service.get("pull_policy") != "never"]
+    pulled = [image for image in pulled if not image.startswith("trireme")]
+    assert [image for image in pulled if ":" not in image or image.endswith(":latest")] == []
+
+
+def test_secrets_are_files_that_stand_nowhere_else(compose: Compose, tmp_path: Path) -> None:
+    secret = "not-in-any-compose-file-0123456789abcdef"
+    directory = str(tmp_path)
     for files in COMBINATIONS:
-        merged = keyed.config(files)
-        assert key.read_text() not in str(merged)
-        assert merged["secrets"]["admin_key"]["file"] == str(key)
+        keyed = {"COMPOSE_PROFILES": "dashboards,loadtest", "TRIREME_SECRETS_DIR": directory}
+        merged = replace(compose, environment={**compose.environment, **keyed}).config(files)
+        for name, declared in merged["secrets"].items():
+            Path(declared["file"]).write_text(secret)
+            assert declared["file"] == str(tmp_path / name)
+        assert secret not in str(merged)
 
 
-def test_docker_waits_longer_than_triton_takes_to_stop(services: dict[str, Any]) -> None:
-    triton = services["triton"]
-    timeout = next(flag for flag in triton["command"] if flag.startswith("--exit-timeout-secs="))
-    assert _seconds(triton["stop_grace_period"]) > int(timeout.partition("=")[2])
+def test_secrets_are_made_for_the_containers_user_alone_and_kept(compose: Compose, services: Services) -> None:
+    for service in services.values():
+        for name in (secret["source"] for secret in service.get("secrets", [])):
+            status = Path(compose.environment["TRIREME_SECRETS_DIR"], name).stat()
+            assert stat.S_IMODE(status.st_mode) == 0o600, name
+            if os.geteuid() == 0:
+                assert f"{status.st_uid}:{status.st_gid}" == service["user"], name
 
 
-def test_every_backend_without_a_native_twin_is_mounted(settings: Settings, compose: Compose) -> None:
-    targets = _mount_targets(compose, COMBINATIONS[0])
+def test_docker_waits_longer_than_triton_takes_to_stop(services: Services) -> None:
+    for replica in REPLICAS:
+        triton = services[f"triton-{replica}"]
+        timeout = next(flag for flag in triton["command"] if flag.startswith("--exit-timeout-secs="))
+        assert _seconds(triton["stop_grace_period"]) > int(timeout.partition("=")[2])
+
+
+def test_triton_gets_the_flags_that_trireme_serve_gives_it(services: Services) -> None:
+    # Those that say where things are, and what start-triton adds, differ.
+    elsewhere = ("repository", "directory", "-port", "-address", "restricted", "shm-region", "verbose", "exit-on-error")
+    flags = ServerFlags(Path("/models")).arguments(Path("/backends"), Path("/caches"), "prefix")
+    served = {flag for flag in flags if not any(word in flag for word in elsewhere)}
+    for replica in REPLICAS:
+        assert {flag for flag in services[f"triton-{replica}"]["command"] if flag.startswith("--")} == served
+
+
+def test_envoy_is_told_what_trireme_would_tell_it_today(settings: Settings, tmp_path: Path) -> None:
+    subprocess.run([settings.project_dir / "deploy/make-envoy-config", tmp_path], check=True, timeout=60)
+    committed = settings.project_dir / "deploy/envoy"
+    rendered = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.json")}
+    assert rendered
+    assert {path.relative_to(committed): path.read_text() for path in committed.rglob("*.json")} == rendered
+
+
+def test_the_image_has_every_backend_without_a_native_twin(settings: Settings) -> None:
+    ignored = (settings.project_dir / "deploy/images/triton/Dockerfile.dockerignore").read_text().split()
     for model in (settings.project_dir / "backends").glob("*/model.py"):
         backend = model.parent.name
-        assert (f"/opt/tritonserver/backends/{backend}" in targets) is (backend not in NATIVE_BACKENDS), backend
+        assert (f"backends/{backend}" in ignored) is (backend in NATIVE_BACKENDS), backend
 
 
 def test_the_repository_is_mounted_whole_so_that_configs_are_the_same_files(
-    settings: Settings, compose: Compose
+    settings: Settings, services: Services
 ) -> None:
-    for files in COMBINATIONS:
-        targets = _mount_targets(compose, files)
+    for name in ("triton-a", "triton-b", "agent-a", "agent-b"):
+        targets = {mount["target"]: mount["source"] for mount in services[name]["volumes"]}
         assert targets["/models"] == str(settings.repository_dir)
         assert [target for target in targets if target.startswith("/models/")] == []
 
 
-def test_shared_memory_holds_what_the_models_ask_for(services: dict[str, Any], settings: Settings) -> None:
+def test_shared_memory_holds_what_the_models_ask_for(services: Services, settings: Settings) -> None:
     configs = [load_model_config(folder.config_path) for folder in ModelRepository(settings.repository_dir).models()]
     needed = shared_memory_bytes(configs, Machine.present())
-    assert 0 < needed <= int(services["triton"]["shm_size"])
+    for replica in REPLICAS:
+        assert 0 < needed <= int(services[f"triton-{replica}"]["shm_size"])
 
 
-def test_only_the_gpu_file_asks_for_a_gpu(compose: Compose) -> None:
-    asking = [files for files in COMBINATIONS if "devices" in str(compose.config(files)["services"]["triton"])]
-    assert asking == [("docker-compose.yml", "docker-compose.gpu.yml")]
+def test_only_the_gpu_file_asks_for_gpus_and_for_every_replica(compose: Compose) -> None:
+    for files in COMBINATIONS:
+        asking = {name for name, service in _services(compose, files).items() if "devices" in str(service)}
+        assert asking == ({"triton-a", "triton-b"} if "docker-compose.gpu.yml" in files else set())
 
 
-def _mount_targets(compose: Compose, files: tuple[str, ...]) -> dict[str, str]:
-    mounts = compose.config(files)["services"]["triton"]["volumes"]
-    return {mount["target"]: mount["source"] for mount in mounts}
+def _without_build(service: dict[str, Any], replica: str) -> str:
+    """The service as text; of the replicas one builds the image, and names end in the replica's."""
+    alike = {key: value for key, value in service.items() if key not in ("build", "pull_policy")}
+    return (
+        str(alike)
+        .replace(f"-{replica}'", "-X'")
+        .replace(f"'TRIREME_AGENT_ZONE': '{replica}'", "")
+        .replace(f"service:replica-{replica}", "service:replica-X")
+    )
 
 
 def _seconds(duration: str) -> float:

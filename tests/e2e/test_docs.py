@@ -27,7 +27,9 @@ RUN_ELSEWHERE = {
     "trireme serve": "the fixture of this module",
     "make": "continuous integration; see test_make_targets_run_in_ci",
     "docker compose": "make compose-test, on a stand-in for NVIDIA's image",
-    "deploy/make-admin-key": "make compose-test",
+    "deploy/make-secrets": "make compose-test",
+    "deploy/make-envoy-config": "tests/deploy/test_compose_files.py",
+    "deploy/roll": "make compose-test",
     "git clone": "continuous integration begins with one",
     # Their verdict depends on how busy the machine is; the tests named run them in every form.
     "trireme load": "tests/e2e/test_load_run.py",

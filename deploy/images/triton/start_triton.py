@@ -61,11 +61,11 @@ def admin_key() -> str:
         key = ADMIN_KEY.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SetupError(
-            f"user {os.getuid()} of the container cannot read {ADMIN_KEY} ({error.strerror})", "deploy/make-admin-key"
+            f"user {os.getuid()} of the container cannot read {ADMIN_KEY} ({error.strerror})", "deploy/make-secrets"
         ) from None
     # The flag's own syntax leaves no room for other characters.
     if not re.fullmatch(r"[A-Za-z0-9_-]{32,}", key):
-        raise SetupError(f"{ADMIN_KEY} is not 32 or more letters, digits, - and _", "deploy/make-admin-key")
+        raise SetupError(f"{ADMIN_KEY} is not 32 or more letters, digits, - and _", "deploy/make-secrets")
     return key
 
 

@@ -1,0 +1,69 @@
+"""Faults and changes of the platform in containers, while callers outside ask all the time and notice nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from trireme.triton_client import TritonClient
+
+from tests.deploy.callers import Answers, callers
+from tests.deploy.stack import REPLICAS, Stack
+from tests.e2e.serving import wait_until
+
+pytestmark = pytest.mark.docker
+
+GRPC_CALLERS, HTTP_CALLERS = 3, 1
+ANSWER_DEADLINE_SECONDS = 30
+
+
+@pytest.mark.parametrize(("signal", "replica"), [("KILL", "a"), ("STOP", "b")])
+def test_nobody_notices_a_server_that_dies_or_freezes_and_it_comes_back(
+    stack: Stack, signal: str, replica: str
+) -> None:
+    triton = f"triton-{replica}"
+    restarts = int(stack.inspect(triton, ".RestartCount"))
+    with _under_load(stack, f"{triton} gets SIG{signal}") as answers:
+        time.sleep(1)
+        stack.inside(triton, "sh", "-c", f"kill -{signal} $(pidof tritonserver)")
+        wait_until(lambda: int(stack.inspect(triton, ".RestartCount")) > restarts, "Docker has restarted it")
+        wait_until(lambda: stack.inspect(triton, ".State.Health.Status") == "healthy", "its models are loaded")
+        wait_until(lambda: stack.is_ready(replica), "its agent lets it be asked")
+    assert answers.failures == []
+
+
+def test_a_changed_setting_is_rolled_out_and_nobody_notices(stack: Stack) -> None:
+    before = stack.containers()
+    with _under_load(stack, "the configuration is rolled") as answers:
+        stack.with_settings(TRITON_SHM_SIZE="80m").roll()
+    after = stack.containers()
+    for replica in REPLICAS:
+        assert after[f"triton-{replica}"] != before[f"triton-{replica}"]
+        assert stack.inspect(f"triton-{replica}", ".HostConfig.ShmSize") == str(80 * 1024**2)
+    assert answers.failures == []
+
+
+@contextmanager
+def _under_load(stack: Stack, what: str) -> Iterator[Answers]:
+    def ask_grpc(client: TritonClient) -> None:
+        text = {"TEXT": np.array([[b"good"]], dtype=np.object_)}
+        answer = client.infer("sentiment_economy", text, ANSWER_DEADLINE_SECONDS)
+        assert answer.outputs["LABEL"].tolist() == [[b"positive"]]
+
+    def ask_http() -> None:
+        body = {"inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["good"]}]}
+        url = stack.url("ENVOY_HTTP_PORT", "/v2/models/sentiment_economy/infer")
+        with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=ANSWER_DEADLINE_SECONDS) as answer:
+            outputs = {output["name"]: output["data"] for output in json.load(answer)["outputs"]}
+        assert outputs["LABEL"] == ["positive"]
+
+    with stack.client() as client:
+        with callers([lambda: ask_grpc(client)] * GRPC_CALLERS + [ask_http] * HTTP_CALLERS) as answers:
+            yield answers
+        print(f"compose-test: while {what}: {answers}", flush=True)
+    assert answers.answered > 0
