@@ -23,6 +23,8 @@ from trireme_backends.routing.errors import CallError, Fault, RouteFileError, Un
 from trireme_backends.routing.parameters import read_parameters
 from trireme_backends.routing.pins import Pins
 from trireme_backends.routing.route import check_variants, load_route
+from trireme_backends.routing.stream_ask import read_stream_ask
+from trireme_backends.routing.streams import StreamRequest, Streams
 from trireme_backends.routing.traffic import TRAFFIC_NAME, TrafficFile
 from trireme_backends.routing.work import Answer, Tensors, Ticket
 
@@ -41,15 +43,16 @@ class TritonPythonModel:
             raise RouteFileError(path, "cascade.confidence_output", f"is no output of {model.name}")
         self._deadline_ms = route.deadline_ms
         self._metrics = TritonMetrics(route)
-        self._dispatcher = Dispatcher(
-            route,
-            call=self._call,
-            pins=Pins(model_dir.parent),
-            traffic=TrafficFile(model_dir / TRAFFIC_NAME),
-            observer=self._metrics,
-        )
+        pins, traffic = Pins(model_dir.parent), TrafficFile(model_dir / TRAFFIC_NAME)
+        self._streams = Streams(route, pins=pins, traffic=traffic, observer=self._metrics) if route.streams else None
+        self._dispatcher = Dispatcher(route, call=self._call, pins=pins, traffic=traffic, observer=self._metrics)
+        self._metrics.waiting_rows = self._dispatcher.waiting_rows
 
     def execute(self, requests: Sequence[Any]) -> None:
+        if self._streams is not None:
+            for request in requests:
+                _send(request.get_response_sender(), self._named_variant(self._streams, request))
+            return
         tickets = []
         for request in requests:
             try:
@@ -63,6 +66,32 @@ class TritonPythonModel:
         self._dispatcher.close()
         self._metrics.close()
 
+    def _named_variant(self, streams: Streams, request: Any) -> Any:
+        """Answer a question of a caller who streams from the variant, or take a report."""
+        arrived, request_id = time.monotonic(), request.request_id()
+        try:
+            asked, header_id = read_stream_ask(request.parameters())
+            request_id = request_id or header_id
+            characters = int(request.inputs()[0].as_numpy().reshape(-1)[0])
+            route = streams.answer(StreamRequest(asked, characters, request_id, arrived + self._deadline_s(request)))
+        except BackendError as error:
+            self._metrics.refused(error, request_id=request_id)
+            return _error_response(error)
+        if route is not None:
+            self._metrics.replied(route, seen_ms=(time.monotonic() - arrived) * 1000, request_id=request_id)
+        told = ("", "", "") if route is None else (route.variant, route.version, route.reason_json)
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor(name, np.array([text.encode()], dtype=np.object_))
+                for name, text in zip(_ROUTE_OUTPUTS, told, strict=True)
+                if name in request.requested_output_names()
+            ]
+        )
+
+    def _deadline_s(self, request: Any) -> float:
+        """The caller's own timeout is in microseconds; 0 stands for none."""
+        return min(self._deadline_ms, request.timeout() / 1000 or self._deadline_ms) / 1000
+
     def _ticket(self, request: Any) -> Ticket:
         ask, others, header_id = read_parameters(request.parameters())
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
@@ -70,14 +99,12 @@ class TritonPythonModel:
         sender = request.get_response_sender()
         wanted = request.requested_output_names()
         arrived = time.monotonic()
-        # The caller's own timeout is in microseconds; 0 stands for none.
-        deadline_ms = min(self._deadline_ms, request.timeout() / 1000 or self._deadline_ms)
 
         def reply(result: Answer | BackendError) -> None:
             _send(sender, _error_response(result) if isinstance(result, BackendError) else _response(result, wanted))
 
         request_id = request.request_id() or header_id
-        return Ticket(ask, others, inputs, rows, arrived, arrived + deadline_ms / 1000, reply, request_id)
+        return Ticket(ask, others, inputs, rows, arrived, arrived + self._deadline_s(request), reply, request_id)
 
     def _call(self, variant: str, inputs: Tensors, parameters: str, request_id: str) -> Tensors:
         try:

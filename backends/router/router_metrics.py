@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -63,6 +64,11 @@ class TritonMetrics:
             description="Time from a request's arrival at the router to its answer, milliseconds",
             kind=family.HISTOGRAM,
         )
+        self._waiting = family(
+            name="trireme_router_waiting_rows",
+            description="Rows that wait in the router for a call of the variant",
+            kind=family.GAUGE,
+        )
         self._breaker = family(
             name="trireme_router_breaker_state",
             description="Circuit breaker of a variant: 0 closed, 1 half open, 2 open",
@@ -76,6 +82,8 @@ class TritonMetrics:
         self._predictions: deque[tuple[str, float, float]] = deque()
         self._states: deque[tuple[str, BreakerState]] = deque()
         self._traffic_errors: deque[str] = deque()
+        # Asked before each sending; who has the queues sets it.
+        self.waiting_rows: Callable[[], Mapping[str, int]] = dict
         self._closed = threading.Event()
         self._flusher = threading.Thread(target=self._run, daemon=True, name="router-metrics")
         self._flusher.start()
@@ -143,6 +151,8 @@ class TritonMetrics:
         count(_TRAFFIC_ERRORS, len(_taken(self._traffic_errors)))
         for (name, labels), amount in counts.items():
             self._metric(self._families[name], name, labels).increment(amount)
+        for variant, rows in self.waiting_rows().items():
+            self._metric(self._waiting, "waiting", (("variant", variant),)).set(rows)
         for variant, state in _taken(self._states):
             self._metric(self._breaker, "breaker", (("variant", variant),)).set(_BREAKER_VALUES[state])
 

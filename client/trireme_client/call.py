@@ -16,6 +16,7 @@ from trireme_client.errors import (
     ClosedError,
     DeadlineError,
     InvalidRequestError,
+    LateError,
     ModelNotFoundError,
     OverloadedError,
     QueueTimeoutError,
@@ -118,20 +119,38 @@ class Caller:
 
         return await self._retried(call, attempt, inference=False)
 
-    async def open_stream(self, request: Message, call: Call) -> tuple[Replica, WireStream, Message | None]:
+    async def open_stream(
+        self, request: Message, call: Call, first_within_ms: float | None
+    ) -> tuple[Replica, WireStream, Message | None]:
         """Begin a stream and wait for its first answer; until then it may be tried again.
 
         The replica counts as busy until the caller releases it.
+
+        Raises:
+            LateError: the first answer did not come in ``first_within_ms``.
         """
+        late = False
 
         async def attempt(replica: Replica) -> tuple[Replica, WireStream, Message | None]:
             self._stamp(request, call)
             stream = replica.wire.stream(request, call.remaining_s(), call.metadata)
+
+            def give_up() -> None:
+                nonlocal late
+                late = True
+                stream.cancel()
+
+            timer = self._runtime.after(first_within_ms / 1000, give_up) if first_within_ms is not None else None
             try:
                 first = await read_stream(stream)
             except BaseException:
                 stream.cancel()
+                if late:
+                    raise LateError(f"no first answer came within {first_within_ms:g} ms", call.facts()) from None
                 raise
+            finally:
+                if timer is not None:
+                    timer.cancel()
             self._pool.hold(replica)
             return replica, stream, first
 

@@ -170,10 +170,12 @@ class AsyncTriremeClient:
         sequence: SequenceStep | None = None,
         priority: int | None = None,
         affinity_key: str = "",
+        first_within_ms: float | None = None,
     ) -> AsyncGenerator[InferResult, None]:
         """Call a model that answers a request any number of times; yields each answer.
 
-        Leaving the loop cancels the request on the server. Arguments as for ``infer``; the deadline bounds all of it.
+        Leaving the loop cancels the request on the server. Arguments as for ``infer``; the deadline bounds all of it,
+        ``first_within_ms`` the time to the first answer.
 
         Raises:
             ClientError: from the step that fails; within 5 s when the server dies or freezes.
@@ -190,7 +192,7 @@ class AsyncTriremeClient:
             raise InvalidRequestError(problem, call.facts())
         request = requests[0]
         request.parameters["triton_enable_empty_final_response"].bool_param = True
-        replica, stream, response = await self._session.caller.open_stream(request, call)
+        replica, stream, response = await self._session.caller.open_stream(request, call, first_within_ms)
         try:
             while response is not None:
                 call.sent = True

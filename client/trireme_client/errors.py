@@ -4,7 +4,8 @@ ClientError
 ├── DeadlineError            the caller's deadline passed; ``sent`` tells whether a server may have seen it
 │   └── QueueTimeoutError    the server gave the request up in its queue: it was not executed
 ├── UnavailableError         no replica could be reached, or the connection broke
-│   └── OverloadedError      the server's queue is full: it was not executed
+│   ├── OverloadedError      the server's queue is full: it was not executed
+│   └── LateError            a stream's first answer did not come in the time it was given
 ├── InvalidRequestError      the request cannot be right: refused here before sending, or by the server
 │   └── InvalidInputError    one tensor of it; says which and why
 ├── ModelNotFoundError       no such model or version; says which models exist
@@ -101,6 +102,10 @@ class UnavailableError(ClientError):
 
 class OverloadedError(UnavailableError):
     """The server refused the request because its queue is full; it was not executed."""
+
+
+class LateError(UnavailableError):
+    """A stream's first answer did not come within ``first_within_ms``; the request was cancelled."""
 
 
 class InvalidRequestError(ClientError, ValueError):

@@ -22,6 +22,7 @@ from trireme_client.errors import (
     DeadlineError,
     InvalidInputError,
     InvalidRequestError,
+    LateError,
     ModelNotFoundError,
     OverloadedError,
     ServerFaultError,
@@ -127,7 +128,7 @@ def _json(name: str, value: object) -> str:
         raise InvalidInputError(name, f"cannot be written as JSON: {error}") from None
 
 
-def _read_chunk(result: InferResult, reason: str) -> GenerationChunk:
+def _read_chunk(result: InferResult, version: str, reason: str) -> GenerationChunk:
     """Read one answer of a model of the contract."""
     finish_reason = _text(result, "finish_reason")
     logprobs = _text(result, "logprobs")
@@ -139,7 +140,7 @@ def _read_chunk(result: InferResult, reason: str) -> GenerationChunk:
         num_output_tokens=_number(result, "num_output_tokens"),
         logprobs=json.loads(logprobs) if logprobs else None,
         model=result.model,
-        version=result.version,
+        version=version,
         request_id=result.request_id,
         reason=reason,
     )
@@ -153,11 +154,6 @@ def _text(result: InferResult, output: str) -> str:
 
 def _number(result: InferResult, output: str) -> int | None:
     return int(result[output].sum()) if output in result.outputs else None
-
-
-def is_route(spec: ModelSpec) -> bool:
-    """Whether the model names the variant to stream from, and does not answer itself."""
-    return not spec.decoupled and "VARIANT" in spec.outputs
 
 
 class GenerationCall:
@@ -181,41 +177,46 @@ class GenerationCall:
         call = self._call
         spec = await self._client.spec(call.model, version=call.version, deadline_ms=self._left_ms())
         if not _is_route(spec):
-            named = Decision(call.model, call.version, "called by name")
-            async with aclosing(self._stream(named, Pace(), self._parameters)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            results = self._results(spec, call.version, self._parameters)
+            async with aclosing(results):
+                async for result in results:
+                    yield _read_chunk(result, result.version, "called by name")
             return
         while True:
             decision, pace = await self._decide(), Pace()
             try:
-                async with aclosing(self._stream(decision, pace, {})) as chunks:
+                async with aclosing(self._stream(decision, pace)) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 return
             except ClientError as error:
                 pace.fault = _fault_of(error)
-                if pace.ttft_s is not None or not self._may_leave(decision.variant, error, pace.fault):
+                if not self._may_leave(decision.variant, error, pace):
                     raise
             finally:
-                if pace.ttft_s is not None:
+                # Of a variant that was left the next question tells.
+                if decision.variant not in self._tried:
                     await self._report(decision.variant, pace)
 
-    async def _stream(
-        self, source: Decision, pace: Pace, parameters: Mapping[str, Parameter]
-    ) -> AsyncGenerator[GenerationChunk, None]:
-        variant, version, asked_at = source.variant, source.version, time.monotonic()
-        spec = await self._client.spec(variant, version=version, deadline_ms=self._left_ms())
-        results = self._client.stream(
-            variant, self._prompt.inputs(spec), version=version, parameters=parameters, deadline_ms=self._left_ms(),
-            headers=self._headers, request_id=self._call.request_id, affinity_key=self._call.affinity_key,
-        )  # fmt: skip
+    async def _stream(self, decision: Decision, pace: Pace) -> AsyncGenerator[GenerationChunk, None]:
+        asked_at = time.monotonic()
+        spec = await self._client.spec(decision.variant, deadline_ms=self._left_ms())
+        results = self._results(spec, "", {}, decision.leave_after_ms)
         async with aclosing(results):
             async for result in results:
-                chunk = _read_chunk(result, source.reason)
+                chunk = _read_chunk(result, decision.version, decision.reason)
                 pace.came(chunk, time.monotonic() - asked_at)
                 yield chunk
                 asked_at = time.monotonic()
+
+    def _results(
+        self, spec: ModelSpec, version: str, parameters: Mapping[str, Parameter], first_within_ms: float | None = None
+    ) -> AsyncGenerator[InferResult, None]:
+        return self._client.stream(
+            spec.name, self._prompt.inputs(spec), version=version, parameters=parameters, deadline_ms=self._left_ms(),
+            headers=self._headers, request_id=self._call.request_id, affinity_key=self._call.affinity_key,
+            first_within_ms=first_within_ms,
+        )  # fmt: skip
 
     async def _decide(self) -> Decision:
         tried = ",".join(f"{variant}:{fault}" for variant, fault in self._tried.items())
@@ -224,14 +225,15 @@ class GenerationCall:
         except UnavailableError as error:
             # That there is no other variant tells less than why this one failed.
             raise self._last_error or error from None
-        variant, reason = (_text(result, output) for output in ("VARIANT", "ROUTE_REASON"))
-        return Decision(variant, json.loads(reason).get("stream_version", ""), reason)
+        variant, version, reason = (_text(result, output) for output in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON"))
+        return Decision(variant, version, reason, json.loads(reason).get("leave_after_ms"))
 
-    def _may_leave(self, variant: str, error: ClientError, fault: str) -> bool:
+    def _may_leave(self, variant: str, error: ClientError, pace: Pace) -> bool:
         """Whether another variant may do what this one failed on before its first token."""
-        if not fault or variant in self._tried:
+        # A deadline is over for every variant.
+        if pace.ttft_s is not None or not pace.fault or variant in self._tried or isinstance(error, DeadlineError):
             return False
-        self._tried[variant], self._last_error = fault, error
+        self._tried[variant], self._last_error = pace.fault, error
         return True
 
     async def _report(self, variant: str, pace: Pace) -> None:
@@ -257,11 +259,17 @@ class GenerationCall:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Where to stream from. Attributes: version: "" for the server's choice; reason: the route's, JSON."""
+    """Where to stream from.
+
+    Attributes:
+        version: that the variant is pinned to. reason: the route's, JSON.
+        leave_after_ms: without a token by then another variant is asked; None: there is no other.
+    """
 
     variant: str
     version: str
     reason: str
+    leave_after_ms: float | None
 
 
 def _is_route(spec: ModelSpec) -> bool:
@@ -273,9 +281,9 @@ def _fault_of(error: ClientError) -> str:
     return next((fault for kind, fault in _FAULTS if isinstance(error, kind)), "")
 
 
-# The first that fits. A deadline is over for every variant, so it does not make the call go to another one.
+# The first that fits.
 _FAULTS = (
-    (DeadlineError, ""), (OverloadedError, "overloaded"), (UnavailableError, "unhealthy"),
+    (DeadlineError, "late"), (LateError, "late"), (OverloadedError, "overloaded"), (UnavailableError, "unhealthy"),
     (ModelNotFoundError, "not_ready"), (ServerFaultError, "error"),
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from trireme_client.endpoint import Endpoint
 from trireme_client.grpc_wire import AsyncGrpcWire, BlockingGrpcWire
-from trireme_client.wire import Pending, Wire, WireOptions, run
+from trireme_client.wire import Pending, Timer, Wire, WireOptions, run
 
 Step = Callable[[], Coroutine[Any, Any, None]]
 A = TypeVar("A")
@@ -43,6 +43,12 @@ class BlockingRuntime:
 
     async def each(self, step: Callable[[A], Coroutine[Any, Any, B]], items: Sequence[A]) -> list[B]:
         return [await step(item) for item in items]
+
+    def after(self, delay_s: float, act: Callable[[], None]) -> Timer:
+        timer = threading.Timer(delay_s, act)
+        timer.daemon = True
+        timer.start()
+        return timer
 
     def repeat(self, step: Step, interval_s: float) -> _RepeatingThread:
         return _RepeatingThread(step, interval_s)
@@ -108,6 +114,9 @@ class AsyncioRuntime:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
         return [done[index] for index in range(len(items))]
+
+    def after(self, delay_s: float, act: Callable[[], None]) -> Timer:
+        return asyncio.get_running_loop().call_later(delay_s, act)
 
     def repeat(self, step: Step, interval_s: float) -> _RepeatingTask:
         return _RepeatingTask(step, interval_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trireme_client._protos import Message, config_pb
 from trireme_client.errors import InvalidInputError
@@ -38,6 +38,7 @@ class ModelSpec:
     Attributes:
         max_batch_size: rows of one request; 0: the model has no batch dimension.
         decoupled: it may answer a request any number of times, so it is called with ``stream``.
+        parameters: of its ``config.pbtxt``, e.g. the ``task`` and ``tier`` of a variant.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ModelSpec:
     decoupled: bool
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+    parameters: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config: Message) -> ModelSpec:
@@ -61,6 +63,7 @@ class ModelSpec:
             decoupled=config.model_transaction_policy.decoupled,
             inputs={given.name: tensor(given, optional=given.optional) for given in config.input},
             outputs={made.name: tensor(made, optional=False) for made in config.output},
+            parameters={name: parameter.string_value for name, parameter in config.parameters.items()},
         )
 
     def place(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -35,6 +35,11 @@ _SENTENCES = (
     ("no available versions", Verdict.NOT_FOUND),
     ("is not ready", Verdict.NOT_FOUND),
     ("is not healthy", Verdict.SICK),
+    # Language models, see `trireme_backends/generation/errors.py`.
+    ("invalid_request", Verdict.INVALID),
+    ("context_length_exceeded", Verdict.INVALID),
+    ("unsupported (", Verdict.INVALID),
+    ("overloaded: ", Verdict.QUEUE_FULL),
     ("stub process is unhealthy", Verdict.SICK),
 )
 

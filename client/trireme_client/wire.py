@@ -88,11 +88,20 @@ class Runtime(Protocol):
         """``step`` of each item, a few at once where the caller's world can, results in order; the first error ends
         all of them."""
 
+    def after(self, delay_s: float, act: Callable[[], None]) -> Timer:
+        """Call ``act`` once after a while."""
+
     def repeat(self, step: Callable[[], Coroutine[Any, Any, None]], interval_s: float) -> Repeating:
         """Run ``step`` now and again, in the background."""
 
     async def resolve(self, host: str, port: int) -> list[str]:
         """The IP addresses of a host name; empty when the look-up fails."""
+
+
+class Timer(Protocol):
+    """An act to come."""
+
+    def cancel(self) -> None: ...
 
 
 class Repeating(Protocol):

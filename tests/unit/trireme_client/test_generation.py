@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -30,7 +31,7 @@ def fake():
         yield server
 
 
-def add_route(server, variants, *, reports=None):
+def add_route(server, variants, *, reports=None, leave_after_ms=None):
     """A route that names the first of its variants that was not tried."""
 
     def decide(_):
@@ -42,8 +43,8 @@ def add_route(server, variants, *, reports=None):
         else:
             tried = {entry.split(":")[0] for entry in parameters.get("tried", "").split(",")}
             names = [variant for variant in variants if variant not in tried]
-        reason = json.dumps({"reason": "fallback" if "tried" in parameters else "requested_tier"})
-        told = {"VARIANT": names[0], "VARIANT_VERSION": "1", "ROUTE_REASON": reason}
+        reason = {"reason": "fallback" if "tried" in parameters else "requested_tier", "leave_after_ms": leave_after_ms}
+        told = {"VARIANT": names[0], "VARIANT_VERSION": "7", "ROUTE_REASON": json.dumps(reason)}
         return {name: np.array([text.encode()], object) for name, text in told.items()}
 
     server.add_model(
@@ -158,7 +159,8 @@ def test_a_route_names_the_variant_and_hears_how_fast_it_was(fake, connect):
     add_route(fake, ["chat"], reports=reports)
     chunks = list(connect(fake.address).generate("text_generation", "one two three", tier="economy", max_ttft_ms=250))
     assert text(chunks) == "one two three "
-    assert {(chunk.model, json.loads(chunk.reason)["reason"]) for chunk in chunks} == {("chat", "requested_tier")}
+    who = {(chunk.model, chunk.version, json.loads(chunk.reason)["reason"]) for chunk in chunks}
+    assert who == {("chat", "7", "requested_tier")}
     decided, streamed, reported = fake.requests
     assert dict(decided.parameters, timeout=0) == {"tier": "economy", "max_ttft_ms": 250, "timeout": 0}
     assert decided.inputs["PROMPT_CHARACTERS"].tolist() == [13]
@@ -188,6 +190,33 @@ def test_a_variant_that_is_not_loaded_is_left_for_another(fake, connect):
     assert [request.parameters["tried"] for request in fake.requests if "tried" in request.parameters] == [
         "absent:not_ready"
     ]
+
+
+def test_a_variant_that_gives_no_token_in_time_is_left(fake, connect):
+    def silent(_):
+        time.sleep(2)
+        yield "late "
+
+    fake.add_generation_model("silent", silent)
+    add_route(fake, ["silent", "chat"], leave_after_ms=100)
+    chunks = list(connect(fake.address).generate("text_generation", "one"))
+    assert {chunk.model for chunk in chunks} == {"chat"}
+    assert [request.parameters["tried"] for request in fake.requests if "tried" in request.parameters] == [
+        "silent:late"
+    ]
+
+
+def test_a_deadline_before_the_first_token_is_reported(fake, connect):
+    def silent(_):
+        time.sleep(2)
+        yield "late "
+
+    reports = []
+    fake.add_generation_model("silent", silent)
+    add_route(fake, ["silent", "chat"], reports=reports)
+    with pytest.raises(DeadlineError):
+        list(connect(fake.address).generate("text_generation", "one", deadline_ms=200))
+    assert reports == [{"variant": "silent", "fault": "late"}]
 
 
 def test_after_the_first_token_nothing_is_tried_again(fake):

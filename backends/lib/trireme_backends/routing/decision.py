@@ -193,9 +193,8 @@ def asked_tier(route: Route, ask: Ask) -> Tier | None:
 
 def _output_space(route: Route, tier: Tier | None, preference: Preference) -> str | None:
     """The space of the best variant of the tier: what the caller's other answers are compared with."""
-    return max(
-        (variant for variant in route.variants if tier is None or variant.tier is tier), key=preference
-    ).output_space
+    of_tier = [variant for variant in route.variants if tier is None or variant.tier is tier]
+    return max(of_tier or route.variants, key=preference).output_space
 
 
 def _hard_verdict(variant: Variant, ask: Ask, state: VariantState, space: str | None) -> Verdict | None:

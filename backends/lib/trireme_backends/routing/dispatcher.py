@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -89,6 +89,11 @@ class Dispatcher:
                     self._place(job, traffic, now)
                     self._send_probes(ticket, now)
         self._deliver()
+
+    def waiting_rows(self) -> Mapping[str, int]:
+        """By variant and canary, the rows that wait for a call."""
+        with self._lock:
+            return {lane.name: lane.waiting_rows for lane in self._lanes}
 
     def _deliver(self) -> None:
         with self._lock:

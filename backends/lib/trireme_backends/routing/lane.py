@@ -91,6 +91,11 @@ class Lane:
         return Health.SATURATED if full or not self.may_probe else Health.READY
 
     @property
+    def waiting_rows(self) -> int:
+        """Rows that wait for a call."""
+        return self._waiting_rows
+
+    @property
     def may_probe(self) -> bool:
         """Whether one more call may be left running without anybody waiting for it."""
         return self.abandoned_calls < self.variant.limits.max_abandoned_calls

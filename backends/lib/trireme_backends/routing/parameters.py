@@ -86,9 +86,9 @@ def parse_ask(values: Mapping[str, Value]) -> Ask:
             raise ParameterError(name, values[name], f"only the parameters {', '.join(sorted(_NAMES))}")
     return Ask(
         tier=_tier(values.get("tier")),
-        max_latency_ms=_number(values, "max_latency_ms", 1, MOST_LATENCY_MS),
-        min_quality=_number(values, "min_quality", 0, 1),
-        max_cost=_number(values, "max_cost", 0, math.inf),
+        max_latency_ms=read_number(values, "max_latency_ms", 1, MOST_LATENCY_MS),
+        min_quality=read_number(values, "min_quality", 0, 1),
+        max_cost=read_number(values, "max_cost", 0, math.inf),
         sticky_key=_key(values.get("sticky_key")),
         on_sla_risk=_on_sla_risk(values.get("on_sla_risk", OnSlaRisk.SERVE.value)),
         explain=_flag(values, "explain"),
@@ -105,7 +105,8 @@ def _tier(value: Value | None) -> Tier | str | None:
         raise ParameterError("tier", value, ", ".join([*(tier.value for tier in Tier), AUTO])) from None
 
 
-def _number(values: Mapping[str, Value], name: str, least: float, most: float) -> float | None:
+def read_number(values: Mapping[str, Value], name: str, least: float, most: float) -> float | None:
+    """A number of ``values``, maybe as text; None where it is not there."""
     if name not in values:
         return None
     value = values[name]

@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -59,6 +59,7 @@ class Limits:
         max_rows_per_call: rows merged into one call.
         max_calls_in_flight: calls at a time; what comes meanwhile waits, and is merged.
         max_waiting_rows: rows that may wait; the variant takes no more when they do.
+        max_streams: of a route that streams: more than these at a time go to another variant.
         max_abandoned_calls: calls that were left and still run (Triton cannot cancel them); with so many the variant
             gets no further call until one ends.
     """
@@ -68,6 +69,7 @@ class Limits:
     max_calls_in_flight: int = 2
     max_waiting_rows: int = 4096
     max_abandoned_calls: int = 4
+    max_streams: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,10 @@ class Variant:
 
     Attributes:
         cost_per_1000: price of 1,000 requests, in a unit of the user's choice; ``max_cost`` is compared with it.
-        expected_latency_ms: of one request on an idle machine; holds until latencies were seen.
+        expected_latency_ms: of one request on an idle machine; holds until latencies were seen. Of a route that
+            streams: until the first token of a short prompt.
+        expected_ms_per_token: of a route that streams, for each token after the first one.
+        prefill_ms_per_1000_characters: what a long prompt adds to the first token.
         quality: 0 to 1; unset, it is the accuracy in the manifest of the pinned version.
         output_space: answers of different spaces must not stand in for each other (the vectors of two encoders).
     """
@@ -87,6 +92,8 @@ class Variant:
     expected_latency_ms: float
     quality: float | None = None
     output_space: str | None = None
+    expected_ms_per_token: float = 1.0
+    prefill_ms_per_1000_characters: float = 0.0
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -118,6 +125,7 @@ class Route:
     Attributes:
         default_tier: for requests that name none; ``None`` stands for ``auto``.
         deadline_ms: after that a request gets an error, whatever it asked for.
+        streams: the router only decides, callers stream from the variant themselves. Not every tier needs a variant.
     """
 
     task: str
@@ -125,6 +133,7 @@ class Route:
     variants: tuple[Variant, ...]
     deadline_ms: float = 30_000.0
     cascade: Cascade | None = None
+    streams: bool = False
 
     def variant(self, name: str) -> Variant:
         """The variant called ``name``; ``KeyError`` where there is none."""
@@ -175,7 +184,12 @@ class _Reader:
         if not isinstance(entries, list) or not entries:
             raise RouteFileError(self._path, "variants", "must be a list with a variant for each tier")
         values["variants"] = tuple(self._variant(entry, f"variants[{index}]") for index, entry in enumerate(entries))
-        self._check_variants(values["variants"])
+        streams = values.get("streams", False)
+        if not isinstance(streams, bool):
+            raise RouteFileError(self._path, "streams", f"is {streams!r}; it must be true or false")
+        if streams and values.get("cascade") is not None:
+            raise RouteFileError(self._path, "cascade", "is not for a route that streams: the router sees no answer")
+        self._check_variants(values["variants"], () if streams else Tier)
         values["task"] = self._text(values["task"], "task")
         default = values["default_tier"]
         values["default_tier"] = None if default == AUTO else self._tier(default, "default_tier", f", {AUTO}")
@@ -184,12 +198,12 @@ class _Reader:
             values["cascade"] = self._cascade(values["cascade"])
         return Route(**values)
 
-    def _check_variants(self, variants: tuple[Variant, ...]) -> None:
+    def _check_variants(self, variants: tuple[Variant, ...], tiers: Iterable[Tier]) -> None:
         names = [variant.name for variant in variants]
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise RouteFileError(self._path, f"variants[{index}].name", f"{name!r} is there twice")
-        for tier in Tier:
+        for tier in tiers:
             if not any(variant.tier is tier for variant in variants):
                 raise RouteFileError(self._path, "variants", f"none has the tier {tier.value!r}; add one")
 
@@ -199,6 +213,8 @@ class _Reader:
         values["tier"] = self._tier(values["tier"], f"{key}.tier")
         self._number(values, "cost_per_1000", key, least=0)
         self._number(values, "expected_latency_ms", key, least=0.001)
+        self._number(values, "expected_ms_per_token", key, least=0.001)
+        self._number(values, "prefill_ms_per_1000_characters", key, least=0)
         if values.get("quality") is not None:
             self._number(values, "quality", key, least=0, most=1)
         if values.get("output_space") is not None:
@@ -210,8 +226,8 @@ class _Reader:
     def _limits(self, entry: object, key: str) -> Limits:
         values = self._keys(entry, Limits, key)
         self._number(values, "timeout_ms", key, least=1)
-        for name in ("max_rows_per_call", "max_calls_in_flight", "max_waiting_rows", "max_abandoned_calls"):
-            if name in values:
+        for name in values:
+            if name != "timeout_ms":
                 value = values[name]
                 if type(value) is not int or value < 1:
                     raise RouteFileError(self._path, f"{key}.{name}", f"is {value!r}; it must be a whole number from 1")

@@ -1,0 +1,190 @@
+"""Routes whose callers stream from the variant: decisions by what callers report."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from trireme_backends.routing.errors import Fault, ParameterError, RouteFileError, UnavailableError
+from trireme_backends.routing.pins import Pins
+from trireme_backends.routing.route import load_route
+from trireme_backends.routing.stream_ask import Report, StreamAsk, read_stream_ask
+from trireme_backends.routing.streams import StreamRequest, Streams
+from trireme_backends.routing.traffic import TrafficFile
+
+ROUTE = {
+    "task": "text_generation",
+    "default_tier": "premium",
+    "streams": True,
+    "variants": [
+        {"name": "small", "tier": "economy", "cost_per_1000": 1, "expected_latency_ms": 20, "expected_ms_per_token": 5},
+        {"name": "large", "tier": "premium", "cost_per_1000": 9, "expected_latency_ms": 80, "expected_ms_per_token": 30,
+         "prefill_ms_per_1000_characters": 200, "limits": {"max_streams": 8}},
+    ],
+}  # fmt: skip
+
+
+class Silent:
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+
+class Route:
+    """A route, asked and told of streams."""
+
+    def __init__(self, directory):
+        path = directory / "route.json"
+        path.write_text(json.dumps(ROUTE))
+        self.traffic_path = directory / "traffic.json"
+        self.streams = Streams(
+            load_route(path), pins=Pins(directory), traffic=TrafficFile(self.traffic_path), observer=Silent()
+        )
+        self.count = 0
+
+    def ask(self, *, characters=0, deadline_s=60.0, request_id=None, **parameters):
+        self.count += 1
+        self.last_id = str(self.count) if request_id is None else request_id
+        asked, _ = read_stream_ask(json.dumps(parameters))
+        return self.streams.answer(StreamRequest(asked, characters, self.last_id, time.monotonic() + deadline_s))
+
+    def report(self, variant, request_id=None, **told):
+        asked = StreamAsk(report=Report(variant, **told))
+        request = StreamRequest(asked, 0, request_id or self.last_id, time.monotonic() + 60)
+        assert self.streams.answer(request) is None
+
+
+@pytest.fixture
+def route(tmp_path):
+    return Route(tmp_path)
+
+
+def test_the_tier_names_the_variant(route):
+    assert route.ask().variant == "large"
+    assert route.ask(tier="economy").variant == "small"
+    assert route.ask(tier="standard").variant == "small"
+
+
+def test_a_limit_on_the_first_token_moves_to_the_faster_variant(route):
+    named = route.ask(max_ttft_ms=60)
+    assert (named.variant, named.reason.value) == ("small", "moved_down")
+
+
+def test_a_limit_on_the_time_per_token_moves_to_the_faster_variant(route):
+    assert route.ask(max_ms_per_token=20).variant == "small"
+    assert route.ask(max_ms_per_token=100).variant == "large"
+
+
+def test_a_long_prompt_costs_time_to_the_first_token(route):
+    assert route.ask(max_ttft_ms=300).variant == "large"
+    assert route.ask(max_ttft_ms=300, characters=6000).variant == "small"
+
+
+def test_streams_that_run_raise_what_is_predicted_at_once(route):
+    before = json.loads(route.ask().reason_json)["predicted_ttft_p95_ms"]
+    after = json.loads(route.ask().reason_json)["predicted_ttft_p95_ms"]
+    assert after > before
+
+
+def test_an_engine_that_is_full_gets_no_more_streams_until_one_ends(route):
+    named = [route.ask(request_id=str(number)).variant for number in range(9)]
+    assert named == ["large"] * 8 + ["small"]
+    route.report("large", request_id="0", ttft_ms=80)
+    assert route.ask().variant == "large"
+
+
+def test_a_stream_whose_caller_died_is_forgotten_at_its_deadline(route):
+    for number in range(8):
+        route.ask(request_id=str(number), deadline_s=0.05)
+    assert route.ask().variant == "small"
+    time.sleep(0.06)
+    assert route.ask().variant == "large"
+
+
+def test_reports_teach_how_slow_a_variant_is(route):
+    for _ in range(30):
+        route.ask()
+        route.report("large", ttft_ms=900.0, ms_per_token=30.0)
+    assert route.ask(max_ttft_ms=500).variant == "small"
+
+
+def test_what_failed_is_not_named_again_for_the_same_request(route):
+    named = route.ask(tried="large:error")
+    assert named.variant == "small"
+    told = json.loads(named.reason_json)
+    assert (told["reason"], told["tried"]) == ("fallback", [{"variant": "large", "fault": "error"}])
+    with pytest.raises(UnavailableError, match="already_tried"):
+        route.ask(tried="large:error,small:error")
+
+
+def test_of_a_variant_that_is_not_loaded_one_report_is_enough(route):
+    route.ask(tried="large:not_ready")
+    assert route.ask().variant == "small"
+
+
+def test_a_resting_variant_gets_one_stream_as_a_probe(route):
+    route.ask(tried="large:not_ready")
+    time.sleep(0.55)
+    assert route.ask(request_id="probe").variant == "large"
+    assert route.ask().variant == "small"
+    route.report("large", request_id="probe", ttft_ms=80.0)
+    assert route.ask().variant == "large"
+
+
+def test_a_probe_that_is_never_reported_has_failed(route):
+    route.ask(tried="large:not_ready")
+    time.sleep(0.55)
+    assert route.ask(request_id="probe", deadline_s=0.01).variant == "large"
+    time.sleep(0.02)
+    assert route.ask().variant == "small"
+    time.sleep(1.1)
+    assert route.ask().variant == "large"
+
+
+def test_one_failure_does_not_take_a_variant_out(route):
+    route.ask(tried="large:error")
+    assert route.ask().variant == "large"
+
+
+def test_a_canary_gets_its_share_and_is_left_for_its_variant(route):
+    route.traffic_path.write_text(json.dumps({"canary_percent": {"large": 100}}))
+    assert route.ask().variant == "large__canary"
+    route.ask(tried="large__canary:not_ready")
+    assert route.ask().variant == "large"
+
+
+def test_the_only_variant_left_is_waited_for(route):
+    assert "leave_after_ms" in json.loads(route.ask().reason_json)
+    assert "leave_after_ms" not in json.loads(route.ask(tried="large:error").reason_json)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"max_ttft_ms": 0}, {"max_ms_per_token": "fast"}, {"tried": "large:bored"}, {"report": "{}"}, {"report": "7"},
+        {"max_latency_ms": 50}, {"temperature": 1}, {"tier": "gold"},
+        {"report": json.dumps({"variant": "large", "fault": "bored"})},
+    ],
+)  # fmt: skip
+def test_wrong_parameters_are_refused_by_name(parameters):
+    with pytest.raises(ParameterError, match=next(iter(parameters))):
+        read_stream_ask(json.dumps(parameters))
+
+
+def test_a_report_is_read():
+    asked, request_id = read_stream_ask(
+        json.dumps({"report": json.dumps({"variant": "large", "ttft_ms": 7, "fault": "error"}), "x-request-id": "abc"})
+    )
+    assert (asked.report, request_id) == (Report("large", ttft_ms=7.0, fault=Fault.ERROR), "abc")
+
+
+def test_a_report_of_an_unknown_variant_changes_nothing(route):
+    route.report("nobody", request_id="1", ttft_ms=1.0)
+    assert route.ask().variant == "large"
+
+
+def test_a_route_that_streams_has_no_cascade(tmp_path):
+    path = tmp_path / "route.json"
+    path.write_text(json.dumps(ROUTE | {"cascade": {}}))
+    with pytest.raises(RouteFileError, match="cascade"):
+        load_route(path)
