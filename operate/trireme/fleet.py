@@ -69,6 +69,7 @@ class Fleet:
         self._replicas: list[Replica] = []
         self._numbers = itertools.count()
         self._envoy: EnvoyProcess | None = None
+        self._start_turn = threading.Lock()
         self._lock = threading.Lock()
         self._state = ServingState(
             pid=os.getpid(),
@@ -171,6 +172,7 @@ class Fleet:
             ),
             self._policy,
             changed=self._tell,
+            start_turn=self._start_turn,
         )
         self._replicas.append(replica)
         replica.start()

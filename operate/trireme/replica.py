@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trireme.agent.process import AgentFlags, AgentProcess
 from trireme.agent.report import AgentReport, AgentState
+from trireme.catch_up import catch_up
 from trireme.envoy.endpoint import Endpoint
 from trireme.errors import ServerError, TriremeError
 from trireme.files import write_atomic
@@ -25,6 +28,8 @@ from trireme.triton_client import TritonClient
 
 _LOG = logging.getLogger(__name__)
 
+_AGENT_START_SECONDS = 20.0
+
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
@@ -35,6 +40,7 @@ class RestartPolicy:
         crashes, window_seconds: after more crashes than this within the window the replica is given up.
         interval_seconds: between two looks at the server and its agent.
         load_deadline_seconds: for all models to load.
+        agent_silence_seconds: an agent that says nothing for so long is started again.
         log_limit_bytes: a log is moved aside when it is larger.
     """
 
@@ -44,6 +50,7 @@ class RestartPolicy:
     window_seconds: float = 300.0
     interval_seconds: float = 0.5
     load_deadline_seconds: float = 180.0
+    agent_silence_seconds: float = 6.0
     log_limit_bytes: int = 20 * 1024**2
 
 
@@ -76,16 +83,29 @@ class Replica:
         >>> replica.stop()
     """
 
-    def __init__(self, plan: ReplicaPlan, policy: RestartPolicy, changed: Callable[[], None]) -> None:
-        """``changed`` is called, from the replica's thread, whenever ``state`` or ``left_out`` has changed."""
+    def __init__(
+        self,
+        plan: ReplicaPlan,
+        policy: RestartPolicy,
+        changed: Callable[[], None],
+        start_turn: AbstractContextManager[object],
+    ) -> None:
+        """
+        Args:
+            changed: called, from the replica's thread, whenever ``state`` or ``left_out`` has changed.
+            start_turn: held while the server starts: models that load take all cores, and a starved stub of another
+                starting server can abort that.
+        """
         self._plan = plan
         self._policy = policy
+        self._start_turn = start_turn
         self._changed = changed
         (agent_port,) = free_ports(1)
         self._agent_flags = AgentFlags(
             plan.name,
             plan.zone,
             f"{LOOPBACK}:{plan.flags.grpc_port}",
+            f"{LOOPBACK}:{plan.flags.metrics_port}",
             f"{LOOPBACK}:{agent_port}",
             plan.admin_key_path,
             plan.directory / "server.pid",
@@ -105,6 +125,8 @@ class Replica:
         self._server: TritonServer | None = None
         self._agent: AgentProcess | None = None
         self._unloaded: dict[str, tuple[str, ...]] = {}
+        self._agent_heard_at = 0.0
+        self._heals_before = 0
         self._crashes: collections.deque[float] = collections.deque()
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._run, name=plan.name, daemon=True)
@@ -113,10 +135,12 @@ class Replica:
         self._thread.start()
 
     def drain(self) -> None:
-        """Be red: Envoy gives it nothing new."""
+        """Be red: nobody gives it anything new."""
         self._update(phase=Phase.DRAINING)
         if self._agent:
-            self._agent.drain()
+            # One that does not answer is red.
+            with contextlib.suppress(ServerError):
+                self._agent.drain()
 
     def stop(self) -> None:
         """Let requests in flight be answered, then end server and agent; returns when they are gone."""
@@ -128,12 +152,14 @@ class Replica:
         """Wait until the agent has come to a first verdict.
 
         Raises:
-            TriremeError: the replica was given up, answers wrongly, or the deadline passed.
+            TriremeError: the replica was given up or stopped, answers wrongly, or the deadline passed.
         """
         deadline = time.monotonic() + deadline_seconds
         while self.state.phase is not Phase.SERVING:
             if self.failure:
                 raise self.failure
+            if self._leaving.is_set():
+                raise ServerError(f"replica {self.state.name} was stopped before it was ready")
             if problems := self.state.told_problems():
                 raise ServerError("; ".join(problems))
             if time.monotonic() > deadline:
@@ -147,6 +173,8 @@ class Replica:
 
     def _run(self) -> None:
         try:
+            # It is up when the server is.
+            self._start_agent()
             self._start_server()
             while not self._leaving.is_set():
                 self._look()
@@ -165,8 +193,7 @@ class Replica:
     def _look(self) -> None:
         policy = self._policy
         assert self._server is not None
-        self._keep_agent()
-        report = self._agent.report() if self._agent else None
+        report = self._hear_agent()
         if not self._server.is_alive():
             self._restart(f"tritonserver ended by itself: {self._server.failure_reason()}")
         elif report and report.state is AgentState.DEAD:
@@ -179,24 +206,42 @@ class Replica:
 
     def _take(self, report: AgentReport) -> None:
         phase = self.state.phase
-        if report.state is AgentState.READY:
+        if phase is not Phase.DRAINING and report.state is AgentState.READY:
             phase = Phase.SERVING
-        elif report.state is AgentState.UNREADY and phase is Phase.SERVING:
-            phase = Phase.RESTARTING
+        elif phase is Phase.SERVING:
+            phase = Phase.UNREADY
+        # The agent knows whether a model has been loaded since; the server's log knows better why it was not.
+        unloaded = {model: why for model, why in self._unloaded.items() if report.problems.get(model, why)}
+        heals = self._heals_before + report.heals
         self._update(
-            phase=Phase.DRAINING if self.state.phase is Phase.DRAINING else phase,
-            problems={**self._unloaded, **report.problems},
-            heals=report.heals,
-            last_fault=report.last_heal or self.state.last_fault,
+            phase=phase,
+            problems={**report.problems, **unloaded},
+            heals=heals,
+            last_fault=report.last_heal if heals > self.state.heals else self.state.last_fault,
         )
 
-    def _keep_agent(self) -> None:
-        if self._agent and self._agent.child.is_alive():
-            return
-        if self._agent:
-            _LOG.warning("the agent of %s ended: %s", self.state.name, self._agent.child.last_words())
+    def _hear_agent(self) -> AgentReport | None:
+        """What the agent says of the present server; an agent that is gone or silent is started again."""
+        agent, now = self._agent, time.monotonic()
+        if agent and agent.child.is_alive():
+            report = agent.report()
+            if report:
+                self._agent_heard_at = now
+                return report if self._server and report.server_pid == self._server.pid else None
+            if now - self._agent_heard_at < self._policy.agent_silence_seconds:
+                return None
+        if agent:
+            _LOG.warning("the agent of %s is gone or silent: %s", self.state.name, agent.child.last_words())
+            agent.child.kill()
             self._leaving.wait(self._policy.first_backoff_seconds)
+            self._heals_before = self.state.heals
+        self._start_agent()
+        return None
+
+    def _start_agent(self) -> None:
         self._agent = AgentProcess.start(self._agent_flags, self._plan.directory / "agent.log", self._plan.environment)
+        # It takes a moment to listen.
+        self._agent_heard_at = time.monotonic() + _AGENT_START_SECONDS
         self._update(agent_pid=self._agent.child.pid)
 
     def _start_server(self) -> None:
@@ -209,28 +254,28 @@ class Replica:
         if not plan.models:
             reasons = "; ".join([*plan.broken.values(), *plan.left_out.values()])
             raise ServerError(f"no model of {self._plan.repository.path} can be loaded: {reasons or 'there is none'}")
-        _LOG.info("replica %s: starting tritonserver with %d models", self.state.name, len(plan.models))
-        self._server = server = TritonServer.start(
-            replace(self._plan.flags, load_models=plan.models, exit_on_error=False),
-            runtime=self._plan.runtime,
-            directory=self._plan.directory,
-            ready_deadline_seconds=self._policy.load_deadline_seconds,
-        )
-        write_atomic(self._agent_flags.server_pid_path, str(server.pid).encode())
-        self._unloaded |= self._not_loaded(server, plan.models)
-        self._update(server_pid=server.pid, problems=self._unloaded)
-
-    def _not_loaded(self, server: TritonServer, models: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-        """Models that the server could not load, with its reason; some of these stand only in its log."""
+        started_at = time.time()
+        with self._start_turn:
+            _LOG.info("replica %s: starting tritonserver with %d models", self.state.name, len(plan.models))
+            self._server = server = TritonServer.start(
+                replace(self._plan.flags, load_models=plan.models, exit_on_error=False),
+                runtime=self._plan.runtime,
+                directory=self._plan.directory,
+                ready_deadline_seconds=self._policy.load_deadline_seconds,
+                given_up=self._leaving,
+            )
         with TritonClient(server.grpc_address, self._plan.flags.admin_key) as client:
-            index = client.index(deadline_seconds=10.0)
-        ready = {entry.model for entry in index if entry.state == "READY"}
-        reasons = {entry.model: entry.reason for entry in index if entry.reason}
-        return {
-            name: (f"not loaded: {reasons.get(name) or ' '.join(server.errors_about(name)[-1:]) or 'see its log'}",)
-            for name in models
-            if name not in ready
-        }
+            catch_up(
+                client,
+                self._plan.repository,
+                told_to_load=plan.models,
+                since=started_at,
+                deadline_seconds=self._policy.load_deadline_seconds,
+            )
+            self._unloaded |= _not_loaded(client, server, plan.models)
+        # Now the agent looks at it.
+        write_atomic(self._agent_flags.server_pid_path, str(server.pid).encode())
+        self._update(server_pid=server.pid, problems=self._unloaded)
 
     def _restart(self, fault: str) -> None:
         policy = self._policy
@@ -262,3 +307,15 @@ class Replica:
         if state != self.state:
             self.state = state
             self._changed()
+
+
+def _not_loaded(client: TritonClient, server: TritonServer, models: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Models that the server could not load, with its reason; some of these stand only in its log."""
+    index = client.index(deadline_seconds=10.0)
+    ready = {entry.model for entry in index if entry.state == "READY"}
+    reasons = {entry.model: entry.reason for entry in index if entry.reason}
+    return {
+        name: (f"not loaded: {reasons.get(name) or ' '.join(server.errors_about(name)[-1:]) or 'see its log'}",)
+        for name in models
+        if name not in ready
+    }

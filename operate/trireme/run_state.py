@@ -21,6 +21,7 @@ class Phase(str, enum.Enum):
 
     STARTING = "starting"
     SERVING = "serving"
+    UNREADY = "unready"
     RESTARTING = "restarting"
     DRAINING = "draining"
     STOPPING = "stopping"
@@ -31,7 +32,7 @@ class ReplicaState:
     """One tritonserver with its agent.
 
     Attributes:
-        phase: in ``serving`` its agent calls it ready.
+        phase: in ``serving`` its agent calls it ready; in ``unready`` the server runs and does not answer rightly.
         grpc_address, http_address, metrics_address, agent_address: ``host:port``; the first three are the server's own.
         server_pid, agent_pid: None while there is none.
         restarts: of the server. heals: models loaded anew because their process was gone.

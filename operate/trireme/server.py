@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,6 +133,7 @@ class TritonServer:
         runtime: EmbeddedRuntime | None = None,
         directory: Path | None = None,
         ready_deadline_seconds: float = 180.0,
+        given_up: threading.Event | None = None,
     ) -> TritonServer:
         """Start a server and wait until it is ready.
 
@@ -140,6 +142,7 @@ class TritonServer:
         Args:
             runtime: default: the one of this checkout.
             directory: where its backend directory and ``server.log`` go; default: a temporary one.
+            given_up: when set, by another thread, the start ends with ServerError.
 
         Raises:
             SetupError: the runtime is not there.
@@ -151,7 +154,7 @@ class TritonServer:
             server = cls._launch(flags.with_free_ports(), runtime, directory)
             try:
                 server._hide_admin_key()
-                server.wait_until_ready(ready_deadline_seconds)
+                server.wait_until_ready(ready_deadline_seconds, given_up)
             except BaseException as error:
                 server.stop(deadline_seconds=5.0)
                 # Another process may have taken a port between choosing and listening.
@@ -225,17 +228,19 @@ class TritonServer:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=deadline_seconds)
 
-    def wait_until_ready(self, deadline_seconds: float) -> None:
+    def wait_until_ready(self, deadline_seconds: float, given_up: threading.Event | None = None) -> None:
         """Wait until the server says that it is ready.
 
         Raises:
-            ServerError: it ended before, or the deadline passed.
+            ServerError: it ended before, the deadline passed, or ``given_up`` was set.
         """
         deadline = time.monotonic() + deadline_seconds
         with contextlib.closing(triton_grpc.InferenceServerClient(self.grpc_address)) as client:
             while time.monotonic() < deadline:
                 if not self.is_alive():
                     raise ServerError(f"tritonserver ended at its start: {self.failure_reason()}")
+                if given_up and given_up.is_set():
+                    raise ServerError("tritonserver was told to end before it was ready")
                 with contextlib.suppress(InferenceServerException):
                     if client.is_server_ready(client_timeout=1.0):
                         return

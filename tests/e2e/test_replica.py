@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import psutil
@@ -36,7 +37,8 @@ def test_replica_is_given_up_after_its_crashes_with_the_reason(tmp_path: Path) -
         admin_key_path=admin_key_path,
         environment={"TRIREME_REPOSITORY_DIR": str(MODELS)},
     )
-    replica = Replica(plan, RestartPolicy(crashes=1, first_backoff_seconds=0.1), changed=lambda: None)
+    policy = RestartPolicy(crashes=1, first_backoff_seconds=0.1)
+    replica = Replica(plan, policy, changed=lambda: None, start_turn=contextlib.nullcontext())
     replica.start()
     try:
         for restarts in (0, 1):

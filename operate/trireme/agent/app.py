@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from dataclasses import dataclass
 from types import FrameType
 
 import uvicorn
@@ -11,9 +13,25 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from trireme.agent.in_flight import wait_until_quiet
 from trireme.agent.metrics import AgentMetrics
 from trireme.agent.report import AgentReport, AgentState
 from trireme.agent.watch import AgentWatch
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DrainPolicy:
+    """How an agent leaves.
+
+    Attributes:
+        notice_seconds: red before anything else, so that every proxy has seen it.
+        deadline_seconds: for requests in flight after that.
+    """
+
+    notice_seconds: float = 2.5
+    deadline_seconds: float = 30.0
 
 
 def make_app(watch: AgentWatch, metrics: AgentMetrics) -> FastAPI:
@@ -21,14 +39,7 @@ def make_app(watch: AgentWatch, metrics: AgentMetrics) -> FastAPI:
     app = FastAPI(openapi_url=None)
 
     def told(well: bool, report: AgentReport) -> JSONResponse:
-        body = {
-            "state": report.state.value,
-            "problems": {model: list(found) for model, found in report.problems.items()},
-            "heals": report.heals,
-            "last_heal": report.last_heal,
-            "fault": report.fault,
-        }
-        return JSONResponse(body, 200 if well else 503)
+        return JSONResponse(report.to_json(), 200 if well else 503)
 
     @app.get("/livez")
     async def livez() -> JSONResponse:
@@ -53,17 +64,23 @@ def make_app(watch: AgentWatch, metrics: AgentMetrics) -> FastAPI:
 
 
 class AgentServer(uvicorn.Server):
-    """uvicorn, but that SIGTERM makes the replica red first and ends the agent when every proxy has seen it."""
+    """uvicorn, but that SIGTERM makes the replica red first, and ends the agent when its requests are answered."""
 
-    def __init__(self, app: FastAPI, watch: AgentWatch, host: str, port: int, drain_seconds: float) -> None:
+    def __init__(
+        self, app: FastAPI, watch: AgentWatch, host: str, port: int, metrics_address: str, policy: DrainPolicy
+    ) -> None:
         super().__init__(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False))
         self._watch = watch
-        self._drain_seconds = drain_seconds
+        self._metrics_address = metrics_address
+        self._policy = policy
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        del sig, frame
         threading.Thread(target=self._leave, daemon=True).start()
 
     def _leave(self) -> None:
         self._watch.drain()
-        time.sleep(self._drain_seconds)
+        time.sleep(self._policy.notice_seconds)
+        if not wait_until_quiet(self._metrics_address, self._policy.deadline_seconds):
+            _LOG.warning("requests are still in flight after %.0f s", self._policy.deadline_seconds)
         self.should_exit = True

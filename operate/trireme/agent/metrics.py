@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from trireme.agent.report import AgentReport, AgentState
 
@@ -16,26 +16,34 @@ class AgentMetrics:
         self._state = Gauge(
             "trireme_agent_state", "1 for the state the replica is in", ["state"], registry=self._registry
         )
-        self._wrong = Gauge(
-            "trireme_agent_model_wrong",
-            "1 while a model's last golden sample was not answered rightly",
-            ["model"],
+        self._probes = Counter(
+            "trireme_agent_probes",
+            "Golden samples asked, by what came of it: right, wrong, error, timeout",
+            ["model", "outcome"],
             registry=self._registry,
         )
-        self._heals = Counter(
-            "trireme_agent_heals", "Models loaded anew because their process was gone", registry=self._registry
+        self._probe_seconds = Histogram(
+            "trireme_agent_probe_seconds", "Time to a golden sample's answer", ["model"], registry=self._registry
         )
-        self._heals_told = 0
+        self._heals = Counter(
+            "trireme_agent_heals",
+            "Models loaded anew, by why: process_died, unhealthy, silent",
+            ["model", "reason"],
+            registry=self._registry,
+        )
+        self.tell(AgentReport())
 
     def tell(self, report: AgentReport) -> None:
         self._ready.set(report.state is AgentState.READY)
         for state in AgentState:
             self._state.labels(state.value).set(report.state is state)
-        for model, problems in report.problems.items():
-            self._wrong.labels(model).set(bool(problems))
-        # A watch that was made anew counts from 0.
-        self._heals.inc(max(report.heals - self._heals_told, 0))
-        self._heals_told = report.heals
+
+    def probed(self, model: str, outcome: str, seconds: float) -> None:
+        self._probes.labels(model, outcome).inc()
+        self._probe_seconds.labels(model).observe(seconds)
+
+    def healed(self, model: str, reason: str) -> None:
+        self._heals.labels(model, reason).inc()
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trireme.agent.report import AgentReport, AgentState
+from trireme.agent.report import AgentReport
 from trireme.child import Child
 from trireme.errors import ServerError
 
@@ -25,6 +25,7 @@ class AgentFlags:
     replica: str
     zone: str
     grpc_address: str
+    metrics_address: str
     listen: str
     admin_key_path: Path
     server_pid_path: Path
@@ -35,6 +36,7 @@ class AgentFlags:
             f"--replica={self.replica}",
             f"--zone={self.zone}",
             f"--grpc-address={self.grpc_address}",
+            f"--metrics-address={self.metrics_address}",
             f"--listen={self.listen}",
             f"--admin-key-file={self.admin_key_path}",
             f"--server-pid-file={self.server_pid_path}",
@@ -56,13 +58,9 @@ class AgentProcess:
     def report(self) -> AgentReport | None:
         """What it says now; None where it does not answer."""
         try:
-            body = self._call("GET", "/readyz")
-        except ServerError:
+            return AgentReport.from_json(self._call("GET", "/readyz"))
+        except (ServerError, ValueError, TypeError, KeyError):
             return None
-        problems = {model: tuple(found) for model, found in body["problems"].items()}
-        return AgentReport(
-            AgentState(body["state"]), problems, int(body["heals"]), str(body["last_heal"]), str(body["fault"])
-        )
 
     def drain(self) -> None:
         """Have its replica get no new requests.

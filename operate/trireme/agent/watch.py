@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trireme.agent.metrics import AgentMetrics
 from trireme.agent.report import AgentReport, AgentState
-from trireme.errors import TriremeError
-from trireme.golden import GoldenSample, load_golden
+from trireme.agent.samples import Samples, find_samples
+from trireme.errors import ServerError, TriremeError
 from trireme.health import HealthPolicy, HealthWatch
-from trireme.loading import variants_not_loaded
-from trireme.model_config import load_model_config
 from trireme.repository import ModelRepository
-from trireme.stubs import StubWatch
-from trireme.triton_client import TritonClient
+from trireme.stubs import Stub, StubWatch
+from trireme.triton_client import TritonClient, UnreachableError
 
 _LOG = logging.getLogger(__name__)
-
-# A canary never makes a replica red: it has a gate of its own.
-CANARY_SUFFIX = "__canary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +26,13 @@ class AgentPolicy:
 
     Attributes:
         interval_seconds: between two looks; each asks one required model and one other.
-        live_deadline_seconds: for the server's word that it lives. Missed once the replica is unready, missed twice in
-            a row the server is dead.
-        drain_seconds: red before the end, so that every proxy has seen it.
+        live_deadline_seconds: for the server's word that it lives. One that misses it is unready.
+        misses: so many in a row, and the server is frozen.
     """
 
     interval_seconds: float = 1.0
     live_deadline_seconds: float = 2.0
-    drain_seconds: float = 2.5
+    misses: int = 3
     health: HealthPolicy = field(default_factory=HealthPolicy)
 
 
@@ -68,8 +62,11 @@ class AgentWatch:
         self._policy = policy
         self._server_pid_path = server_pid_path
         self._health: HealthWatch | None = None
-        self._required: Sequence[str] = ()
-        self._silences = 0
+        self._samples = Samples({}, frozenset(), {})
+        self._misses = 0
+        self._stubs: StubWatch | None = None
+        # Of servers that are gone.
+        self._heals_before = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="agent-watch", daemon=True)
@@ -86,7 +83,7 @@ class AgentWatch:
         self._tell(state=AgentState.DRAINING)
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
+        while not self._stopped.is_set() and self.report.state is not AgentState.DRAINING:
             try:
                 self._look()
             except TriremeError as error:
@@ -95,77 +92,104 @@ class AgentWatch:
             self._stopped.wait(self._policy.interval_seconds)
 
     def _look(self) -> None:
-        if not self._client.is_live(self._policy.live_deadline_seconds):
-            self._missed()
+        pid = self._read_server_pid()
+        if pid != self.report.server_pid:
+            # Another server: nothing that was found of the last one is true of it.
+            self._stubs = StubWatch(pid) if pid else None
+            self._start_over(server_pid=pid)
+        try:
+            self._client.server_version(self._policy.live_deadline_seconds)
+        except UnreachableError:
+            # Who started it sees that too, and will start another: there is nothing to end.
+            self._start_over()
             return
-        self._silences = 0
-        if self._health is None or self.report.state is AgentState.DEAD:
+        except ServerError as error:
+            self._missed(str(error))
+            return
+        self._misses = 0
+        if self.report.state is AgentState.DEAD:
+            self._recover()
+        elif self._health is None or self._has_loaded_more():
             self._health = self._prove()
-        if self._health is None:
-            return
-        if fault := self._health.look():
+            self._tell_health()
+        elif fault := self._health.look():
             self._tell(state=AgentState.DEAD, fault=fault.reason)
-            return
-        self._tell_health(self._health)
+        else:
+            self._tell_health()
 
-    def _missed(self) -> None:
-        self._silences += 1
-        if self.report.state is AgentState.STARTING:
-            return
-        dead = self._silences > 1
-        fault = f"tritonserver has not said within {self._policy.live_deadline_seconds:g} s that it lives"
-        self._tell(state=AgentState.DEAD if dead else AgentState.UNREADY, fault=f"{fault}, twice" if dead else "")
+    def _missed(self, error: str) -> None:
+        self._misses += 1
+        if self._misses >= self._policy.misses:
+            seconds = self._misses * self._policy.live_deadline_seconds
+            self._tell(state=AgentState.DEAD, fault=f"tritonserver is frozen: it said nothing for {seconds:g} s")
+        elif self.report.state is AgentState.READY:
+            _LOG.warning("%s", error)
+            self._tell(state=AgentState.UNREADY)
 
-    def _prove(self) -> HealthWatch | None:
-        """Ask every golden sample of every model, once the server says that it is ready; None while it is not."""
-        self._tell(state=AgentState.STARTING, fault="")
+    def _recover(self) -> None:
+        """A server called dead says that it lives: it stays dead until all is right again."""
+        health = self._prove()
+        if not self._samples.missing and not any(health.problems.values()):
+            self._health = health
+            self._tell_health()
+
+    def _start_over(self, **changes: object) -> None:
+        self._health = None
+        self._misses = 0
+        self._tell(state=AgentState.STARTING, problems={}, fault="", **changes)
+
+    def _has_loaded_more(self) -> bool:
+        """Whether the server has loaded a model that it lacked."""
+        if not self._samples.missing:
+            return False
+        index = self._client.index(self._policy.health.probe_deadline_seconds)
+        return any(entry.state == "READY" and entry.model in self._samples.missing for entry in index)
+
+    def _prove(self) -> HealthWatch:
+        """Ask every golden sample of every model."""
+        self._heals_before = self.report.heals
         health = self._policy.health
-        if not self._client.is_ready(self._policy.live_deadline_seconds):
-            return None
-        loaded = [entry.model for entry in self._client.index(health.probe_deadline_seconds) if entry.state == "READY"]
-        samples = self._samples(sorted(set(loaded)))
-        self._required = self._routes(samples) or list(samples)
-        _LOG.info("asking the golden samples of %d models", len(samples))
-        watch = HealthWatch(self._client, self._repository, samples, health, self._stubs(), required=self._required)
+        self._samples = found = find_samples(self._client, self._repository, health.probe_deadline_seconds)
+        _LOG.info("asking the golden samples of %d models", len(found.of))
+        watch = HealthWatch(
+            self._client,
+            self._repository,
+            found.of,
+            health,
+            self._find_dead_stubs,
+            required=found.required,
+            observer=self._metrics,
+            before_heal=lambda: self._tell(state=AgentState.HEALING),
+        )
         watch.prove_all()
-        for problem in (f"{model}: {found[0]}" for model, found in watch.problems.items() if found):
+        for problem in (f"{model}: {wrong[0]}" for model, wrong in watch.problems.items() if wrong):
             _LOG.warning("%s", problem)
         return watch
 
-    def _stubs(self) -> StubWatch | None:
+    def _find_dead_stubs(self) -> list[Stub]:
+        return self._stubs.find_dead() if self._stubs else []
+
+    def _read_server_pid(self) -> int | None:
         try:
-            return StubWatch(int(self._server_pid_path.read_text())) if self._server_pid_path else None
+            return int(self._server_pid_path.read_text()) if self._server_pid_path else None
         except (OSError, ValueError):
             return None
 
-    def _samples(self, loaded: Sequence[str]) -> Mapping[str, Sequence[GoldenSample]]:
-        samples: dict[str, Sequence[GoldenSample]] = {}
-        for name in loaded:
-            if name.endswith(CANARY_SUFFIX):
-                continue
-            folder = self._repository.model(name)
-            if lacking := variants_not_loaded(folder, loaded):
-                # Its samples ask for these, and a fallback's answer would be another than the golden one.
-                _LOG.warning("golden samples of %s are not asked: it lacks %s", name, ", ".join(lacking))
-            elif found := load_golden(folder):
-                samples[name] = found
-        return samples
-
-    def _routes(self, samples: Mapping[str, Sequence[GoldenSample]]) -> list[str]:
-        """What callers ask: the routes. A variant that fails behind one is the router's business."""
-        return [
-            name for name in samples if load_model_config(self._repository.model(name).config_path).backend == "router"
-        ]
-
-    def _tell_health(self, health: HealthWatch) -> None:
-        well = not any(health.problems.get(model) for model in self._required)
+    def _tell_health(self) -> None:
+        assert self._health is not None
+        problems = self._problems(self._health)
+        well = not any(problems.get(model) for model in self._samples.required)
         self._tell(
             state=AgentState.READY if well else AgentState.UNREADY,
-            problems=dict(health.problems),
-            heals=health.heals,
-            last_heal=health.last_heal,
+            problems=problems,
+            heals=self._heals_before + self._health.heals,
+            last_heal=self._health.last_heal or self.report.last_heal,
             fault="",
         )
+
+    def _problems(self, health: HealthWatch) -> Mapping[str, tuple[str, ...]]:
+        missing = {model: (f"not loaded: {reason}",) for model, reason in self._samples.missing.items()}
+        return {**health.problems, **missing}
 
     def _tell(self, **changes: object) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from trireme.agent.app import AgentServer, make_app
+from trireme.agent.app import AgentServer, DrainPolicy, make_app
 from trireme.agent.metrics import AgentMetrics
 from trireme.agent.watch import AgentPolicy, AgentWatch
 from trireme.errors import TriremeError
@@ -21,6 +21,7 @@ from trireme.triton_client import TritonClient
 @click.option("--replica", required=True, show_envvar=True, help="Its name.")
 @click.option("--zone", default="", show_envvar=True, help="Its zone.")
 @click.option("--grpc-address", default="127.0.0.1:8001", show_default=True, show_envvar=True, help="Its tritonserver.")
+@click.option("--metrics-address", default="127.0.0.1:8002", show_default=True, show_envvar=True, help="Its metrics.")
 @click.option("--listen", default="127.0.0.1:8003", show_default=True, show_envvar=True, help="Host and port.")
 @click.option(
     "--admin-key-file",
@@ -38,6 +39,7 @@ def agent(
     replica: str,
     zone: str,
     grpc_address: str,
+    metrics_address: str,
     listen: str,
     admin_key_file: Path | None,
     server_pid_file: Path | None,
@@ -45,19 +47,18 @@ def agent(
     """Watch one tritonserver: /readyz, /livez and /metrics say how it is.
 
     Ready means that golden samples of the routes were answered rightly within the last seconds. SIGTERM: red first,
-    then the end.
+    then requests in flight, then the end.
     """
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
         raise click.BadParameter(f"is {listen!r}; it must be host:port", param_hint="--listen")
     _log(replica, zone)
-    policy = AgentPolicy()
     metrics = AgentMetrics()
     repository = ModelRepository(Settings.from_environment().repository_dir)
     with TritonClient(grpc_address, _admin_key(admin_key_file)) as client:
-        watch = AgentWatch(client, repository, metrics, policy, server_pid_file)
+        watch = AgentWatch(client, repository, metrics, AgentPolicy(), server_pid_file)
         watch.start()
-        AgentServer(make_app(watch, metrics), watch, host, int(port), policy.drain_seconds).run()
+        AgentServer(make_app(watch, metrics), watch, host, int(port), metrics_address, DrainPolicy()).run()
         watch.stop()
 
 

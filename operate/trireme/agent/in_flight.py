@@ -1,0 +1,37 @@
+"""How much a server still has to do, as far as its metrics tell."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+
+from prometheus_client.parser import text_string_to_metric_families
+
+# Requests that wait for a model, and those that a language engine is at. What a model is computing just now has no
+# metric: tritonserver itself waits for that when it is told to end.
+_IN_FLIGHT = frozenset(
+    ("nv_inference_pending_request_count", "trireme_generation_running", "trireme_generation_waiting")
+)
+_CALL_SECONDS = 2.0
+
+
+def wait_until_quiet(metrics_address: str, deadline_seconds: float) -> bool:
+    """Wait until a server has nothing to do, is gone, or the deadline has passed; tells whether it is quiet."""
+    deadline = time.monotonic() + deadline_seconds
+    while requests_in_flight(metrics_address) > 0:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def requests_in_flight(metrics_address: str) -> float:
+    """Requests that wait or are being generated; 0 where no server answers."""
+    try:
+        with urllib.request.urlopen(f"http://{metrics_address}/metrics", timeout=_CALL_SECONDS) as answer:
+            text = answer.read().decode()
+    except (urllib.error.URLError, OSError):
+        return 0.0
+    families = text_string_to_metric_families(text)
+    return sum(sample.value for family in families for sample in family.samples if sample.name in _IN_FLIGHT)
