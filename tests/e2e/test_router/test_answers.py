@@ -186,6 +186,18 @@ def test_metrics_tell_requests_latencies_and_predictions(echo: Echo) -> None:
     )
 
 
+def test_rows_that_wait_for_a_busy_variant_are_told(echo: Echo) -> None:
+    echo.repository.behave("small", seconds=0.7)
+    threads = [threading.Thread(target=echo.ask, args=("x",), kwargs={"tier": "economy"}) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    _eventually(lambda: _metric(echo, "trireme_router_waiting_rows", 'variant="small"') > 0)
+    echo.repository.behave("small")
+    for thread in threads:
+        thread.join(60)
+    _eventually(lambda: _metric(echo, "trireme_router_waiting_rows", 'variant="small"') == 0)
+
+
 def test_cost_is_that_of_the_rows_a_variant_was_asked(echo: Echo) -> None:
     large = 'variant="large"'
     before = _metric(echo, "trireme_router_cost_total", large)

@@ -1,0 +1,104 @@
+"""The metrics of one server at a moment, and what happened between two such moments."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+_Values = Mapping[tuple[str, ...], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """All samples of one ``/metrics`` page; empty for a server that did not answer.
+
+    Attributes:
+        at: moment of the monotonic clock, seconds.
+    """
+
+    at: float = field(default_factory=time.monotonic)
+    samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, address: str, deadline_seconds: float) -> Metrics:
+        """The page of the server at ``host:port``."""
+        try:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=deadline_seconds) as answer:
+                return cls.parse(answer.read().decode())
+        except (urllib.error.URLError, OSError, ValueError):
+            return cls()
+
+    @classmethod
+    def parse(cls, text: str) -> Metrics:
+        """``text`` in Prometheus' text format."""
+        samples: dict[str, list[Sample]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                samples.setdefault(sample.name, []).append(sample)
+        return cls(samples=samples)
+
+    def sums(self, name: str, *labels: str, **equal: str) -> _Values:
+        """Samples of ``name``, of which some labels have given values, added up by the values of ``labels``."""
+        sums: dict[tuple[str, ...], float] = {}
+        for sample in self.samples.get(name, ()):
+            if all(sample.labels.get(label) == value for label, value in equal.items()):
+                key = tuple(sample.labels.get(label, "") for label in labels)
+                sums[key] = sums.get(key, 0.0) + sample.value
+        return sums
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Two looks at the same server."""
+
+    before: Metrics
+    after: Metrics
+
+    @property
+    def seconds(self) -> float:
+        return self.after.at - self.before.at
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the server answered both times: else nothing is known of what happened between."""
+        return bool(self.before.samples and self.after.samples)
+
+    def counts(self, name: str, *labels: str, **equal: str) -> _Values:
+        """How much the counters of ``name`` rose, added up by the values of ``labels``."""
+        if not self.is_whole:
+            return {}
+        before = self.before.sums(name, *labels, **equal)
+        after = self.after.sums(name, *labels, **equal)
+        # A server that was started again counts from 0.
+        return {key: value - (before.get(key, 0.0) if value >= before.get(key, 0.0) else 0.0)
+                for key, value in after.items()}  # fmt: skip
+
+
+def quantile(share: float, counts: Mapping[float, float]) -> float | None:
+    """The value below which ``share`` of a histogram's observations lie; None where there are none.
+
+    As Prometheus does: evenly spread within a bucket, and the last bound for what lies above it.
+
+    Args:
+        counts: by upper bound, the observations up to it.
+    """
+    bounds = sorted(counts)
+    total = counts[bounds[-1]] if bounds else 0.0
+    if total <= 0:
+        return None
+    wanted = share * total
+    for lower, upper in itertools.pairwise([0.0, *bounds]):
+        if counts[upper] >= wanted:
+            if math.isinf(upper):
+                return lower
+            below = counts.get(lower, 0.0)
+            return lower + (upper - lower) * (wanted - below) / (counts[upper] - below)
+    return bounds[-1]
