@@ -1,4 +1,4 @@
-"""What a version folder of the ``openai_engine`` backend says, in ``engine.json``."""
+"""What a version folder of the ``openai_engine`` backend says, in ``model.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trireme_backends.errors import ModelError
 from trireme_backends.generation.openai_dialects import DIALECTS, Dialect
 from trireme_backends.model import Model
 
-CONFIG_NAME = "engine.json"
+CONFIG_NAME = "model.json"
 
 
 @dataclass(frozen=True, slots=True)

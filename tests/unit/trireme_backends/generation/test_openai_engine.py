@@ -334,7 +334,7 @@ def test_an_engine_that_is_sick_or_away_is_refused_at_load(rig: Callable[..., Ri
     ],
 )
 def test_a_wrong_configuration_is_refused_with_a_sentence(tmp_path: Path, content: str, sentence: str) -> None:
-    (tmp_path / "engine.json").write_text(content)
+    (tmp_path / "model.json").write_text(content)
     with pytest.raises(ModelError, match=sentence):
         OpenAIConfig.read(Model("m", {}, tmp_path))
 
@@ -342,7 +342,7 @@ def test_a_wrong_configuration_is_refused_with_a_sentence(tmp_path: Path, conten
 def test_a_configuration_is_read_with_its_key(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("secret\n")
     content = {"dialect": "vllm", "base_url": "https://a/v1/", "model": "m", "api_key_file": "key"}
-    (tmp_path / "engine.json").write_text(json.dumps(content | {"read_timeout_seconds": 30, "max_connections": 8}))
+    (tmp_path / "model.json").write_text(json.dumps(content | {"read_timeout_seconds": 30, "max_connections": 8}))
     config = OpenAIConfig.read(Model("m", {}, tmp_path))
     assert config == OpenAIConfig(DIALECTS["vllm"], "https://a/v1", "m", "secret", 5.0, 30, 8)
     assert (config.url("models"), config.health_url) == ("https://a/v1/models", "https://a/health")
