@@ -30,7 +30,8 @@ def write_safetensors(gguf: Path, folder: Path, settings: Settings) -> None:
     python = settings.vllm_dir / "bin" / "python"
     try:
         done = subprocess.run(
-            [str(python), str(_SCRIPT), str(gguf), str(folder)],
+            # -P: the modules beside the script are none of its own.
+            [str(python), "-P", str(_SCRIPT), str(gguf), str(folder)],
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,
