@@ -23,16 +23,17 @@ class _Verbs(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         own = (module.name for module in pkgutil.iter_modules(commands.__path__) if not module.name.startswith("_"))
-        return sorted({*own, *entry_points(group="trireme.commands").names})
+        return sorted({*(name.replace("_", "-") for name in own), *entry_points(group="trireme.commands").names})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         with _interruptible():
             for entry in entry_points(group="trireme.commands", name=cmd_name):
                 return _as_command(entry.load())
-            name = f"{commands.__name__}.{cmd_name}"
+            verb = cmd_name.replace("-", "_")
+            name = f"{commands.__name__}.{verb}"
             if importlib.util.find_spec(name) is None:
                 return None
-            return _as_command(getattr(importlib.import_module(name), cmd_name))
+            return _as_command(getattr(importlib.import_module(name), verb))
 
 
 def _as_command(found: object) -> click.Command:

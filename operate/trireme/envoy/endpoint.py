@@ -44,6 +44,8 @@ class FrontDoor:
         own_zone: replicas of other zones get requests only as far as those of this zone cannot take them; empty: all
             zones alike.
         max_requests: in flight and waiting, over all replicas; what comes beyond is refused at once (503, UNAVAILABLE).
+        second_try_seconds: an inference (not a stream) without an answer for so long is asked of another replica too,
+            and the first answer counts: of processes that hang without a sign. 0: never.
         by_name: endpoints are names that DNS resolves, fixed in the cluster; otherwise addresses that may change live.
         access_log: a JSON line for each request; ``/dev/stdout`` in a container.
     """
@@ -56,5 +58,6 @@ class FrontDoor:
     own_zone: str = ""
     tls: TlsFiles | None = None
     max_requests: int = 1024
+    second_try_seconds: float = 5.0
     by_name: bool = False
     access_log: Path = Path("/dev/null")

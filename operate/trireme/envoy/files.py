@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trireme.envoy.endpoint import Endpoint, FrontDoor
-from trireme.envoy.resources import address, listeners, routes
+from trireme.envoy.resources import admin, listeners, routes
 from trireme.envoy.upstreams import CLUSTERS, assignment, cluster_of
 from trireme.files import write_json_atomic
 
@@ -33,12 +33,13 @@ def write_config(
         "cds",
         [cluster_of(door, cluster, endpoints, _source(seen, f"eds/{cluster}")) for cluster in CLUSTERS],
     )
-    for name, table in routes().items():
+    tables = routes(door)
+    for name, table in tables.items():
         _write(directory, f"rds/{name}", [table])
-    _write(directory, "lds", listeners(door, {name: _source(seen, f"rds/{name}") for name in routes()}))
+    _write(directory, "lds", listeners(door, {name: _source(seen, f"rds/{name}") for name in tables}))
     bootstrap = {
         "node": {"id": "front", "cluster": "trireme", "locality": {"zone": door.own_zone}},
-        "admin": {"address": address(door.admin_host, door.admin_port)},
+        "admin": admin(door),
         "dynamic_resources": {"lds_config": _source(seen, "lds"), "cds_config": _source(seen, "cds")},
     }
     write_json_atomic(directory / BOOTSTRAP_NAME, bootstrap)

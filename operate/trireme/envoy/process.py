@@ -23,7 +23,10 @@ from trireme.errors import ServerError
 _READY_SECONDS = 20.0
 _CALL_SECONDS = 2.0
 _DRAIN_SECONDS = 1
-_SEVERE = re.compile(r"^\[[^]]*\]\[\d+\]\[(?:error|critical)\]\[[^]]*\] (?:\[[^]]*\] )?(.*)$", re.MULTILINE)
+_LISTENERS = 2
+_SEVERE = re.compile(
+    r"^\[[^]]*\]\[\d+\]\[(?:(?:error|critical)\]\[[^]]*\]|warning\]\[config\]) (?:\[[^]]*\] )?(.*)$", re.MULTILINE
+)
 
 
 @dataclass(slots=True)
@@ -62,6 +65,7 @@ class EnvoyProcess:
             "--disable-hot-restart",
             *("--drain-time-s", str(_DRAIN_SECONDS)),
             *("--drain-strategy", "immediate"),
+            *("--file-flush-interval-msec", "1000"),
             *("--log-level", "warning"),
         ]
         log = directory / "envoy.log"
@@ -111,7 +115,7 @@ class EnvoyProcess:
         """
         deadline = time.monotonic() + deadline_seconds
         with contextlib.suppress(ServerError):
-            self._admin("POST", "/drain_listeners?graceful&skip_exit")
+            self._admin("POST", "/drain_listeners?graceful")
             time.sleep(_DRAIN_SECONDS)
             while self._requests_in_flight() and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -134,17 +138,23 @@ class EnvoyProcess:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
-        while time.monotonic() < deadline:
+        while not self._is_ready():
             if not self.is_alive():
                 raise ServerError(f"envoy ended at its start: {self._last_words()}")
-            with contextlib.suppress(ServerError):
-                if self._admin("GET", "/ready").strip() == "LIVE" and self._listens():
-                    return
+            if time.monotonic() > deadline:
+                raise ServerError(f"envoy did not listen within {_READY_SECONDS:.0f} s: {self._last_words()}")
             time.sleep(0.02)
-        raise ServerError(f"envoy did not listen within {_READY_SECONDS:.0f} s: {self._last_words()}")
 
-    def _listens(self) -> bool:
-        return len(self._admin("GET", "/listeners").splitlines()) == 2
+    def _is_ready(self) -> bool:
+        try:
+            live = self._admin("GET", "/ready").strip() == "LIVE"
+            rejected = self._admin("GET", "/stats?filter=update_rejected&usedonly").strip()
+            listening = len(self._admin("GET", "/listeners").splitlines())
+        except ServerError:
+            return False
+        if rejected:
+            raise ServerError(f"envoy refuses its configuration: {self._last_words()}")
+        return live and listening == _LISTENERS
 
     def _admin(self, method: str, path: str) -> str:
         request = urllib.request.Request(f"http://{self.admin_address}{path}", method=method)

@@ -11,6 +11,7 @@ from typing import Any
 
 from trireme.envoy.endpoint import FrontDoor, TlsFiles
 from trireme.envoy.upstreams import BY_PREFIX_CLUSTER, GRPC_CLUSTER, HTTP_CLUSTER
+from trireme.ports import LOOPBACK
 
 Json = dict[str, Any]
 
@@ -25,7 +26,7 @@ PREFIX_HEADER = "x-trireme-prefix"
 # A stream without a byte for this long is dead; a language model says something at every token.
 _IDLE_SECONDS = 300
 
-# Everything else on this service changes the server or reaches into its memory.
+# What callers need. Everything else changes the server or reaches into its memory.
 _GRPC_METHODS = (
     "ServerLive",
     "ServerReady",
@@ -38,12 +39,15 @@ _GRPC_METHODS = (
     "ModelStreamInfer",
 )
 _GRPC_SERVICE = "/inference.GRPCInferenceService"
-_CONTROL_APIS = ("repository", "systemsharedmemory", "cudasharedmemory", "trace", "logging")
-_REFUSED_HTTP = (
-    *({"prefix": f"/v2/{api}"} for api in _CONTROL_APIS),
-    {"safe_regex": {"regex": "/v2/models/.*/trace/setting"}},
+_MODEL_PATH = r"/v2/models/[^/]+(/versions/[0-9]+)?"
+_INFER_PATH = rf"{_MODEL_PATH}/infer"
+_HTTP_PATHS = (
+    r"/v2(/health/live|/health/ready|/models/stats)?",
+    rf"{_MODEL_PATH}(/(ready|config|stats|generate|generate_stream))?",
 )
-_NOT_HERE = "this API controls the server and is not served here; ask the replica itself, with the admin key"
+_NOT_HERE = (
+    "only inference, metadata, health and statistics are served here; what controls a server, ask the replica itself"
+)
 
 
 def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
@@ -62,33 +66,42 @@ def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
     ]
 
 
-def routes() -> Mapping[str, Json]:
+def routes(door: FrontDoor) -> Mapping[str, Json]:
     """By listener, which requests go where.
 
     Inference may be asked twice: what fails before its answer has begun is tried again.
     """
-    grpc_retries = _retries("connect-failure,refused-stream,reset,unavailable")
-    http_retries = _retries("connect-failure,refused-stream,reset,gateway-error")
-    methods: list[Json] = []
+    return {
+        "grpc": _route_table("grpc", [*_grpc_routes(door), _refusal(_NOT_HERE)]),
+        "http": _route_table("http", [*_http_routes(door), _refusal(f'{{"error":"{_NOT_HERE}"}}')]),
+    }
+
+
+def _grpc_routes(door: FrontDoor) -> list[Json]:
+    retries = _retries("connect-failure,refused-stream,reset,unavailable")
+    entries: list[Json] = []
     for method in _GRPC_METHODS:
         path = {"path": f"{_GRPC_SERVICE}/{method}"}
+        again = _second_try(door) if method == "ModelInfer" else {}
         if method in ("ModelInfer", "ModelStreamInfer"):
-            header = {"name": PREFIX_HEADER, "present_match": True}
-            by_prefix = _action(BY_PREFIX_CLUSTER, grpc_retries)
+            by_prefix = _action(BY_PREFIX_CLUSTER, retries, again)
             by_prefix["hash_policy"] = [{"header": {"header_name": PREFIX_HEADER}}]
-            methods.append({"match": {**path, "headers": [header]}, "route": by_prefix})
-        methods.append({"match": path, "route": _action(GRPC_CLUSTER, grpc_retries)})
-    methods.append({"match": {"prefix": "/grpc.health.v1.Health/"}, "route": _action(GRPC_CLUSTER, grpc_retries)})
-    not_here_grpc = {"match": {"prefix": "/"}, "direct_response": _answer(403, _NOT_HERE)}
-    not_here_http = [
-        {"match": match, "direct_response": _answer(403, f'{{"error":"{_NOT_HERE}"}}')} for match in _REFUSED_HTTP
+            header = {"name": PREFIX_HEADER, "present_match": True}
+            entries.append({"match": {**path, "headers": [header]}, "route": by_prefix})
+        entries.append({"match": path, "route": _action(GRPC_CLUSTER, retries, again)})
+    return [*entries, {"match": {"prefix": "/grpc.health.v1.Health/"}, "route": _action(GRPC_CLUSTER, retries, {})}]
+
+
+def _http_routes(door: FrontDoor) -> list[Json]:
+    retries = _retries("connect-failure,refused-stream,reset,gateway-error")
+    again = {_INFER_PATH: _second_try(door)}
+    return [
+        {
+            "match": {"safe_regex": {"regex": path}},
+            "route": _action(HTTP_CLUSTER, retries, again.get(path, {})),
+        }
+        for path in (_INFER_PATH, *_HTTP_PATHS)
     ]
-    kserve = {"match": {"prefix": "/v2"}, "route": _action(HTTP_CLUSTER, http_retries)}
-    nothing = {"match": {"prefix": "/"}, "direct_response": _answer(404, '{"error":"there is only /v2 here"}')}
-    return {
-        "grpc": _route_table("grpc", [*methods, not_here_grpc]),
-        "http": _route_table("http", [*not_here_http, kserve, nothing]),
-    }
 
 
 def _listener(door: FrontDoor, name: str, port: int, rds: Json, filters: list[Json]) -> Json:
@@ -113,7 +126,7 @@ def _listener(door: FrontDoor, name: str, port: int, rds: Json, filters: list[Js
     return {
         **_typed("config.listener.v3.Listener"),
         "name": name,
-        "address": address(door.host, port),
+        "address": _address(door.host, port),
         "filter_chains": [chain],
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
     }
@@ -169,14 +182,19 @@ def _route_table(name: str, entries: list[Json]) -> Json:
     }
 
 
-def _action(cluster: str, retries: Json) -> Json:
+def _action(cluster: str, retries: Json, second_try: Json) -> Json:
     # No timeout of Envoy's own: the caller's deadline goes with the request, and a stream lasts as long as it talks.
     return {
         "cluster": cluster,
         "timeout": "0s",
         "max_stream_duration": {"grpc_timeout_header_max": "0s"},
-        "retry_policy": retries,
+        "retry_policy": {**retries, **second_try},
+        **({"hedge_policy": {"hedge_on_per_try_timeout": True}} if second_try else {}),
     }
+
+
+def _second_try(door: FrontDoor) -> Json:
+    return {"per_try_timeout": f"{door.second_try_seconds:g}s"} if door.second_try_seconds else {}
 
 
 def _retries(conditions: str) -> Json:
@@ -192,15 +210,30 @@ def _retries(conditions: str) -> Json:
             }
         ],
         "host_selection_retry_max_attempts": "5",
+        # After two replicas of the own zone, another zone, before health checks have told that this one is gone.
+        "retry_priority": {
+            "name": "envoy.retry_priorities.previous_priorities",
+            "typed_config": _typed(
+                "extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig", update_frequency=2
+            ),
+        },
     }
 
 
-def _answer(status: int, text: str) -> Json:
-    return {"status": status, "body": {"inline_string": text}}
+def _refusal(text: str) -> Json:
+    """Of everything that no route before it has taken."""
+    return {"match": {"prefix": "/"}, "direct_response": {"status": 403, "body": {"inline_string": text}}}
 
 
-def address(host: str, port: int) -> Json:
-    """An Envoy Address."""
+def admin(door: FrontDoor) -> Json:
+    """Where statistics are; other machines get nothing else there."""
+    place: Json = {"address": _address(door.admin_host, door.admin_port)}
+    if door.admin_host != LOOPBACK:
+        place["allow_paths"] = [{"prefix": path} for path in ("/stats", "/ready", "/clusters", "/server_info")]
+    return place
+
+
+def _address(host: str, port: int) -> Json:
     return {"socket_address": {"address": host, "port_value": port}}
 
 

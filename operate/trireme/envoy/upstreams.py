@@ -20,6 +20,10 @@ BY_PREFIX_CLUSTER = "triton_grpc_by_prefix"
 CLUSTERS = (GRPC_CLUSTER, HTTP_CLUSTER, BY_PREFIX_CLUSTER)
 
 _BUFFER_BYTES = 16 * 1024**2
+# A machine that is cut off acknowledges nothing: what waits for it is then tried on another one. Not with HTTP/2's own
+# pings: gRPC servers end a connection that pings them more than once in five minutes.
+_CUT_OFF_SECONDS = 5
+_IPPROTO_TCP, _TCP_USER_TIMEOUT = 6, 18
 
 
 def assignment(door: FrontDoor, cluster: str, endpoints: Sequence[Endpoint]) -> Json:
@@ -58,9 +62,11 @@ def cluster_of(door: FrontDoor, name: str, endpoints: Sequence[Endpoint], eds: J
         "connect_timeout": "1s",
         "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
         "health_checks": [_health_check()],
-        # What waits for a replica that has become red is tried on another one.
-        "close_connections_on_host_health_failure": True,
         "ignore_health_on_host_removal": True,
+        "upstream_connection_options": {
+            "tcp_keepalive": {"keepalive_time": 2, "keepalive_interval": 1, "keepalive_probes": 3}
+        },
+        "upstream_bind_config": {"socket_options": [_user_timeout()]},
         "outlier_detection": _outlier_detection(),
         "circuit_breakers": {"thresholds": [_threshold(door)]},
         "common_lb_config": {
@@ -84,8 +90,15 @@ def cluster_of(door: FrontDoor, name: str, endpoints: Sequence[Endpoint], eds: J
             }
         }
     if door.by_name:
-        cluster["type"] = "STRICT_DNS"
-        cluster["dns_refresh_rate"] = "1s"
+        cluster["cluster_type"] = {
+            "name": "envoy.cluster.dns",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster",
+                "dns_refresh_rate": "1s",
+                # Each address of a name is a replica.
+                "all_addresses_in_single_endpoint": False,
+            },
+        }
         cluster["load_assignment"] = {
             field: value for field, value in assignment(door, name, endpoints).items() if field != "@type"
         }
@@ -104,6 +117,16 @@ def _health_check() -> Json:
         "unhealthy_threshold": 2,
         "healthy_threshold": 1,
         "http_health_check": {"path": "/readyz", "codec_client_type": "HTTP1"},
+    }
+
+
+def _user_timeout() -> Json:
+    return {
+        "description": "unacknowledged data ends the connection",
+        "level": _IPPROTO_TCP,
+        "name": _TCP_USER_TIMEOUT,
+        "int_value": _CUT_OFF_SECONDS * 1000,
+        "state": "STATE_PREBIND",
     }
 
 

