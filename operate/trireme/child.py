@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
 
 
 def ending_with_us(command: Sequence[str]) -> list[str]:
@@ -73,3 +77,36 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         self.process.wait(timeout=10.0)
+
+
+class KeptChild:
+    """A child that serving does not wait for: it is started again, after a while, whenever it ends.
+
+    Example:
+        >>> gateway = KeptChild("gateway", ["trireme", "gateway"], Path("run/gateway.log"))
+        >>> gateway.keep()  # again and again
+        >>> gateway.stop(deadline_seconds=10.0)
+    """
+
+    def __init__(self, name: str, command: Sequence[str], log_path: Path, restart_seconds: float = 2.0) -> None:
+        """Nothing is started yet."""
+        self._name = name
+        self._command = command
+        self._log_path = log_path
+        self._restart_seconds = restart_seconds
+        self._child: Child | None = None
+        self._next_start = 0.0
+
+    def keep(self) -> None:
+        """Have it run."""
+        if self._child and not self._child.is_alive():
+            _LOG.warning("%s ended: %s", self._name, self._child.last_words())
+            self._child = None
+        if self._child is None and time.monotonic() >= self._next_start:
+            self._next_start = time.monotonic() + self._restart_seconds
+            self._child = Child.start(self._command, self._log_path)
+
+    def stop(self, deadline_seconds: float) -> None:
+        if self._child:
+            self._child.stop(deadline_seconds)
+            self._child = None

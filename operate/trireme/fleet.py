@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import TracebackType
 
+from trireme.child import KeptChild
 from trireme.envoy.endpoint import Endpoint, FrontDoor
 from trireme.envoy.process import EnvoyProcess
-from trireme.errors import TriremeError
+from trireme.envoy.upstreams import GRPC_CLUSTER
+from trireme.errors import ServerError, TriremeError
 from trireme.ports import free_ports
 from trireme.prometheus import Prometheus, targets_of
 from trireme.replica import Replica, ReplicaPlan, RestartPolicy
@@ -30,6 +35,10 @@ _INTERVAL_SECONDS = 0.25
 _READY_SECONDS = 300.0
 # What Envoy needs at most to take its hands off a replica, after it was told and before the replica ends.
 _RELEASE_SECONDS = 0.5
+# For Envoy to see that a new replica is ready.
+_NOTICE_SECONDS = 10.0
+# For requests in flight, when everything ends.
+_FINISH_SECONDS = 30.0
 _ENVOY_LOG_LIMIT_BYTES = 20 * 1024**2
 
 
@@ -40,6 +49,7 @@ class FleetPlan:
     Attributes:
         zones: the replicas' zones, in turn.
         metrics_port: of the first replica's server; the others take what is free.
+        gateway_port: where the gateway listens, if it is installed; 0: none.
         prometheus: watches over all of it; None where this machine has none.
     """
 
@@ -51,6 +61,7 @@ class FleetPlan:
     door: FrontDoor
     metrics_port: int
     admin_key: str
+    gateway_port: int = 0
     prometheus: Prometheus | None = None
 
 
@@ -67,8 +78,10 @@ class Fleet:
         self._policy = policy
         self._repository = ModelRepository(plan.settings.repository_dir)
         self._replicas: list[Replica] = []
-        self._numbers = itertools.count()
         self._envoy: EnvoyProcess | None = None
+        self._gateway = _gateway(plan)
+        self._ordered: threading.Thread | None = None
+        self._stopping = False
         self._start_turn = threading.Lock()
         self._lock = threading.Lock()
         self._state = ServingState(
@@ -78,6 +91,7 @@ class Fleet:
             grpc_address=f"{plan.door.host}:{plan.door.grpc_port}",
             http_address=f"{plan.door.host}:{plan.door.http_port}",
             envoy_admin_address=f"{plan.door.admin_host}:{plan.door.admin_port}",
+            gateway_address=f"{plan.door.host}:{plan.gateway_port}" if self._gateway else "",
             prometheus_address=plan.prometheus.address if plan.prometheus else "",
         )
 
@@ -89,9 +103,11 @@ class Fleet:
         """
         try:
             # One after the other: models that load take all cores, and a starved stub can abort its server.
-            for _ in range(self._plan.replicas):
-                self._add()
+            for number in range(self._plan.replicas):
+                self._add(number, self._next_zone())
             self._keep_envoy()
+            if self._gateway:
+                self._gateway.keep()
             self._tell(phase=Phase.SERVING)
         except BaseException:
             self._stop()
@@ -116,34 +132,47 @@ class Fleet:
 
     def _look(self) -> None:
         self._keep_envoy()
+        if self._gateway:
+            self._gateway.keep()
         if self._plan.prometheus:
             self._plan.prometheus.keep(targets_of(self._state))
-        failures = [replica.failure for replica in self._replicas if replica.failure]
-        if len(failures) == len(self._replicas):
+        replicas = list(self._replicas)
+        failures = [replica.failure for replica in replicas if replica.failure]
+        if failures and len(failures) == len(replicas):
             raise failures[0]
         orders = self._plan.directory.orders()
-        if orders and orders.number > self._state.orders_done:
-            try:
-                self._carry_out(orders)
-            except TriremeError as error:
-                _LOG.error("order %d: %s", orders.number, error)
-            self._tell(orders_done=orders.number)
+        if orders and orders.number > self._state.orders_done and not (self._ordered and self._ordered.is_alive()):
+            # It takes its time, and the others must be looked after in the meantime.
+            self._ordered = threading.Thread(target=self._carry_out, args=[orders], name="orders", daemon=True)
+            self._ordered.start()
 
     def _carry_out(self, orders: Orders) -> None:
-        while len(self._replicas) < orders.replicas:
-            self._add()
-            self._tell_envoy()
-        while len(self._replicas) > max(orders.replicas, 1):
-            self._remove(self._replicas[-1])
-        if orders.restart:
-            for replica in list(self._replicas):
+        try:
+            while len(self._replicas) < orders.replicas:
+                self._add(self._next_number(), self._next_zone())
+            while len(self._replicas) > max(orders.replicas, 1):
+                self._remove(self._replicas[-1])
+            for replica in list(self._replicas) if orders.restart else ():
                 _LOG.info("restarting replica %s", replica.state.name)
                 self._remove(replica)
-                self._add()
-                self._tell_envoy()
+                self._add(_number_of(replica), replica.state.zone)
+        except TriremeError as error:
+            _LOG.error("order %d: %s", orders.number, error)
+        self._tell(orders_done=orders.number)
 
-    def _add(self) -> None:
-        number = next(self._numbers)
+    def _next_number(self) -> int:
+        taken = set(map(_number_of, self._replicas))
+        return next(number for number in itertools.count() if number not in taken)
+
+    def _next_zone(self) -> str:
+        """The zone with the fewest replicas, the first of those."""
+        taken = [replica.state.zone for replica in self._replicas]
+        return min(self._plan.zones, key=taken.count)
+
+    def _add(self, number: int, zone: str) -> None:
+        """Start a replica, and have callers reach it once it is ready."""
+        if self._stopping:
+            raise ServerError("trireme serve is stopping")
         ports = list(free_ports(3))
         if number == 0 and self._plan.metrics_port:
             ports[2] = self._plan.metrics_port
@@ -152,7 +181,7 @@ class Fleet:
         replica = Replica(
             ReplicaPlan(
                 name=name,
-                zone=self._zone(),
+                zone=zone,
                 flags=ServerFlags(
                     settings.repository_dir,
                     grpc_port=ports[0],
@@ -174,25 +203,34 @@ class Fleet:
             changed=self._tell,
             start_turn=self._start_turn,
         )
-        self._replicas.append(replica)
+        self._replicas = sorted([*self._replicas, replica], key=_number_of)
         replica.start()
         try:
             replica.wait_until_settled(_READY_SECONDS)
         except BaseException:
             replica.stop()
             self._replicas.remove(replica)
+            self._tell()
             raise
+        self._tell_envoy()
+        self._await_requests(replica)
 
-    def _zone(self) -> str:
-        """The zone with the fewest replicas, the first of those."""
-        taken = [replica.state.zone for replica in self._replicas]
-        return min(self._plan.zones, key=taken.count)
+    def _await_requests(self, replica: Replica) -> None:
+        """Wait until Envoy gives a replica requests, so that another one may go."""
+        deadline = time.monotonic() + _NOTICE_SECONDS
+        while self._envoy and time.monotonic() < deadline:
+            with contextlib.suppress(ServerError):
+                if self._envoy.healthy(GRPC_CLUSTER).get(replica.state.name):
+                    return
+            time.sleep(0.1)
 
     def _remove(self, replica: Replica) -> None:
-        replica.drain()
+        """Have callers leave a replica, and end it when their requests are answered."""
         self._replicas.remove(replica)
         self._tell_envoy()
+        # Not before: Envoy cuts off what is in flight on a replica that turns red.
         time.sleep(_RELEASE_SECONDS)
+        replica.drain()
         replica.stop()
         self._tell()
 
@@ -226,14 +264,31 @@ class Fleet:
                 self._plan.directory.write(state)
 
     def _stop(self) -> None:
+        self._stopping = True
         self._tell(phase=Phase.STOPPING)
+        if self._gateway:
+            self._gateway.stop(deadline_seconds=_FINISH_SECONDS)
         if self._envoy and self._envoy.is_alive():
-            self._envoy.finish()
+            self._envoy.finish(_FINISH_SECONDS)
         stopping = [threading.Thread(target=replica.stop) for replica in self._replicas]
         for thread in stopping:
             thread.start()
-        for thread in stopping:
+        for thread in [*stopping, *([self._ordered] if self._ordered else [])]:
             thread.join()
         if self._plan.prometheus:
             self._plan.prometheus.stop()
         self._plan.directory.clear()
+
+
+def _number_of(replica: Replica) -> int:
+    return int(replica.state.name.removeprefix("r"))
+
+
+def _gateway(plan: FleetPlan) -> KeptChild | None:
+    """Nothing where there shall be none, or where the package above this one is not installed."""
+    if not plan.gateway_port or not entry_points(group="trireme.commands", name="gateway"):
+        return None
+    door = plan.door
+    command = [sys.executable, "-m", "trireme.cli", "gateway"]
+    command += [f"--triton={door.host}:{door.grpc_port}", f"--listen={door.host}:{plan.gateway_port}"]
+    return KeptChild("gateway", command, plan.directory.path / "gateway.log")

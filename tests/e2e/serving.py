@@ -75,6 +75,7 @@ class Serve:
             str(TRIREME),
             "serve",
             *(part for name, port in ports.items() for part in (f"--{name}-port", str(port))),
+            "--gateway-port=0",
             "--prometheus-port=0",
             *self.options,
         ]

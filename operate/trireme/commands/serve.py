@@ -25,6 +25,7 @@ from trireme.structured_log import JsonFormatter
 from trireme.variants import find_tasks
 
 MOST_REPLICAS = 64
+_GATEWAY_PORT = 8080
 _PROMETHEUS_PORT = 9090
 
 
@@ -38,6 +39,11 @@ _PROMETHEUS_PORT = 9090
     "--metrics-port", default=8002, show_default=True, type=click.IntRange(1, 65535), help="Of the first replica."
 )
 @click.option(
+    "--gateway-port",
+    type=click.IntRange(0, 65535),
+    help="Of the OpenAI-compatible gateway; 0: none.  [default: 8080, or a free one]",
+)
+@click.option(
     "--prometheus-port",
     type=click.IntRange(0, 65535),
     help="Of Prometheus, where it is installed; 0: none.  [default: 9090, or a free one]",
@@ -49,12 +55,14 @@ def serve(
     grpc_port: int,
     http_port: int,
     metrics_port: int,
+    gateway_port: int | None,
     prometheus_port: int | None,
 ) -> None:
     """Serve the model repository on this machine until Ctrl-C or SIGTERM."""
     ports = {"--grpc-port": grpc_port, "--http-port": http_port, "--metrics-port": metrics_port}
-    if prometheus_port:
-        ports["--prometheus-port"] = prometheus_port
+    ports |= {
+        flag: port for flag, port in (("--gateway-port", gateway_port), ("--prometheus-port", prometheus_port)) if port
+    }
     for (first, port), (second, other) in itertools.combinations(ports.items(), 2):
         if port == other:
             raise click.UsageError(f"{first} and {second} are both {port}; give each a port of its own")
@@ -89,6 +97,7 @@ def serve(
             door=door,
             metrics_port=metrics_port,
             admin_key=ensure_admin_key(directory.admin_key_path),
+            gateway_port=_usual_or_free(_GATEWAY_PORT) if gateway_port is None else gateway_port,
             prometheus=_prometheus(prometheus_port, settings, directory),
         )
         repository = ModelRepository(settings.repository_dir)
@@ -107,9 +116,13 @@ def _prometheus(port: int | None, settings: Settings, directory: RunDirectory) -
         return None
     if port is None:
         # Debian's package runs one of its own on the usual port.
-        (port,) = [_PROMETHEUS_PORT] if is_free(_PROMETHEUS_PORT) else free_ports(1)
+        port = _usual_or_free(_PROMETHEUS_PORT)
     configuration = settings.project_dir / "deploy" / "prometheus"
     return Prometheus(program, configuration, directory.path / "prometheus", f"{LOOPBACK}:{port}")
+
+
+def _usual_or_free(port: int) -> int:
+    return port if is_free(port) else free_ports(1)[0]
 
 
 def _log_to(directory: RunDirectory) -> None:
@@ -139,6 +152,8 @@ def _announce(state: ServingState, repository: ModelRepository, directory: RunDi
     )
     click.echo(f"  gRPC     {state.grpc_address}")
     click.echo(f"  HTTP     http://{state.http_address}")
+    if state.gateway_address:
+        click.echo(f"  OpenAI   http://{state.gateway_address}/v1")
     click.echo(f"  Envoy    http://{state.envoy_admin_address} (statistics)")
     if state.prometheus_address:
         click.echo(f"  graphs   http://{state.prometheus_address} (Prometheus)")

@@ -43,7 +43,11 @@ class ThrowAwayStack:
 
     def __enter__(self) -> ThrowAwayStack:
         ports = zip(("--grpc-port", "--http-port", "--metrics-port"), free_ports(3), strict=True)
-        options = ["--prometheus-port=0", *(part for name, port in ports for part in (name, str(port)))]
+        options = [
+            "--gateway-port=0",
+            "--prometheus-port=0",
+            *(part for name, port in ports for part in (name, str(port))),
+        ]
         with (self.directory / "serve.log").open("wb") as log:
             self._process = subprocess.Popen(
                 self._command("serve", *options), env=self._environment(), stdout=log, stderr=subprocess.STDOUT

@@ -1,0 +1,183 @@
+"""Several replicas behind Envoy: callers see none of what happens to one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from trireme.errors import ServerError
+from trireme.triton_client import TritonClient, text_tensor
+
+from tests.e2e.serving import Serve, wait_until
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Two replicas in two zones."""
+    running = Serve(tmp_path_factory.mktemp("fleet"), options=["--replicas=2", "--zones=a,b"])
+    try:
+        running.start()
+        yield running
+        running.stop()
+    finally:
+        running.kill()
+
+
+class Callers:
+    """Ask through Envoy all the while; what is not answered is kept."""
+
+    def __init__(self, serve: Serve) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self._address = f"127.0.0.1:{serve.grpc_port}"
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(2)]
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self) -> None:
+        with TritonClient(self._address) as client:
+            while not self._ended.is_set():
+                try:
+                    client.infer("echo", {"TEXT": text_tensor(b"hello")}, 30.0)
+                    self.answered += 1
+                except ServerError as error:
+                    self.failures.append(str(error))
+                time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def nobody_is_refused(serve: Serve) -> Iterator[None]:
+    with Callers(serve) as callers:
+        yield
+        asked_until_here = callers.answered
+        wait_until(lambda: callers.answered > asked_until_here + 20, "callers were answered")
+    assert callers.failures == []
+
+
+def replicas(serve: Serve) -> dict[str, dict[str, Any]]:
+    return {replica["name"]: replica for replica in serve.state()["replicas"]}
+
+
+def all_serve(serve: Serve) -> bool:
+    return all(replica["phase"] == "serving" for replica in replicas(serve).values())
+
+
+def test_replicas_are_spread_over_the_zones(serve: Serve) -> None:
+    assert {name: replica["zone"] for name, replica in replicas(serve).items()} == {"r0": "a", "r1": "b"}
+    assert all_serve(serve)
+
+
+def test_each_replica_is_asked(serve: Serve) -> None:
+    def succeeded(replica: dict[str, Any]) -> int:
+        with TritonClient(replica["grpc_address"]) as client:
+            return sum(counts.succeeded for counts in client.counts(10.0, "echo"))
+
+    before = {name: succeeded(replica) for name, replica in replicas(serve).items()}
+    with nobody_is_refused(serve):
+        pass
+    assert all(succeeded(replica) > before[name] for name, replica in replicas(serve).items())
+
+
+@pytest.mark.parametrize("part", ["server_pid", "agent_pid"])
+def test_nobody_notices_that_a_part_of_a_replica_is_killed(serve: Serve, part: str) -> None:
+    killed = replicas(serve)["r1"][part]
+    with nobody_is_refused(serve):
+        psutil.Process(killed).kill()
+        wait_until(lambda: replicas(serve)["r1"][part] not in (killed, None) and all_serve(serve), "it was back")
+
+
+def test_an_agent_that_hangs_is_started_again(serve: Serve) -> None:
+    hanging = replicas(serve)["r1"]["agent_pid"]
+    with nobody_is_refused(serve):
+        psutil.Process(hanging).suspend()
+        wait_until(lambda: replicas(serve)["r1"]["agent_pid"] != hanging and all_serve(serve), "another one looked")
+    assert not psutil.pid_exists(hanging)
+
+
+def test_nobody_notices_that_replicas_come_and_go(serve: Serve) -> None:
+    with nobody_is_refused(serve):
+        more = serve.verb("scale", "3")
+        assert more.returncode == 0, more.stderr
+        assert more.stdout.strip() == "r0 in zone a, r1 in zone b, r2 in zone a"
+        gone = psutil.Process(replicas(serve)["r2"]["server_pid"])
+        fewer = serve.verb("scale", "2")
+        assert fewer.returncode == 0, fewer.stderr
+        assert sorted(replicas(serve)) == ["r0", "r1"]
+        assert not gone.is_running()
+
+
+def test_a_replica_that_goes_answers_what_it_was_asked(serve: Serve, tmp_path: Path) -> None:
+    assert serve.verb("scale", "3").returncode == 0
+    held = [tmp_path / f"held-{number}" for number in range(3)]
+    answers: list[bytes] = []
+    # One for each replica: Envoy gives a request to the one with the fewest.
+    asking = [threading.Thread(target=lambda q=path: answers.append(serve.ask(f"hold:{q}".encode()))) for path in held]
+    for thread in asking:
+        thread.start()
+    wait_until(lambda: all(path.exists() for path in held), "the requests were in the models")
+    assert serve.verb("scale", "2").returncode == 0
+    for thread in asking:
+        thread.join()
+    assert len(answers) == len(held)
+
+
+def test_nobody_notices_that_all_replicas_are_restarted(serve: Serve) -> None:
+    before = replicas(serve)
+    with nobody_is_refused(serve):
+        done = serve.verb("restart")
+        assert done.returncode == 0, done.stderr
+    after = replicas(serve)
+    assert {name: replica["zone"] for name, replica in after.items()} == {"r0": "a", "r1": "b"}
+    assert after["r0"]["metrics_address"] == before["r0"]["metrics_address"] == f"127.0.0.1:{serve.metrics_port}"
+    assert all(after[name]["server_pid"] != before[name]["server_pid"] for name in before)
+
+
+def test_envoy_that_is_killed_is_back(serve: Serve) -> None:
+    assert serve.process is not None
+    (envoy,) = [child for child in psutil.Process(serve.process.pid).children() if "envoy" in child.name()]
+    envoy.kill()
+    wait_until(lambda: not envoy.is_running() and _answers(serve), "the front door was open again")
+
+
+def _answers(serve: Serve) -> bool:
+    try:
+        return serve.ask(b"hello", 5.0) == b"hello"
+    except ServerError:
+        return False
+
+
+def test_a_replica_that_cannot_be_added_is_told_and_the_others_serve(serve: Serve) -> None:
+    model = serve.repository / "echo" / "1" / "model.py"
+    whole = model.read_text()
+    model.write_text("import no_such_library\n")
+    try:
+        done = serve.verb("scale", "3")
+    finally:
+        model.write_text(whole)
+    assert done.returncode == 1
+    assert "3 replicas were asked for" in done.stderr
+    assert "no_such_library" in serve.output()
+    assert serve.ask(b"still here") == b"still here"
+    assert sorted(replicas(serve)) == ["r0", "r1"]
+
+
+@pytest.mark.parametrize("arguments", [["--zones=a,a"], ["--zones=a,"], ["--zones=a", "--own-zone=b"]])
+def test_zones_that_make_no_sense_are_wrong_usage(tmp_path: Path, arguments: list[str]) -> None:
+    done = Serve(tmp_path, options=arguments).run_to_its_end()
+    assert done.returncode == 2
+    assert arguments[-1].split("=")[0] in done.stderr
