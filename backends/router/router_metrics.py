@@ -80,7 +80,7 @@ class TritonMetrics:
         self._refusals: deque[tuple[str, str, str]] = deque()
         self._calls: deque[tuple[str, str, int]] = deque()
         self._predictions: deque[tuple[str, float, float]] = deque()
-        self._states: deque[tuple[str, BreakerState]] = deque()
+        self._states: deque[tuple[str, BreakerState]] = deque((name, BreakerState.CLOSED) for name in costs)
         self._traffic_errors: deque[str] = deque()
         # Asked before each sending; who has the queues sets it.
         self.waiting_rows: Callable[[], Mapping[str, int]] = dict

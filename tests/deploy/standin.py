@@ -42,7 +42,7 @@ def standin_variables(engine: Engine, project_dir: Path, state_dir: Path) -> dic
     base = _build_base(engine, project_dir, state_dir)
     prometheus = state_dir / "compose-test" / "prometheus"
     if not prometheus.is_dir():
-        _fetch_debian_packages(PROMETHEUS_PACKAGES, prometheus)
+        fetch_debian_packages(PROMETHEUS_PACKAGES, prometheus)
     return {
         "TRITON_IMAGE": base,
         "PYTHON_IMAGE": base,
@@ -109,7 +109,7 @@ def _bootstrap(root: Path) -> None:
             shutil.rmtree(staged / cache)
 
 
-def _fetch_debian_packages(packages: Sequence[str], into: Path) -> None:
+def fetch_debian_packages(packages: Sequence[str], into: Path) -> None:
     """Unpack packages of this machine's Debian or Ubuntu; nothing is installed."""
     print(f"compose-test: fetching {', '.join(packages)} (kept for the next time)", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}

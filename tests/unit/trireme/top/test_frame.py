@@ -1,0 +1,125 @@
+"""Rows out of the pages of two replicas."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from rich.console import Console
+from trireme.run_state import Phase, ReplicaState, ServingState
+from trireme.top.frame import Frame, Latency, frame_of
+from trireme.top.metrics import Metrics, Window
+from trireme.top.view import render
+
+REPLICAS = tuple(
+    ReplicaState(name, zone, Phase.SERVING, "h:1", "h:2", "h:3", "h:4", server_pid=1, heals=heals)
+    for name, zone, heals in (("r0", "a", 0), ("r1", "b", 3))
+)
+STATE = ServingState(1, 0.0, Phase.SERVING, "127.0.0.1:8001", "127.0.0.1:8000", replicas=REPLICAS)
+STEPS = {"v": ["v_encoder"], "v__canary": ["v_encoder"]}
+
+
+def page(*, stable: int, canary: int, failed: int = 0, direct: int = 0, waiting: int = 0) -> str:
+    """What a replica tells whose router answered so many requests of variant v and of its canary."""
+    labels = 'task="t",reason="requested_tier",outcome="answered"'
+    return "\n".join(
+        [
+            f'trireme_router_requests_total{{{labels},variant="v",version="1"}} {stable}',
+            f'trireme_router_requests_total{{{labels},variant="v__canary",version="2"}} {canary}',
+            f'trireme_router_requests_total{{task="t",reason="",outcome="unavailable",variant="",version=""}} {failed}',
+            'trireme_router_requests_total{task="t",reason="",outcome="invalid",variant="",version=""} 77',
+            f'trireme_router_calls_total{{task="t",variant="v",outcome="ok"}} {stable}',
+            f'trireme_router_calls_total{{task="t",variant="v",outcome="late"}} {failed}',
+            f'trireme_router_calls_total{{task="t",variant="v__canary",outcome="ok"}} {canary}',
+            'trireme_router_traffic_errors_total{task="t"} 0',
+            f'trireme_router_waiting_rows{{task="t",variant="v"}} {waiting}',
+            *(
+                f'trireme_router_latency_ms_bucket{{task="t",variant="v",le="{le}"}} {count}'
+                for le, count in (("10.0", stable * 0.9), ("20.0", stable), ("+Inf", stable))
+            ),
+            f'nv_inference_request_success{{model="t",version="1"}} {stable + canary}',
+            f'nv_inference_request_success{{model="v",version="1"}} {stable}',
+            f'nv_inference_request_success{{model="v__canary",version="1"}} {canary}',
+            f'nv_inference_request_success{{model="v_encoder",version="1"}} {stable + canary}',
+            f'nv_inference_request_success{{model="plain",version="7"}} {direct}',
+            'nv_inference_request_summary_us{model="plain",version="7",quantile="0.5"} 1500',
+            'nv_inference_request_summary_us{model="plain",version="7",quantile="0.95"} 2500',
+            'nv_inference_pending_request_count{model="plain",version="7"} 2',
+            "",
+        ]
+    )
+
+
+def frame(before: str, *after: str, state: ServingState = STATE) -> Frame:
+    """Of two seconds; each replica has an ``after``."""
+    start = Metrics.parse(before)
+    pages = [dataclasses.replace(Metrics.parse(text), at=start.at + 2) for text in after]
+    windows = {replica.name: Window(start, page) for replica, page in zip(REPLICAS, pages, strict=True)}
+    return frame_of(state, windows, STEPS)
+
+
+BEFORE = page(stable=100, canary=10)
+TYPICAL = frame(
+    BEFORE,
+    page(stable=180, canary=20, direct=40, waiting=5),
+    page(stable=160, canary=40, failed=4),
+)
+
+
+def test_a_canary_has_its_share_of_its_task_over_all_replicas() -> None:
+    rows = {row.model: row for row in TYPICAL.models}
+    assert list(rows) == ["v", "v__canary", "plain"]
+    assert [(row.task, row.version, row.share) for row in rows.values()] == [
+        ("t", "1", pytest.approx(0.777, abs=0.001)),
+        ("t", "2", pytest.approx(0.222, abs=0.001)),
+        ("", "7", None),
+    ]
+    assert [row.rate for row in rows.values()] == [70, 20, 20]
+    assert rows["v"].queued == 5
+    assert rows["v"].errors == 2
+    assert rows["v"].latency == Latency(pytest.approx(5.56, abs=0.01), pytest.approx(15))
+    assert rows["plain"].latency == Latency(1.5, 2.5)
+
+
+def test_steps_and_routers_calls_are_no_requests_of_callers() -> None:
+    assert [row.rate for row in TYPICAL.replicas] == [65, 45]
+    assert TYPICAL.rate == 110
+
+
+def test_refusals_that_are_the_callers_own_are_no_errors() -> None:
+    assert [row.errors for row in TYPICAL.replicas] == [0, 2]
+
+
+def test_a_silent_replica_is_shown_as_such() -> None:
+    shown = frame(BEFORE, page(stable=180, canary=20), "")
+    assert [row.answers for row in shown.replicas] == [True, False]
+    assert "silent" in text_of(shown)
+
+
+def text_of(shown: Frame, width: int = 80) -> str:
+    console = Console(width=width, force_terminal=False)
+    with console.capture() as capture:
+        console.print(render(shown))
+    return capture.get()
+
+
+def test_a_frame_of_long_names_fits_into_80_columns() -> None:
+    text = text_of(TYPICAL)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for word in ("2 of 2 replicas ready", "110.0 requests/s", "v__canary", "22.2%", "asked without a router", "plain"):
+        assert word in text
+
+
+def test_what_is_wrong_is_told_below() -> None:
+    broken = dataclasses.replace(
+        REPLICAS[1], phase=Phase.RESTARTING, problems={"m": ("wrong answer",)}, last_fault="process died"
+    )
+    state = dataclasses.replace(STATE, replicas=(REPLICAS[0], broken), left_out={"g": "no weights"})
+    text = text_of(frame(BEFORE, BEFORE, BEFORE, state=state))
+    for line in (
+        "1 of 2 replicas ready",
+        "r1: m: wrong answer",
+        "r1: last fault: process died",
+        "left out: g: no weights",
+    ):
+        assert line in text
