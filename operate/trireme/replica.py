@@ -101,6 +101,7 @@ class Replica:
         self._start_turn = start_turn
         self._changed = changed
         (agent_port,) = free_ports(1)
+        self._server_pid_path = plan.directory / "server.pid"
         self._agent_flags = AgentFlags(
             plan.name,
             plan.zone,
@@ -108,7 +109,7 @@ class Replica:
             f"{LOOPBACK}:{plan.flags.metrics_port}",
             f"{LOOPBACK}:{agent_port}",
             plan.admin_key_path,
-            plan.directory / "server.pid",
+            self._server_pid_path,
         )
         self.endpoint = Endpoint(plan.name, plan.zone, LOOPBACK, plan.flags.grpc_port, plan.flags.http_port, agent_port)
         self.state = ReplicaState(
@@ -274,7 +275,7 @@ class Replica:
             )
             self._unloaded |= _not_loaded(client, server, plan.models)
         # Now the agent looks at it.
-        write_atomic(self._agent_flags.server_pid_path, str(server.pid).encode())
+        write_atomic(self._server_pid_path, str(server.pid).encode())
         self._update(server_pid=server.pid, problems=self._unloaded)
 
     def _restart(self, fault: str) -> None:

@@ -20,7 +20,11 @@ _CALL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class AgentFlags:
-    """Where an agent looks and listens; addresses are ``host:port``."""
+    """Where an agent looks and listens; addresses are ``host:port``.
+
+    Attributes:
+        server_pid_path: a file with the server's pid, where its processes can be seen by the agent.
+    """
 
     replica: str
     zone: str
@@ -28,7 +32,7 @@ class AgentFlags:
     metrics_address: str
     listen: str
     admin_key_path: Path
-    server_pid_path: Path
+    server_pid_path: Path | None = None
 
     def arguments(self) -> list[str]:
         """The command line of ``trireme agent``."""
@@ -39,7 +43,7 @@ class AgentFlags:
             f"--metrics-address={self.metrics_address}",
             f"--listen={self.listen}",
             f"--admin-key-file={self.admin_key_path}",
-            f"--server-pid-file={self.server_pid_path}",
+            *([f"--server-pid-file={self.server_pid_path}"] if self.server_pid_path else []),
         ]
 
 

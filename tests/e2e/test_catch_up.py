@@ -1,0 +1,36 @@
+"""What a release changed while a server was starting."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from trireme.catch_up import catch_up
+from trireme.repository import ModelRepository
+from trireme.server import ServerFlags, TritonServer
+from trireme.triton_client import TritonClient
+
+from tests.e2e.serving import MODELS
+
+
+def test_a_server_takes_what_was_released_since_it_began_to_start(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for name in ("echo", "removed", "untouched"):
+        shutil.copytree(MODELS / "echo", models / name)
+    repository = ModelRepository(models)
+    started_at = time.time()
+    with TritonServer.start(ServerFlags(models)) as server, TritonClient(server.grpc_address) as client:
+
+        def ready() -> set[tuple[str, str]]:
+            return {(entry.model, entry.version) for entry in client.index(30.0) if entry.state == "READY"}
+
+        told_to_load = ("echo", "removed", "untouched")
+        assert ready() == {(name, "1") for name in told_to_load}
+        shutil.copytree(MODELS / "echo", models / "added")
+        shutil.rmtree(models / "removed")
+        shutil.copytree(models / "echo" / "1", models / "echo" / "2")
+        config = models / "echo" / "config.pbtxt"
+        config.write_text(config.read_text() + "version_policy { specific { versions: [ 1, 2 ] } }\n")
+        catch_up(client, repository, told_to_load=told_to_load, since=started_at, deadline_seconds=60.0)
+        assert ready() == {("echo", "1"), ("echo", "2"), ("untouched", "1"), ("added", "1")}

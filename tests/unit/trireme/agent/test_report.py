@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from trireme.agent.report import AgentReport, AgentState
+
+
+def test_a_report_is_read_as_it_was_told() -> None:
+    told = AgentReport(AgentState.DEAD, {"echo": (), "route": ("hello: wrong", "more")}, 2, "died", "frozen", 7)
+    assert AgentReport.from_json(json.loads(json.dumps(told.to_json()))) == told
+
+
+@pytest.mark.parametrize("form", [{}, {"state": "cheerful", "problems": {}}, {"state": "ready"}])
+def test_what_is_no_report_is_refused(form: dict[str, object]) -> None:
+    with pytest.raises((KeyError, ValueError)):
+        AgentReport.from_json(form)
