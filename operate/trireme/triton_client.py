@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton_grpc
+from trireme_client import ClientError, RetryPolicy, TriremeClient
+from trireme_client import DeadlineError as ClientDeadlineError
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from trireme.errors import ServerError
@@ -92,6 +94,9 @@ class TritonClient:
     def __init__(self, grpc_address: str, admin_key: str | None = None) -> None:
         self._address = grpc_address
         self._client = triton_grpc.InferenceServerClient(grpc_address, channel_args=_CHANNEL_ARGUMENTS)
+        # Connects when it is first used. One attempt, as everywhere here: whoever asks wants to see what fails.
+        self._streaming = TriremeClient(grpc_address, retry=RetryPolicy(max_attempts=1))
+        self._decoupled: dict[str, bool] = {}
         self._admin_headers = {"triton-grpc-protocol-admin-key": admin_key} if admin_key else None
 
     def __enter__(self) -> TritonClient:
@@ -103,6 +108,7 @@ class TritonClient:
         self.close()
 
     def close(self) -> None:
+        self._streaming.close()
         self._client.close()
 
     def infer(
@@ -112,7 +118,12 @@ class TritonClient:
         deadline_seconds: float,
         parameters: Mapping[str, str | int | bool] | None = None,
     ) -> Answer:
-        """Ask ``model``, in the version that the server chooses."""
+        """Ask ``model``, in the version that the server chooses.
+
+        Of a decoupled model all that it answers, each output's values one after the other along the first axis.
+        """
+        if self._is_decoupled(model, deadline_seconds):
+            return self._stream(model, inputs, deadline_seconds, parameters or {})
         tensors = []
         for name, array in inputs.items():
             tensor = triton_grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
@@ -128,6 +139,36 @@ class TritonClient:
         response = result.get_response()
         outputs = {output.name: result.as_numpy(output.name) for output in response.outputs}
         return Answer(outputs, response.model_name, response.model_version, latency_ms)
+
+    def _is_decoupled(self, model: str, deadline_seconds: float) -> bool:
+        """Whether it streams its answers; a model does not change that between two versions."""
+        if model not in self._decoupled:
+            answer = self._call(lambda: self._client.get_model_config(model, client_timeout=deadline_seconds))
+            self._decoupled[model] = answer.config.model_transaction_policy.decoupled
+        return self._decoupled[model]
+
+    def _stream(
+        self,
+        model: str,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        deadline_seconds: float,
+        parameters: Mapping[str, str | int | bool],
+    ) -> Answer:
+        started = time.perf_counter()
+        try:
+            answers = list(
+                self._streaming.stream(model, inputs, parameters=parameters, deadline_ms=deadline_seconds * 1000)
+            )
+        except ClientDeadlineError:
+            raise DeadlineError(f"the server at {self._address} did not answer in time") from None
+        except ClientError as error:
+            raise ServerError(in_one_line(error.problem)) from None
+        if not answers:
+            raise ServerError(f"{model} ended its stream without an answer")
+        latency_ms = (time.perf_counter() - started) * 1000
+        names = dict.fromkeys(name for answer in answers for name in answer.outputs)
+        outputs = {name: np.concatenate([a.outputs[name] for a in answers if name in a.outputs]) for name in names}
+        return Answer(outputs, model, answers[-1].version, latency_ms)
 
     def is_live(self, deadline_seconds: float) -> bool:
         """Whether the server's process answers; says nothing of its models."""

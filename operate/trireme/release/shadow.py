@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,14 +17,16 @@ from trireme.repository import ModelRepository
 from trireme.triton_client import Answer, TritonClient
 
 _MOST_WORDS = 40
+_MOST_TOKENS = 16
 _SEED = 20
 
 
 def make_questions(repository: ModelRepository, variant: str, texts: Sequence[str]) -> Iterator[GoldenSample]:
     """Endless questions to a variant: ``texts``, or else texts of the words of its golden samples, each a new one.
 
-    A variant that takes no text is asked its golden samples over and over. Its samples also tell how far two answers
-    may be apart; without them they must be equal.
+    A language model is asked to go on with them, always by its likeliest tokens, so that two answers can be compared. A
+    variant that takes no text is asked its golden samples over and over. Its samples also tell how far two answers may
+    be apart; without them they must be equal.
 
     Raises:
         TriremeError: it has neither golden samples nor texts.
@@ -32,14 +35,21 @@ def make_questions(repository: ModelRepository, variant: str, texts: Sequence[st
     config = load_model_config(folder.config_path)
     steps = [repository.model(step.model) for step in config.steps]
     names = {tensor.name for tensor in config.inputs}
-    samples = [s for model in (folder, *steps) for s in load_golden(model) if set(s.inputs) == names]
+    needed = {tensor.name for tensor in config.inputs if not tensor.optional}
+    samples = [s for model in (folder, *steps) for s in load_golden(model) if needed <= set(s.inputs) <= names]
     tolerance = {name: allowed for sample in samples for name, allowed in sample.tolerance.items()}
-    if names == {"TEXT"} and (texts or samples):
-        words = [word for s in samples for text in s.inputs["TEXT"].reshape(-1) for word in text.decode().split()]
+    asks_text = names == {"TEXT"}
+    text_input = "TEXT" if asks_text else "text_input"
+    if text_input in names and (texts or samples):
+        words = [
+            word
+            for sample in samples
+            for text in sample.inputs.get(text_input, np.array([])).reshape(-1)
+            for word in text.decode().split()
+        ]
         rows = (text.encode() for text in (itertools.cycle(texts) if texts else _sentences(words)))
-        return (
-            GoldenSample("a text", {"TEXT": np.array([[row]], dtype=np.object_)}, {}, {}, tolerance) for row in rows
-        )
+        fill = _text_inputs if asks_text else _generation_inputs
+        return (GoldenSample("a text", fill(row), {}, {}, tolerance) for row in rows)
     if not samples:
         raise TriremeError(f"{variant} has no golden samples to compare answers on; add some to {folder.golden_dir}")
     return itertools.cycle(samples)
@@ -122,6 +132,16 @@ class Shadow:
             return Outcomes(0, 0)
         succeeded, failed = sum(entry.succeeded for entry in entries), sum(entry.failed for entry in entries)
         return Outcomes(succeeded + failed, failed)
+
+
+def _text_inputs(text: bytes) -> Tensors:
+    return {"TEXT": np.array([[text]], dtype=np.object_)}
+
+
+def _generation_inputs(text: bytes) -> Tensors:
+    sampling = json.dumps({"temperature": 0, "max_tokens": _MOST_TOKENS}).encode()
+    given = {"text_input": text, "sampling_parameters": sampling}
+    return {name: np.array([value], dtype=np.object_) for name, value in given.items()}
 
 
 def _sentences(words: Sequence[str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from trireme_backends.errors import BackendError
 from trireme_backends.routing.decision import Decision, VariantState, asked_tier, decide
 from trireme_backends.routing.parameters import parse_ask
 from trireme_backends.routing.pins import Pins
+from trireme_backends.routing.stream_ask import StreamAsk, read_stream_ask
 from trireme_backends.routing.traffic import TrafficFile, sticky_position
 from trireme_backends.routing.work import considered_json
 from tritonclient.utils import triton_to_np_dtype
@@ -104,14 +105,14 @@ def explain_offline(found: RouteFolder, parameters: Parameters) -> Explanation:
         variant.name: VariantState(pins.quality(variant), variant.expected_latency_ms) for variant in route.variants
     }
     try:
-        ask = parse_ask(parameters)
-        tier = asked_tier(route, ask)
+        asked = read_stream_ask(json.dumps(dict(parameters)))[0] if route.streams else StreamAsk(parse_ask(parameters))
+        ask, tier = asked.ask, asked_tier(route, asked.ask)
         decision = decide(
             route,
             ask,
             states,
             tier=route.cascade.first_tier if tier is None and route.cascade else tier,
-            time_left_ms=ask.max_latency_ms or route.deadline_ms,
+            time_left_ms=asked.max_ttft_ms or ask.max_latency_ms or route.deadline_ms,
         )
     except BackendError as error:
         raise TriremeError(str(error)) from None
@@ -141,7 +142,8 @@ def _any_inputs(config: ModelConfig) -> dict[str, npt.NDArray[Any]]:
     arrays = {}
     for tensor in config.inputs:
         if not tensor.optional:
-            shape = [1, *(max(size, 1) for size in tensor.dims)]
+            batch = [1] if config.message.max_batch_size else []
+            shape = batch + [max(size, 1) for size in tensor.dims]
             dtype = triton_to_np_dtype(tensor.datatype)
             arrays[tensor.name] = np.full(shape, b"", dtype) if dtype == np.object_ else np.zeros(shape, dtype)
     return arrays

@@ -43,12 +43,17 @@ def routed_variants_exist(subject: Subject) -> Iterator[Complaint]:
 
 
 def routed_variants_fit(subject: Subject) -> Iterator[Complaint]:
-    """A variant takes and gives the tensors of its route, of the same data types."""
+    """A variant takes and gives the tensors of its route, of the same data types; one that is streamed is decoupled."""
     own = subject.config
     for file, route in _routes(subject, own.name):
         for variant in route.variants:
             called = subject.neighbours.get(variant.name)
             if called is None:
+                continue
+            if route.streams:
+                if not called.message.model_transaction_policy.decoupled:
+                    fix = f"set model_transaction_policy {{ decoupled: true }} in {called.path}, or drop the variant"
+                    yield error(f"callers stream from variant '{variant.name}', which is not decoupled", fix, file=file)
                 continue
             for kind, wanted, there in (
                 ("input", own.inputs, called.inputs),

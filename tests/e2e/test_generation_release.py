@@ -1,0 +1,152 @@
+"""Language models behind the route and in releases, on what ``trireme serve`` runs; their engine has no weights."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from trireme.server import ServerFlags, TritonServer
+from trireme_client import ClientError, TriremeClient
+
+from tests.e2e.serving import Serve
+
+MODELS = Path(__file__).parent / "generation_models"
+ENGINE, VARIANT, ROUTE = "generation_economy_engine", "generation_economy", "text_generation"
+WEIGHTS_BYTES = 100 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    serve = Serve(tmp_path_factory.mktemp("generation"), MODELS)
+    serve.start()
+    yield serve
+    serve.stop()
+
+
+@pytest.fixture
+def client(serve: Serve) -> Iterator[TriremeClient]:
+    with TriremeClient(f"127.0.0.1:{serve.grpc_port}") as client:
+        yield client
+
+
+def version_source(directory: Path, *, prefix: str = "", ms_per_token: int = 1, weights_bytes: int = 0) -> Path:
+    """A version of the engine to publish."""
+    directory.mkdir()
+    (directory / "model.py").write_text((MODELS / ENGINE / "1" / "model.py").read_text())
+    (directory / "voice.json").write_text(json.dumps({"ms_per_token": ms_per_token, "prefix": prefix}))
+    with (directory / "weights.bin").open("wb") as weights:
+        weights.truncate(weights_bytes)
+    return directory
+
+
+def say_version(client: TriremeClient) -> str:
+    return "".join(chunk.text for chunk in client.generate(ROUTE, "version?"))
+
+
+def test_the_route_names_the_variant_that_then_streams(client: TriremeClient) -> None:
+    chunks = list(client.generate(ROUTE, "one two three", sampling_parameters={"max_tokens": 2}))
+    assert [chunk.text for chunk in chunks] == ["one ", "two"]
+    assert [chunk.finish_reason for chunk in chunks] == [None, "length"]
+    assert {(chunk.model, chunk.num_input_tokens) for chunk in chunks} == {(VARIANT, 3)}
+    premium = list(client.generate(ROUTE, "one", tier="premium"))
+    assert {chunk.model for chunk in premium} == {"generation_premium"}
+
+
+def test_a_chat_is_streamed(client: TriremeClient) -> None:
+    chunks = list(client.generate(ROUTE, messages=[{"role": "user", "content": "hello there"}]))
+    assert "".join(chunk.text for chunk in chunks) == "hello there"
+
+
+def test_what_callers_report_moves_a_fast_request_to_the_fast_variant(client: TriremeClient) -> None:
+    # The premium engine takes 4 ms a token, the economy one 1 ms; route.json expects far more of both.
+    for _ in range(20):
+        for tier in ("economy", "premium"):
+            list(client.generate(ROUTE, "a b c d e f g h", tier=tier))
+    told = json.loads(next(client.generate(ROUTE, "a", tier="premium")).reason)
+    assert told["predicted_p95_ms_per_token"] < 32
+    (chunk,) = client.generate(ROUTE, "a", tier="premium", max_ms_per_token=0.5)
+    assert json.loads(chunk.reason)["sla_at_risk"]
+
+
+def test_a_variant_that_is_not_loaded_is_left_before_the_first_token(serve: Serve) -> None:
+    with (
+        TritonServer.start(ServerFlags(serve.repository, load_models=(ROUTE, VARIANT))) as server,
+        TriremeClient(server.grpc_address) as client,
+    ):
+        first = list(client.generate(ROUTE, "one two", tier="premium"))
+        second = list(client.generate(ROUTE, "one two", tier="premium"))
+    for chunks in (first, second):
+        assert "".join(chunk.text for chunk in chunks) == "one two"
+        assert {chunk.model for chunk in chunks} == {VARIANT}
+    tried = json.loads(first[0].reason)["tried"]
+    assert tried == [{"variant": "generation_premium", "fault": "not_ready"}]
+    assert "tried" not in json.loads(second[0].reason)
+
+
+def test_route_explain_tells_of_a_route_that_streams(serve: Serve) -> None:
+    explained = serve.verb("route", "explain", "--task", ROUTE, "--param", "max_ttft_ms=30", "--json")
+    assert explained.returncode == 0, explained.stderr
+    assert VARIANT in explained.stdout
+
+
+def test_a_version_that_answers_a_golden_sample_wrongly_is_refused(serve: Serve, tmp_path: Path) -> None:
+    refused = serve.verb("publish", ENGINE, str(version_source(tmp_path / "wrong", prefix="x")))
+    assert refused.returncode == 1
+    assert "answers wrongly" in refused.stderr
+    assert not (serve.repository / ENGINE / "2").exists()
+
+
+def test_a_slow_version_is_taken_back_by_its_canary(serve: Serve, client: TriremeClient, tmp_path: Path) -> None:
+    published = serve.verb("publish", ENGINE, str(version_source(tmp_path / "slow", ms_per_token=8)))
+    assert published.returncode == 0, published.stderr
+    canary = serve.verb("canary", VARIANT, "--steps", "50", "--min-requests", "40", "--window-seconds", "1")
+    assert canary.returncode == 1
+    assert "p95" in canary.stderr
+    assert say_version(client) == "1"
+
+
+def test_streams_go_on_while_a_version_is_published_canaried_promoted_rolled_back(
+    serve: Serve, client: TriremeClient, tmp_path: Path
+) -> None:
+    failures: list[str] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        with TriremeClient(f"127.0.0.1:{serve.grpc_port}") as caller:
+            while not over.is_set():
+                try:
+                    text = "".join(chunk.text for chunk in caller.generate(ROUTE, "one two three four"))
+                except ClientError as error:
+                    failures.append(str(error))
+                else:
+                    failures.extend([text] if text != "one two three four" else [])
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        # Long enough to outlive all that follows; it says its version at its end.
+        words = 12_000
+        running = client.generate(
+            ROUTE, "word " * words + "version?", sampling_parameters={"max_tokens": words + 1}, deadline_ms=120_000
+        )
+        before = next(running).version
+        good = version_source(tmp_path / "good", weights_bytes=WEIGHTS_BYTES)
+        for arguments in (
+            ("publish", ENGINE, str(good)),
+            ("canary", VARIANT, "--steps", "50,100", "--min-requests", "40", "--window-seconds", "1"),
+        ):
+            done = serve.verb(*arguments)
+            assert done.returncode == 0, done.stdout + done.stderr
+        newest = say_version(client)
+        last = list(running)[-1]
+        assert (before, last.text, last.finish_reason) == ("1", "1", "stop")
+        assert int(newest) > 1
+        assert serve.verb("rollback", VARIANT).returncode == 0
+        assert say_version(client) == "1"
+    finally:
+        over.set()
+        asking.join()
+    assert failures == []
