@@ -80,6 +80,7 @@ class HealthWatch:
         required: Collection[str],
         observer: Observer,
         before_heal: Callable[[], None],
+        only_canaries_ask: Callable[[str, Collection[int]], bool],
     ) -> None:
         """
         Args:
@@ -87,6 +88,7 @@ class HealthWatch:
             find_dead_stubs: those that have died since the last call, where the server's processes can be seen.
             required: models that are asked at every look, in turn, beside the turn of the others.
             before_heal: called when a model is about to be loaded anew: requests to it may hang until it is.
+            only_canaries_ask: tells of versions of a model whether no caller needs them: those are healed quietly.
         """
         self.problems: dict[str, tuple[str, ...]] = {}
         self.heals = 0
@@ -100,6 +102,7 @@ class HealthWatch:
         self._policy = policy
         self._observer = observer
         self._before_heal = before_heal
+        self._only_canaries_ask = only_canaries_ask
 
     def prove_all(self) -> None:
         """Ask every golden sample of every model; ``problems`` then holds what was wrong."""
@@ -114,13 +117,24 @@ class HealthWatch:
         Raises:
             UnreachableError: the server has ended.
         """
-        for model in sorted({stub.model for stub in self._find_dead_stubs()}):
-            if fault := self._heal(model, "process_died", f"a process of model {model} died"):
-                return fault
+        if fault := self._heal_dead(self._find_dead_stubs()):
+            return fault
         for turn in self._turns:
             model = next(turn)
             if fault := self._probe(model, self._samples[model][0]):
                 return fault
+        return None
+
+    def _heal_dead(self, stubs: Sequence[Stub]) -> Fault | None:
+        for model in sorted({stub.model for stub in stubs}):
+            why = f"a process of model {model} died"
+            if not self._only_canaries_ask(model, {stub.version for stub in stubs if stub.model == model}):
+                self._before_heal()
+                if fault := self._heal(model, "process_died", why):
+                    return fault
+            elif fault := self._heal(model, "process_died", why):
+                # A canary that cannot be healed is told of, and is the canary's own matter.
+                self.problems[model] = (fault.reason,)
         return None
 
     def _probe(self, model: str, sample: GoldenSample) -> Fault | None:
@@ -138,11 +152,13 @@ class HealthWatch:
                     return Fault(f"tritonserver is frozen: it answered nothing for {2 * deadline:.0f} s")
                 answered = self._answered(model)
                 if answered == answered_before:
+                    self._before_heal()
                     return self._heal(model, "silent", f"model {model} answered nothing for {2 * deadline:.0f} s")
                 answered_before = answered
             except ServerError as error:
                 self._observer.probed(model, "error", time.monotonic() - started)
                 if unhealthy := _UNHEALTHY.search(str(error)):
+                    self._before_heal()
                     return self._heal(self._known(unhealthy["model"]) or model, "unhealthy", str(error))
                 self.problems[model] = (f"{sample.case}: {error}",)
                 return None
@@ -169,7 +185,6 @@ class HealthWatch:
         """Have Triton load the model anew beside the broken instance; the other instances go on answering."""
         _LOG.warning("%s; loading the model anew", why, extra={"model": model})
         policy = self._policy
-        self._before_heal()
         try:
             if not self._touch(model):
                 # The files are not ours to touch, in a container: the model goes, for a moment.

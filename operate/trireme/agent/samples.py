@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from trireme_backends.routing.route import CANARY_SUFFIX
 
+from trireme.errors import ConfigError
 from trireme.golden import GoldenSample, load_golden
 from trireme.loading import plan_loading, variants_not_loaded
 from trireme.model_config import load_model_config
@@ -65,3 +67,13 @@ def find_samples(client: TritonClient, repository: ModelRepository, deadline_sec
         name: reasons.get(name) or "its reason stands in the server's log" for name in names if name not in ready
     }
     return Samples(samples, frozenset(routes or {*samples, *missing}), missing)
+
+
+def only_canaries_ask(repository: ModelRepository, model: str, versions: Collection[int]) -> bool:
+    """Whether canaries are the only ensembles that are pinned to these versions."""
+    pins: dict[bool, set[int]] = {True: set(), False: set()}
+    for folder in repository.models():
+        with contextlib.suppress(ConfigError):
+            steps = load_model_config(folder.config_path).steps
+            pins[folder.name.endswith(CANARY_SUFFIX)] |= {step.version for step in steps if step.model == model}
+    return set(versions) <= pins[True] - pins[False]

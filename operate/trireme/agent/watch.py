@@ -6,11 +6,12 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from trireme.agent.metrics import AgentMetrics
 from trireme.agent.report import AgentReport, AgentState
-from trireme.agent.samples import Samples, find_samples
+from trireme.agent.samples import Samples, find_samples, only_canaries_ask
 from trireme.errors import ServerError, TriremeError
 from trireme.health import HealthPolicy, HealthWatch
 from trireme.repository import ModelRepository
@@ -160,6 +161,7 @@ class AgentWatch:
             required=found.required,
             observer=self._metrics,
             before_heal=lambda: self._tell(state=AgentState.HEALING),
+            only_canaries_ask=partial(only_canaries_ask, self._repository),
         )
         watch.prove_all()
         for problem in (f"{model}: {wrong[0]}" for model, wrong in watch.problems.items() if wrong):

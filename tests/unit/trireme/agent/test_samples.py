@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trireme.agent.samples import only_canaries_ask
+from trireme.repository import ModelRepository
+
+ENSEMBLE = """platform: "ensemble"
+input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "ANSWER" data_type: TYPE_STRING dims: [ 1 ] } ]
+ensemble_scheduling { step [ {
+  model_name: "worker" model_version: %d
+  input_map { key: "TEXT" value: "TEXT" } output_map { key: "ANSWER" value: "ANSWER" }
+} ] }
+"""
+
+
+@pytest.mark.parametrize(
+    ("versions", "only"),
+    [({3}, True), ({2}, False), ({2, 3}, False), ({1}, False), ({4}, False)],
+    ids=["a canary's", "a canary's and a variant's", "one of each", "a variant's", "nobody's"],
+)
+def test_a_version_is_a_canarys_where_no_variant_is_pinned_to_it(
+    tmp_path: Path, versions: set[int], only: bool
+) -> None:
+    for name, pin in (("economy", 1), ("standard", 2), ("standard__canary", 3), ("economy__canary", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.pbtxt").write_text(ENSEMBLE % pin)
+    assert only_canaries_ask(ModelRepository(tmp_path), "worker", versions) is only
