@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TRIREME := .venv/bin/trireme
 .DEFAULT_GOAL := help
-.PHONY: help setup models serve demo test chaos check compose-test bench vllm clean
+.PHONY: help setup models serve demo test chaos soak check compose-test bench vllm clean
 
 help:  ## list these commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,10 +24,14 @@ test:  ## run all tests, on the real server
 	@$(TRIREME) export --all
 	@.venv/bin/python -m pytest
 
-chaos:  ## releases while commands, servers and disks fail, with callers asking all the while
+chaos:  ## replicas, zones, networks, releases fail under traffic; the report is in reports/chaos
 	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
 	@$(TRIREME) export --all
 	@.venv/bin/python -m pytest tests/chaos
+
+soak: models  ## 30 minutes at 60 % load: memory, files and shared memory must stay flat
+	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
+	@TRIREME_SOAK_SECONDS=1800 .venv/bin/python -m pytest tests/chaos/test_platform_soak.py
 
 check:  ## ruff, mypy --strict and the import rules
 	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest

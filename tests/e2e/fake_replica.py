@@ -27,8 +27,8 @@ def answer(_: grpc.ServicerContext) -> None:
     """Do what was asked."""
 
 
-def fail(code: grpc.StatusCode) -> Behaviour:
-    return lambda context: context.abort(code, "told to fail")
+def fail(code: grpc.StatusCode, message: str = "told to fail") -> Behaviour:
+    return lambda context: context.abort(code, message)
 
 
 class FakeReplica:

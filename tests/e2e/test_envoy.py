@@ -141,7 +141,15 @@ def test_statistics_are_told_to_prometheus(start: Callable[..., EnvoyProcess], c
     assert "envoy_cluster_membership_healthy" in metrics
 
 
-@pytest.mark.parametrize("broken", [fail(grpc.StatusCode.UNAVAILABLE), "killed"], ids=["UNAVAILABLE", "refused"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        fail(grpc.StatusCode.UNAVAILABLE),
+        fail(grpc.StatusCode.INTERNAL, "in ensemble 'e', Stub process 'm_0' is not healthy."),
+        "killed",
+    ],
+    ids=["UNAVAILABLE", "dead stub", "refused"],
+)
 def test_what_a_replica_fails_before_its_answer_another_one_answers(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], broken: Any
 ) -> None:
@@ -218,12 +226,13 @@ def test_large_requests_are_tried_again_too(
     assert caller.ask(size_bytes=40 * 1024**2) in ("a0", "a1", "b0")
 
 
+@pytest.mark.parametrize("status", [500, 503])
 def test_http_is_tried_again_on_another_replica(
-    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], door: FrontDoor
+    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], door: FrontDoor, status: int
 ) -> None:
     start()
     for replica in replicas[:2]:
-        replica.http_status = 503
+        replica.http_status = status
     assert [_post(door)[1]["name"] for _ in range(30)] == ["b0"] * 30
 
 

@@ -38,6 +38,8 @@ _GRPC_METHODS = (
     "ModelInfer",
     "ModelStreamInfer",
 )
+# What tritonserver says of a model whose process has died: "Stub process 'm_0' is not healthy."
+_DEAD_STUB = "Stub process"
 _GRPC_SERVICE = "/inference.GRPCInferenceService"
 _MODEL_PATH = r"/v2/models/[^/]+(/versions/[0-9]+)?"
 _INFER_PATH = rf"{_MODEL_PATH}/infer"
@@ -69,7 +71,7 @@ def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
 def routes(door: FrontDoor) -> Mapping[str, Json]:
     """By listener, which requests go where.
 
-    Inference may be asked twice: what fails before its answer has begun is tried again.
+    Inference may be asked twice: what fails before its answer has begun, and may go well elsewhere, is tried again.
     """
     return {
         "grpc": _route_table("grpc", [*_grpc_routes(door), _refusal(_NOT_HERE)]),
@@ -78,7 +80,9 @@ def routes(door: FrontDoor) -> Mapping[str, Json]:
 
 
 def _grpc_routes(door: FrontDoor) -> list[Json]:
-    retries = _retries("connect-failure,refused-stream,reset,unavailable")
+    retries = _retries("connect-failure,refused-stream,reset,unavailable,retriable-headers")
+    # INTERNAL is also what a model's own exception is, which would only come again.
+    retries["retriable_headers"] = [{"name": "grpc-message", "string_match": {"contains": _DEAD_STUB}}]
     entries: list[Json] = []
     for method in _GRPC_METHODS:
         path = {"path": f"{_GRPC_SERVICE}/{method}"}
@@ -93,7 +97,9 @@ def _grpc_routes(door: FrontDoor) -> list[Json]:
 
 
 def _http_routes(door: FrontDoor) -> list[Json]:
-    retries = _retries("connect-failure,refused-stream,reset,gateway-error")
+    retries = _retries("connect-failure,refused-stream,reset,gateway-error,retriable-status-codes")
+    # Here a dead process and a model's exception look alike, but for the body.
+    retries["retriable_status_codes"] = [500]
     again = {_INFER_PATH: _second_try(door)}
     return [
         {
