@@ -44,6 +44,9 @@ class Stack:
         listed = self.run("ps", "--format={{.Service}} {{.ID}}").split()
         return dict(zip(listed[::2], listed[1::2], strict=True))
 
+    def images(self) -> set[str]:
+        return set(self.run("config", "--images").split())
+
     def inside(self, service: str, *command: str, user: str = "") -> str:
         as_user = [f"--user={user}"] if user else []
         return self.engine.docker("exec", *as_user, self.container(service), *command)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from trireme.errors import ServerError
 from trireme.triton_client import TritonClient
 
 from tests.deploy.callers import Answers, callers
@@ -34,6 +35,15 @@ def test_nobody_notices_a_server_that_dies_or_freezes_and_it_comes_back(
         wait_until(lambda: int(stack.inspect(triton, ".RestartCount")) > restarts, "Docker has restarted it")
         wait_until(lambda: stack.inspect(triton, ".State.Health.Status") == "healthy", "its models are loaded")
         wait_until(lambda: stack.is_ready(replica), "its agent lets it be asked")
+    assert answers.failures == []
+
+
+def test_a_setting_with_which_no_server_starts_stops_the_roll_at_the_first_replica(stack: Stack) -> None:
+    before = stack.containers()
+    wrong = pytest.raises(ServerError, match=r"triton-a does not start: .* set TRITON_SHM_SIZE=\d+m in \.env")
+    with _under_load(stack, "a wrong setting is rolled") as answers, wrong:
+        stack.with_settings(TRITON_SHM_SIZE="8m").roll()
+    assert stack.containers()["triton-b"] == before["triton-b"]
     assert answers.failures == []
 
 

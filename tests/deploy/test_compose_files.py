@@ -26,7 +26,7 @@ COMBINATIONS = (
     ("docker-compose.yml", "docker-compose.gpu.yml"),
     ("docker-compose.yml", STANDIN),
 )
-FRONT = {"envoy"}
+FRONT = {"envoy", "gateway"}
 DASHBOARDS = {"prometheus", "grafana", "locust"}
 REPLICAS = ("a", "b")
 # Where the image has its own backend of the name: ours must not cover it.
@@ -75,10 +75,13 @@ def test_replicas_differ_in_nothing_but_their_names(services: Services) -> None:
     assert first == second
 
 
-def test_every_mount_of_the_host_is_read_only(services: Services) -> None:
+def test_every_mount_of_the_host_is_there_and_read_only(services: Services) -> None:
     mounts = [mount for service in services.values() for mount in service.get("volumes", [])]
     assert mounts
-    assert [mount for mount in mounts if mount["type"] == "bind" and not mount.get("read_only")] == []
+    bound = [mount for mount in mounts if mount["type"] == "bind"]
+    assert [mount for mount in bound if not mount.get("read_only")] == []
+    # Docker would make a folder of what is missing.
+    assert [mount["source"] for mount in bound if not Path(mount["source"]).exists()] == []
 
 
 def test_services_run_without_privileges(services: Services) -> None:
@@ -151,7 +154,17 @@ def test_docker_waits_longer_than_triton_takes_to_stop(services: Services) -> No
 
 def test_triton_gets_the_flags_that_trireme_serve_gives_it(services: Services) -> None:
     # Those that say where things are, and what start-triton adds, differ.
-    elsewhere = ("repository", "directory", "-port", "-address", "restricted", "shm-region", "verbose", "exit-on-error")
+    elsewhere = (
+        "load-model",
+        "repository",
+        "directory",
+        "-port",
+        "-address",
+        "restricted",
+        "shm-region",
+        "verbose",
+        "exit-on-error",
+    )
     flags = ServerFlags(Path("/models")).arguments(Path("/backends"), Path("/caches"), "prefix")
     served = {flag for flag in flags if not any(word in flag for word in elsewhere)}
     for replica in REPLICAS:

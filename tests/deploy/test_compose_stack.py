@@ -6,7 +6,7 @@ import hashlib
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,25 @@ def test_http_is_answered_too(stack: Stack) -> None:
     assert _infer_over_http(stack, "sentiment_premium", "good")["LABEL"] == ["positive"]
 
 
+def test_the_gateway_answers_who_shows_a_key_and_nobody_else(stack: Stack) -> None:
+    asked = {"model": "embedding_premium", "input": ["good", "bad"]}
+
+    def embed(authorization: Mapping[str, str]) -> dict[str, Any]:
+        headers = {"content-type": "application/json", **authorization}
+        url = stack.url("GATEWAY_PORT", "/v1/embeddings")
+        request = urllib.request.Request(url, json.dumps(asked).encode(), headers)
+        with urllib.request.urlopen(request, timeout=ANSWER_DEADLINE_SECONDS) as answer:
+            told: dict[str, Any] = json.load(answer)
+            return told
+
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        embed({})
+    with refused.value:
+        assert refused.value.code == 401
+    answer = embed({"authorization": f"Bearer {stack.secret('gateway_key').strip()}"})
+    assert [len(embedding["embedding"]) for embedding in answer["data"]] == [384, 384]
+
+
 def test_replicas_read_the_same_configurations(stack: Stack) -> None:
     for replica in REPLICAS:
         paths = [f"/models/{folder.name}/config.pbtxt" for folder in stack.repository.models()]
@@ -112,11 +131,11 @@ def test_the_repository_api_is_closed_at_the_door_and_asks_for_the_key_inside(
 
 
 def test_secrets_stand_in_no_description_and_no_log(stack: Stack) -> None:
+    told = {image: stack.engine.docker("history", "--no-trunc", image) for image in stack.images()}
     for service, container in stack.containers().items():
-        told = stack.engine.docker("inspect", container) + stack.engine.docker("logs", container)
-        assert stack.secret("admin_key") not in told, service
-    for image in ("trireme-triton-standin", "trireme-standin"):
-        assert stack.secret("admin_key") not in stack.engine.docker("history", "--no-trunc", image)
+        told[service] = stack.engine.docker("inspect", container) + stack.engine.docker("logs", container)
+    for secret in ("admin_key", "gateway_key", "grafana_password"):
+        assert [name for name, text in told.items() if stack.secret(secret).strip() in text] == []
 
 
 def test_no_library_collects_usage_events(stack: Stack) -> None:
@@ -143,7 +162,18 @@ def test_prometheus_reads_every_part(stack: Stack) -> None:
 
     wait_until(lambda: set(health_by_target().values()) == {"up"}, "every target of Prometheus is up")
     jobs = [target.split()[0] for target in health_by_target()]
-    assert sorted(jobs) == ["agent", "agent", "envoy", "triton", "triton"]
+    assert sorted(jobs) == ["agent", "agent", "envoy", "gateway", "triton", "triton"]
+
+
+def test_locust_loads_the_platform_from_a_container(stack: Stack) -> None:
+    where = (
+        "--locustfile=/opt/trireme/loadtest/locustfile.py",
+        "--grpc-address=envoy:8001",
+        "--http-address=envoy:8000",
+    )
+    # Its exit code tells whether a request failed.
+    run = ("run", "--rm", "--no-deps", "locust", *where, "--headless", "--users=2", "--run-time=3s")
+    stack.run("--profile=loadtest", *run, deadline_seconds=60)
 
 
 def test_down_ends_the_servers_in_order_and_leaves_nothing(stack: Stack) -> None:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Start tritonserver in a container, after a look at what would break it later.
 
-Every argument goes to tritonserver as it is. The key of the admin APIs is added from a secret file, so that it stands
-in no compose file, image or environment.
+Every argument goes to tritonserver as it is. Added are the models to load, those that are whole and whose backend this
+image has, and the key of the admin APIs from a secret file, so that it stands in no compose file, image or environment.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from trireme.demand import shared_memory_bytes
 from trireme.errors import SetupError, TriremeError
+from trireme.loading import plan_loading
 from trireme.machine import Machine
 from trireme.model_config import load_model_config
 from trireme.repository import ModelRepository
 
 REPOSITORY = Path("/models")
+BACKENDS = Path("/opt/tritonserver/backends")
 SHARED_MEMORY = Path("/dev/shm")
 ADMIN_KEY = Path("/run/secrets/admin_key")
 # Whoever may load models or map memory owns the server; inference, health and statistics stay open.
@@ -29,7 +32,8 @@ MIB = 1024**2
 def main(arguments: list[str]) -> None:
     check_shared_memory()
     restricted = f"{ADMIN_APIS}:admin-key={admin_key()}"
-    server = ["tritonserver", f"--model-repository={REPOSITORY}", *arguments]
+    models = [f"--load-model={model}" for model in models_to_load()]
+    server = ["tritonserver", f"--model-repository={REPOSITORY}", *models, *arguments]
     os.execvp(server[0], [*server, f"--grpc-restricted-protocol={restricted}", f"--http-restricted-api={restricted}"])
 
 
@@ -49,6 +53,27 @@ def check_shared_memory() -> None:
             f"{SHARED_MEMORY} has {size // MIB} MiB and the models' instances need {needed // MIB} MiB",
             f"set TRITON_SHM_SIZE={needed * 5 // 4 // MIB}m in .env",
         )
+
+
+def models_to_load() -> Sequence[str]:
+    """Names of the models that can be loaded here; says of each other one what it lacks.
+
+    Raises:
+        SetupError: none can.
+    """
+    repository = ModelRepository(REPOSITORY)
+    plan = plan_loading(repository)
+    left_out = {**plan.left_out, **plan.broken}
+    for model in plan.models:
+        config = load_model_config(repository.model(model).config_path)
+        if not config.is_ensemble and not (BACKENDS / config.backend).is_dir():
+            left_out[model] = f"this image has no backend {config.backend}"
+    for model, reason in left_out.items():
+        print(f"start-triton: {model} is left out: {reason}", flush=True)
+    models = [model for model in plan.models if model not in left_out]
+    if not models:
+        raise SetupError(f"no model in {REPOSITORY} can be loaded", "make models")
+    return models
 
 
 def admin_key() -> str:
