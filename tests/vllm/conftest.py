@@ -1,0 +1,152 @@
+"""Real vLLM in a real tritonserver. Its models load one at a time, each for the tests that need it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tritonclient.grpc as triton_grpc
+from trireme.server import ServerFlags, TritonServer
+from trireme.settings import Settings
+from trireme_client import GenerationChunk, TriremeClient
+
+from tests.vllm.tiny_adapter import write_adapter
+
+CONTEXT_TOKENS = 1024
+LOAD_DEADLINE_SECONDS = 180.0
+DEADLINE_MS = 120_000
+
+# 128 tokens a block, 2.95 MB each: room for two whole contexts, though 16 requests may run.
+_KV_CACHE_BYTES = 16 * 2_949_120
+ENGINE = {
+    "dtype": "bfloat16",
+    "max_model_len": CONTEXT_TOKENS,
+    "max_num_seqs": 16,
+    # Long prompts go in by pieces, between which the others' tokens come.
+    "max_num_batched_tokens": 256,
+    "kv_cache_memory_bytes": _KV_CACHE_BYTES,
+    "enable_prefix_caching": True,
+    "enforce_eager": True,
+}
+_MODELS: dict[str, dict[str, Any]] = {
+    "chat": {},
+    "adapters": {"enable_lora": "true", "max_lora_rank": 8},
+    "int8": {"quantization": "int8_per_channel_weight_only"},
+    "speculative": {
+        "speculative_config": {
+            "method": "ngram",
+            "num_speculative_tokens": 5,
+            "prompt_lookup_min": 2,
+            "prompt_lookup_max": 4,
+        }
+    },
+    "unknown_argument": {"max_tokens": 3},
+    "missing_adapter": {"enable_lora": True},
+}
+_CONFIG = 'backend: "vllm"\ninstance_group [{ kind: KIND_MODEL count: 1 }]\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A whole answer."""
+
+    text: str
+    finish_reason: str | None
+    num_input_tokens: int
+    num_output_tokens: int
+    chunks: list[GenerationChunk] = field(repr=False)
+
+
+@dataclass(slots=True)
+class Stack:
+    """The server, and what tests do with it."""
+
+    server: TritonServer
+    repository_dir: Path
+    client: TriremeClient
+    admin: triton_grpc.InferenceServerClient
+
+    def load(self, model: str) -> None:
+        self.admin.load_model(model, client_timeout=LOAD_DEADLINE_SECONDS)
+
+    def unload(self, model: str) -> None:
+        self.admin.unload_model(model, client_timeout=60.0)
+
+    def generate(self, model: str, prompt: str | list[dict[str, str]], **sampling: Any) -> Generated:
+        """Greedy, unless ``sampling`` says otherwise."""
+        stream = sampling.pop("stream", True)
+        given: dict[str, Any] = {"text": prompt} if isinstance(prompt, str) else {"messages": prompt}
+        sampling = {"temperature": 0, "max_tokens": 24} | sampling
+        chunks = list(
+            self.client.generate(model, **given, sampling_parameters=sampling, stream=stream, deadline_ms=DEADLINE_MS)
+        )
+        return Generated(
+            "".join(chunk.text for chunk in chunks),
+            chunks[-1].finish_reason,
+            chunks[-1].num_input_tokens or 0,
+            sum(chunk.num_output_tokens or 0 for chunk in chunks),
+            chunks,
+        )
+
+    def all_at_once(self, work: list[Callable[[], Generated]]) -> list[Generated]:
+        """Each in a thread of its own; the answers in the order of ``work``."""
+        answers: list[Generated | None] = [None] * len(work)
+
+        def run(number: int) -> None:
+            answers[number] = work[number]()
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(len(work))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE_MS / 1000)
+        assert all(answers), "a request failed; its thread says why"
+        return [answer for answer in answers if answer]
+
+    def metric(self, name: str, model: str) -> float:
+        """The sum of a metric of ours over its other labels."""
+        with urllib.request.urlopen(f"http://{self.server.metrics_address}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        found = [line for line in lines if line.startswith(f"{name}{{") and f'model="{model}"' in line]
+        return sum(float(line.rpartition(" ")[2]) for line in found)
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    """The model that ``make vllm`` exports."""
+    folder = Settings.from_environment().repository_dir / "generation_premium/1"
+    assert (folder / "model.safetensors").is_file(), f"{folder} is not exported; run: make vllm"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator[Stack]:
+    repository = tmp_path_factory.mktemp("vllm") / "repository"
+    for name, arguments in _MODELS.items():
+        write_model(repository, name, _CONFIG, {"model": str(weights), **ENGINE, **arguments})
+    write_adapter(repository / "adapters/1/contrary")
+    (repository / "adapters/1/multi_lora.json").write_text(json.dumps({"contrary": "contrary"}))
+    (repository / "missing_adapter/1/multi_lora.json").write_text(json.dumps({"brief": "nowhere"}))
+    flags = ServerFlags(repository, load_models=(), exit_on_error=False)
+    with (
+        TritonServer.start(flags) as server,
+        TriremeClient(server.grpc_address) as client,
+        contextlib.closing(triton_grpc.InferenceServerClient(server.grpc_address)) as admin,
+    ):
+        yield Stack(server, repository, client, admin)
+        # An orderly end takes it 30 s once a stub was killed.
+        server.kill()
+
+
+def write_model(repository: Path, name: str, config: str, content: dict[str, Any]) -> None:
+    version = repository / name / "1"
+    version.mkdir(parents=True)
+    (version.parent / "config.pbtxt").write_text(config)
+    (version / "model.json").write_text(json.dumps(content))
