@@ -83,9 +83,14 @@ class OpenAIConfig:
         return f"{self.base_url}/{path}"
 
     @property
+    def root_url(self) -> str:
+        """Above the protocol's version: of what engines have beside it."""
+        return self.base_url.removesuffix("/v1")
+
+    @property
     def health_url(self) -> str:
-        """Beside the protocol's version, in all dialects."""
-        return f"{self.base_url.removesuffix('/v1')}/health"
+        """The same in all dialects."""
+        return f"{self.root_url}/health"
 
 
 def _text(path: Path, content: dict[str, Any], name: str) -> str:

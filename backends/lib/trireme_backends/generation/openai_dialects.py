@@ -61,6 +61,7 @@ class Dialect:
         keeps_stop_strings: the text ends with the stop string, which callers are not to see.
         finish_reasons: its own words for OpenAI's.
         context_error: how it says that a prompt is too long, with the groups ``context`` and ``prompt``.
+        count_path: where it counts a prompt's tokens, if its error gives no more than a lower bound.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Dialect:
     keeps_stop_strings: bool = False
     finish_reasons: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     context_error: re.Pattern[str] | None = None
+    count_path: str = ""
 
 
 _OPENAI = frozenset({"frequency_penalty", "max_tokens", "presence_penalty", "seed", "stop", "temperature", "top_p"})
@@ -119,6 +121,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 context_error=re.compile(
                     r"context length is (?P<context>\d+) tokens.*?(?P<prompt>\d+) input tokens", re.DOTALL
                 ),
+                count_path="/tokenize",
             ),
             # Of an adapter it wants the path on its own machine.
             Dialect("trtllm", _TRTLLM, _TRTLLM, _ALWAYS, adapters_are_models=False),

@@ -104,7 +104,8 @@ class OpenAIEngine:
                     raise ModelError(f"{config.health_url} answers {response.status}: the engine is not healthy")
             async with self._session.get(config.url("models"), timeout=deadline) as response:
                 if response.status != 200:
-                    raise ModelError(f"{config.url('models')}: {await _refusal(response, config)}")
+                    refusal = error_of_response(response.status, await response.text(), config.dialect)
+                    raise ModelError(f"{config.url('models')}: {refusal}")
                 served = _model_names(await response.json(content_type=None))
         except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
             raise ModelError(f"{config.base_url} cannot be reached: {_reason(error)}") from None
@@ -133,7 +134,7 @@ class OpenAIEngine:
         # A redirect would take the key elsewhere.
         async with self._session.post(url, json=body, allow_redirects=False) as response:
             if response.status != 200:
-                raise await _refusal(response, self._config, request.sampling.max_tokens)
+                raise await self._refusal(response, body, request)
             async with contextlib.aclosing(event_payloads(response.content)) as payloads:
                 async for payload in payloads:
                     if payload == _DONE:
@@ -142,6 +143,17 @@ class OpenAIEngine:
                     if piece is not None:
                         sink(piece)
         sink(answer.last())
+
+    async def _refusal(
+        self, response: aiohttp.ClientResponse, body: Mapping[str, Any], request: GenerationRequest
+    ) -> GenerationError:
+        text, dialect = await response.text(errors="replace"), self._config.dialect
+        counted = None
+        if dialect.count_path and dialect.context_error and dialect.context_error.search(text):
+            prompt = {key: body[key] for key in ("model", "prompt", "messages") if key in body}
+            async with self._session.post(self._config.root_url + dialect.count_path, json=prompt) as counting:
+                counted = (await counting.json())["count"] if counting.status == 200 else None
+        return error_of_response(response.status, text, dialect, request.sampling.max_tokens, counted)
 
 
 class _Streaming:
@@ -152,12 +164,6 @@ class _Streaming:
 
     def cancel(self) -> None:
         self._future.cancel()
-
-
-async def _refusal(
-    response: aiohttp.ClientResponse, config: OpenAIConfig, max_tokens: int | None = None
-) -> GenerationError:
-    return error_of_response(response.status, await response.text(errors="replace"), config.dialect, max_tokens)
 
 
 def _model_names(document: Any) -> set[str]:

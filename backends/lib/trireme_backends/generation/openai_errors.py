@@ -25,13 +25,19 @@ _STATUS_OF_TYPE = {
 _MOST_CHARACTERS = 500
 
 
-def error_of_response(status: int, body: str, dialect: Dialect, max_tokens: int | None = None) -> GenerationError:
-    """The error of a response that is none of success, to a request for ``max_tokens``."""
+def error_of_response(
+    status: int, body: str, dialect: Dialect, max_tokens: int | None = None, prompt_tokens: int | None = None
+) -> GenerationError:
+    """The error of a response that is none of success, to a request for ``max_tokens``.
+
+    Args:
+        prompt_tokens: as the engine counted them; None: as the error says.
+    """
     try:
         document = json.loads(body)
     except ValueError:
         document = {"message": body.strip()}
-    return _error(status, document, dialect, max_tokens)
+    return _error(status, document, dialect, max_tokens, prompt_tokens)
 
 
 def error_of_event(document: dict[str, Any], dialect: Dialect, max_tokens: int | None) -> GenerationError | None:
@@ -41,7 +47,9 @@ def error_of_event(document: dict[str, Any], dialect: Dialect, max_tokens: int |
     return _error(500, document, dialect, max_tokens)
 
 
-def _error(status: int, document: Any, dialect: Dialect, max_tokens: int | None) -> GenerationError:
+def _error(
+    status: int, document: Any, dialect: Dialect, max_tokens: int | None, prompt_tokens: int | None = None
+) -> GenerationError:
     # OpenAI and vLLM nest an object; TensorRT-LLM is flat or holds a text; Text Generation Inference holds a text.
     detail = document if isinstance(document, dict) else {}
     if isinstance(detail.get("error"), dict):
@@ -53,7 +61,7 @@ def _error(status: int, document: Any, dialect: Dialect, max_tokens: int | None)
         status = _STATUS_OF_TYPE.get(str(detail.get("error_type") or detail.get("type")), status)
     found = dialect.context_error.search(message) if dialect.context_error else None
     if found:
-        return ContextLengthError(int(found["prompt"]), max_tokens, int(found["context"]))
+        return ContextLengthError(prompt_tokens or int(found["prompt"]), max_tokens, int(found["context"]))
     if status in (429, 503):
         return OverloadedError(f"the {dialect.name} engine refuses for now: {message}")
     if status in (401, 403):
