@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
@@ -12,13 +11,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
-from pathlib import Path
 from types import TracebackType
 
 from trireme.child import KeptChild
 from trireme.envoy.endpoint import Endpoint, FrontDoor
-from trireme.envoy.process import EnvoyProcess
-from trireme.envoy.upstreams import GRPC_CLUSTER
+from trireme.envoy.kept import KeptEnvoy
 from trireme.errors import ServerError, TriremeError
 from trireme.ports import free_ports
 from trireme.prometheus import Prometheus, targets_of
@@ -39,7 +36,6 @@ _RELEASE_SECONDS = 0.5
 _NOTICE_SECONDS = 10.0
 # For requests in flight, when everything ends.
 _FINISH_SECONDS = 30.0
-_ENVOY_LOG_LIMIT_BYTES = 20 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +74,8 @@ class Fleet:
         self._policy = policy
         self._repository = ModelRepository(plan.settings.repository_dir)
         self._replicas: list[Replica] = []
-        self._envoy: EnvoyProcess | None = None
+        self._envoy = KeptEnvoy(plan.directory.path / "envoy", plan.door)
+        self._has_started = False
         self._gateway = _gateway(plan)
         self._ordered: threading.Thread | None = None
         self._stopping = False
@@ -105,7 +102,8 @@ class Fleet:
             # One after the other: models that load take all cores, and a starved stub can abort its server.
             for number in range(self._plan.replicas):
                 self._add(number, self._next_zone())
-            self._keep_envoy()
+            self._envoy.start(self._endpoints())
+            self._has_started = True
             if self._gateway:
                 self._gateway.keep()
             self._tell(phase=Phase.SERVING)
@@ -131,7 +129,7 @@ class Fleet:
             time.sleep(_INTERVAL_SECONDS)
 
     def _look(self) -> None:
-        self._keep_envoy()
+        self._envoy.keep()
         if self._gateway:
             self._gateway.keep()
         if self._plan.prometheus:
@@ -171,14 +169,26 @@ class Fleet:
 
     def _add(self, number: int, zone: str) -> None:
         """Start a replica, and have callers reach it once it is ready."""
-        if self._stopping:
-            raise ServerError("trireme serve is stopping")
+        for attempts_left in (2, 1, 0):
+            replica = self._make(number, zone)
+            try:
+                self._start(replica)
+                break
+            except ServerError as error:
+                # Another process may have taken a port between choosing and listening.
+                if "in use" not in str(error) or not attempts_left:
+                    raise
+        if self._has_started:
+            self._envoy.set_endpoints(self._endpoints())
+            self._await_requests(replica.state.name)
+
+    def _make(self, number: int, zone: str) -> Replica:
         ports = list(free_ports(3))
         if number == 0 and self._plan.metrics_port:
             ports[2] = self._plan.metrics_port
         settings = self._plan.settings
         name = f"r{number}"
-        replica = Replica(
+        return Replica(
             ReplicaPlan(
                 name=name,
                 zone=zone,
@@ -203,6 +213,10 @@ class Fleet:
             changed=self._tell,
             start_turn=self._start_turn,
         )
+
+    def _start(self, replica: Replica) -> None:
+        if self._stopping:
+            raise ServerError("trireme serve is stopping")
         self._replicas = sorted([*self._replicas, replica], key=_number_of)
         replica.start()
         try:
@@ -212,46 +226,25 @@ class Fleet:
             self._replicas.remove(replica)
             self._tell()
             raise
-        self._tell_envoy()
-        self._await_requests(replica)
 
-    def _await_requests(self, replica: Replica) -> None:
+    def _await_requests(self, name: str) -> None:
         """Wait until Envoy gives a replica requests, so that another one may go."""
         deadline = time.monotonic() + _NOTICE_SECONDS
-        while self._envoy and time.monotonic() < deadline:
-            with contextlib.suppress(ServerError):
-                if self._envoy.healthy(GRPC_CLUSTER).get(replica.state.name):
-                    return
+        while not self._envoy.gives_requests_to().get(name) and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def _remove(self, replica: Replica) -> None:
         """Have callers leave a replica, and end it when their requests are answered."""
         self._replicas.remove(replica)
-        self._tell_envoy()
+        self._envoy.set_endpoints(self._endpoints())
         # Not before: Envoy cuts off what is in flight on a replica that turns red.
         time.sleep(_RELEASE_SECONDS)
         replica.drain()
         replica.stop()
         self._tell()
 
-    def _keep_envoy(self) -> None:
-        if self._envoy and self._envoy.is_alive():
-            self._envoy.bound_log(_ENVOY_LOG_LIMIT_BYTES)
-            return
-        if self._envoy:
-            _LOG.warning("envoy ended; starting it again")
-        self._envoy = EnvoyProcess.start(self._envoy_directory, self._plan.door, self._endpoints())
-
-    def _tell_envoy(self) -> None:
-        if self._envoy:
-            self._envoy.set_endpoints(self._endpoints())
-
     def _endpoints(self) -> list[Endpoint]:
         return [replica.endpoint for replica in self._replicas]
-
-    @property
-    def _envoy_directory(self) -> Path:
-        return self._plan.directory.path / "envoy"
 
     def _tell(self, **changes: object) -> None:
         """Write the state anew, if it has changed; called from all threads."""
@@ -268,8 +261,7 @@ class Fleet:
         self._tell(phase=Phase.STOPPING)
         if self._gateway:
             self._gateway.stop(deadline_seconds=_FINISH_SECONDS)
-        if self._envoy and self._envoy.is_alive():
-            self._envoy.finish(_FINISH_SECONDS)
+        self._envoy.finish(_FINISH_SECONDS)
         stopping = [threading.Thread(target=replica.stop) for replica in self._replicas]
         for thread in stopping:
             thread.start()

@@ -98,6 +98,7 @@ class Replica:
         """
         self._plan = plan
         self._policy = policy
+        self._log = logging.LoggerAdapter(_LOG, {"replica": plan.name, "zone": plan.zone})
         self._start_turn = start_turn
         self._changed = changed
         (agent_port,) = free_ports(1)
@@ -180,7 +181,7 @@ class Replica:
             while not self._leaving.is_set():
                 self._look()
         except TriremeError as error:
-            _LOG.error("replica %s: %s", self.state.name, error)
+            self._log.error("replica %s: %s", self.state.name, error)
             self.failure = error
             self._update(last_fault=str(error))
         finally:
@@ -232,7 +233,7 @@ class Replica:
             if now - self._agent_heard_at < self._policy.agent_silence_seconds:
                 return None
         if agent:
-            _LOG.warning("the agent of %s is gone or silent: %s", self.state.name, agent.child.last_words())
+            self._log.warning("the agent of %s is gone or silent: %s", self.state.name, agent.child.last_words())
             agent.child.kill()
             self._leaving.wait(self._policy.first_backoff_seconds)
             self._heals_before = self.state.heals
@@ -251,13 +252,13 @@ class Replica:
         self._unloaded = {name: (reason,) for name, reason in plan.broken.items()}
         self.left_out = plan.left_out
         for name, reason in plan.left_out.items():
-            _LOG.warning("left out: %s: %s", name, reason)
+            self._log.warning("left out: %s: %s", name, reason)
         if not plan.models:
             reasons = "; ".join([*plan.broken.values(), *plan.left_out.values()])
             raise ServerError(f"no model of {self._plan.repository.path} can be loaded: {reasons or 'there is none'}")
         started_at = time.time()
         with self._start_turn:
-            _LOG.info("replica %s: starting tritonserver with %d models", self.state.name, len(plan.models))
+            self._log.info("replica %s: starting tritonserver with %d models", self.state.name, len(plan.models))
             self._server = server = TritonServer.start(
                 replace(self._plan.flags, load_models=plan.models, exit_on_error=False),
                 runtime=self._plan.runtime,
@@ -289,7 +290,7 @@ class Replica:
                 raise ServerError(f"gave up after {policy.crashes} restarts in {policy.window_seconds:.0f} s: {fault}")
             self._update(phase=Phase.RESTARTING, restarts=self.state.restarts + 1, last_fault=fault)
             backoff = min(policy.first_backoff_seconds * 2 ** (len(self._crashes) - 1), policy.most_backoff_seconds)
-            _LOG.warning("replica %s: %s; starting it again in %.1f s", self.state.name, fault, backoff)
+            self._log.warning("replica %s: %s; starting it again in %.1f s", self.state.name, fault, backoff)
             if self._server:
                 # It is dead, or does not even react to SIGTERM.
                 self._server.kill()

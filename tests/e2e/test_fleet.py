@@ -147,10 +147,11 @@ def test_nobody_notices_that_all_replicas_are_restarted(serve: Serve) -> None:
     assert all(after[name]["server_pid"] != before[name]["server_pid"] for name in before)
 
 
-def test_envoy_that_is_killed_is_back(serve: Serve) -> None:
+@pytest.mark.parametrize("harm", ["kill", "suspend"])
+def test_envoy_that_ends_or_hangs_is_replaced(serve: Serve, harm: str) -> None:
     assert serve.process is not None
     (envoy,) = [child for child in psutil.Process(serve.process.pid).children() if "envoy" in child.name()]
-    envoy.kill()
+    getattr(envoy, harm)()
     wait_until(lambda: not envoy.is_running() and _answers(serve), "the front door was open again")
 
 

@@ -29,6 +29,8 @@ def _as_text(found: Status) -> str:
     lines = [
         f"{state.phase.value}, pid {state.pid}, up {_duration(found.uptime_seconds)}, {len(found.replicas)} replicas",
         f"gRPC {state.grpc_address}, HTTP {state.http_address}, Envoy's statistics http://{state.envoy_admin_address}",
+        *([f"OpenAI http://{state.gateway_address}/v1"] if state.gateway_address else []),
+        *([f"Prometheus http://{state.prometheus_address}"] if state.prometheus_address else []),
         f"memory {memory.total_mib:.0f} MiB: tritonserver {memory.servers_mib:.0f}, "
         f"{memory.stub_count} Python stubs {memory.stubs_mib:.0f}, the rest {memory.others_mib:.0f}",
     ]
