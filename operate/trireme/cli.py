@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; print one line for an error. Exit code 0: well; 1: the thing failed; 2: wrong usage."""
     try:
         result = run.main(args=argv, standalone_mode=False, prog_name="trireme")
-    except click.UsageError as error:
+    except click.ClickException as error:
         error.show()
-        return 2
+        return error.exit_code
     except click.Abort:
         click.echo("trireme: interrupted", err=True)
         return 130

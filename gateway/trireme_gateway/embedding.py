@@ -1,0 +1,71 @@
+"""Embedding: OpenAI's form of a task's vectors."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+from trireme_client import AsyncTriremeClient, ClientError, Embeddings, ModelSpec
+
+from trireme_gateway.asks import RouteAsk
+from trireme_gateway.errors import from_client_error, invalid
+from trireme_gateway.fields import EmbeddingFields
+from trireme_gateway.visit import Visit
+
+# Names the model that cuts a text into the tokens that the encoder reads.
+_TOKENIZER = "tokenizer"
+
+
+async def embed(
+    client: AsyncTriremeClient,
+    fields: EmbeddingFields,
+    spec: ModelSpec,
+    ask: RouteAsk,
+    visit: Visit,
+) -> dict[str, Any]:
+    """The answer's body.
+
+    Raises:
+        ApiError: what the caller is told instead.
+    """
+    dims = spec.outputs["EMBEDDING"].dims[-1]
+    if fields.dimensions not in (None, dims):
+        raise invalid("dimensions", f"is {fields.dimensions}; vectors of {fields.model} have {dims}, and cannot be cut")
+    tokenizer = spec.parameters.get(_TOKENIZER, "")
+    try:
+        embedded, tokens = await asyncio.gather(
+            client.embed(fields.texts, model=fields.model, parameters=ask.parameters, deadline_ms=ask.timeout_ms,
+                         request_id=visit.request_id),
+            _count_tokens(client, tokenizer, fields.texts, ask.timeout_ms),
+        )  # fmt: skip
+    except ClientError as error:
+        raise from_client_error(error) from error
+    visit.answered_by(embedded.variant, embedded.version, embedded.reason)
+    visit.used(tokens, 0)
+    return {
+        "object": "list",
+        "model": fields.model,
+        "data": [
+            {"object": "embedding", "index": index, "embedding": vector}
+            for index, vector in enumerate(_vectors(embedded, fields.encoding_format))
+        ],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+async def _count_tokens(client: AsyncTriremeClient, tokenizer: str, texts: Sequence[str], timeout_ms: float) -> int:
+    """How many tokens the encoder reads; a model without a tokenizer tells none."""
+    if not tokenizer:
+        return 0
+    # Alike lengths in one request: the tokenizer pads to the longest.
+    result = await client.infer(tokenizer, {"TEXT": sorted(texts, key=len)}, ["ATTENTION_MASK"], deadline_ms=timeout_ms)
+    return int(result["ATTENTION_MASK"].sum())
+
+
+def _vectors(embedded: Embeddings, encoding: str) -> list[Any]:
+    if encoding == "float":
+        floats: list[Any] = embedded.vectors.tolist()
+        return floats
+    return [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in embedded.vectors]

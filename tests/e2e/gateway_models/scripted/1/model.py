@@ -1,0 +1,107 @@
+"""A language model without weights, on the contract of all of them. A word is a token; the prompt is its script:
+
+say=N        say N words, "w0 w1 ..."; without it the words of the prompt are said again
+every_ms=M   a word every M milliseconds
+fail_after=N the engine fails after N words; die_after=N its process dies
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+
+import triton_python_backend_utils as pb_utils
+from trireme_backends.generation.engine import EngineState, Piece, TokenLogprob
+from trireme_backends.generation.errors import CancelledError, EngineError, room_for_answer
+from trireme_backends.generation.stop_strings import StopStringFilter
+from trireme_backends.generation.triton import GenerationBackend, complete_config
+from trireme_backends.model import Model
+
+_SUPPORTED = {"max_tokens", "stop", "logprobs", "temperature", "top_p", "seed", "structured_outputs.json"}
+
+
+class TritonPythonModel:
+    auto_complete_config = staticmethod(complete_config)
+
+    def initialize(self, args):
+        model = Model.from_arguments(args)
+        self._backend = GenerationBackend(pb_utils, model, _Engine(model.integer("context_tokens", 8192)))
+
+    def execute(self, requests):
+        self._backend.execute(requests)
+
+    def finalize(self):
+        self._backend.close()
+
+
+class _Engine:
+    def __init__(self, context_tokens):
+        self._context_tokens = context_tokens
+        self._running = set()
+
+    def submit(self, request, sink):
+        request.sampling.require(_SUPPORTED, "scripted")
+        script = request.prompt or " ".join(message.content for message in request.messages)
+        room = room_for_answer(len(script.split()), request.sampling.max_tokens, self._context_tokens)
+        generation = _Generation(request, script, room, sink, self._running.discard)
+        self._running.add(generation)
+        generation.start()
+        return generation
+
+    def state(self):
+        return EngineState(running=len(self._running), waiting=0)
+
+    def close(self):
+        for generation in list(self._running):
+            generation.cancel()
+            generation.join()
+
+
+class _Generation(threading.Thread):
+    def __init__(self, request, script, room, sink, ended):
+        super().__init__(daemon=True)
+        self._request, self._sink, self._ended = request, sink, ended
+        self._orders = dict(re.findall(r"(say|every_ms|fail_after|die_after)=(\d+)", script))
+        self._num_input_tokens = len(script.split())
+        words = (
+            [f"w{number}" for number in range(int(self._orders["say"]))] if "say" in self._orders else script.split()
+        )
+        if request.sampling.structured_outputs:
+            words = ["{}"]
+        self._words, self._cut = words[:room], len(words) > room
+        self._cancelled = threading.Event()
+
+    def cancel(self):
+        self._cancelled.set()
+
+    def run(self):
+        try:
+            for piece in self._pieces():
+                self._sink(piece)
+        finally:
+            self._ended(self)
+
+    def _pieces(self):
+        stops = StopStringFilter(self._request.sampling.stop)
+        for number, word in enumerate(self._words):
+            if number == int(self._orders.get("die_after", -1)):
+                os._exit(1)
+            if number == int(self._orders.get("fail_after", -1)):
+                yield EngineError("told to fail")
+                return
+            if self._cancelled.wait(int(self._orders.get("every_ms", 0)) / 1000):
+                yield CancelledError("the caller went away")
+                return
+            text = stops.feed(word if number == 0 else f" {word}")
+            last = number == len(self._words) - 1 or stops.stopped
+            reason = ("length" if self._cut and not stops.stopped else "stop") if last else None
+            yield Piece(text + (stops.rest() if last else ""), self._num_input_tokens, 1, reason, self._logprobs(word))
+            if last:
+                return
+
+    def _logprobs(self, word):
+        if self._request.sampling.logprobs is None:
+            return ()
+        others = [TokenLogprob(2 + n, f"other{n}", -2.0 - n, 2 + n) for n in range(self._request.sampling.logprobs)]
+        return ((TokenLogprob(1, word, -0.25, 1), *others),)

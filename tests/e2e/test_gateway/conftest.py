@@ -1,0 +1,37 @@
+"""A Triton with scripted language models, and a gateway before it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from trireme.server import ServerFlags, TritonServer
+
+from tests.e2e.gateway_process import GatewayProcess
+
+MODELS = Path(__file__).parents[1] / "gateway_models"
+
+
+def write_models(folder: Path) -> Path:
+    """``scripted``, and ``scripted_small`` with a context of 64 tokens."""
+    shutil.copytree(MODELS / "scripted", folder / "scripted")
+    small = shutil.copytree(MODELS / "scripted", folder / "scripted_small") / "config.pbtxt"
+    small.write_text(small.read_text().replace('"8192"', '"64"'))
+    return folder
+
+
+@pytest.fixture(scope="package")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """The Triton."""
+    with TritonServer.start(ServerFlags(write_models(tmp_path_factory.mktemp("gateway") / "models"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def gateway(scripted: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """The gateway, without keys."""
+    folder = tmp_path_factory.mktemp("gateway-log")
+    with GatewayProcess(folder, triton=scripted.grpc_address, triton_http=scripted.http_address) as running:
+        yield running
