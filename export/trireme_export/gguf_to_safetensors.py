@@ -1,12 +1,14 @@
 """Write the weights of a GGUF file as a model folder of Hugging Face's form: a script for vLLM's environment.
 
-    .trireme/vllm/bin/python gguf_to_safetensors.py MODEL.gguf FOLDER
+    .trireme/vllm/bin/python gguf_to_safetensors.py MODEL.gguf FOLDER < TEXT
 
-The exporter's own environment has neither torch nor transformers.
+The exporter's own environment has neither torch nor transformers. Its last line says, as JSON, how well what it wrote
+foresees the text: the mean of ``-log`` of each token's probability, and over how many tokens.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,7 +16,13 @@ import torch  # type: ignore[import-not-found,unused-ignore]
 from transformers import AutoModelForCausalLM, AutoTokenizer  # type: ignore[import-not-found,unused-ignore]
 
 
-def main(gguf: Path, folder: Path) -> None:
+def main(gguf: Path, folder: Path, text: str) -> None:
+    convert(gguf, folder)
+    loss, tokens = mean_loss(folder, text)
+    print(json.dumps({"mean_loss": loss, "tokens": tokens}))
+
+
+def convert(gguf: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
     # The weights are unpacked now: what says that they are quantised would make a reader look for packed ones.
     if hasattr(model, "hf_quantizer"):
@@ -23,10 +31,19 @@ def main(gguf: Path, folder: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-    # Told as they were made, which is for the owner alone.
+    # The library makes weights readable for their owner alone.
     for path in folder.iterdir():
         path.chmod(0o644)
 
 
+def mean_loss(folder: Path, text: str) -> tuple[float, int]:
+    """Of the written files, not of what is in memory."""
+    tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt").input_ids
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        loss = model(tokens, labels=tokens).loss
+    return float(loss), tokens.shape[1] - 1
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.stdin.read())

@@ -34,12 +34,22 @@ graph for a GPU,
     min_shape = [1, 1]
     opt_shape = [8, 32]
     max_shape = [64, 256]
+
+One of kind "gguf" takes a language model as it is, and has ``[source]`` and
+
+    [engine]                       # written into the version as model.json, see trireme_backends.generation
+    max_model_len = 8192
+
+    [gates.perplexity]             # of the engine on a bundled English text: what quantised weights lost
+    max_perplexity = 20.0
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 
 class Head(Enum):
@@ -86,6 +96,18 @@ class TorchSource:
     origin: str
     licence: str
     opset: int = 18
+
+
+@dataclass(frozen=True, slots=True)
+class GgufSource:
+    """A language model as one GGUF file (``file``) inside a package."""
+
+    package: str
+    version: str
+    sha256: str
+    file: str
+    origin: str
+    licence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +186,26 @@ class SharedRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class PerplexityGate:
+    """How well the engine must foresee the bundled text."""
+
+    max_perplexity: float
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModelRecipe:
+    """A language model as it is; ``engine`` are the settings of its engine, checked against the engine's own."""
+
+    source: GgufSource
+    engine: Mapping[str, Any]
+    perplexity: PerplexityGate
+
+
+@dataclass(frozen=True, slots=True)
 class TokenizerRecipe:
     """A tokenizer alone."""
 
     tokenizer: TokenizerSource
 
 
-Recipe = GraphRecipe | SharedRecipe | TokenizerRecipe
+Recipe = GraphRecipe | SharedRecipe | TokenizerRecipe | LanguageModelRecipe

@@ -21,12 +21,15 @@ from trireme.errors import ConfigError
 
 from trireme_export.recipe import (
     AccuracyGate,
+    GgufSource,
     GraphRecipe,
     Head,
     LabelledData,
+    LanguageModelRecipe,
     ModelSource,
     OnnxSource,
     ParityGate,
+    PerplexityGate,
     Recipe,
     SharedRecipe,
     Target,
@@ -75,6 +78,8 @@ class _Reader:
             self._check_keys(document, "", required={"source"}, allowed={"source", "tensorrt"})
             profile = document.get("tensorrt")
             return SharedRecipe(source, profile and self._section(TensorRtProfile, profile, "tensorrt"))
+        if isinstance(source, GgufSource):
+            return self._language_model(source, document)
         sections = {"source", "tokenizer", "target", "gates"}
         self._check_keys(document, "", required=sections, allowed=sections)
         gates = self._table(document["gates"], "gates")
@@ -89,10 +94,18 @@ class _Reader:
         self._check_sense(recipe)
         return recipe
 
-    def _source(self, found: Any) -> OnnxSource | TorchSource | ModelSource:
+    def _language_model(self, source: GgufSource, document: dict[str, Any]) -> LanguageModelRecipe:
+        sections = {"source", "engine", "gates"}
+        self._check_keys(document, "", required=sections, allowed=sections)
+        gates = self._table(document["gates"], "gates")
+        self._check_keys(gates, "gates", required={"perplexity"}, allowed={"perplexity"})
+        perplexity = self._section(PerplexityGate, gates["perplexity"], "gates.perplexity")
+        return LanguageModelRecipe(source, self._table(document["engine"], "engine"), perplexity)
+
+    def _source(self, found: Any) -> OnnxSource | TorchSource | GgufSource | ModelSource:
         table = dict(self._table(found, "source"))
-        kinds: dict[str, type[OnnxSource] | type[TorchSource] | type[ModelSource]] = {
-            "onnx": OnnxSource, "torch": TorchSource, "model": ModelSource,
+        kinds: dict[str, type[OnnxSource] | type[TorchSource] | type[GgufSource] | type[ModelSource]] = {
+            "onnx": OnnxSource, "torch": TorchSource, "gguf": GgufSource, "model": ModelSource,
         }  # fmt: skip
         if "kind" not in table:
             raise self._error("source", f"key 'kind' is missing; it is one of {_listed(kinds)}")

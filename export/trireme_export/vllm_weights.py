@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from trireme.errors import SetupError, TriremeError
+from trireme.files import write_json_atomic
+from trireme.manifest import Perplexity
 from trireme.settings import Settings
 
 _DEADLINE_SECONDS = 900
@@ -18,8 +24,16 @@ def has_vllm(settings: Settings) -> bool:
     return (settings.vllm_dir / "set-up.json").is_file()
 
 
-def write_safetensors(gguf: Path, folder: Path, settings: Settings) -> None:
+def write_engine_arguments(folder: Path, model: str, version: int, engine: Mapping[str, Any]) -> None:
+    """Write ``model.json`` as vLLM's backends read it: the weights are named from the repository's folder."""
+    write_json_atomic(folder / "model.json", {"model": f"{model}/{version}", **engine})
+
+
+def write_safetensors(gguf: Path, folder: Path, text: str, settings: Settings) -> Perplexity:
     """Fill ``folder`` with the model of ``gguf``: ``config.json``, ``model.safetensors``, tokenizer and chat template.
+
+    Returns:
+        How well what was written foresees ``text``.
 
     Raises:
         SetupError: vLLM's environment is not there.
@@ -32,6 +46,7 @@ def write_safetensors(gguf: Path, folder: Path, settings: Settings) -> None:
         done = subprocess.run(
             # -P: the modules beside the script are none of its own.
             [str(python), "-P", str(_SCRIPT), str(gguf), str(folder)],
+            input=text,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,
@@ -45,3 +60,5 @@ def write_safetensors(gguf: Path, folder: Path, settings: Settings) -> None:
         raise TriremeError(
             f"{gguf.name} could not be converted: {said[-1] if said else f'exit code {done.returncode}'}"
         )
+    measured = json.loads(done.stdout.splitlines()[-1])
+    return Perplexity(math.exp(measured["mean_loss"]), measured["tokens"], "transformers, bfloat16")

@@ -99,6 +99,19 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class Perplexity:
+    """How well a language model foresees a bundled text of ``tokens`` tokens: 1 is perfect; with its engine's kernels.
+
+    Attributes:
+        engine: name and version of what computed it.
+    """
+
+    perplexity: float
+    tokens: int
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """All that is known of a version directory's files.
 
@@ -107,6 +120,7 @@ class Manifest:
         exporter: version of the exporter.
         files: by name, this manifest itself left out.
         graph, parity, accuracy: None where the directory holds no graph.
+        perplexity: None where it holds no language model.
     """
 
     inputs_sha256: str
@@ -116,6 +130,7 @@ class Manifest:
     graph: Graph | None = None
     parity: Parity | None = None
     accuracy: Accuracy | None = None
+    perplexity: Perplexity | None = None
 
 
 def record_files(paths: Iterable[Path]) -> dict[str, FileRecord]:
@@ -178,6 +193,7 @@ def verify_files(manifest: Manifest, version_dir: Path) -> None:
 
 def _from_json(document: Mapping[str, Any]) -> Manifest:
     graph, parity, accuracy = document.get("graph"), document.get("parity"), document.get("accuracy")
+    perplexity = document.get("perplexity")
     return Manifest(
         inputs_sha256=document["inputs_sha256"],
         exporter=document["exporter"],
@@ -186,4 +202,5 @@ def _from_json(document: Mapping[str, Any]) -> Manifest:
         graph=Graph(**{**graph, "cpu_flags": tuple(graph["cpu_flags"])}) if graph else None,
         parity=Parity(**parity) if parity else None,
         accuracy=Accuracy(**accuracy) if accuracy else None,
+        perplexity=Perplexity(**perplexity) if perplexity else None,
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from trireme.errors import ConfigError
-from trireme_export.recipe import GraphRecipe, Head, Precision, SharedRecipe, TokenizerRecipe
+from trireme_export.recipe import GraphRecipe, Head, LanguageModelRecipe, Precision, SharedRecipe, TokenizerRecipe
 from trireme_export.recipe_reader import read_recipe
 
 RECIPES = sorted((Path(__file__).parents[3] / "model_repository").glob("*/export.toml"))
@@ -46,7 +46,7 @@ mean_logit_error = 0.5
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
 def test_every_recipe_of_the_repository_is_read(path):
-    assert isinstance(read_recipe(path), GraphRecipe | SharedRecipe | TokenizerRecipe)
+    assert isinstance(read_recipe(path), GraphRecipe | LanguageModelRecipe | SharedRecipe | TokenizerRecipe)
 
 
 def test_a_whole_recipe_becomes_typed_values(tmp_path):
@@ -67,7 +67,7 @@ def test_a_whole_recipe_becomes_typed_values(tmp_path):
         ("max_tokens = 256", "max_tokens = true", 17, "tokenizer.max_tokens is True; it must be an integer"),
         ("max_tokens = 256", "max_tokens = 2", 17, "it must be 3 to 512"),
         ("max_drop = 0.05", "max_drop = '5 %'", 29, "gates.accuracy.max_drop is '5 %'; it must be a number"),
-        ('kind = "onnx"', 'kind = "keras"', 2, "source.kind is 'keras'; it is one of 'onnx', 'torch', 'model'"),
+        ('kind = "onnx"', 'kind = "keras"', 2, "source.kind is 'keras'; it is one of 'onnx', 'torch', 'gguf', 'model'"),
         ('kind = "onnx"\n', "", 1, "key 'kind' is missing"),
         ('head = "sentiment"\n', "", 19, "key 'target.head' is missing"),
         ("min_cosine = 0.95\n", "", 23, "exactly one of max_abs_diff, min_cosine"),

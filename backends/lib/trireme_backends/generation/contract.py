@@ -1,8 +1,8 @@
 """The tensors of a generation: those of Triton's vLLM backend, and ``messages``.
 
 Exactly one of ``text_input`` and ``messages`` is given; ``messages`` is a JSON list of OpenAI chat messages, of which
-the engine makes a prompt by the model's own chat template. A model is decoupled: where ``stream`` is true the text comes
-in pieces, each with what is new; else in one.
+the engine makes a prompt by the model's own chat template. A model is decoupled: where ``stream`` is true the text
+comes in pieces, each with what is new; else in one.
 
 Source: triton vllm_backend, ``_get_input_tensors`` and ``_create_response``.
 """

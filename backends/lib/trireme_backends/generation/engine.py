@@ -44,11 +44,18 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What goes on in an engine; ``kv_cache_usage`` is a share from 0 to 1, None where the engine does not tell."""
+    """What goes on in an engine.
+
+    Attributes:
+        running, waiting: requests with and without a place.
+        kv_cache_usage: a share from 0 to 1; None where the engine does not tell.
+        steps: how often it computed since it was loaded; None where it does not tell.
+    """
 
     running: int
     waiting: int
     kv_cache_usage: float | None = None
+    steps: int | None = None
 
 
 # Told every piece, the last with a finish reason or an error; from any thread, one after the other for a request.

@@ -23,10 +23,12 @@ _INTER_TOKEN_BUCKETS_MS = [2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 200.0,
 _REQUESTS = "trireme_generation_requests_total"
 _INPUT_TOKENS = "trireme_generation_input_tokens_total"
 _OUTPUT_TOKENS = "trireme_generation_output_tokens_total"
+_STEPS = "trireme_generation_steps_total"
 _COUNTERS = {
     _REQUESTS: "Requests by how they ended: stop, length, or the first word of the error",
     _INPUT_TOKENS: "Tokens of the prompts of requests that ended",
     _OUTPUT_TOKENS: "Tokens generated",
+    _STEPS: "Times that the engine computed: a cached prefix or a right guess of tokens takes fewer",
 }
 _FIRST_TOKEN = "trireme_generation_time_to_first_token_ms"
 _INTER_TOKEN = "trireme_generation_inter_token_ms"
@@ -86,6 +88,7 @@ class TritonMetrics:
         self._counts: deque[tuple[str, str, int]] = deque()
         self._seen_ms: deque[tuple[str, float, int]] = deque()
         self._state = EngineState(0, 0, 0.0)
+        self._steps_told = 0
         self._closed = threading.Event()
         self._flusher = threading.Thread(target=self._run, daemon=True, name="generation-metrics")
         self._flusher.start()
@@ -146,10 +149,16 @@ class TritonMetrics:
             name, seen_ms, times = self._seen_ms.popleft()
             for _ in range(times):
                 self._histograms[name].observe(seen_ms)
-        self._gauges[_RUNNING].set(self._state.running)
-        self._gauges[_WAITING].set(self._state.waiting)
-        if self._state.kv_cache_usage is not None:
-            self._gauges[_CACHE].set(self._state.kv_cache_usage)
+        self._send_state(self._state)
+
+    def _send_state(self, state: EngineState) -> None:
+        self._gauges[_RUNNING].set(state.running)
+        self._gauges[_WAITING].set(state.waiting)
+        if state.kv_cache_usage is not None:
+            self._gauges[_CACHE].set(state.kv_cache_usage)
+        if state.steps is not None and state.steps > self._steps_told:
+            self._counter(_STEPS, "").increment(state.steps - self._steps_told)
+            self._steps_told = state.steps
 
     def _counter(self, name: str, reason: str) -> Any:
         if (name, reason) not in self._metrics:

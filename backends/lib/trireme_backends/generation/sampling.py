@@ -205,7 +205,8 @@ def _structured_outputs(value: Any) -> StructuredOutputs:
                 raise InvalidRequestError(f"json is {_shown(content)}; it must be a JSON schema", param=param)
         except (ValueError, RecursionError):
             raise InvalidRequestError("json is not JSON; it must be a JSON schema", param=param) from None
-    return dataclasses.replace(StructuredOutputs(), **{kind: content})
+    found: dict[str, Any] = {kind: content}
+    return StructuredOutputs(**found)
 
 
 def _shown(value: Any) -> str:

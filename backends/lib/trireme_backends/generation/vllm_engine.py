@@ -69,6 +69,7 @@ class VllmEngine:
         self._context_tokens: int = self._engine.model_config.max_model_len
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._sinks: dict[str, Sink] = {}
+        self._steps = 0
         self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
         self._thread.start()
 
@@ -89,7 +90,7 @@ class VllmEngine:
         """See ``Engine``; of vLLM's own scheduler."""
         scheduler = self._engine.engine_core.engine_core.scheduler
         running, waiting = scheduler.get_request_counts()
-        return EngineState(running, waiting, scheduler.kv_cache_manager.usage)
+        return EngineState(running, waiting, scheduler.kv_cache_manager.usage, self._steps)
 
     def close(self) -> None:
         """See ``Engine``."""
@@ -138,6 +139,7 @@ class VllmEngine:
                 continue
             try:
                 outputs = self._engine.step()
+                self._steps += 1
             except Exception as error:
                 self._fail(error)
                 return

@@ -1,0 +1,77 @@
+"""A language model's version: its engine's settings, and how well it foresees a text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from trireme.errors import ConfigError, GateError, TriremeError
+from trireme.manifest import Perplexity
+from trireme_backends.errors import ModelError
+from trireme_backends.generation.engine_file import MODEL_FILE, check_engine_settings
+from trireme_backends.generation.openvino_pipeline import OpenVinoPipeline
+from trireme_backends.generation.openvino_settings import ENGINE, OpenVinoSettings
+
+from trireme_export.recipe import PerplexityGate
+
+LANGUAGE_MODEL_NAME = "model.gguf"
+
+# Plain English of the kind that a small model has read much of; what it foresees badly, it lost in quantisation.
+PERPLEXITY_TEXT = """\
+The river begins high in the mountains, where the snow melts slowly in the spring. At first it is only a small stream \
+that runs between the stones, cold and clear. Further down, other streams join it, and it becomes wide enough for \
+boats. People have lived along its banks for thousands of years, because the water is good for their fields and the \
+fish are easy to catch. In the morning, when the air is still cool, the farmers walk down to the water and open the \
+gates of the canals. The water flows into the fields, and by noon the ground is dark and wet. In the evening the \
+children swim near the old bridge, and their parents sit on the grass and talk about the weather, the price of wheat, \
+and the news from the city. When the summer is dry, the river becomes shallow, and one can walk from one side to the \
+other without getting wet above the knees. Then everybody waits for the rain. The first storm usually comes at the end \
+of August. The sky turns black, the wind blows dust across the road, and within an hour the river is brown and loud \
+again. Nobody complains about the mud, because they know that without the storm there would be no harvest next year.\
+"""
+
+
+def write_engine_file(version_dir: Path, engine: Mapping[str, Any], recipe_path: Path) -> OpenVinoSettings:
+    """Write ``model.json``.
+
+    Raises:
+        ConfigError: the engine lacks a key, or a value is wrong; names it.
+    """
+    document = {"model": LANGUAGE_MODEL_NAME, **engine}
+    try:
+        settings = check_engine_settings(recipe_path, document, OpenVinoSettings, ENGINE)
+    except ModelError as error:
+        raise ConfigError(recipe_path, str(error).removeprefix(f"{recipe_path}: ")) from None
+    (version_dir / MODEL_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return settings
+
+
+def measure_perplexity(weights: Path, settings: OpenVinoSettings) -> Perplexity:
+    """Have the engine foresee the bundled text.
+
+    Raises:
+        TriremeError: the engine does not load the file.
+    """
+    # A cached prefix is not computed, and speculation foresees nothing by itself.
+    plain = replace(settings, enable_prefix_caching=False, speculative_config=None)
+    try:
+        logprobs = OpenVinoPipeline(weights, plain).text_logprobs(PERPLEXITY_TEXT)
+    except ModelError as error:
+        raise TriremeError(str(error)) from None
+    perplexity = math.exp(-sum(logprobs) / len(logprobs))
+    return Perplexity(perplexity, len(logprobs), f"{ENGINE} {version('openvino-genai')}")
+
+
+def check_perplexity(measured: Perplexity, gate: PerplexityGate, subject: str) -> None:
+    """Hold a measurement against the recipe.
+
+    Raises:
+        GateError: it is above the threshold.
+    """
+    if not measured.perplexity <= gate.max_perplexity:
+        raise GateError("perplexity", measured.perplexity, gate.max_perplexity, subject)
