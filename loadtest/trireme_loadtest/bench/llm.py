@@ -1,0 +1,288 @@
+"""``trireme bench llm``: language models, each engine alone, through Triton and through the gateway, and naive ways."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import json
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from trireme.errors import TriremeError
+from trireme.files import write_atomic
+from trireme.loading import plan_loading
+from trireme.model_config import load_model_config
+from trireme.repository import ModelRepository
+from trireme.server import ServerFlags, TritonServer
+from trireme.settings import Settings
+from trireme_client import AsyncTriremeClient
+
+from trireme_loadtest.bench.peers.gateway_process import GatewayProcess
+from trireme_loadtest.bench.peers.generation_process import EngineProcess
+from trireme_loadtest.bench.shape import (
+    Column,
+    Contender,
+    MachineFacts,
+    Measured,
+    Report,
+    RunOptions,
+    interleave,
+    run_options,
+)
+from trireme_loadtest.generation_load import Prompt, Stream, StreamRun, closed_streams, mixed_prompts, random_text
+from trireme_loadtest.plots import Series, xy_chart
+
+NAIVE = "transformers, one by one"
+BATCHED = "transformers, static batch"
+ENGINES = {"openvino_genai": "openvino_genai", "vllm": "vLLM"}
+RATE = "tokens_per_second"
+DEADLINE_SECONDS = 120.0
+SEED = 11
+PROMPTS = 256
+# About 1.4 tokens a word.
+PREFIX_WORDS = 1100
+REPETITIVE = "The trireme sails to the harbour. The rowers sing a song. The captain counts the oars. " * 6
+
+NOTES = (
+    "Closed loop: each stream asks again as soon as it is answered. Prompts of 8 to 160 words, answers of exactly 16, "
+    "32, 64 or 128 tokens, greedy. What still runs at the end is cancelled: its tokens count; a stream without one "
+    "counts with the time it had waited.",
+    "Not equal: openvino_genai computes the 4-bit weights of the GGUF file (Q4_1), vLLM the same weights unpacked to "
+    "bfloat16, transformers to float32. Compare an engine with itself through Triton and the gateway; between engines "
+    "the weights count, too.",
+    "'alone' is the engine in a process of its own, without a server and without a generator; in the other rows those "
+    "share the cores with it.",
+    "'new prefix', 'cached prefix': prompts whose first 1,500 tokens are new, or were seen before. 'plain', 'prompt "
+    "lookup': one stream on repetitive text. 'idle', 'after 16 cancelled': a short prompt on an idle engine, and right "
+    "after 16 running streams were cancelled.",
+)
+COLUMNS = (
+    Column("tokens/s", RATE, digits=0, spread=True),
+    Column("of alone", "of_alone", digits=2),
+    Column("of naive", "of_naive"),
+    Column("TTFT p50 ms", "ttft_p50_ms", digits=0),
+    Column("TTFT p95 ms", "ttft_p95_ms", digits=0),
+    Column("inter-token p50 ms", "inter_token_p50_ms"),
+    Column("inter-token p95 ms", "inter_token_p95_ms"),
+)
+
+# Keeps ``streams`` of some prompts going for ``seconds``.
+Work = Callable[..., StreamRun]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model of the repository and its engine.
+
+    Attributes:
+        weights: the file or folder that the engine loads. arguments: of its ``model.json``.
+    """
+
+    model: str
+    backend: str
+    weights: Path
+    arguments: Mapping[str, Any]
+
+
+@click.command()
+@click.option(
+    "--streams", "levels", multiple=True, type=click.IntRange(1, 256), default=(1, 4, 16, 32), show_default=True
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Of the engines without a server."
+)
+@run_options
+def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
+    """Language models at 1 to 32 streams: naive, batched, each engine alone, through Triton, through the gateway.
+
+    What is not installed or not exported is left out, and told.
+    """
+    settings = Settings.from_environment()
+    found, skipped = find_served(ModelRepository(settings.repository_dir))
+    machine = MachineFacts.read()
+    with ExitStack() as stack:
+        runs, features = _contenders(settings, found, threads, stack, skipped)
+        for reason in skipped:
+            click.echo(f"  left out: {reason}", err=True)
+        if not runs:
+            raise TriremeError("no engine can be measured; run: trireme export generation_economy")
+        prompts = mixed_prompts(PROMPTS, SEED)
+        contenders = [
+            Contender(name, f"{level} streams", functools.partial(_measure, run, prompts, level, options.seconds))
+            for level in levels
+            for name, run in runs.items()
+        ]
+        results = _with_ratios(interleave([*contenders, *features], options.repetitions))
+    report = Report("llm", COLUMNS, results, machine, settings={**options.settings(), "threads": threads},
+                    notes=[*NOTES, *(f"Left out: {reason}" for reason in skipped)])  # fmt: skip
+    options.publish(report)
+    plot = options.output_dir / "llm.svg"
+    write_atomic(plot, chart(results).encode())
+    click.echo(f"  wrote {plot}", err=True)
+
+
+def find_served(repository: ModelRepository) -> tuple[list[Served], list[str]]:
+    """The engine models that can be loaded, and why others cannot."""
+    plan = plan_loading(repository)
+    found, skipped = [], []
+    for folder in repository.models():
+        if folder.name in plan.broken:
+            continue
+        backend = load_model_config(folder.config_path).backend
+        if backend not in ENGINES:
+            continue
+        if folder.name in plan.left_out:
+            skipped.append(f"{ENGINES[backend]}: {plan.left_out[folder.name]}")
+            continue
+        directory = folder.version_dir(folder.versions()[-1])
+        arguments = json.loads((directory / "model.json").read_text())
+        found.append(Served(folder.name, backend, (directory / arguments["model"]).resolve(), arguments))
+    return found, skipped
+
+
+def _contenders(
+    settings: Settings, found: list[Served], threads: int, stack: ExitStack, skipped: list[str]
+) -> tuple[dict[str, Work], list[Contender]]:
+    """Start all that is measured; what does not start is told in ``skipped``."""
+    runs: dict[str, Work] = {}
+    features: list[Contender] = []
+
+    def alone(label: str, python: Path, engine: str, weights: Path, arguments: Mapping[str, Any]) -> None:
+        try:
+            process = EngineProcess(python, engine, weights, threads=threads, arguments=arguments)
+            runs[label] = stack.enter_context(process).run
+        except TriremeError as error:
+            skipped.append(f"{label}: {error}")
+
+    vllm_python = settings.state_dir / "vllm" / "bin" / "python"
+    for served in found:
+        if served.backend == "vllm":
+            if not vllm_python.is_file():
+                skipped.append("vLLM and transformers: run: make vllm")
+                continue
+            alone(NAIVE, vllm_python, "transformers", served.weights, {})
+            alone(BATCHED, vllm_python, "transformers+batch", served.weights, {})
+        python = vllm_python if served.backend == "vllm" else Path(sys.executable)
+        alone(f"{ENGINES[served.backend]} alone", python, served.backend, served.weights, served.arguments)
+        if served.backend == "openvino_genai":
+            alone("lookup", python, "openvino_genai+lookup", served.weights, {})
+            if "lookup" in runs:
+                lookup, plain = runs.pop("lookup"), runs[f"{ENGINES[served.backend]} alone"]
+                features += [
+                    Contender("openvino_genai alone", "plain", functools.partial(_repetitive, plain)),
+                    Contender("openvino_genai alone", "prompt lookup", functools.partial(_repetitive, lookup)),
+                ]
+    if found:
+        models = tuple(served.model for served in found)
+        server = stack.enter_context(TritonServer.start(ServerFlags(settings.repository_dir, load_models=models)))
+        gateway = stack.enter_context(GatewayProcess(server.grpc_address))
+        for served in found:
+            label = ENGINES[served.backend]
+            through = functools.partial(_through_client, server.grpc_address, served.model)
+            runs[f"{label}, Triton"] = through
+            runs[f"{label}, gateway"] = functools.partial(_through_gateway, gateway, served.model)
+            features += _features(f"{label}, Triton", server.grpc_address, served.model)
+    return runs, features
+
+
+def _measure(run: Work, prompts: list[Prompt], level: int, seconds: float) -> Mapping[str, float]:
+    return run(prompts, streams=level, seconds=seconds).metrics()
+
+
+def _through_client(address: str, model: str, prompts: list[Prompt], *, streams: int, seconds: float) -> StreamRun:
+    async def load() -> StreamRun:
+        async with AsyncTriremeClient(address, deadline_ms=DEADLINE_SECONDS * 1000) as client:
+            return await closed_streams(_client_stream(client, model), prompts, streams=streams, seconds=seconds)
+
+    return asyncio.run(load())
+
+
+def _client_stream(client: AsyncTriremeClient, model: str) -> Stream:
+    async def stream(prompt: Prompt) -> AsyncGenerator[int, None]:
+        sampling = {"max_tokens": prompt.tokens, "temperature": 0, "ignore_eos": True}
+        async with aclosing(client.generate(model, prompt.text, sampling_parameters=sampling)) as chunks:
+            async for chunk in chunks:
+                yield chunk.num_output_tokens or 0
+
+    return stream
+
+
+def _through_gateway(
+    gateway: GatewayProcess, model: str, prompts: list[Prompt], *, streams: int, seconds: float
+) -> StreamRun:
+    async def load() -> StreamRun:
+        async with gateway.session() as session:
+            stream = functools.partial(gateway.stream, session, model)
+            return await closed_streams(stream, prompts, streams=streams, seconds=seconds)
+
+    return asyncio.run(load())
+
+
+def _repetitive(run: Work) -> Mapping[str, float]:
+    return run([Prompt(REPETITIVE, 128)], streams=1, seconds=5.0).metrics()
+
+
+def _features(name: str, address: str, model: str) -> list[Contender]:
+    """What a caller sees of the prefix cache, and of places that cancelled requests leave."""
+    seeds = itertools.count(1000)
+    known = random_text(PREFIX_WORDS, 999)
+
+    def first_token(prefix: Callable[[], str], cancelled: int) -> Mapping[str, float]:
+        async def ask() -> float:
+            async with AsyncTriremeClient(address, deadline_ms=DEADLINE_SECONDS * 1000) as client:
+                stream = _client_stream(client, model)
+                if cancelled:
+                    await closed_streams(stream, mixed_prompts(cancelled, next(seeds)), streams=cancelled, seconds=3.0)
+                prompt, began = Prompt(f"{prefix()} {random_text(4, next(seeds))}", 2), time.monotonic()
+                async with aclosing(stream(prompt)) as pieces:
+                    await anext(pieces)
+                    return (time.monotonic() - began) * 1000
+
+        return {"ttft_p50_ms": asyncio.run(ask())}
+
+    def new() -> str:
+        return random_text(PREFIX_WORDS, next(seeds))
+
+    def seen() -> str:
+        return known
+
+    first_token(seen, 0)
+    return [
+        Contender(name, "new prefix", functools.partial(first_token, new, 0)),
+        Contender(name, "cached prefix", functools.partial(first_token, seen, 0)),
+        Contender(name, "idle", functools.partial(first_token, str, 0)),
+        Contender(name, "after 16 cancelled", functools.partial(first_token, str, 16)),
+    ]
+
+
+def _with_ratios(results: list[Measured]) -> list[Measured]:
+    """Rates over those of the same engine alone, and over the naive way."""
+    by_key = {(result.name, result.case): result for result in results}
+    told = []
+    for result in results:
+        alone = by_key.get((f"{result.name.split(',')[0]} alone", result.case))
+        naive = by_key.get((NAIVE, result.case))
+        if RATE in result.values:
+            if alone is not None and alone is not result:
+                result = result.with_ratio(RATE, to=alone, name="of_alone")
+            if naive is not None:
+                result = result.with_ratio(RATE, to=naive, name="of_naive")
+        told.append(result)
+    return told
+
+
+def chart(results: list[Measured]) -> str:
+    """Tokens a second over streams, as SVG."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for result in results:
+        if result.case.endswith(" streams"):
+            lines.setdefault(result.name, []).append((float(result.case.split()[0]), result.median(RATE)))
+    series = [Series(name, sorted(points)) for name, points in lines.items()]
+    return xy_chart("Tokens a second", series, x_label="streams", y_label="tokens/s")

@@ -1,0 +1,117 @@
+"""Load of streams: prompts of mixed lengths, a closed loop of so many streams, and what callers saw of the tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import numpy as np
+
+_WORDS = (
+    *("ship", "oar", "sea", "harbour", "captain", "wind", "wave", "bronze", "timber", "sail", "coast", "storm"),
+    *("island", "rower", "signal", "rope", "anchor", "mast", "keel", "deck", "crew", "drum", "rhythm", "morning"),
+    *("night", "star", "shore", "market", "cargo", "olive", "wine", "letter", "stone", "bridge"),
+)
+_PROMPT_WORDS = (8, 24, 64, 160)
+_TOKENS = (16, 32, 64, 128)
+
+# Yields, for one prompt, the number of tokens of each piece as it comes.
+Stream = Callable[["Prompt"], AsyncGenerator[int, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A text to continue, with so many tokens exactly."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(slots=True)
+class StreamTimes:
+    """One stream: when it was asked for and when each token came, in seconds from the start of the run."""
+
+    sent: float
+    tokens: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRun:
+    """What a run brought."""
+
+    seconds: float
+    streams: Sequence[StreamTimes]
+
+    @property
+    def tokens_per_second(self) -> float:
+        return sum(len(stream.tokens) for stream in self.streams) / self.seconds
+
+    def ttft_ms(self, percentile: float) -> float:
+        """Time to the first token; of streams that had none at the end, the time they had waited by then."""
+        return _percentile(
+            [(stream.tokens[0] if stream.tokens else self.seconds) - stream.sent for stream in self.streams], percentile
+        )
+
+    def inter_token_ms(self, percentile: float) -> float:
+        """Time between two tokens of a stream."""
+        gaps = [b - a for stream in self.streams for a, b in itertools.pairwise(stream.tokens)]
+        return _percentile(gaps, percentile)
+
+    def metrics(self) -> dict[str, float]:
+        """As the benchmarks name them."""
+        return {
+            "tokens_per_second": self.tokens_per_second,
+            "ttft_p50_ms": self.ttft_ms(50),
+            "ttft_p95_ms": self.ttft_ms(95),
+            "inter_token_p50_ms": self.inter_token_ms(50),
+            "inter_token_p95_ms": self.inter_token_ms(95),
+        }
+
+
+def mixed_prompts(count: int, seed: int) -> list[Prompt]:
+    """Prompts of 8 to 160 words to be continued with 16 to 128 tokens, in a fixed order; no two begin alike."""
+    generator = random.Random(seed)
+    return [
+        Prompt(" ".join(generator.choices(_WORDS, k=generator.choice(_PROMPT_WORDS))), generator.choice(_TOKENS))
+        for _ in range(count)
+    ]
+
+
+def random_text(words: int, seed: int) -> str:
+    """A text of which no part is in a cache."""
+    return " ".join(random.Random(seed).choices(_WORDS, k=words))
+
+
+async def closed_streams(stream: Stream, prompts: Sequence[Prompt], *, streams: int, seconds: float) -> StreamRun:
+    """Keep ``streams`` of the prompts going; what still runs at the end is cancelled."""
+    began = time.monotonic()
+    todo = itertools.cycle(prompts)
+    told: list[StreamTimes] = []
+
+    async def caller() -> None:
+        while True:
+            prompt = next(todo)
+            times = StreamTimes(time.monotonic() - began)
+            told.append(times)
+            async with aclosing(stream(prompt)) as pieces:
+                async for count in pieces:
+                    times.tokens += [time.monotonic() - began] * count
+
+    callers = [asyncio.create_task(caller()) for _ in range(streams)]
+    done, _ = await asyncio.wait(callers, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    elapsed = time.monotonic() - began
+    for one in callers:
+        one.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+    for one in done:
+        one.result()
+    return StreamRun(elapsed, [StreamTimes(t.sent, [at for at in t.tokens if at <= elapsed]) for t in told])
+
+
+def _percentile(seconds: Sequence[float], percentile: float) -> float:
+    return float(np.percentile(seconds, percentile)) * 1000 if len(seconds) else float("nan")
