@@ -251,8 +251,7 @@ class Replica:
         plan = plan_loading(self._plan.repository)
         self._unloaded = {name: (reason,) for name, reason in plan.broken.items()}
         self.left_out = plan.left_out
-        for name, reason in plan.left_out.items():
-            self._log.warning("left out: %s: %s", name, reason)
+        self._changed()
         if not plan.models:
             reasons = "; ".join([*plan.broken.values(), *plan.left_out.values()])
             raise ServerError(f"no model of {self._plan.repository.path} can be loaded: {reasons or 'there is none'}")

@@ -1,0 +1,66 @@
+"""What tests of rules and dashboards share: Prometheus' programs, and the expressions with the metrics they name."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trireme.errors import TriremeError
+from trireme.settings import Settings
+
+from tests.deploy.standin import fetch_debian_packages
+
+DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
+PROMETHEUS, GRAFANA = DEPLOY / "prometheus", DEPLOY / "grafana"
+_NO_METRICS = re.compile(r"\"[^\"]*\"|\{[^}]*\}|\b(?:by|on|without|group_left|group_right|ignoring)\s*\([^)]*\)")
+_NAME = re.compile(r"\b(?:nv|envoy|trireme)_\w+|\b\w+:[\w:]+|\bup\b|\bALERTS\b")
+
+
+def prometheus_programs() -> Path:
+    """The folder of ``prometheus`` and ``promtool``: of this machine, or of Debian's package, which is only unpacked.
+
+    Where there is neither the test is skipped with the reason.
+    """
+    found = shutil.which("promtool")
+    if found and shutil.which("prometheus"):
+        return Path(found).parent
+    unpacked = Settings.from_environment().state_dir / "prometheus-package"
+    if not unpacked.is_dir():
+        if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+            pytest.skip("Prometheus is not installed, and this is no Debian or Ubuntu to take its package from")
+        try:
+            fetch_debian_packages(("prometheus",), unpacked)
+        except TriremeError as error:
+            pytest.skip(f"Prometheus is not installed, and its package cannot be had: {error}")
+    return unpacked / "usr" / "bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """One PromQL expression of a panel; ``place`` is its dashboard and title."""
+
+    place: str
+    text: str
+
+
+def dashboards() -> dict[str, dict[str, Any]]:
+    """By file name, each dashboard."""
+    return {path.name: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
+
+
+def panel_expressions() -> Iterator[Expression]:
+    for board in dashboards().values():
+        for panel in board["panels"]:
+            for target in panel.get("targets", ()):
+                yield Expression(f"{board['title']}: {panel['title']}", target["expr"])
+
+
+def metrics_in(expression: str) -> set[str]:
+    """Names of metrics in a PromQL expression; those of labels are none."""
+    return set(_NAME.findall(_NO_METRICS.sub(" ", expression)))
