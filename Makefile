@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TRIREME := .venv/bin/trireme
 .DEFAULT_GOAL := help
-.PHONY: help setup models serve demo test chaos soak check compose-test bench vllm clean
+.PHONY: help setup models serve demo test chaos soak check compose-test bench vllm vllm-test clean
 
 help:  ## list these commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,8 +49,14 @@ compose-test: models  ## the same repository in containers, on a real Docker eng
 	@$(PYTHON) tools/bootstrap.py --extra dev
 	@.venv/bin/python -m pytest -s -m docker tests/deploy
 
-vllm:  ## make the environment of vLLM on a CPU, 2.5 GB
+vllm:  ## make the environment of vLLM on a CPU, 2.5 GB, and the model that it serves
 	@$(PYTHON) tools/bootstrap.py --vllm
+	@$(TRIREME) export generation_premium_engine
+
+vllm-test:  ## real vLLM behind the contract, in the server's process and as a server of its own
+	@$(PYTHON) tools/bootstrap.py --vllm --extra dev
+	@$(TRIREME) export generation_premium_engine
+	@.venv/bin/python -m pytest tests/vllm
 
 clean:  ## remove all that set-up, export and servers made
 	rm -rf .venv .trireme reports .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

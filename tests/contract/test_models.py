@@ -8,6 +8,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from google.protobuf import text_format
 from trireme.golden import GoldenSample, load_golden
+from trireme.loading import plan_loading
 from trireme.model_config import TensorSpec, load_model_config
 from trireme.readiness import prove
 from trireme.repository import ModelFolder, ModelRepository, is_version
@@ -16,7 +17,17 @@ from trireme.settings import Settings
 from trireme.triton_client import TritonClient
 from tritonclient.grpc import model_config_pb2
 
-FOLDERS = ModelRepository(Settings.from_environment().repository_dir).models()
+REPOSITORY = ModelRepository(Settings.from_environment().repository_dir)
+LEFT_OUT = plan_loading(REPOSITORY).left_out
+
+
+def needs_vllm(folder: ModelFolder) -> bool:
+    config = load_model_config(folder.config_path)
+    return config.backend == "vllm" or any(needs_vllm(REPOSITORY.model(step.model)) for step in config.steps)
+
+
+# vLLM is there only where make vllm was run; it has tests of its own in tests/vllm.
+FOLDERS = [folder for folder in REPOSITORY.models() if folder.name not in LEFT_OUT or not needs_vllm(folder)]
 SAMPLES = [
     pytest.param(folder, sample, id=f"{folder.name}-{sample.case}")
     for folder in FOLDERS

@@ -121,7 +121,7 @@ class Stack:
 @pytest.fixture(scope="session")
 def weights() -> Path:
     """The model that ``make vllm`` exports."""
-    folder = Settings.from_environment().repository_dir / "generation_premium/1"
+    folder = Settings.from_environment().repository_dir / "generation_premium_engine/1"
     assert (folder / "model.safetensors").is_file(), f"{folder} is not exported; run: make vllm"
     return folder
 
