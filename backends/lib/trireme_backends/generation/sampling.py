@@ -154,20 +154,29 @@ def _read(key: str, value: Any) -> Any:
 
 
 def _number(key: str, value: Any) -> float | int:
-    kind = "a whole number" if key in _INTEGERS else "a number"
     least, most = _LIMITS[key]
-    try:
-        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
-    except (ValueError, OverflowError):
-        number = math.nan
-    if math.isnan(number) or (key in _INTEGERS and not number.is_integer()):
+    kind = "a whole number" if key in _INTEGERS else "a number"
+    number = _as_number(value, whole=key in _INTEGERS)
+    if number is None:
         raise InvalidRequestError(f"is {_shown(value)}; it must be {kind}", param=key)
     if not least <= number <= most:
-        raise InvalidRequestError(f"is {_shown(value)}; it must be {kind} from {least:g} to {most:g}", param=key)
-    # A seed has more digits than a float keeps.
-    return (
-        int(value) if key in _INTEGERS and not isinstance(value, float) else int(number) if key in _INTEGERS else number
-    )
+        raise InvalidRequestError(f"is {_shown(value)}; it must be {kind} from {least} to {most}", param=key)
+    return number
+
+
+def _as_number(value: Any, *, whole: bool) -> float | int | None:
+    """None where it is none. A seed has more digits than a float keeps."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        if whole and not isinstance(value, float):
+            return int(value)
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    if math.isnan(number) or (whole and not number.is_integer()):
+        return None
+    return int(number) if whole else number
 
 
 def _stop_strings(value: Any) -> tuple[str, ...]:
