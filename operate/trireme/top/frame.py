@@ -14,6 +14,11 @@ from trireme.run_state import ReplicaState, ServingState
 from trireme.top.metrics import Window, quantile
 
 _SERVER_FAULTS = ("failed", "unavailable")
+# A router tells of its calls every half second.
+_TELLING_SECONDS = 0.5
+# Triton's counters lack the ending that the format wants, and that its reader gives them.
+_SUCCESS = "nv_inference_request_success_total"
+_FAILURE = "nv_inference_request_failure_total"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +184,19 @@ def _direct(windows: Sequence[Window], steps: Mapping[str, Sequence[str]]) -> di
     routers = {task for (task,) in _now(windows, "trireme_router_traffic_errors_total", "task")}
     calls = _added(windows, "trireme_router_calls_total", "variant", outcome="ok")
     direct: dict[tuple[str, ...], float] = {}
-    for (model, version), count in _added(windows, "nv_inference_request_success", "model", "version").items():
+    for (model, version), count in _added(windows, _SUCCESS, "model", "version").items():
         if model not in inner and model not in routers:
-            # A router's calls end a moment before it tells of them.
-            own = count - calls.get((model,), 0.0)
-            direct[model, version] = own if own > 2 or (model,) not in calls else 0.0
+            routed = calls.get((model,), 0.0)
+            # What a router has not told of yet must not look like callers of the variant.
+            untold = routed * _TELLING_SECONDS / _seconds(windows)
+            direct[model, version] = count - routed if count - routed > untold else 0.0
     return direct
 
 
 def _failures(windows: Sequence[Window], models: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
     """By model and version of ``models``, failures but those that the caller cancelled."""
-    every = _added(windows, "nv_inference_request_failure", "model", "version")
-    cancelled = _added(windows, "nv_inference_request_failure", "model", "version", reason="CANCELED")
+    every = _added(windows, _FAILURE, "model", "version")
+    cancelled = _added(windows, _FAILURE, "model", "version", reason="CANCELED")
     return {key: every.get(key, 0.0) - cancelled.get(key, 0.0) for key in models}
 
 

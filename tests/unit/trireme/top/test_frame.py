@@ -37,13 +37,19 @@ def page(*, stable: int, canary: int, failed: int = 0, direct: int = 0, waiting:
                 f'trireme_router_latency_ms_bucket{{task="t",variant="v",le="{le}"}} {count}'
                 for le, count in (("10.0", stable * 0.9), ("20.0", stable), ("+Inf", stable))
             ),
+            "# TYPE nv_inference_request_success counter",
             f'nv_inference_request_success{{model="t",version="1"}} {stable + canary}',
             f'nv_inference_request_success{{model="v",version="1"}} {stable}',
             f'nv_inference_request_success{{model="v__canary",version="1"}} {canary}',
             f'nv_inference_request_success{{model="v_encoder",version="1"}} {stable + canary}',
             f'nv_inference_request_success{{model="plain",version="7"}} {direct}',
+            "# TYPE nv_inference_request_summary_us summary",
             'nv_inference_request_summary_us{model="plain",version="7",quantile="0.5"} 1500',
             'nv_inference_request_summary_us{model="plain",version="7",quantile="0.95"} 2500',
+            "# TYPE nv_inference_request_failure counter",
+            f'nv_inference_request_failure{{model="plain",version="7",reason="BACKEND"}} {direct / 10}',
+            f'nv_inference_request_failure{{model="plain",version="7",reason="CANCELED"}} {direct}',
+            "# TYPE nv_inference_pending_request_count gauge",
             'nv_inference_pending_request_count{model="plain",version="7"} 2',
             "",
         ]
@@ -78,6 +84,8 @@ def test_a_canary_has_its_share_of_its_task_over_all_replicas() -> None:
     assert rows["v"].queued == 5
     assert rows["v"].errors == 2
     assert rows["v"].latency == Latency(pytest.approx(5.56, abs=0.01), pytest.approx(15))
+    # What a caller cancelled is no failure.
+    assert rows["plain"].errors == 2
     assert rows["plain"].latency == Latency(1.5, 2.5)
 
 
@@ -87,7 +95,7 @@ def test_steps_and_routers_calls_are_no_requests_of_callers() -> None:
 
 
 def test_refusals_that_are_the_callers_own_are_no_errors() -> None:
-    assert [row.errors for row in TYPICAL.replicas] == [0, 2]
+    assert [row.errors for row in TYPICAL.replicas] == [2, 2]
 
 
 def test_a_silent_replica_is_shown_as_such() -> None:
