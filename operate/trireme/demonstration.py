@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from trireme_client import ClientError, GenerationChunk, TriremeClient
 
 from trireme.errors import ServerError
 from trireme.golden import GoldenSample, load_golden
+from trireme.model_config import load_model_config
 from trireme.questions import TextAnswer, describe, describe_outputs
 from trireme.repository import ModelFolder, ModelRepository
 from trireme.triton_client import TritonClient
@@ -33,8 +39,56 @@ class Demonstration:
     problems: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A question to a language model. ``expected``: the whole of the right answer."""
+
+    model: str
+    messages: Sequence[Mapping[str, str]]
+    sampling_parameters: Mapping[str, Any]
+    expected: str
+
+    @property
+    def question(self) -> str:
+        return self.messages[-1]["content"]
+
+    def stream(self, grpc_address: str) -> Iterator[GenerationChunk]:
+        """Ask it, and yield the answer piece by piece.
+
+        Raises:
+            ServerError: it did not answer.
+        """
+        try:
+            with TriremeClient(grpc_address, deadline_ms=_DEADLINE_SECONDS * 1000) as client:
+                yield from client.generate(
+                    self.model, messages=self.messages, sampling_parameters=self.sampling_parameters
+                )
+        except ClientError as error:
+            raise ServerError(error.problem) from None
+
+
+def chats(repository: ModelRepository, task: Task) -> list[Chat]:
+    """What the golden samples of a task's language models ask, of its router where it has one; none for other tasks."""
+    found = []
+    for variant in task.variants:
+        folder = repository.model(variant.model)
+        if not load_model_config(folder.config_path).message.model_transaction_policy.decoupled:
+            continue
+        for sample in load_golden(folder):
+            if "messages" in sample.inputs:
+                messages, sampling = (json.loads(sample.inputs[n][0]) for n in ("messages", "sampling_parameters"))
+                expected = sample.outputs["text_output"][0].decode()
+                found.append(Chat(task.router or variant.model, messages, sampling, expected))
+    return found
+
+
 def demonstrate(client: TritonClient, repository: ModelRepository, task: Task) -> Iterator[Demonstration]:
-    """Ask each variant of ``task`` by its name, then its router, without a tier and with each."""
+    """Ask each variant of ``task`` by its name, then its router, without a tier and with each.
+
+    A task of language models is asked nothing: see ``chats``.
+    """
+    if chats(repository, task):
+        return
     golden = {variant.model: _texts_asked(repository.model(variant.model)) for variant in task.variants}
     for variant in task.variants:
         if not golden[variant.model]:
@@ -51,7 +105,7 @@ def _texts_asked(folder: ModelFolder) -> dict[bytes, GoldenSample]:
     """The golden samples that ask a single text that is worth showing, by that text."""
     asked = {}
     for sample in load_golden(folder):
-        texts = sample.inputs["TEXT"].reshape(-1)
+        texts = sample.inputs.get("TEXT", np.array([])).reshape(-1)
         if len(texts) == 1 and texts[0]:
             asked[texts[0]] = sample
     return asked

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from trireme.admin_key import ensure_admin_key
-from trireme.demonstration import Demonstration, demonstrate
+from trireme.demonstration import Chat, Demonstration, chats, demonstrate
 from trireme.envoy.endpoint import FrontDoor
 from trireme.errors import ServerError
 from trireme.fleet import Fleet, FleetPlan
@@ -43,6 +44,10 @@ def demo() -> int:
     with _front(settings) as grpc_address, TritonClient(grpc_address) as client:
         for task in tasks:
             click.echo(f"\n{task.name}")
+            if streamed := chats(repository, task):
+                asked += len(streamed)
+                wrong += sum(not _is_streamed_rightly(chat, grpc_address) for chat in streamed)
+                continue
             click.echo(_row(*(heading for heading, _ in _COLUMNS)))
             for shown in demonstrate(client, repository, task):
                 asked += 1
@@ -50,6 +55,25 @@ def demo() -> int:
                 click.echo(_as_row(shown))
     click.echo(f"\n{asked} questions, {asked - wrong} answered rightly, {wrong} not")
     return 1 if wrong else 0
+
+
+def _is_streamed_rightly(chat: Chat, grpc_address: str) -> bool:
+    """Show a chat's answer as it comes."""
+    click.echo(f"{chat.question}\n  ", nl=False)
+    text, began, first_ms, by = "", time.perf_counter(), 0.0, ""
+    try:
+        for chunk in chat.stream(grpc_address):
+            first_ms = first_ms or (time.perf_counter() - began) * 1000
+            text, by = text + chunk.text, f"{chunk.model}, version {chunk.version}, {reason_in_short(chunk.reason)}"
+            click.echo(chunk.text, nl=False)
+    except ServerError as error:
+        click.echo(f"wrong: {error}")
+        return False
+    total_ms = (time.perf_counter() - began) * 1000
+    right = text == chat.expected
+    verdict = "right" if right else f"wrong: expected {chat.expected!r}"
+    click.echo(f"\n  by {by}; first token after {first_ms:.0f} ms, all after {total_ms:.0f} ms; {verdict}")
+    return right
 
 
 @contextlib.contextmanager
@@ -65,8 +89,6 @@ def _front(settings: Settings) -> Iterator[str]:
         tempfile.TemporaryDirectory(prefix="trireme-demo-") as folder,
         Fleet(_plan(settings, RunDirectory(Path(folder))), RestartPolicy()) as state,
     ):
-        for name, reason in state.left_out.items():
-            click.echo(f"left out: {name}: {reason}", err=True)
         yield state.grpc_address
 
 
