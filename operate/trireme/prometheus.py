@@ -6,18 +6,14 @@ Prometheus reads these anew whenever they change.
 
 from __future__ import annotations
 
-import logging
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trireme.child import Child
+from trireme.child import KeptChild
 from trireme.files import write_json_atomic
 from trireme.run_state import ServingState
-
-_LOG = logging.getLogger(__name__)
 
 # A job without targets still has its file: Prometheus would warn of a missing one.
 JOBS = ("triton", "agent", "envoy", "gateway")
@@ -88,9 +84,9 @@ class Prometheus:
         """
         self.address = address
         self._directory = directory
-        self._log_path = directory / "prometheus.log"
-        self._command = [
-            str(program),
+        command = [
+            # It shares the machine with the models.
+            *("env", "GOMAXPROCS=1", str(program)),
             f"--config.file={directory / 'prometheus.yml'}",
             f"--storage.tsdb.path={directory / 'data'}",
             "--storage.tsdb.retention.time=7d",
@@ -99,8 +95,7 @@ class Prometheus:
             "--log.format=json",
             "--log.level=warn",
         ]
-        self._child: Child | None = None
-        self._next_start = 0.0
+        self._process = KeptChild("prometheus", command, directory / "prometheus.log", _RESTART_SECONDS)
         self._targets: Sequence[Target] | None = None
         directory.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(configuration / "prometheus.yml", directory / "prometheus.yml")
@@ -112,16 +107,8 @@ class Prometheus:
         if targets != self._targets:
             write_targets(self._directory / "targets", targets)
             self._targets = targets
-        if self._child and not self._child.is_alive():
-            _LOG.warning("prometheus ended: %s", self._child.last_words())
-            self._child = None
-        if self._child is None and time.monotonic() >= self._next_start:
-            self._next_start = time.monotonic() + _RESTART_SECONDS
-            # It shares the machine with the models.
-            self._child = Child.start(self._command, self._log_path, {"GOMAXPROCS": "1"})
+        self._process.keep()
 
     def stop(self, deadline_seconds: float = 10.0) -> None:
         """Have it write its series to disk and end."""
-        if self._child:
-            self._child.stop(deadline_seconds)
-            self._child = None
+        self._process.stop(deadline_seconds)
