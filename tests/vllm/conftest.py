@@ -23,15 +23,16 @@ CONTEXT_TOKENS = 1024
 LOAD_DEADLINE_SECONDS = 180.0
 DEADLINE_MS = 120_000
 
-# 128 tokens a block, 2.95 MB each: room for two whole contexts, though 16 requests may run.
-_KV_CACHE_BYTES = 16 * 2_949_120
+# 30 layers, 3 key-value heads of 64 numbers, bfloat16. In blocks of 128 tokens.
+KV_CACHE_BYTES_PER_TOKEN = 2 * 30 * 3 * 64 * 2
 ENGINE = {
     "dtype": "bfloat16",
     "max_model_len": CONTEXT_TOKENS,
     "max_num_seqs": 16,
     # Long prompts go in by pieces, between which the others' tokens come.
     "max_num_batched_tokens": 256,
-    "kv_cache_memory_bytes": _KV_CACHE_BYTES,
+    # Room for two whole contexts, though 16 requests may run.
+    "kv_cache_memory_bytes": 2 * CONTEXT_TOKENS * KV_CACHE_BYTES_PER_TOKEN,
     "enable_prefix_caching": True,
     "enforce_eager": True,
 }
@@ -50,7 +51,7 @@ _MODELS: dict[str, dict[str, Any]] = {
     "unknown_argument": {"max_tokens": 3},
     "missing_adapter": {"enable_lora": True},
 }
-_CONFIG = 'backend: "vllm"\ninstance_group [{ kind: KIND_MODEL count: 1 }]\n'
+CONFIG = 'backend: "vllm"\ninstance_group [{ kind: KIND_MODEL count: 1 }]\n'
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def weights() -> Path:
 def stack(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator[Stack]:
     repository = tmp_path_factory.mktemp("vllm") / "repository"
     for name, arguments in _MODELS.items():
-        write_model(repository, name, _CONFIG, {"model": str(weights), **ENGINE, **arguments})
+        write_model(repository, name, CONFIG, {"model": str(weights), **ENGINE, **arguments})
     write_adapter(repository / "adapters/1/contrary")
     (repository / "adapters/1/multi_lora.json").write_text(json.dumps({"contrary": "contrary"}))
     (repository / "missing_adapter/1/multi_lora.json").write_text(json.dumps({"brief": "nowhere"}))

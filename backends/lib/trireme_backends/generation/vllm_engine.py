@@ -129,7 +129,7 @@ class VllmEngine:
                 arguments["structured_outputs"] = StructuredOutputsParams(**form)
             return SamplingParams(**arguments)
         except VLLMClientError as error:
-            raise _invalid(error) from None
+            raise _invalid(error, sampling.structured_outputs is not None) from None
 
     # In the engine's thread.
 
@@ -168,7 +168,7 @@ class VllmEngine:
         try:
             self._engine.add_request(running.name, prompt, parameters, lora_request=lora)
         except VLLMClientError as error:
-            running.sink(_invalid(error))
+            running.sink(_invalid(error, parameters.structured_outputs is not None))
         except Exception as error:  # of one request; the engine goes on with the others
             running.sink(EngineError(f"vLLM: {error}"))
         else:
@@ -232,6 +232,8 @@ def _logprobs(token: dict[int, Logprob]) -> tuple[TokenLogprob, ...]:
     return tuple(TokenLogprob(key, one.decoded_token or "", one.logprob, one.rank) for key, one in token.items())
 
 
-def _invalid(error: Exception) -> InvalidRequestError:
+def _invalid(error: Exception, structured: bool) -> InvalidRequestError:
     """vLLM's own refusal; its first line, as the others show where in a grammar."""
-    return InvalidRequestError(str(error).splitlines()[0], param=getattr(error, "parameter", None))
+    # It names every parameter but this.
+    param = getattr(error, "parameter", None) or ("structured_outputs" if structured else None)
+    return InvalidRequestError(str(error).splitlines()[0], param=param)
