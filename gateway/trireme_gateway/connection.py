@@ -21,6 +21,8 @@ T = TypeVar("T")
 # From the connection to the end of a request's head, and then to the end of its body.
 HEAD_SECONDS = 30.0
 _BODY_SECONDS = 60.0
+# Of a body that is too large so much is read and thrown away: who is cut off while sending sees no answer.
+_MOST_DISCARDED_BYTES = 32 << 20
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -47,17 +49,20 @@ async def read_body(request: Request) -> bytes:
         ClientDisconnect: the caller left.
     """
     announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > MOST_BODY_BYTES:
-        raise _too_large(f"{announced} bytes")
+    if announced.isdigit() and int(announced) > _MOST_DISCARDED_BYTES:
+        raise _too_large()
     parts: list[bytes] = []
 
     async def read() -> None:
         size = 0
         async for part in request.stream():
             size += len(part)
-            if size > MOST_BODY_BYTES:
-                raise _too_large("more")
-            parts.append(part)
+            if size <= MOST_BODY_BYTES:
+                parts.append(part)
+            elif size > _MOST_DISCARDED_BYTES:
+                break
+        if size > MOST_BODY_BYTES:
+            raise _too_large()
 
     try:
         await asyncio.wait_for(read(), _BODY_SECONDS)
@@ -67,9 +72,9 @@ async def read_body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _too_large(size: str) -> ApiError:
-    problem = f"The request's body has {size}; at most {MOST_BODY_BYTES} bytes are taken"
-    # What is still on its way would be read as the next request.
+def _too_large() -> ApiError:
+    problem = f"The request's body is too large: at most {MOST_BODY_BYTES} bytes are taken"
+    # What may still be on its way would be read as the next request.
     return ApiError(413, problem, code="request_too_large", headers={"connection": "close"})
 
 

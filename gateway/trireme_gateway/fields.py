@@ -251,8 +251,12 @@ def read_fields(kind: type[F], body: bytes) -> F:
 
 
 def _told(error: ValidationError) -> ApiError:
-    """The first fault, as OpenAI names places: ``messages[0].content``."""
-    found = error.errors(include_url=False, include_context=False)[0]
+    """One fault, as OpenAI names places: ``messages[0].content``."""
+    # Of a union every member complains: the one that the value was meant for got furthest, and not at its type.
+    found = max(
+        error.errors(include_url=False, include_context=False),
+        key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")),
+    )
     param = ""
     for step in found["loc"]:
         # A step in lower case is a field; others are pydantic's names of a union's members.
@@ -264,6 +268,7 @@ def _told(error: ValidationError) -> ApiError:
         return invalid(param, "unknown parameter", code="unknown_parameter")
     if found["type"] == "missing":
         return invalid(param, "is missing", code="missing_required_parameter")
-    if param in ("prompt", "input") and isinstance(found.get("input"), int):
-        return invalid(param, "lists of token ids are not taken; send texts", code="invalid_type")
+    name = param.partition("[")[0]
+    if name in ("prompt", "input") and found["type"] == "string_type" and isinstance(found["input"], (int, list)):
+        return invalid(name, "lists of token ids are not taken; send texts", code="invalid_type")
     return invalid(param, f"{found['msg']}, got {found.get('input')!r:.80}")

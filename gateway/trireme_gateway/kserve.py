@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from yarl import URL
 
 from trireme_gateway.connection import read_body, unless_gone
 from trireme_gateway.errors import ApiError
@@ -30,7 +31,7 @@ async def forward(session: aiohttp.ClientSession, base_url: str, request: Reques
     Raises:
         ApiError: 404, not served here; 413; 502, Triton cannot be reached; 504.
     """
-    path = request.url.path
+    path = request.scope["path"]
     if not base_url:
         raise ApiError(404, "/v2 is not served: the gateway was started without --triton-http", code="not_found")
     if _CONTROL.match(path) or "/.." in path or "//" in path:
@@ -38,10 +39,13 @@ async def forward(session: aiohttp.ClientSession, base_url: str, request: Reques
     body = await read_body(request)
     headers = {name: value for name, value in request.headers.items() if name not in _NOT_HANDED_ON}
     headers["x-request-id"] = Visit.of(request).request_id
-    url = f"{base_url}{path}" + (f"?{request.url.query}" if request.url.query else "")
+    url = f"{base_url}{request.scope['raw_path'].decode()}"
+    if request.url.query:
+        url += f"?{request.url.query}"
     try:
         answer = await unless_gone(
-            request.receive, session.request(request.method, url, headers=headers, data=body, allow_redirects=False)
+            request.receive,
+            session.request(request.method, URL(url, encoded=True), headers=headers, data=body, allow_redirects=False),
         )
     except asyncio.TimeoutError:
         raise ApiError(504, "Triton did not answer in time", kind="timeout_error", code="timeout") from None

@@ -58,6 +58,16 @@ class GatewayProcess:
         """What it has logged."""
         return [json.loads(line) for line in self.log_path.read_text().splitlines()]
 
+    def wait_for_line(self, **fields: str) -> dict[str, Any]:
+        """The line with these fields; it is written when the answer is."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while True:
+            for line in self.lines():
+                if fields.items() <= line.items():
+                    return line
+            assert time.monotonic() < deadline, f"no line has {fields}"
+            time.sleep(0.05)
+
     def post(self, path: str, body: Mapping[str, Any] | bytes, **headers: str) -> httpx.Response:
         """``path`` is relative to ``/v1``."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

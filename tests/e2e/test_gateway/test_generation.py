@@ -132,7 +132,7 @@ def test_headers_tell_who_answered_and_the_request_is_in_the_log(gateway):
         assert answer.headers["x-trireme-variant"] == "scripted"
         assert answer.headers["x-trireme-version"] == "1"
         assert answer.headers["x-trireme-reason"] == "called by name"
-        (line,) = [line for line in gateway.lines() if line.get("request_id") == name]
+        line = gateway.wait_for_line(request_id=name)
         assert (line["model"], line["version"], line["status"]) == ("scripted", "1", 200)
         assert (line["input_tokens"], line["output_tokens"]) == (1, 2)
 
