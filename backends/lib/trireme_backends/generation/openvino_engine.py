@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trireme_backends.errors import ModelError
 from trireme_backends.generation.contract import GenerationRequest
 from trireme_backends.generation.engine import EngineState, Piece, Sink, TokenLogprob
 from trireme_backends.generation.errors import (
@@ -36,7 +38,7 @@ class OpenVinoEngine:
         self._arrivals: deque[_Running] = deque()
         self._running: list[_Running] = []
         self._wake = threading.Condition()
-        self._closing = False
+        self._closed_because = ""
         self._numbers = 0
         self._state = EngineState(0, 0, 0.0, 0)
         self._thread = threading.Thread(target=self._run, daemon=True, name="openvino-engine")
@@ -49,8 +51,8 @@ class OpenVinoEngine:
         running = _Running(request, sink, prompt, max_tokens, TokenDecoder(self._pipeline.decode))
         most = self._settings.max_num_seqs + self._settings.max_waiting
         with self._wake:
-            if self._closing:
-                raise EngineError("the model is being unloaded")
+            if self._closed_because:
+                raise EngineError(self._closed_because)
             if len(self._arrivals) + len(self._running) >= most:
                 raise OverloadedError(f"{most} requests run or wait; try again later")
             self._arrivals.append(running)
@@ -61,10 +63,13 @@ class OpenVinoEngine:
         return self._state
 
     def close(self) -> None:
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
+        self._close("the model was unloaded")
         self._thread.join()
+
+    def _close(self, reason: str) -> None:
+        with self._wake:
+            self._closed_because = reason
+            self._wake.notify()
 
     def _run(self) -> None:
         while self._admit():
@@ -74,19 +79,18 @@ class OpenVinoEngine:
                 self._start_anew(error)
                 continue
             self._running = [running for running in self._running if not self._advance(running)]
-            self._tell_state(steps=1)
+            self._tell_state()
         for running in (*self._running, *self._arrivals):
-            running.fail(EngineError("the model was unloaded"))
+            running.fail(EngineError(self._closed_because))
 
     def _admit(self) -> bool:
         """Take in what has come; waits where there is nothing to do. False when the engine closes."""
         with self._wake:
             # What was cancelled leaves the pipeline in the step after.
-            while not (self._closing or self._arrivals or self._running or self._pipeline.is_busy()):
+            while not (self._closed_because or self._arrivals or self._running or self._pipeline.is_busy()):
                 self._wake.wait()
             arrived = list(self._arrivals)
             self._arrivals.clear()
-            closing = self._closing
             self._running += arrived
         for running in arrived:
             self._numbers += 1
@@ -95,13 +99,13 @@ class OpenVinoEngine:
             except GenerationError as error:
                 running.fail(error)
                 self._running.remove(running)
-        return not closing
+        return not self._closed_because
 
     def _advance(self, running: _Running) -> bool:
         """Tell what a request has got; whether it has ended."""
         try:
             return running.advance(self._pipeline)
-        except Exception as error:  # of one request, its caller's way back broken say
+        except Exception as error:  # of one request
             running.cancel()
             running.fail(EngineError(f"{type(error).__name__}: {error}"))
             return True
@@ -111,16 +115,16 @@ class OpenVinoEngine:
         for running in self._running:
             running.fail(EngineError(f"the engine failed and starts anew: {str(error).splitlines()[0]:.200}"))
         self._running = []
-        del self._pipeline
-        self._pipeline = OpenVinoPipeline(self._weights, self._settings)
-        self._tell_state(steps=0)
+        try:
+            self._pipeline = OpenVinoPipeline(self._weights, self._settings)
+        except ModelError as failure:
+            self._close(f"the engine failed and did not start anew: {failure}")
 
-    def _tell_state(self, *, steps: int) -> None:
+    def _tell_state(self) -> None:
         load = self._pipeline.load()
-        total = (self._state.steps or 0) + steps
         running = min(load.scheduled, len(self._running))
         usage = load.cache_usage if self._running else 0.0
-        self._state = EngineState(running, len(self._running) - running, usage, total)
+        self._state = EngineState(running, len(self._running) - running, usage, (self._state.steps or 0) + 1)
 
 
 @dataclass(eq=False, slots=True)
@@ -153,7 +157,9 @@ class _Running:
             self.handle.cancel()
 
     def fail(self, error: GenerationError) -> None:
-        self.sink(error)
+        # A way back that is broken is that caller's alone.
+        with contextlib.suppress(Exception):
+            self.sink(error)
 
     def advance(self, pipeline: OpenVinoPipeline) -> bool:
         """Tell what is new; whether this was the last."""

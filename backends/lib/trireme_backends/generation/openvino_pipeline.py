@@ -37,9 +37,8 @@ _NOT_REGULAR = re.compile(r"\(\?(?!:)|\\[1-9bBAZ]")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """``cache_usage``: a share from 0 to 1."""
+    """Of the last step: requests in it, and the share of the KV cache in use, from 0 to 1."""
 
-    requests: int
     scheduled: int
     cache_usage: float
 
@@ -120,7 +119,7 @@ class OpenVinoPipeline:
 
     def load(self) -> Load:
         metrics = self._pipeline.get_metrics()
-        return Load(metrics.requests, metrics.scheduled_requests, metrics.cache_usage / 100)
+        return Load(metrics.scheduled_requests, metrics.cache_usage / 100)
 
     def has_finished(self, handle: Any) -> bool:
         return bool(handle.get_status() != self._genai.GenerationStatus.RUNNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -75,7 +76,9 @@ class GenerationService:
             with self._lock:
                 answers = list(self._open)
             for answer in answers:
-                answer.cancel_if_unwanted()
+                # One that has just ended has no way back to ask.
+                with contextlib.suppress(Exception):
+                    answer.cancel_if_unwanted()
             self._observer.state(self._engine.state())
 
 
