@@ -216,11 +216,11 @@ def _retries(conditions: str) -> Json:
             }
         ],
         "host_selection_retry_max_attempts": "5",
-        # After two replicas of the own zone, another zone, before health checks have told that this one is gone.
+        # Another zone, if there is one: health checks may not have told yet that this one is gone.
         "retry_priority": {
             "name": "envoy.retry_priorities.previous_priorities",
             "typed_config": _typed(
-                "extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig", update_frequency=2
+                "extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig", update_frequency=1
             ),
         },
     }

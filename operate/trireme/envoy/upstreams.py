@@ -22,7 +22,7 @@ CLUSTERS = (GRPC_CLUSTER, HTTP_CLUSTER, BY_PREFIX_CLUSTER)
 _BUFFER_BYTES = 16 * 1024**2
 # A machine that is cut off acknowledges nothing: what waits for it is then tried on another one. Not with HTTP/2's own
 # pings: gRPC servers end a connection that pings them more than once in five minutes.
-_CUT_OFF_SECONDS = 5
+_CUT_OFF_SECONDS = 4
 _IPPROTO_TCP, _TCP_USER_TIMEOUT = 6, 18
 
 

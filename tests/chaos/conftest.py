@@ -1,0 +1,31 @@
+"""What the chaos suite shares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.platform_stack import PlatformStack
+from tests.chaos.report import Report
+
+
+@pytest.fixture(scope="session")
+def report() -> Report:
+    """In ``reports/chaos``, or where ``TRIREME_CHAOS_REPORT`` says."""
+    default = Path(__file__).resolve().parents[2] / "reports" / "chaos"
+    return Report(Path(os.environ.get("TRIREME_CHAOS_REPORT", default)))
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformStack]:
+    """One for all scenarios of a module: what one of them breaks must be whole again for the next."""
+    made = PlatformStack(tmp_path_factory.mktemp("platform"))
+    try:
+        made.start()
+        yield made
+        made.stop()
+    finally:
+        made.kill()

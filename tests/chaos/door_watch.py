@@ -1,0 +1,80 @@
+"""What Envoy thinks of its replicas, from moment to moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping
+
+from trireme.envoy.upstreams import GRPC_CLUSTER
+
+
+class DoorWatch:
+    """Notes when Envoy leaves a replica and when it takes it again.
+
+    Attributes:
+        healthy: by replica, as last seen.
+    """
+
+    def __init__(self, admin_address: str) -> None:
+        self.healthy: Mapping[str, bool] = {}
+        self._admin_address = admin_address
+        self._changes: list[tuple[float, str, bool]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="door-watch")
+
+    def __enter__(self) -> DoorWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def left_after(self, begin: float) -> dict[str, float]:
+        """By replica, seconds from ``begin`` (``time.monotonic()``) until it got no requests."""
+        left: dict[str, float] = {}
+        for at, name, healthy in self._changes:
+            if at >= begin and not healthy:
+                left.setdefault(name, round(at - begin, 2))
+        return left
+
+    def back_after(self, begin: float) -> dict[str, float]:
+        """By replica that was left, seconds from ``begin`` until it got requests for good."""
+        left = self.left_after(begin)
+        changes = [change for change in self._changes if change[0] >= begin]
+        return {name: round(at - begin, 2) for at, name, healthy in changes if healthy and name in left}
+
+    def requests(self) -> Mapping[str, int]:
+        """By replica, how many requests it was given so far."""
+        return {
+            host["hostname"]: next(int(stat.get("value", 0)) for stat in host["stats"] if stat["name"] == "rq_total")
+            for host in self._hosts()
+        }
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.05):
+            # Envoy itself may be the one that was killed.
+            with contextlib.suppress(OSError, ValueError):
+                self._look()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        healthy = {host["hostname"]: set(host["health_status"]) == {"eds_health_status"} for host in self._hosts()}
+        for name in healthy.keys() | self.healthy.keys():
+            if healthy.get(name, False) != self.healthy.get(name, False):
+                self._changes.append((now, name, healthy.get(name, False)))
+        self.healthy = healthy
+
+    def _hosts(self) -> list[dict[str, object]]:
+        with urllib.request.urlopen(f"http://{self._admin_address}/clusters?format=json", timeout=2.0) as answered:
+            document = json.load(answered)
+        return [
+            host
+            for cluster in document["cluster_statuses"]
+            if cluster["name"] == GRPC_CLUSTER
+            for host in cluster.get("host_statuses", [])
+        ]

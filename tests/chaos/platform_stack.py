@@ -1,0 +1,93 @@
+"""Two replicas in two zones behind Envoy, with light models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+from trireme.envoy.endpoint import Endpoint, FrontDoor
+from trireme.stubs import stub_processes
+
+from tests.e2e.release_stack import ReleaseStack
+
+
+class PlatformStack(ReleaseStack):
+    """A ``trireme serve`` of two replicas, with a shell around it that a subclass may set."""
+
+    wrapper: tuple[str, ...] = ()
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._write_golden("echo")
+        self.options = ("--replicas=2", "--zones=a,b")
+
+    def _command(self) -> list[str]:
+        return [*self.wrapper, *super()._command()]
+
+    @property
+    def grpc_address(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def http_address(self) -> str:
+        return f"127.0.0.1:{self.http_port}"
+
+    @property
+    def admin_address(self) -> str:
+        address: str = self.state()["envoy_admin_address"]
+        return address
+
+    def serving(self) -> set[str]:
+        """The replicas that are there, without those that are not well."""
+        return {name for name, replica in self.replicas().items() if replica["phase"] == "serving"}
+
+    def replicas(self) -> dict[str, dict[str, Any]]:
+        return {replica["name"]: replica for replica in self.state()["replicas"]}
+
+    def server_of(self, name: str) -> psutil.Process:
+        return psutil.Process(self.replicas()[name]["server_pid"])
+
+    def agent_of(self, name: str) -> psutil.Process:
+        return psutil.Process(self.replicas()[name]["agent_pid"])
+
+    def stub_of(self, name: str, model: str) -> psutil.Process:
+        """The process of a model on a replica."""
+        found = [
+            stub
+            for stub in stub_processes(self.server_of(name).pid)
+            if f"/{model}/" in stub.cmdline()[1] and stub.status() != psutil.STATUS_ZOMBIE
+        ]
+        assert found, f"{name} has no process of {model}"
+        return found[0]
+
+    def envoy_pid(self) -> int | None:
+        """None while there is none."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return next((child.pid for child in children if "envoy" in child.name()), None)
+
+    def door(self) -> FrontDoor:
+        return FrontDoor(self.grpc_port, self.http_port, int(self.admin_address.rpartition(":")[2]))
+
+    def endpoints(self) -> list[Endpoint]:
+        def port(address: str) -> int:
+            return int(address.rpartition(":")[2])
+
+        return [
+            Endpoint(
+                name,
+                replica["zone"],
+                "127.0.0.1",
+                port(replica["grpc_address"]),
+                port(replica["http_address"]),
+                port(replica["agent_address"]),
+            )
+            for name, replica in self.replicas().items()
+        ]
+
+    def processes(self) -> list[psutil.Process]:
+        """All that it runs."""
+        assert self.process is not None
+        serve = psutil.Process(self.process.pid)
+        return [serve, *serve.children(recursive=True)]

@@ -1,0 +1,60 @@
+"""The chaos suite's report: each fault with its requests, failures, latency, and when Envoy left and took a replica."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+_COLUMNS = ("fault", "requests", "failures", "p50_ms", "p99_ms", "slowest_ms", "left after", "back after")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One scenario.
+
+    Attributes:
+        traffic: see ``Traffic.summary``.
+        left_after_seconds, back_after_seconds: by replica, from the fault until Envoy gave it no request any more, and
+            until it gave it requests again.
+    """
+
+    fault: str
+    traffic: Mapping[str, Any]
+    left_after_seconds: Mapping[str, float] = field(default_factory=dict)
+    back_after_seconds: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Report:
+    """``chaos.json`` and ``chaos.txt`` in a directory, written anew with each finding."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._findings: list[Finding] = []
+
+    def add(self, finding: Finding) -> None:
+        self._findings.append(finding)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        document = [asdict(finding) for finding in self._findings]
+        (self._directory / "chaos.json").write_text(json.dumps(document, indent=2) + "\n")
+        (self._directory / "chaos.txt").write_text(self._as_text())
+
+    def _as_text(self) -> str:
+        rows = [_COLUMNS, *map(_row, self._findings)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+        return "".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"
+            for row in rows
+        )
+
+
+def _row(finding: Finding) -> tuple[str, ...]:
+    numbers = (str(finding.traffic[column]) for column in _COLUMNS[1:6])
+    return (finding.fault, *numbers, _times(finding.left_after_seconds), _times(finding.back_after_seconds))
+
+
+def _times(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()) or "-"

@@ -1,0 +1,116 @@
+"""Two zones in network namespaces, each a wire away from Envoy: slow wires, lossy wires, a wire that is cut."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from trireme.envoy.endpoint import Endpoint, FrontDoor
+from trireme.envoy.process import EnvoyProcess
+from trireme.ports import free_ports
+
+from tests.chaos.platform_stack import PlatformStack
+from tests.chaos.report import Report
+from tests.chaos.scenario import scenario
+from tests.chaos.wire import Wire, why_not
+from tests.chaos.zone_replica import AGENT_PORT, GRPC_PORT, HTTP_PORT
+from tests.e2e.serving import wait_until
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there can be wires here")
+_PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Zones:
+    """Zone ``a`` is Envoy's own; what it cannot take, ``b`` takes."""
+
+    a: Wire
+    b: Wire
+    envoy: EnvoyProcess
+
+    @property
+    def grpc_address(self) -> str:
+        return f"127.0.0.1:{self.envoy.door.grpc_port}"
+
+    @property
+    def http_address(self) -> str:
+        return f"127.0.0.1:{self.envoy.door.http_port}"
+
+    @property
+    def admin_address(self) -> str:
+        return self.envoy.admin_address
+
+    def serving(self) -> set[str]:
+        return {"a", "b"}
+
+
+@pytest.fixture(scope="module")
+def zones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zones]:
+    directory = tmp_path_factory.mktemp("zones")
+    repository = PlatformStack(directory)
+    with ExitStack() as stack:
+        wires = []
+        for number, zone in enumerate("ab"):
+            wire = Wire(f"trireme-{zone}", 11 + number)
+            stack.callback(wire.close)
+            (directory / zone).mkdir()
+            command = ["ip", "netns", "exec", wire.name, sys.executable, "-m", "tests.chaos.zone_replica"]
+            replica = subprocess.Popen(
+                [*command, zone, wire.address, str(directory / zone)],
+                cwd=_PROJECT,
+                env=repository.environment(),
+                stdin=subprocess.PIPE,
+            )
+            stack.callback(_end, replica)
+            wires.append(wire)
+        endpoints = [
+            Endpoint(zone, zone, wire.address, GRPC_PORT, HTTP_PORT, AGENT_PORT)
+            for zone, wire in zip("ab", wires, strict=True)
+        ]
+        envoy = EnvoyProcess.start(directory / "envoy", FrontDoor(*free_ports(3), own_zone="a"), endpoints)
+        stack.callback(envoy.stop)
+        wait_until(lambda: all(envoy.healthy("triton_grpc").values()), "both zones were well")
+        yield Zones(*wires, envoy)
+
+
+def test_a_zone_is_far_away(zones: Zones, report: Report) -> None:
+    with scenario(zones, report, "200 ms of delay to a zone") as running:
+        running.fault()
+        zones.a.delay_seconds = 0.1
+        time.sleep(4.0)
+        zones.a.delay_seconds = 0.0
+    # Slow is not sick.
+    assert running.watch.left_after(running.begin) == {}
+
+
+def test_wires_lose_packets(zones: Zones, report: Report) -> None:
+    with scenario(zones, report, "1 % of packets lost") as running:
+        running.fault()
+        zones.a.loss = zones.b.loss = 0.01
+        time.sleep(6.0)
+        zones.a.loss = zones.b.loss = 0.0
+        running.wait_until_well("a", "b")
+
+
+def test_a_zone_is_cut_off(zones: Zones, report: Report) -> None:
+    with scenario(zones, report, "a zone cut off") as running:
+        running.fault()
+        zones.a.is_cut = True
+        running.wait_until_left("a")
+        time.sleep(2.0)
+        zones.a.is_cut = False
+        running.wait_until_well("a", "b")
+        before = running.watch.requests()["a"]
+        wait_until(lambda: running.watch.requests()["a"] > before, "the zone was asked again")
+
+
+def _end(replica: subprocess.Popen[bytes]) -> None:
+    assert replica.stdin is not None
+    replica.stdin.close()
+    replica.wait(timeout=60.0)

@@ -1,0 +1,211 @@
+"""Replicas, agents, zones and processes fail one after the other under traffic; no caller may notice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import psutil
+from trireme.envoy.endpoint import Endpoint
+from trireme.envoy.files import write_endpoints
+
+from tests.chaos.platform_stack import PlatformStack
+from tests.chaos.report import Report
+from tests.chaos.scenario import Scenario, scenario
+from tests.e2e.serving import wait_until
+
+_BOTH = ("r0", "r1")
+_RECONNECT_SECONDS = 3.0
+
+
+def test_a_stub_is_killed(platform: PlatformStack, report: Report) -> None:
+    with scenario(platform, report, "kill -9 of a stub") as running:
+        killed = platform.stub_of("r0", "echo_worker")
+        running.fault()
+        killed.kill()
+        wait_until(lambda: platform.replicas()["r0"]["heals"] > 0, "its model was loaded anew")
+        running.wait_until_well(*_BOTH)
+        assert platform.stub_of("r0", "echo_worker").pid != killed.pid
+
+
+def test_the_stub_of_a_route_is_killed(platform: PlatformStack, report: Report) -> None:
+    with scenario(platform, report, "kill -9 of a router's stub") as running:
+        heals = platform.replicas()["r1"]["heals"]
+        running.fault()
+        platform.stub_of("r1", "echo").kill()
+        wait_until(lambda: platform.replicas()["r1"]["heals"] > heals, "its model was loaded anew")
+        running.wait_until_well(*_BOTH)
+
+
+def test_a_server_is_killed(platform: PlatformStack, report: Report) -> None:
+    with scenario(platform, report, "kill -9 of a server") as running:
+        _kill_server(platform, running, "r0")
+
+
+def test_an_agent_is_killed(platform: PlatformStack, report: Report) -> None:
+    with scenario(platform, report, "kill -9 of an agent") as running:
+        killed, server = platform.agent_of("r1"), platform.server_of("r1")
+        running.fault()
+        killed.kill()
+        wait_until(lambda: platform.replicas()["r1"]["agent_pid"] not in (None, killed.pid), "there was a new one")
+        running.wait_until_well(*_BOTH)
+        assert platform.server_of("r1").pid == server.pid
+
+
+def test_the_favourite_of_envoy_is_killed(platform: PlatformStack, report: Report) -> None:
+    with scenario(platform, report, "kill -9 of the replica that Envoy asks most") as running:
+        before = running.watch.requests()
+        time.sleep(1.0)
+        asked = {name: count - before[name] for name, count in running.watch.requests().items()}
+        _kill_server(platform, running, max(asked, key=lambda name: asked[name]))
+
+
+def test_a_server_is_stopped(platform: PlatformStack, report: Report) -> None:
+    with scenario(platform, report, "SIGSTOP of a server") as running:
+        stopped = platform.server_of("r1")
+        running.fault()
+        stopped.send_signal(signal.SIGSTOP)
+        running.wait_until_left("r1")
+        wait_until(lambda: platform.replicas()["r1"]["server_pid"] not in (None, stopped.pid), "there was a new one")
+        running.wait_until_well(*_BOTH)
+        assert not stopped.is_running()
+
+
+def test_a_stub_is_stopped(platform: PlatformStack, report: Report) -> None:
+    with scenario(platform, report, "SIGSTOP of a stub") as running:
+        stopped = platform.stub_of("r0", "echo_worker")
+        running.fault()
+        stopped.send_signal(signal.SIGSTOP)
+        wait_until(lambda: not stopped.is_running() or stopped.status() == psutil.STATUS_ZOMBIE, "it was ended")
+        running.wait_until_left("r0")
+        running.wait_until_well(*_BOTH)
+
+
+def test_all_replicas_are_restarted_in_turn(platform: PlatformStack, report: Report) -> None:
+    with scenario(platform, report, "rolling restart") as running:
+        before = {platform.server_of(name).pid for name in _BOTH}
+        running.fault()
+        done = platform.verb("restart")
+        assert done.returncode == 0, done.stderr
+        running.wait_until_well(*_BOTH)
+        assert not before & {platform.server_of(name).pid for name in _BOTH}
+
+
+def test_a_replica_accepts_and_never_answers(platform: PlatformStack, report: Report) -> None:
+    with scenario(platform, report, "a replica that accepts and never answers") as running, _black_hole() as hole:
+        envoy_directory = platform.state_dir / "run" / "envoy"
+        running.fault()
+        write_endpoints(envoy_directory, platform.door(), [*platform.endpoints(), hole])
+        wait_until(lambda: running.watch.requests().get("hole", 0) > 0, "requests had gone into it")
+        running.wait_until_left("hole")
+        write_endpoints(envoy_directory, platform.door(), platform.endpoints())
+        running.wait_until_well(*_BOTH)
+
+
+def test_scale_up_with_a_slow_start_and_down(platform: PlatformStack, report: Report) -> None:
+    behaviour = platform.repository / "echo_worker" / "1" / "behaviour.json"
+    before = behaviour.read_text()
+    with scenario(platform, report, "scale 1, 3 (slow to start), 1") as running:
+        for count in (1, 3, 1, 2):
+            behaviour.write_text(json.dumps({"load_seconds": 4}) if count == 3 else before)
+            done = platform.verb("scale", str(count))
+            assert done.returncode == 0, done.stderr
+            running.wait_until_well(*(f"r{number}" for number in range(count)))
+
+
+def test_a_zone_is_killed(platform: PlatformStack, report: Report) -> None:
+    assert platform.verb("scale", "4").returncode == 0
+    with scenario(platform, report, "kill -9 of everything in a zone") as running:
+        lost = [name for name, replica in platform.replicas().items() if replica["zone"] == "b"]
+        processes = [
+            process
+            for name in lost
+            for root in (platform.server_of(name), platform.agent_of(name))
+            for process in (root, *root.children(recursive=True))
+        ]
+        assert len(lost) == 2
+        running.fault()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        for name in lost:
+            running.wait_until_left(name)
+        running.wait_until_well("r0", "r1", "r2", "r3")
+    assert platform.verb("scale", "2").returncode == 0
+
+
+def test_a_version_is_published_and_rolled_back_while_a_server_dies(platform: PlatformStack, report: Report) -> None:
+    with scenario(platform, report, "publish and rollback while a server is killed") as running:
+        publish = platform.start_verb("publish", "echo_worker", str(platform.source("late", load_seconds=3)))
+        wait_until(lambda: (platform.repository / "echo_worker" / "2").exists(), "the load began")
+        running.fault()
+        platform.server_of("r0").kill()
+        told = publish.communicate(timeout=120.0)[0]
+        running.facts["publish"] = told.strip().splitlines()[-1]
+        running.wait_until_well(*_BOTH)
+        if publish.returncode:
+            done = platform.publish("again")
+            assert done.returncode == 0, done.stderr
+        assert platform.verb("promote", "echo_standard", f"--to={platform.versions()[-1]}").returncode == 0
+        platform.server_of("r1").kill()
+        done = platform.verb("rollback", "echo_standard")
+        assert done.returncode == 0, done.stderr
+        running.wait_until_well(*_BOTH)
+    assert {platform.worker() for _ in range(20)} == {1}
+
+
+def test_envoy_itself_is_killed(platform: PlatformStack, report: Report) -> None:
+    """There is one Envoy: what was in flight is lost, and what comes until it is back."""
+    with scenario(platform, report, "kill -9 of Envoy (failures expected)", spared=False) as running:
+        killed = psutil.Process(platform.envoy_pid())
+        running.fault()
+        killed.kill()
+        wait_until(lambda: platform.envoy_pid() not in (None, killed.pid), "there was a new one")
+        wait_until(lambda: running.watch.requests().keys() == set(_BOTH), "it knew the replicas")
+        # Callers' channels wait a little before they connect anew.
+        time.sleep(_RECONNECT_SECONDS)
+        back = time.monotonic()
+        time.sleep(2.0)
+    late = [call for call in running.traffic.calls if call.due > back and call.failure]
+    assert late == []
+
+
+def _kill_server(platform: PlatformStack, running: Scenario, name: str) -> None:
+    killed = platform.server_of(name)
+    running.fault()
+    killed.kill()
+    running.wait_until_left(name)
+    wait_until(lambda: platform.replicas()[name]["server_pid"] not in (None, killed.pid), "there was a new one")
+    running.wait_until_well(*_BOTH)
+
+
+@contextlib.contextmanager
+def _black_hole() -> Iterator[Endpoint]:
+    """A replica whose agent says that it is ready, and whose ports accept connections and never answer."""
+
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=1024) as silent,
+        ThreadingHTTPServer(("127.0.0.1", 0), Ready) as agent,
+    ):
+        thread = threading.Thread(target=agent.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        port = silent.getsockname()[1]
+        try:
+            yield Endpoint("hole", "a", "127.0.0.1", port, port, agent.server_port)
+        finally:
+            agent.shutdown()
+            thread.join()

@@ -1,0 +1,53 @@
+"""Hours in small: traffic at 60 % of what the stack can answer; memory, files and shared memory stay as they were.
+
+``TRIREME_SOAK_SECONDS`` says how long; ``make soak`` takes 30 minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+import psutil
+from trireme.shared_memory import SHM_DIR
+
+from tests.chaos.platform_stack import PlatformStack
+from tests.chaos.report import Report
+from tests.chaos.scenario import scenario
+from tests.chaos.traffic import HTTP_CONNECTIONS, Traffic
+
+_SECONDS = float(os.environ.get("TRIREME_SOAK_SECONDS", "20"))
+_SHARE_OF_CAPACITY = 0.6
+_CAPACITY_SECONDS = 4.0
+_MIB = 1024**2
+
+
+def test_memory_files_and_regions_stay_flat(platform: PlatformStack, report: Report) -> None:
+    callers = Traffic(platform.grpc_address, platform.http_address, 0.0)
+    per_second = _SHARE_OF_CAPACITY * callers.measure_capacity(_CAPACITY_SECONDS)
+    fault = f"none for {_SECONDS:.0f} s, {per_second:.0f} requests a second"
+    with scenario(platform, report, fault, per_second=per_second) as running:
+        # Caches and pools fill in the first minute of an hour.
+        time.sleep(min(_SECONDS / 4, 60.0))
+        before = _footprint(platform)
+        time.sleep(_SECONDS)
+        after = _footprint(platform)
+        running.facts.update(before=before, after=after)
+    assert after["processes"] == before["processes"]
+    assert after["shm_bytes"] == before["shm_bytes"]
+    # Of a connection Envoy holds two ends, and a server one.
+    assert after["files"] - before["files"] <= 3 * HTTP_CONNECTIONS
+    assert after["rss_mib"] - before["rss_mib"] < max(0.05 * before["rss_mib"], 30.0)
+
+
+def _footprint(platform: PlatformStack) -> Mapping[str, float]:
+    processes = [process for process in platform.processes() if process.status() != psutil.STATUS_ZOMBIE]
+    assert platform.process is not None
+    regions = list(SHM_DIR.glob(f"trireme_{platform.process.pid}_*"))
+    return {
+        "processes": len(processes),
+        "rss_mib": round(sum(process.memory_info().rss for process in processes) / _MIB, 1),
+        "files": sum(process.num_fds() for process in processes),
+        "shm_bytes": sum(region.stat().st_size for region in regions),
+    }
