@@ -250,7 +250,10 @@ class Fleet:
         """Write the state anew, if it has changed; called from all threads."""
         with self._lock:
             replicas = tuple(replica.state for replica in self._replicas)
-            left_out = next((replica.left_out for replica in self._replicas), {})
+            left_out = next((replica.left_out for replica in self._replicas if replica.left_out), {})
+            for name, reason in left_out.items():
+                if self._state.left_out.get(name) != reason:
+                    _LOG.warning("left out: %s: %s", name, reason)
             state = replace(self._state, replicas=replicas, left_out=left_out, **changes)  # type: ignore[arg-type]
             if state != self._state:
                 self._state = state
@@ -282,5 +285,6 @@ def _gateway(plan: FleetPlan) -> KeptChild | None:
         return None
     door = plan.door
     command = [sys.executable, "-m", "trireme.cli", "gateway"]
-    command += [f"--triton={door.host}:{door.grpc_port}", f"--listen={door.host}:{plan.gateway_port}"]
+    command += [f"--triton={door.host}:{door.grpc_port}", f"--triton-http={door.host}:{door.http_port}"]
+    command += [f"--listen={door.host}:{plan.gateway_port}"]
     return KeptChild("gateway", command, plan.directory.path / "gateway.log")

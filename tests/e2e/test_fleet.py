@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from trireme.errors import ServerError
+from trireme.ports import free_ports
 from trireme.triton_client import TritonClient, text_tensor
 
 from tests.e2e.serving import Serve, wait_until
@@ -175,6 +178,31 @@ def test_a_replica_that_cannot_be_added_is_told_and_the_others_serve(serve: Serv
     assert "no_such_library" in serve.output()
     assert serve.ask(b"still here") == b"still here"
     assert sorted(replicas(serve)) == ["r0", "r1"]
+
+
+def test_the_gateway_answers_and_is_started_again(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    running = Serve(tmp_path, options=[f"--gateway-port={port}"])
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=10) as answer:
+                return json.load(answer)["object"] == "list"
+        except OSError:
+            return False
+
+    try:
+        running.start()
+        assert f"OpenAI   http://127.0.0.1:{port}/v1" in running.output()
+        wait_until(answers, "the gateway answered")
+        assert running.process is not None
+        (gateway,) = [p for p in psutil.Process(running.process.pid).children() if "gateway" in p.cmdline()]
+        gateway.kill()
+        wait_until(lambda: not gateway.is_running() and answers(), "the gateway was back")
+        running.stop()
+        assert not answers()
+    finally:
+        running.kill()
 
 
 @pytest.mark.parametrize("arguments", [["--zones=a,a"], ["--zones=a,"], ["--zones=a", "--own-zone=b"]])
