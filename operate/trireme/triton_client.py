@@ -177,13 +177,6 @@ class TritonClient:
         except ServerError:
             return False
 
-    def is_ready(self, deadline_seconds: float) -> bool:
-        """Whether the server says that the models it was started with are loaded and warm."""
-        try:
-            return bool(self._client.is_server_ready(client_timeout=deadline_seconds))
-        except InferenceServerException:
-            return False
-
     def server_version(self, deadline_seconds: float) -> str:
         """The release that the server says it is, such as 2.51.0."""
         return str(self._call(lambda: self._client.get_server_metadata(client_timeout=deadline_seconds)).version)
