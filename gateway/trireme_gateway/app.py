@@ -118,9 +118,10 @@ class Gateway:
         renamed = {"structured_outputs": "response_format", "text_input": "messages", "prompt": "messages"}
         if fields.max_completion_tokens is not None:
             renamed["max_tokens"] = "max_completion_tokens"
+        engine = await self._engine(request, fields.model)
         messages = [message.plain() for message in fields.messages]
         ask = GenerationAsk(
-            fields.model, [messages], fields.sampling(), fields.stream, fields.include_usage, False,
+            fields.model, engine, [messages], fields.sampling(), fields.stream, fields.include_usage, False,
             self._asked(request, fields), renamed,
         )  # fmt: skip
         return await self._generate(request, ask, ChatForm(fields.model, include_usage=fields.include_usage))
@@ -128,16 +129,15 @@ class Gateway:
     async def complete(self, request: Request) -> Response:
         """``POST /v1/completions``."""
         fields = read_fields(CompletionFields, await read_body(request))
+        engine = await self._engine(request, fields.model)
         ask = GenerationAsk(
-            fields.model, fields.prompts, fields.sampling(), fields.stream, fields.include_usage, fields.echo,
+            fields.model, engine, fields.prompts, fields.sampling(), fields.stream, fields.include_usage, fields.echo,
             self._asked(request, fields), {"text_input": "prompt"},
         )  # fmt: skip
         return await self._generate(request, ask, CompletionForm(fields.model, include_usage=fields.include_usage))
 
     async def _generate(self, request: Request, ask: GenerationAsk, form: ChatForm | CompletionForm) -> Response:
         visit = Visit.of(request)
-        await self._catalogue.find(ask.model, GENERATION)
-        visit.model = ask.model
         generation = Generation(self._client, ask, visit, self._metrics)
         if not ask.stream:
             return JSONResponse(form.whole(await unless_gone(request.receive, generation.whole())))
@@ -149,6 +149,16 @@ class Gateway:
             await events.aclose()
             raise
         return EventStream(first, events, visit, self._settings.stall_seconds)
+
+    async def _engine(self, request: Request, model: str) -> str:
+        """The model that a request names, where it answers itself; "" where it is a route.
+
+        Raises:
+            ApiError: it is no language model.
+        """
+        spec = await self._catalogue.find(model, GENERATION)
+        Visit.of(request).model = model
+        return model if spec.decoupled else ""
 
     def _asked(self, request: Request, fields: ChatFields | CompletionFields | EmbeddingFields) -> RouteAsk:
         return RouteAsk.read(request.headers, fields.sticky_key, self._settings.request_timeout_seconds)

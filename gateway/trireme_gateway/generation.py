@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from trireme_client import AsyncTriremeClient, ClientError, GenerationChunk
+from trireme_client.generation import Prompt
 
 from trireme_gateway.asks import RouteAsk
 from trireme_gateway.errors import ApiError, from_client_error
 from trireme_gateway.forms import DONE, ChatForm, Choice, CompletionForm, usage
+from trireme_gateway.liveness import Watch
 from trireme_gateway.metrics import Metrics
 from trireme_gateway.visit import Visit
 
@@ -26,12 +28,14 @@ class GenerationAsk:
     """What a caller wants generated.
 
     Attributes:
+        engine: the model, where it answers itself; "" of a route, which names one.
         prompts: one answer for each: a text, or the messages of a chat.
         echo: prompts stand before their answers.
         renamed: what the caller calls parameters of the engine.
     """
 
     model: str
+    engine: str
     prompts: Sequence[str | list[dict[str, str]]]
     sampling: Mapping[str, Any]
     stream: bool
@@ -148,11 +152,15 @@ class Generation:
     async def _pump(self, index: int) -> None:
         ask, prompt = self._ask, self._ask.prompts[index]
         put = self._queue.put
+        text, messages = (prompt, None) if isinstance(prompt, str) else (None, prompt)
+        key = Prompt(text, messages, {}, True).prefix_key()
+        watch = Watch(self._client, ask.engine, key, streams=ask.stream)
+        watching = asyncio.create_task(self._watch(index, watch))
         try:
             chunks = self._client.generate(
                 ask.model,
-                prompt if isinstance(prompt, str) else None,
-                messages=None if isinstance(prompt, str) else prompt,
+                text,
+                messages=messages,
                 sampling_parameters=ask.sampling,
                 stream=ask.stream,
                 parameters=ask.route.parameters,
@@ -161,11 +169,18 @@ class Generation:
             )
             async with contextlib.aclosing(chunks):
                 async for chunk in chunks:
+                    watch.heard()
+                    watch.model = chunk.model
                     await put((index, chunk))
         except Exception as error:
             await put((index, error))
         else:
             await put((index, None))
+        finally:
+            watching.cancel()
+
+    async def _watch(self, index: int, watch: Watch) -> None:
+        await self._queue.put((index, await watch.until_dead()))
 
     def _error(self, failure: Exception) -> ApiError:
         if not isinstance(failure, ClientError):
