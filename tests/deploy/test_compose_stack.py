@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trireme.agent.samples import find_samples
 from trireme.demonstration import demonstrate
 from trireme.errors import ServerError
-from trireme.golden import load_golden
+from trireme.readiness import prove
 from trireme.triton_client import TritonClient
 from trireme.variants import find_tasks
 
@@ -53,25 +54,36 @@ def test_the_questions_of_the_demo_are_answered_right(stack: Stack, client: Trit
 def test_every_golden_sample_is_answered_right_by_every_replica(stack: Stack) -> None:
     asked, wrong = 0, []
     for replica in REPLICAS:
-        with stack.replica_client(replica) as replica_client:
-            for folder in stack.repository.models():
-                for sample in load_golden(folder):
-                    answer = replica_client.infer(
-                        folder.name, sample.inputs, ANSWER_DEADLINE_SECONDS, sample.parameters
-                    )
-                    wrong += [f"{replica}: {folder.name}: {problem}" for problem in sample.differences(answer.outputs)]
-                    asked += 1
+        with stack.replica_client(replica) as admin:
+            for model, samples in find_samples(admin, stack.repository, ANSWER_DEADLINE_SECONDS).of.items():
+                problems = prove(admin, model, samples, ANSWER_DEADLINE_SECONDS)
+                wrong += [f"{replica}: {model}: {problem}" for problem in problems]
+                asked += len(samples)
     print(f"compose-test: {asked} golden samples asked, {len(wrong)} wrong answers", flush=True)
     assert asked > 0
     assert wrong == []
 
 
-def test_http_is_answered_too(stack: Stack) -> None:
-    assert _infer_over_http(stack, "sentiment_premium", "good")["LABEL"] == ["positive"]
+def test_the_same_samples_are_answered_over_http(stack: Stack) -> None:
+    asked = 0
+    for folder in stack.repository.models():
+        for path in folder.golden_dir.glob("*.json"):
+            document = json.loads(path.read_text())
+            expected = {output["name"]: output.get("data") for output in document["response"]["outputs"]}
+            if "LABEL" in expected:
+                url = stack.url("ENVOY_HTTP_PORT", f"/v2/models/{folder.name}/infer")
+                with urllib.request.urlopen(
+                    url, json.dumps(document["request"]).encode(), timeout=ANSWER_DEADLINE_SECONDS
+                ) as answer:
+                    outputs = {output["name"]: output["data"] for output in json.load(answer)["outputs"]}
+                assert outputs["LABEL"] == expected["LABEL"], f"{folder.name}: {path.stem}"
+                asked += 1
+    assert asked > 0
 
 
-def test_the_gateway_answers_who_shows_a_key_and_nobody_else(stack: Stack) -> None:
-    asked = {"model": "embedding_premium", "input": ["good", "bad"]}
+def test_the_gateway_answers_who_shows_a_key_and_nobody_else(stack: Stack, client: TritonClient) -> None:
+    texts = ["good", "bad"]
+    asked = {"model": "embedding_premium", "input": texts}
 
     def embed(authorization: Mapping[str, str]) -> dict[str, Any]:
         headers = {"content-type": "application/json", **authorization}
@@ -86,7 +98,9 @@ def test_the_gateway_answers_who_shows_a_key_and_nobody_else(stack: Stack) -> No
     with refused.value:
         assert refused.value.code == 401
     answer = embed({"authorization": f"Bearer {stack.secret('gateway_key').strip()}"})
-    assert [len(embedding["embedding"]) for embedding in answer["data"]] == [384, 384]
+    inputs = {"TEXT": np.array([[text.encode()] for text in texts], dtype=np.object_)}
+    expected = client.infer("embedding_premium", inputs, ANSWER_DEADLINE_SECONDS).outputs["EMBEDDING"]
+    np.testing.assert_allclose([one["embedding"] for one in answer["data"]], expected, atol=1e-4)
 
 
 def test_replicas_read_the_same_configurations(stack: Stack) -> None:
@@ -197,11 +211,3 @@ def _start_triton(built: Stack, *options: str) -> str:
     return built.engine.docker(
         "run", "--rm", "--network=none", "--user=1000:1000", *mounts, *options, "trireme-triton-standin"
     )
-
-
-def _infer_over_http(stack: Stack, model: str, text: str) -> dict[str, Any]:
-    """Outputs by name."""
-    body = {"inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": [text]}]}
-    url = stack.url("ENVOY_HTTP_PORT", f"/v2/models/{model}/infer")
-    with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=ANSWER_DEADLINE_SECONDS) as answer:
-        return {output["name"]: output["data"] for output in json.load(answer)["outputs"]}

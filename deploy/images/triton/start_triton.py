@@ -64,10 +64,14 @@ def models_to_load() -> Sequence[str]:
     repository = ModelRepository(REPOSITORY)
     plan = plan_loading(repository)
     left_out = {**plan.left_out, **plan.broken}
-    for model in plan.models:
-        config = load_model_config(repository.model(model).config_path)
+    configs = {model: load_model_config(repository.model(model).config_path) for model in plan.models}
+    for model, config in configs.items():
         if not config.is_ensemble and not (BACKENDS / config.backend).is_dir():
             left_out[model] = f"this image has no backend {config.backend}"
+    for model, config in configs.items():
+        for step in config.steps:
+            if step.model in left_out:
+                left_out[model] = f"its step {step.model} cannot be loaded"
     for model, reason in left_out.items():
         print(f"start-triton: {model} is left out: {reason}", flush=True)
     models = [model for model in plan.models if model not in left_out]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import secrets
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -68,7 +73,8 @@ class OpenVinoPipeline:
         if settings.speculative_config:
             properties["prompt_lookup"] = True
         try:
-            self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(weights), scheduler, "CPU", properties)
+            with _writable(weights) as file:
+                self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(file), scheduler, "CPU", properties)
         except RuntimeError as error:
             raise ModelError(f"{weights} is not loaded by {ENGINE}: {_first_line(error)}") from None
         self._tokenizer = self._pipeline.get_tokenizer()
@@ -228,3 +234,13 @@ def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "/home/" not in line] or lines
     return told[0][:300] if told else type(error).__name__
+
+
+@contextlib.contextmanager
+def _writable(weights: Path) -> Iterator[Path]:
+    """The library opens a GGUF for writing, and writes nothing: where models are mounted read-only it gets a copy."""
+    if os.access(weights, os.W_OK):
+        yield weights
+        return
+    with tempfile.TemporaryDirectory(prefix="trireme-weights-") as directory:
+        yield Path(shutil.copy(weights, directory))
