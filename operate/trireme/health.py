@@ -21,6 +21,9 @@ from trireme.triton_client import DeadlineError, TritonClient, UnreachableError
 
 _LOG = logging.getLogger(__name__)
 
+# Stopped stubs are known by the first look, ended by the second, and dead at the third.
+_LOOKS_UNTIL_ENDED = 3
+_LOOK_SECONDS = 0.1
 # What requests get when a stub is gone; a stub is called <model>_<instance group>_<instance>.
 _UNHEALTHY = re.compile(r"Stub process '(?P<model>.+?)(?:_\d+_\d+)?' is not healthy")
 
@@ -152,6 +155,8 @@ class HealthWatch:
                     return Fault(f"tritonserver is frozen: it answered nothing for {2 * deadline:.0f} s")
                 answered = self._answered(model)
                 if answered == answered_before:
+                    if stopped := self._end_stopped_stubs():
+                        return self._heal_dead(stopped)
                     self._before_heal()
                     return self._heal(model, "silent", f"model {model} answered nothing for {2 * deadline:.0f} s")
                 answered_before = answered
@@ -169,6 +174,14 @@ class HealthWatch:
                 return None
         # Others were answered in the meantime: it is busy, and a restart would lose what waits.
         return None
+
+    def _end_stopped_stubs(self) -> Sequence[Stub]:
+        """A model that is silent may only be waiting for a stub that is stopped: that one's model is to be healed."""
+        for _ in range(_LOOKS_UNTIL_ENDED):
+            if dead := self._find_dead_stubs():
+                return dead
+            time.sleep(_LOOK_SECONDS)
+        return ()
 
     def _known(self, model: str) -> str | None:
         with contextlib.suppress(NotFoundError):
