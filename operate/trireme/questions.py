@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from trireme_client import ClientError, TriremeClient
 
-from trireme.errors import TriremeError
+from trireme.errors import ServerError, TriremeError
 from trireme.golden import Tensors
 from trireme.model_config import ModelConfig
 from trireme.triton_client import Answer, TritonClient, text_tensor
 
 _SHOWN_NUMBERS = 3
+_MOST_CHAT_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,28 @@ def ask_text(
     """
     parameters = {"tier": tier} if tier else {}
     return describe(client.infer(model, {"TEXT": text_tensor(text)}, deadline_seconds, parameters))
+
+
+def ask_chat(
+    grpc_address: str, model: str, text: bytes, deadline_seconds: float, tier: str | None = None
+) -> TextAnswer:
+    """Ask a language model, or a route to some, one question of a chat; the likeliest answer, up to a length.
+
+    Raises:
+        ServerError: the server refused it or did not answer in time.
+    """
+    started = time.perf_counter()
+    messages = [{"role": "user", "content": text.decode()}]
+    sampling = {"temperature": 0, "max_tokens": _MOST_CHAT_TOKENS}
+    try:
+        with TriremeClient(grpc_address, deadline_ms=deadline_seconds * 1000) as client:
+            chunks = list(client.generate(model, messages=messages, sampling_parameters=sampling, tier=tier))
+    except ClientError as error:
+        raise ServerError(error.problem) from None
+    latency_ms = (time.perf_counter() - started) * 1000
+    last, answer = chunks[-1], "".join(chunk.text for chunk in chunks)
+    outputs = {"text_output": answer, "finish_reason": last.finish_reason}
+    return TextAnswer(answer, outputs, last.model, last.version, last.reason, latency_ms)
 
 
 def describe(answer: Answer) -> TextAnswer:

@@ -78,6 +78,14 @@ def _is_variant(config: ModelConfig) -> bool:
     return config.is_ensemble and config.parameters.get("tier") in TIERS and "__" not in config.name
 
 
+def is_language_model(repository: ModelRepository, model: str) -> bool:
+    """Whether ``model`` generates text, or is the route of a task whose variants do."""
+    task = next((task for task in find_tasks(repository) if task.router == model), None)
+    asked = task.variants[0].model if task else model
+    config = load_model_config(repository.model(asked).config_path)
+    return "messages" in {tensor.name for tensor in config.inputs}
+
+
 def find_task(tasks: Sequence[Task], name: str) -> Task | None:
     """The task called ``name``, or whose variants are: ``sentiment`` finds ``text_classification``."""
     return next((task for task in tasks if name in (task.name, *(variant.family for variant in task.variants))), None)

@@ -60,6 +60,12 @@ def test_a_chat_is_streamed(client: TriremeClient) -> None:
     assert "".join(chunk.text for chunk in chunks) == "hello there"
 
 
+def test_a_person_asks_the_route_and_a_variant_one_question(serve: Serve) -> None:
+    for asked in (ROUTE, VARIANT):
+        told = json.loads(serve.verb("ask", asked, "hello there", "--json").stdout)
+        assert [(answer["answer"], answer["variant"]) for answer in told] == [("hello there", VARIANT)]
+
+
 def test_what_callers_report_moves_a_fast_request_to_the_fast_variant(client: TriremeClient) -> None:
     # The premium engine takes 4 ms a token, the economy one 1 ms; route.json expects far more of both.
     for _ in range(20):

@@ -11,12 +11,12 @@ import click
 
 from trireme.errors import NotFoundError
 from trireme.model_config import load_model_config
-from trireme.questions import TextAnswer, ask_text, reason_in_short, require_text_model
+from trireme.questions import TextAnswer, ask_chat, ask_text, reason_in_short, require_text_model
 from trireme.repository import ModelRepository
 from trireme.run_state import RunDirectory
 from trireme.settings import Settings
 from trireme.triton_client import TritonClient
-from trireme.variants import TIERS, find_task, find_tasks
+from trireme.variants import TIERS, find_task, find_tasks, is_language_model
 
 _DEADLINE_SECONDS = 30.0
 
@@ -27,13 +27,17 @@ _DEADLINE_SECONDS = 30.0
 @click.option("--tier", type=click.Choice([*TIERS, "auto"]), help="Cost tier; the task's own default where not given.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def ask(task_or_model: str, texts: Sequence[str], tier: str | None, as_json: bool) -> None:
-    """Ask a task (text_embedding, sentiment, ...) or a model by its name, each TEXT by itself."""
+    """Ask a task (text_embedding, sentiment, text_generation, ...) or a model by its name, each TEXT by itself."""
     settings = Settings.from_environment()
     questions = [_utf8(number, text) for number, text in enumerate(texts, 1)]
-    model = _find_model(ModelRepository(settings.repository_dir), task_or_model, tier)
-    state = RunDirectory(settings.run_dir).running()
-    with TritonClient(state.grpc_address) as client:
-        answers = [ask_text(client, model, question, _DEADLINE_SECONDS, tier) for question in questions]
+    repository = ModelRepository(settings.repository_dir)
+    model = _find_model(repository, task_or_model, tier)
+    address = RunDirectory(settings.run_dir).running().grpc_address
+    if is_language_model(repository, model):
+        answers = [ask_chat(address, model, question, _DEADLINE_SECONDS, tier) for question in questions]
+    else:
+        with TritonClient(address) as client:
+            answers = [ask_text(client, model, question, _DEADLINE_SECONDS, tier) for question in questions]
     if as_json:
         click.echo(json.dumps([asdict(answer) for answer in answers], indent=2, ensure_ascii=False))
         return
@@ -63,7 +67,8 @@ def _find_model(repository: ModelRepository, name: str, tier: str | None) -> str
         raise NotFoundError("task or model", name, {*folders, *families, *(task.name for task in tasks)})
     if tier:
         raise click.UsageError(f"{name} is a model, and only a task has tiers; leave out --tier")
-    require_text_model(load_model_config(folders[name].config_path))
+    if not is_language_model(repository, name):
+        require_text_model(load_model_config(folders[name].config_path))
     return name
 
 
