@@ -154,7 +154,9 @@ class Generation:
         put = self._queue.put
         text, messages = (prompt, None) if isinstance(prompt, str) else (None, prompt)
         key = Prompt(text, messages, {}, True).prefix_key()
-        watch = Watch(self._client, ask.engine, key, streams=ask.stream)
+        # Of a route only the pieces tell which engine there is to watch.
+        in_pieces = ask.stream or not ask.engine
+        watch = Watch(self._client, ask.engine, key, streams=in_pieces)
         watching = asyncio.create_task(self._watch(index, watch))
         try:
             chunks = self._client.generate(
@@ -162,7 +164,7 @@ class Generation:
                 text,
                 messages=messages,
                 sampling_parameters=ask.sampling,
-                stream=ask.stream,
+                stream=in_pieces,
                 parameters=ask.route.parameters,
                 deadline_ms=max(1.0, (self._deadline - time.monotonic()) * 1000),
                 request_id=self._visit.request_id,
