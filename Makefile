@@ -55,7 +55,6 @@ vllm:  ## make the environment of vLLM on a CPU, 2.5 GB, and the model that it s
 
 vllm-test:  ## real vLLM behind the contract, in the server's process and as a server of its own
 	@$(PYTHON) tools/bootstrap.py --vllm --extra dev
-	@$(TRIREME) export generation_premium_engine
 	@.venv/bin/python -m pytest tests/vllm
 
 clean:  ## remove all that set-up, export and servers made

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import tritonclient.grpc as triton_grpc
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
 from trireme_client import GenerationChunk, TriremeClient
+from trireme_export.exporter import Exporter
 
 from tests.vllm.tiny_adapter import write_adapter
 
@@ -120,16 +122,25 @@ class Stack:
 
 
 @pytest.fixture(scope="session")
-def weights() -> Path:
-    """The model that ``make vllm`` exports."""
-    folder = Settings.from_environment().repository_dir / "generation_premium_engine/1"
-    assert (folder / "model.safetensors").is_file(), f"{folder} is not exported; run: make vllm"
-    return folder
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of its own, with the models that ``make vllm`` exports, exported here."""
+    settings = Settings.from_environment()
+    own = replace(settings, repository_dir=tmp_path_factory.mktemp("vllm") / "repository")
+    for name in ("generation_premium", "generation_premium_engine"):
+        everything_but_versions = shutil.ignore_patterns("[0-9]*") if name.endswith("_engine") else None
+        shutil.copytree(settings.repository_dir / name, own.repository_dir / name, ignore=everything_but_versions)
+    Exporter(own, lambda _model, _step: None).export("generation_premium_engine")
+    return own.repository_dir
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator[Stack]:
-    repository = tmp_path_factory.mktemp("vllm") / "repository"
+def weights(repository: Path) -> Path:
+    """SmolLM2-135M-Instruct in bfloat16."""
+    return repository / "generation_premium_engine/1"
+
+
+@pytest.fixture(scope="session")
+def stack(repository: Path, weights: Path) -> Iterator[Stack]:
     for name, arguments in _MODELS.items():
         write_model(repository, name, CONFIG, {"model": str(weights), **ENGINE, **arguments})
     write_adapter(repository / "adapters/1/contrary")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
+from trireme.golden import load_golden
+from trireme.repository import ModelRepository
 from trireme_client import ClientError, InvalidRequestError
 from tritonclient.utils import InferenceServerException
 
@@ -30,6 +33,17 @@ def wait_until(reached: Callable[[], bool], what: str) -> None:
     while not reached():
         assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
         time.sleep(0.1)
+
+
+def test_the_exported_model_answers_its_golden_samples(stack: Stack) -> None:
+    for name in ("generation_premium_engine", "generation_premium"):
+        stack.load(name)
+        (sample,) = load_golden(ModelRepository(stack.repository_dir).model(name))
+        messages, sampling = (json.loads(sample.inputs[tensor][0]) for tensor in ("messages", "sampling_parameters"))
+        answer = stack.generate(name, messages, **sampling)
+        assert answer.text == sample.outputs["text_output"][0].decode()
+    for name in ("generation_premium", "generation_premium_engine"):
+        stack.unload(name)
 
 
 def test_more_than_the_cache_holds_waits_and_is_answered(chat: Stack) -> None:
