@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import time
@@ -45,8 +44,8 @@ class DoorWatch:
     def back_after(self, begin: float) -> dict[str, float]:
         """By replica that was left, seconds from ``begin`` until it got requests for good."""
         left = self.left_after(begin)
-        changes = [change for change in self._changes if change[0] >= begin]
-        return {name: round(at - begin, 2) for at, name, healthy in changes if healthy and name in left}
+        taken = [(round(at - begin, 2), name) for at, name, healthy in self._changes if healthy and name in left]
+        return {name: after for after, name in taken if after > left[name]}
 
     def requests(self) -> Mapping[str, int]:
         """By replica, how many requests it was given so far."""
@@ -57,9 +56,11 @@ class DoorWatch:
 
     def _run(self) -> None:
         while not self._stop.wait(0.05):
-            # Envoy itself may be the one that was killed.
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 self._look()
+            except (OSError, ValueError):
+                # Envoy itself is the one that was killed.
+                self.healthy = {}
 
     def _look(self) -> None:
         now = time.monotonic()

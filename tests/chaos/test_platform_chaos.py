@@ -167,7 +167,7 @@ def test_envoy_itself_is_killed(platform: PlatformStack, report: Report) -> None
         running.fault()
         killed.kill()
         wait_until(lambda: platform.envoy_pid() not in (None, killed.pid), "there was a new one")
-        wait_until(lambda: running.watch.requests().keys() == set(_BOTH), "it knew the replicas")
+        running.wait_until_well(*_BOTH)
         # Callers' channels wait a little before they connect anew.
         time.sleep(_RECONNECT_SECONDS)
         back = time.monotonic()
