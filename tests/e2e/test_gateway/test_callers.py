@@ -131,6 +131,7 @@ def test_engine_that_dies_on_the_way_ends_the_stream_and_others_never_notice(tmp
         assert last["error"]["type"] == "server_error"
         other = gateway.post("completions", {"model": "scripted_small", "prompt": "say=2"})
         assert other.json()["choices"][0]["text"] == "w0 w1"
+        server.kill()  # with a dead process in it, it would take half a minute to end
 
 
 def test_triton_that_is_gone_is_a_503(tmp_path):
