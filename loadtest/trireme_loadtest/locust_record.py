@@ -33,6 +33,18 @@ class _Tally:
 
     latencies_ms: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
+    firsts_ms: list[float] = field(default_factory=list)
+    gaps_ms: list[float] = field(default_factory=list)
+
+    def counts(self, name: str, second: int) -> _Counts:
+        latencies, firsts, gaps = (
+            dict(Histogram.of(times).counts) for times in (self.latencies_ms, self.firsts_ms, self.gaps_ms)
+        )
+        return name, second, dict(self.errors), latencies, firsts, gaps
+
+
+# What one process counted of a task in a second: errors by kind, and histograms' counts of the times.
+_Counts = tuple[str, int, dict[str, int], dict[int, int], dict[int, int], dict[int, int]]
 
 
 @dataclass(slots=True)
@@ -40,7 +52,9 @@ class _Window:
     """One task in one second, from any number of workers."""
 
     errors: Counter[str] = field(default_factory=Counter)
-    counts: Counter[int] = field(default_factory=Counter)
+    latencies: Counter[int] = field(default_factory=Counter)
+    firsts: Counter[int] = field(default_factory=Counter)
+    gaps: Counter[int] = field(default_factory=Counter)
 
 
 class _Recorder:
@@ -53,29 +67,33 @@ class _Recorder:
         self._machine = asdict(MachineFacts.read())
         self._cpu_shares: dict[str, float] = {}
 
-    def on_request(self, name: str, response_time: float, exception: BaseException | None, **_: Any) -> None:
+    def on_request(
+        self, name: str, response_time: float, exception: BaseException | None, context: dict[str, Any], **_: Any
+    ) -> None:
         # By the second it was sent in: a request that hangs is seen where it began.
         second = int(time.time() - response_time / 1000)
         tally = self._pending.setdefault((name, second), _Tally())
         if exception is None:
             tally.latencies_ms.append(response_time)
+            # Of users that stream.
+            tally.firsts_ms += context.get("ttft_ms", [])
+            tally.gaps_ms += context.get("inter_token_ms", [])
         else:
             tally.errors[str(exception) or type(exception).__name__] += 1
 
-    def take(self) -> list[tuple[str, int, dict[str, int], dict[int, int]]]:
+    def take(self) -> list[_Counts]:
         """What came since the last call, in a form that Locust can send."""
         taken, self._pending = self._pending, {}
-        return [
-            (name, second, dict(tally.errors), dict(Histogram.of(tally.latencies_ms).counts))
-            for (name, second), tally in taken.items()
-        ]
+        return [tally.counts(name, second) for (name, second), tally in taken.items()]
 
-    def add(self, windows: Iterable[tuple[str, int, dict[str, int], dict[int, int]]]) -> None:
+    def add(self, windows: Iterable[_Counts]) -> None:
         """Merge what one process took."""
-        for name, second, errors, counts in windows:
+        for name, second, errors, latencies, firsts, gaps in windows:
             window = self._windows.setdefault((name, second), _Window())
             window.errors.update(errors)
-            window.counts.update(counts)
+            window.latencies.update(latencies)
+            window.firsts.update(firsts)
+            window.gaps.update(gaps)
 
     def on_report_to_master(self, data: dict[str, Any], **_: Any) -> None:
         data["trireme_windows"] = self.take()
@@ -97,9 +115,12 @@ class _Recorder:
         seconds = max(second for _, second in self._windows) - start + 1
         tasks: dict[str, list[Window]] = {}
         for (name, second), window in sorted(self._windows.items()):
-            histogram = Histogram(dict(sorted(window.counts.items())))
-            asked = histogram.count + window.errors.total()
-            tasks.setdefault(name, []).append(Window(second - start, asked, dict(window.errors), histogram))
+            latency, firsts, gaps = (
+                Histogram(dict(sorted(counts.items()))) for counts in (window.latencies, window.firsts, window.gaps)
+            )
+            asked = latency.count + window.errors.total()
+            found = Window(second - start, asked, dict(window.errors), latency, firsts, gaps)
+            tasks.setdefault(name, []).append(found)
         runner, options = self._environment.runner, self._environment.parsed_options
         busy = runner.cpu_warning_emitted or runner.worker_cpu_warning_emitted
         return LoadRecord(

@@ -62,6 +62,13 @@ class GrpcFailure(Exception):  # noqa: N818 - Locust shows its name and text, co
     """A failed request; its text is the gRPC status alone, so that Locust counts failures by it."""
 
 
+def status_of(error: ClientError) -> str:
+    """The gRPC status that a client's error stands for."""
+    if isinstance(error, ServerFaultError):
+        return error.status
+    return next((status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), type(error).__name__)
+
+
 def _add_options(parser: LocustArgumentParser) -> None:
     # Locust would listen on every interface, without a password.
     parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")
@@ -178,11 +185,8 @@ class TriremeClientUser(_GrpcUser):
     def call(self, model: str, inputs: Tensors) -> None:
         try:
             self._client.infer(model, inputs)
-        except ServerFaultError as error:
-            raise GrpcFailure(error.status) from None
         except ClientError as error:
-            statuses = [status for kind, status in _STATUS_OF.items() if isinstance(error, kind)]
-            raise GrpcFailure(statuses[0] if statuses else type(error).__name__) from None
+            raise GrpcFailure(status_of(error)) from None
 
 
 class KserveHttpUser(FastHttpUser, _ModelUser):

@@ -142,6 +142,7 @@ class TaskSummary:
 
     Attributes:
         asked_rate, answered_rate: a second; the latter counts only what was answered well.
+        token_rate: responses of streams a second: of a language model its tokens.
     """
 
     name: str
@@ -150,6 +151,7 @@ class TaskSummary:
     errors: Mapping[str, int]
     asked_rate: float
     answered_rate: float
+    token_rate: float
     latency: Histogram
     first_response: Histogram
     between_responses: Histogram
@@ -160,6 +162,7 @@ class TaskSummary:
         for window in windows:
             errors.update(window.errors)
         asked, failed = sum(window.asked for window in windows), sum(errors.values())
+        tokens = sum(window.first_response.count + window.between_responses.count for window in windows)
         return cls(
             name,
             asked,
@@ -167,6 +170,7 @@ class TaskSummary:
             dict(errors.most_common()),
             asked / seconds,
             (asked - failed) / answered_seconds,
+            tokens / answered_seconds,
             Histogram.merged(window.latency for window in windows),
             Histogram.merged(window.first_response for window in windows),
             Histogram.merged(window.between_responses for window in windows),

@@ -33,7 +33,8 @@ def text_report(record: LoadRecord, verdict: Verdict | None) -> str:
             lines.append(
                 f"  {name} streams: first response p50 {first.percentile_ms(50):.1f} "
                 f"p95 {first.percentile_ms(95):.1f} ms, between responses "
-                f"p50 {between.percentile_ms(50):.2f} p95 {between.percentile_ms(95):.2f} ms"
+                f"p50 {between.percentile_ms(50):.2f} p95 {between.percentile_ms(95):.2f} ms, "
+                f"{summary.token_rate:.1f} tokens/s"
             )
     if record.server:
         lines += ["", "inside the server, mean ms a request"]

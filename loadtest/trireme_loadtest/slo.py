@@ -10,6 +10,7 @@ p95_ms = 60
 p99_ms = 120
 ttft_p95_ms = 500                # streams: to the first response
 inter_token_p95_ms = 50          # streams: between two responses
+minimum_token_rate = 200         # streams: at least so many responses a second, of a language model its tokens
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ else:
 _PERCENTILE = re.compile(r"(?:(ttft|inter_token)_)?p(50|90|95|99|99_9)_ms")
 _KNOWN = (
     "p50_ms, p90_ms, p95_ms, p99_ms, p99_9_ms (with ttft_ or inter_token_ before it for streams), "
-    "error_rate, minimum_rate"
+    "error_rate, minimum_rate, minimum_token_rate"
 )
 
 
@@ -43,7 +44,7 @@ class Objective:
     Attributes:
         task: its task, or ``None`` for all requests.
         key: as written in the file.
-        limit: milliseconds, a share, or requests a second, as the key says.
+        limit: milliseconds, a share, or requests or tokens a second, as the key says.
     """
 
     task: str | None
@@ -52,7 +53,7 @@ class Objective:
 
     @property
     def measure(self) -> str:
-        """``latency``, ``ttft``, ``inter_token``, ``error_rate`` or ``minimum_rate``."""
+        """``latency``, ``ttft``, ``inter_token``, ``error_rate``, ``minimum_rate`` or ``minimum_token_rate``."""
         found = _PERCENTILE.fullmatch(self.key)
         return (found.group(1) or "latency") if found else self.key
 
@@ -131,7 +132,7 @@ def _objectives(path: Path, task: str | None, table: object) -> list[Objective]:
         raise ConfigError(path, f"{place} must be a table")
     found = []
     for key, limit in table.items():
-        if key not in ("error_rate", "minimum_rate") and not _PERCENTILE.fullmatch(key):
+        if key not in ("error_rate", "minimum_rate", "minimum_token_rate") and not _PERCENTILE.fullmatch(key):
             raise ConfigError(path, f"unknown key {key!r} in {place}; there are: {_KNOWN}")
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not math.isfinite(limit):
             raise ConfigError(path, f"{key} in {place} must be a number, not {limit!r}")

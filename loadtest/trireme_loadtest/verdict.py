@@ -78,6 +78,10 @@ def _find(task: TaskSummary, objective: Objective) -> Finding:
             task.answered_rate,
             "" if met else f"of {task.asked_rate:.1f}/s asked, {task.answered_rate:.1f}/s were answered well",
         )
+    if objective.measure == "minimum_token_rate":
+        rate = task.token_rate
+        outcome = Outcome.MET if rate >= objective.limit else Outcome.BROKEN
+        return Finding(objective, outcome, rate, rate, rate, "" if rate else "the model does not stream")
     histogram = {
         "latency": task.latency,
         "ttft": task.first_response,

@@ -18,6 +18,7 @@ from trireme_loadtest.record import LoadRecord
 PROJECT = Path(__file__).parents[2]
 MODELS = Path(__file__).parent / "load_models"
 LOCUSTFILE = PROJECT / "loadtest" / "locustfile.py"
+GENERATION_LOCUSTFILE = PROJECT / "loadtest" / "locustfile_generation.py"
 LOCUST = Path(sys.executable).with_name("locust")
 GUARD_SECONDS = 90
 
@@ -151,3 +152,21 @@ def _wait_for(page: str) -> None:
             time.sleep(0.2)
         else:
             return
+
+
+def test_users_that_stream_count_tokens_and_are_held_to_them(tmp_path: Path) -> None:
+    slo = tmp_path / "slo.toml"
+    slo.write_text("[all]\nttft_p95_ms = 5000\ninter_token_p95_ms = 5000\nminimum_token_rate = 1\n")
+    models = Path(__file__).parent / "generation_models"
+    flags = ServerFlags(models, load_models=("text_generation", "generation_economy", "generation_premium"))
+    with TritonServer.start(flags) as server:
+        command = _locust(server, "--headless", "-u", "4", "-r", "4", "-t", "5s", file=GENERATION_LOCUSTFILE)
+        done = _run([*command, "--slo", str(slo), "--report", str(tmp_path / "report")])
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tokens/s" in done.stdout
+    summary = LoadRecord.read(tmp_path / "report" / "run.json").task("text_generation")
+    assert summary.failed == 0
+    # The engine says each word of its prompt again, in a piece of its own: eight at least.
+    assert summary.first_response.count == summary.asked
+    assert summary.between_responses.count >= 7 * summary.asked

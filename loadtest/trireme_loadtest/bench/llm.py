@@ -172,7 +172,7 @@ def _contenders(
         python = vllm_python if served.backend == "vllm" else Path(sys.executable)
         alone(f"{ENGINES[served.backend]} alone", python, served.backend, served.weights, served.arguments)
         if served.backend == "openvino_genai":
-            alone("lookup", python, "openvino_genai+lookup", served.weights, {})
+            alone("lookup", python, "openvino_genai+lookup", served.weights, served.arguments)
             if "lookup" in runs:
                 lookup, plain = runs.pop("lookup"), runs[f"{ENGINES[served.backend]} alone"]
                 features += [

@@ -1,9 +1,9 @@
 """One engine in a process of its own, without any server: what the others are measured against.
 
 It runs in the environment that has the engine, and imports nothing of this project. Its arguments are the engine's
-name, the model's path, a number of threads and, as JSON, vLLM's engine arguments. It says ``ready``, and then answers
-each line of stdin, a JSON object ``{"requests": [{"prompt": ..., "tokens": ...}], "streams": 4, "seconds": 10}``, with
-one line: the seconds that passed and for each request when it was sent and when its tokens came, from the start on.
+name, the model's path, a number of threads and, as JSON, what its ``model.json`` says. It says ``ready``, and then
+answers each line of stdin, ``{"requests": [{"prompt": ..., "tokens": ...}], "streams": 4, "seconds": 10}``, with
+one line: the seconds that passed and for each request when it was sent and when its tokens came.
 
 Requests are taken in order and over and over, ``streams`` of them at a time.
 """
@@ -16,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+_KV_BLOCK_TOKENS = 32
 
 
 class Load:
@@ -40,12 +42,15 @@ class Load:
         return next(self._requests), moments
 
 
-def openvino(path: str, threads: int, *, lookup: bool) -> Callable[[Load], None]:
+def openvino(path: str, threads: int, arguments: dict[str, Any], *, lookup: bool) -> Callable[[Load], None]:
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
-    scheduler.num_kv_blocks, scheduler.max_num_seqs = 1024, 64
-    scheduler.enable_prefix_caching = True
+    # As the served model has it: so the rows differ by the server alone.
+    scheduler.cache_size, scheduler.num_kv_blocks = 0, arguments.get("kv_cache_tokens", 16384) // _KV_BLOCK_TOKENS
+    scheduler.max_num_seqs = arguments.get("max_num_seqs", 16)
+    scheduler.max_num_batched_tokens = arguments.get("max_num_batched_tokens", 128)
+    scheduler.enable_prefix_caching = arguments.get("enable_prefix_caching", True)
     properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, **({"prompt_lookup": True} if lookup else {})}
     pipeline = openvino_genai.ContinuousBatchingPipeline(path, scheduler, "CPU", properties)
     numbers = itertools.count()
@@ -158,8 +163,8 @@ def main() -> None:
     # What libraries print must not get between the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     run = {
-        "openvino_genai": lambda: openvino(path, threads, lookup=False),
-        "openvino_genai+lookup": lambda: openvino(path, threads, lookup=True),
+        "openvino_genai": lambda: openvino(path, threads, arguments, lookup=False),
+        "openvino_genai+lookup": lambda: openvino(path, threads, arguments, lookup=True),
         "vllm": lambda: vllm(path, arguments),
         "transformers": lambda: transformers(path, threads, batch=False),
         "transformers+batch": lambda: transformers(path, threads, batch=True),

@@ -35,7 +35,7 @@ class EngineProcess:
     def __init__(
         self, python: Path, engine: str, model: Path, *, threads: int, arguments: Mapping[str, Any] | None = None
     ) -> None:
-        """``python``: of the environment that has the engine; ``arguments``: of vLLM's engine."""
+        """``python``: of the environment that has the engine; ``arguments``: the model's ``model.json``."""
         self._name = engine
         self._log: IO[bytes] = tempfile.NamedTemporaryFile(prefix="engine-", suffix=".log")  # noqa: SIM115 - till stop
         environment = {
