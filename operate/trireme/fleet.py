@@ -237,7 +237,7 @@ class Fleet:
         """Have callers leave a replica, and end it when their requests are answered."""
         self._replicas.remove(replica)
         self._envoy.set_endpoints(self._endpoints())
-        # Not before: Envoy cuts off what is in flight on a replica that turns red.
+        # Envoy has let go of it: nothing new comes while it drains.
         time.sleep(_RELEASE_SECONDS)
         replica.drain()
         replica.stop()
