@@ -161,7 +161,6 @@ def test_the_overview_shows_the_stack_and_every_other_panel_can_be_drawn(watched
     assert {found["metric"]["variant"] for found in shares} == {
         "embedding_economy", "embedding_standard", "embedding_premium"
     }  # fmt: skip
-    assert watched.query('ALERTS{alertstate="firing", alertname!="TargetIsDown"}') == []
 
 
 def test_a_request_is_found_in_envoys_log_by_the_id_its_caller_gave(watched: Watched) -> None:
