@@ -88,6 +88,7 @@ class TritonMetrics:
         self._counts: deque[tuple[str, str, int]] = deque()
         self._seen_ms: deque[tuple[str, float, int]] = deque()
         self._state = EngineState(0, 0, 0.0)
+        self._state_told: EngineState | None = None
         self._steps_told = 0
         self._closed = threading.Event()
         self._flusher = threading.Thread(target=self._run, daemon=True, name="generation-metrics")
@@ -149,7 +150,9 @@ class TritonMetrics:
             name, seen_ms, times = self._seen_ms.popleft()
             for _ in range(times):
                 self._histograms[name].observe(seen_ms)
-        self._send_state(self._state)
+        if self._state != self._state_told:
+            self._send_state(self._state)
+            self._state_told = self._state
 
     def _send_state(self, state: EngineState) -> None:
         self._gauges[_RUNNING].set(state.running)

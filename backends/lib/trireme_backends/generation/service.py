@@ -13,7 +13,8 @@ from trireme_backends.generation.engine import Engine, Generation, Piece
 from trireme_backends.generation.errors import EngineError, GenerationError
 from trireme_backends.generation.metrics import Observer
 
-_CANCEL_POLL_SECONDS = 0.05
+# Each look is a message to the server, for each open request.
+_CANCEL_POLL_SECONDS = 0.25
 
 
 class Reply(Protocol):
