@@ -79,9 +79,10 @@ Work = Callable[..., StreamRun]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model of the repository and its engine.
+    """A variant of the repository and its engine.
 
     Attributes:
+        model: the ensemble that is pinned to the engine's version.
         weights: the file or folder that the engine loads. arguments: of its ``model.json``.
     """
 
@@ -131,6 +132,10 @@ def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
 def find_served(repository: ModelRepository) -> tuple[list[Served], list[str]]:
     """The engine models that can be loaded, and why others cannot."""
     plan = plan_loading(repository)
+    configs = [
+        load_model_config(folder.config_path) for folder in repository.models() if folder.name not in plan.broken
+    ]
+    variants = {step.model: config.name for config in configs for step in config.steps}
     found, skipped = [], []
     for folder in repository.models():
         if folder.name in plan.broken:
@@ -143,7 +148,11 @@ def find_served(repository: ModelRepository) -> tuple[list[Served], list[str]]:
             continue
         directory = folder.version_dir(folder.versions()[-1])
         arguments = json.loads((directory / "model.json").read_text())
-        found.append(Served(folder.name, backend, (directory / arguments["model"]).resolve(), arguments))
+        found.append(
+            Served(
+                variants.get(folder.name, folder.name), backend, (directory / arguments["model"]).resolve(), arguments
+            )
+        )
     return found, skipped
 
 

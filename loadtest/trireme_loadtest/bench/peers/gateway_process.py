@@ -29,8 +29,7 @@ class GatewayProcess:
         (port,) = free_ports(1)
         self._url = f"http://{LOOPBACK}:{port}"
         self._log = tempfile.NamedTemporaryFile(prefix="gateway-", suffix=".log")  # noqa: SIM115 - till its end
-        command = [str(Path(sys.executable).with_name("trireme")), "gateway"]
-        command += ["--triton", triton_address, "--listen", f"{LOOPBACK}:{port}"]
+        command = [sys.executable, "-m", "trireme_gateway", "--triton", triton_address, f"--listen={LOOPBACK}:{port}"]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
 
     def __enter__(self) -> GatewayProcess:
@@ -42,7 +41,8 @@ class GatewayProcess:
             except OSError:
                 time.sleep(0.1)
         self.stop()
-        raise ServerError("the gateway did not start; try: trireme gateway")
+        told = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-1:] or ["it says nothing"]
+        raise ServerError(f"the gateway did not start: {told[0][:300]}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
