@@ -8,21 +8,21 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from trireme.errors import TriremeError
+from trireme.errors import ServerError, TriremeError
 from trireme.files import write_atomic
 from trireme.loading import plan_loading
 from trireme.model_config import load_model_config
 from trireme.repository import ModelRepository
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
-from trireme_client import AsyncTriremeClient
+from trireme_client import AsyncTriremeClient, ClientError
 
 from trireme_loadtest.bench.peers.gateway_process import GatewayProcess
 from trireme_loadtest.bench.peers.generation_process import EngineProcess
@@ -108,7 +108,7 @@ def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
     settings = Settings.from_environment()
     found, skipped = find_served(ModelRepository(settings.repository_dir))
     machine = MachineFacts.read()
-    with ExitStack() as stack:
+    with ExitStack() as stack, _told_in_one_sentence():
         runs, features = _contenders(settings, found, threads, stack, skipped)
         for reason in skipped:
             click.echo(f"  left out: {reason}", err=True)
@@ -127,6 +127,14 @@ def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
     plot = options.output_dir / "llm.svg"
     write_atomic(plot, chart(results).encode())
     click.echo(f"  wrote {plot}", err=True)
+
+
+@contextmanager
+def _told_in_one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        raise ServerError(f"a stream failed, so there is nothing to compare: {error.problem}") from None
 
 
 def find_served(repository: ModelRepository) -> tuple[list[Served], list[str]]:
