@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -77,9 +76,7 @@ class GenerationService:
             with self._lock:
                 answers = list(self._open)
             for answer in answers:
-                # One that has just ended has no way back to ask.
-                with contextlib.suppress(Exception):
-                    answer.cancel_if_unwanted()
+                answer.cancel_if_unwanted()
             self._observer.state(self._engine.state())
 
 
@@ -94,13 +91,17 @@ class _Answer:
     generation: Generation | None = None
     _gathered: list[Piece] = field(default_factory=list)
     _cancelled: bool = False
+    _ended: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, piece: Piece | GenerationError) -> None:
         """The engine's sink."""
         if isinstance(piece, GenerationError):
             self.done(self)
             self.observer.failed(self.request, piece)
-            self.reply.fail(piece)
+            with self._lock:
+                self._ended = True
+                self.reply.fail(piece)
             return
         final = piece.finish_reason is not None
         if final:
@@ -118,11 +119,17 @@ class _Answer:
         elif self._gathered:
             piece = _joined([*self._gathered, piece])
             self._gathered.clear()
-        self.reply.send(response_tensors(self.request, piece), final=final)
+        with self._lock:
+            self._ended = final
+            self.reply.send(response_tensors(self.request, piece), final=final)
 
     def cancel_if_unwanted(self) -> None:
-        if self.generation and not self._cancelled and self.reply.is_cancelled():
-            self._cancelled = True
+        # Behind the last response the server has forgotten the request: asked of it then, it crashes.
+        with self._lock:
+            if self._ended or self._cancelled or self.generation is None:
+                return
+            self._cancelled = self.reply.is_cancelled()
+        if self._cancelled:
             self.generation.cancel()
 
 
