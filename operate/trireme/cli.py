@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 import click
 
 from trireme import commands
-from trireme.errors import TriremeError
+from trireme.errors import SetupError, TriremeError
 
 
 class _Verbs(click.Group):
@@ -27,13 +27,30 @@ class _Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         with _interruptible():
-            for entry in entry_points(group="trireme.commands", name=cmd_name):
-                return _as_command(entry.load())
-            verb = cmd_name.replace("-", "_")
-            name = f"{commands.__name__}.{verb}"
-            if importlib.util.find_spec(name) is None:
-                return None
-            return _as_command(getattr(importlib.import_module(name), verb))
+            try:
+                return _find(cmd_name)
+            except ModuleNotFoundError as error:
+                return _lacking(cmd_name, error.name or str(error))
+
+
+def _find(verb: str) -> click.Command | None:
+    for entry in entry_points(group="trireme.commands", name=verb):
+        return _as_command(entry.load())
+    attribute = verb.replace("-", "_")
+    name = f"{commands.__name__}.{attribute}"
+    if importlib.util.find_spec(name) is None:
+        return None
+    return _as_command(getattr(importlib.import_module(name), attribute))
+
+
+def _lacking(verb: str, package: str) -> click.Command:
+    """In the place of a verb whose packages are not all installed, as in an image that is made for other verbs."""
+
+    def tell() -> None:
+        raise SetupError(f"trireme {verb} needs the package {package}, which is not installed", "make setup")
+
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    return click.Command(verb, callback=tell, help=f"Not here: needs {package}.", context_settings=anything)
 
 
 def _as_command(found: object) -> click.Command:

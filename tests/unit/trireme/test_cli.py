@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from trireme import cli
 
 TRIREME = Path(sys.executable).with_name("trireme")
 
@@ -35,3 +36,17 @@ def test_ctrl_c_while_a_verb_is_imported_leaves_no_traceback(after_seconds: floa
     # Before Python itself has started, its own start-up code may still speak.
     assert "trireme/" not in errors
     assert "numpy" not in errors
+
+
+def test_verb_whose_packages_are_missing_says_so_and_leaves_the_others_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # None in sys.modules is how Python is told that a module cannot be found.
+    monkeypatch.setitem(sys.modules, "trireme.status", None)
+    monkeypatch.delitem(sys.modules, "trireme.commands.status", raising=False)
+    assert cli.main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert "Not here: needs trireme.status" in told
+    assert "demo" in told
+    assert cli.main(["status", "--json"]) == 1
+    assert "trireme status needs the package trireme.status, which is not installed" in capsys.readouterr().err
