@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 
 import pytest
 import tritonclient.grpc as triton_grpc
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
+
+# A shell's background job ignores Ctrl-C, and its children would too: tests of Ctrl-C start children that do not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
