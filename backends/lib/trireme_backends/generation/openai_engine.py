@@ -138,7 +138,8 @@ class OpenAIEngine:
             async with contextlib.aclosing(event_payloads(response.content)) as payloads:
                 async for payload in payloads:
                     if payload == _DONE:
-                        break
+                        # Nothing comes after it, but only a body that was read to its end frees its connection.
+                        continue
                     piece = answer.read(json.loads(payload))
                     if piece is not None:
                         sink(piece)
