@@ -20,6 +20,7 @@ import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
 from trireme.admin_key import hide_argument
+from trireme.child import ending_with_us
 from trireme.errors import ServerError
 from trireme.ports import LOOPBACK, free_ports
 from trireme.runtime import EmbeddedRuntime
@@ -173,14 +174,11 @@ class TritonServer:
         runtime.build_backend_directory(backends)
         prefix = new_region_prefix()
         command = [str(runtime.server_path), *flags.arguments(backends, runtime.cache_dir, prefix)]
-        # Ends the server with us, also when we are killed; without setpriv the next `trireme serve` cleans up.
-        if setpriv := shutil.which("setpriv"):
-            command = [setpriv, "--pdeathsig", "TERM", "--", *command]
         # Appending, so that the log may be cut while the server writes to it.
         with (folder / "server.log").open("ab") as log:
             log_start = log.tell()
             process = subprocess.Popen(
-                command,
+                ending_with_us(command),
                 env=runtime.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

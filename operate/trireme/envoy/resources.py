@@ -10,15 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from trireme.envoy.endpoint import FrontDoor, TlsFiles
-from trireme.envoy.upstreams import BY_PREFIX_CLUSTER, GRPC_CLUSTER, HTTP_CLUSTER
+from trireme.envoy.upstreams import BUFFER_BYTES, BY_PREFIX_CLUSTER, GRPC_CLUSTER, HTTP_CLUSTER
 from trireme.ports import LOOPBACK
 
 Json = dict[str, Any]
 
 MIB = 1024**2
-# A request is kept until it is answered, for a second try elsewhere. Above this limit Envoy would still pass it on, but
-# silently try no second time.
-BUFFER_BYTES = 16 * MIB
 # tritonserver 24.10 dies of an HTTP body of about 4.5 MB.
 HTTP_BODY_BYTES = 4 * MIB
 # Requests that share their beginning go where it is in the cache, see ``trireme_client.generation``.

@@ -19,7 +19,9 @@ HTTP_CLUSTER = "triton_http"
 BY_PREFIX_CLUSTER = "triton_grpc_by_prefix"
 CLUSTERS = (GRPC_CLUSTER, HTTP_CLUSTER, BY_PREFIX_CLUSTER)
 
-_BUFFER_BYTES = 16 * 1024**2
+# A request is kept until it is answered, for a second try elsewhere. Above this limit Envoy would still pass it on, but
+# silently try no second time.
+BUFFER_BYTES = 16 * 1024**2
 # A machine that is cut off acknowledges nothing: what waits for it is then tried on another one. Not with HTTP/2's own
 # pings: gRPC servers end a connection that pings them more than once in five minutes.
 _CUT_OFF_SECONDS = 4
@@ -60,7 +62,7 @@ def cluster_of(door: FrontDoor, name: str, endpoints: Sequence[Endpoint], eds: J
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
         "name": name,
         "connect_timeout": "1s",
-        "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "health_checks": [_health_check()],
         "ignore_health_on_host_removal": True,
         "upstream_connection_options": {

@@ -7,6 +7,7 @@ import time
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from trireme_backends.routing.route import CANARY_SUFFIX
 
 from trireme.run_state import Phase
 from trireme.top.frame import Frame, Latency, ModelRow, ReplicaRow
@@ -73,7 +74,7 @@ def _models(frame: Frame) -> Table:
             task = row.task
             table.add_row(Text(task or "asked without a router", style="bold"))
         table.add_row(
-            Text(f"  {row.model}", style="yellow" if row.model.endswith("__canary") else ""),
+            Text(f"  {row.model}", style="yellow" if row.model.endswith(CANARY_SUFFIX) else ""),
             row.version,
             _share(row),
             *_rate_cells(row.rate, row.latency, row.queued, row.errors),
