@@ -301,14 +301,25 @@ class AsyncTriremeClient:
     # -- the server ----------------------------------------------------------------------------------------------------
 
     async def spec(
-        self, model: str, *, version: int | str | None = None, deadline_ms: float | None = None
+        self,
+        model: str,
+        *,
+        version: int | str | None = None,
+        deadline_ms: float | None = None,
+        affinity_key: str = "",
+        current: bool = False,
     ) -> ModelSpec:
         """The model's inputs, outputs and batch size, remembered after the first time.
+
+        Args:
+            affinity_key: asks the replica that calls of this key go to.
+            current: asks the server, whatever is remembered.
 
         Raises:
             ModelNotFoundError: there is no such model; names those there are.
         """
-        return await self._session.spec(self._session.begin(model, version, deadline_ms))
+        call = self._session.begin(model, version, deadline_ms, affinity_key=affinity_key)
+        return await (self._session.current_spec(call) if current else self._session.spec(call))
 
     async def is_ready(
         self, model: str = "", *, version: int | str | None = None, deadline_ms: float | None = None

@@ -128,7 +128,7 @@ def _json(name: str, value: object) -> str:
         raise InvalidInputError(name, f"cannot be written as JSON: {error}") from None
 
 
-def _read_chunk(result: InferResult, version: str, reason: str) -> GenerationChunk:
+def _read_chunk(result: InferResult, model: str, version: str, reason: str) -> GenerationChunk:
     """Read one answer of a model of the contract."""
     finish_reason = _text(result, "finish_reason")
     logprobs = _text(result, "logprobs")
@@ -139,7 +139,7 @@ def _read_chunk(result: InferResult, version: str, reason: str) -> GenerationChu
         num_input_tokens=_number(result, "num_input_tokens"),
         num_output_tokens=_number(result, "num_output_tokens"),
         logprobs=json.loads(logprobs) if logprobs else None,
-        model=result.model,
+        model=model,
         version=version,
         request_id=result.request_id,
         reason=reason,
@@ -177,10 +177,9 @@ class GenerationCall:
         call = self._call
         spec = await self._client.spec(call.model, version=call.version, deadline_ms=self._left_ms())
         if not _is_route(spec):
-            results = self._results(spec, call.version, self._parameters)
-            async with aclosing(results):
+            async with aclosing(self._results(call.model, call.version, self._parameters)) as results:
                 async for result in results:
-                    yield _read_chunk(result, result.version, "called by name")
+                    yield _read_chunk(result, call.model, result.version, "called by name")
             return
         while True:
             decision, pace = await self._decide(), Pace()
@@ -200,23 +199,43 @@ class GenerationCall:
 
     async def _stream(self, decision: Decision, pace: Pace) -> AsyncGenerator[GenerationChunk, None]:
         asked_at = time.monotonic()
-        spec = await self._client.spec(decision.variant, deadline_ms=self._left_ms())
-        results = self._results(spec, "", {}, decision.leave_after_ms)
-        async with aclosing(results):
+        async with aclosing(self._results(decision.variant, "", {}, decision.leave_after_ms)) as results:
             async for result in results:
-                chunk = _read_chunk(result, decision.version, decision.reason)
+                chunk = _read_chunk(result, decision.variant, decision.version, decision.reason)
                 pace.came(chunk, time.monotonic() - asked_at)
                 yield chunk
                 asked_at = time.monotonic()
 
-    def _results(
-        self, spec: ModelSpec, version: str, parameters: Mapping[str, Parameter], first_within_ms: float | None = None
+    async def _results(
+        self, model: str, version: str, parameters: Mapping[str, Parameter], first_within_ms: float | None = None
     ) -> AsyncGenerator[InferResult, None]:
-        return self._client.stream(
-            spec.name, self._prompt.inputs(spec), version=version, parameters=parameters, deadline_ms=self._left_ms(),
-            headers=self._headers, request_id=self._call.request_id, affinity_key=self._call.affinity_key,
-            first_within_ms=first_within_ms,
-        )  # fmt: skip
+        """Answers of a model; of an ensemble that is pinned to an engine those of the engine itself.
+
+        Tritonserver does not hand a cancellation on to the steps of an ensemble: the engine would write to the end for
+        nobody. The pin is asked for each time, as a release may move it at any time.
+        """
+        affinity_key = self._call.affinity_key
+        spec = await self._client.spec(
+            model, version=version, deadline_ms=self._left_ms(), affinity_key=affinity_key, current=True
+        )
+        places = [(spec.pin.model, spec.pin.version)] if spec.pin else []
+        for place, place_version in [*places, (model, version)]:
+            begun = False
+            results = self._client.stream(
+                place, self._prompt.inputs(spec), version=place_version, parameters=parameters,
+                deadline_ms=self._left_ms(), headers=self._headers, request_id=self._call.request_id,
+                affinity_key=affinity_key, first_within_ms=first_within_ms,
+            )  # fmt: skip
+            try:
+                async with aclosing(results):
+                    async for result in results:
+                        begun = True
+                        yield result
+                return
+            except ModelNotFoundError:
+                # During a release the replica that was asked may have another pin than the one that answers.
+                if begun or place == model:
+                    raise
 
     async def _decide(self) -> Decision:
         tried = ",".join(f"{variant}:{fault}" for variant, fault in self._tried.items())

@@ -124,6 +124,13 @@ class Session:
         """What the call's model takes, asked of the server once."""
         return (await self._spec(call))[0]
 
+    async def current_spec(self, call: Call) -> ModelSpec:
+        """What the call's model is at this moment, asked of the server each time."""
+        answer = await self.caller.ask("ModelConfig", pb.ModelConfigRequest(name=call.model, version=call.version), call)
+        spec = ModelSpec.from_config(answer.config)
+        self._specs[call.model, call.version] = spec, time.monotonic()
+        return spec
+
     async def _spec(self, call: Call) -> tuple[ModelSpec, bool]:
         known = self._specs.get((call.model, call.version)) or await self._ask_spec(call)
         return known[0], time.monotonic() - known[1] < _FRESH_SPEC_SECONDS
@@ -137,9 +144,8 @@ class Session:
                 await self.runtime.first_done([asked], call.remaining_s())
             # There by now, unless asking failed: then each asks for itself, for its deadline and its error are its own.
             if (known := self._specs.get(model)) is None:
-                request = pb.ModelConfigRequest(name=call.model, version=call.version)
-                answer = await self.caller.ask("ModelConfig", request, call)
-                known = self._specs[model] = ModelSpec.from_config(answer.config), time.monotonic()
+                await self.current_spec(call)
+                known = self._specs[model]
             return known
         finally:
             if asked is own:

@@ -32,6 +32,14 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """The version of the model that does the work of a one-step ensemble."""
+
+    model: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model as the server describes it.
 
@@ -39,6 +47,7 @@ class ModelSpec:
         max_batch_size: rows of one request; 0: the model has no batch dimension.
         decoupled: it may answer a request any number of times, so it is called with ``stream``.
         parameters: of its ``config.pbtxt``, e.g. the ``task`` and ``tier`` of a variant.
+        pin: of an ensemble of one step that hands all tensors on under their own names; None of any other model.
     """
 
     name: str
@@ -47,6 +56,7 @@ class ModelSpec:
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
     parameters: dict[str, str] = field(default_factory=dict)
+    pin: Pin | None = None
 
     @classmethod
     def from_config(cls, config: Message) -> ModelSpec:
@@ -64,6 +74,7 @@ class ModelSpec:
             inputs={given.name: tensor(given, optional=given.optional) for given in config.input},
             outputs={made.name: tensor(made, optional=False) for made in config.output},
             parameters={name: parameter.string_value for name, parameter in config.parameters.items()},
+            pin=_pin(config),
         )
 
     def place(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -87,3 +98,13 @@ class ModelSpec:
                 spec.name, f"expected shape {list(spec.shape)}, got {list(shape)} (-1 is any size{batch})"
             )
         return shape
+
+
+def _pin(config: Message) -> Pin | None:
+    steps = config.ensemble_scheduling.step
+    if len(steps) != 1:
+        return None
+    step = steps[0]
+    renames = any(inner != outer for names in (step.input_map, step.output_map) for inner, outer in names.items())
+    # A version of -1 is the newest one.
+    return None if renames or step.model_version < 1 else Pin(step.model_name, str(step.model_version))

@@ -18,6 +18,7 @@ import numpy as np
 
 from trireme_client._protos import Message, config_pb, grpc, pb, stubs
 from trireme_client.request import read_parameters
+from trireme_client.spec import Pin
 from trireme_client.tensors import DTYPES, Array, decode, encode
 from trireme_client.testing_generation import GENERATION_TENSORS, generate
 
@@ -120,13 +121,19 @@ class FakeServer:
             config.output.add(name=tensor, data_type=_number(datatype), dims=dims)
         self._models[name] = _Model(config, compute, stream)
 
-    def add_generation_model(self, name: str, answer: Callable[[str], Iterable[str]]) -> None:
+    def add_generation_model(
+        self, name: str, answer: Callable[[str], Iterable[str]], *, pin: Pin | None = None
+    ) -> None:
         """Serve a language model of Triton's LLM contract, or replace one.
 
         Args:
             answer: from the prompt (for a chat its messages as JSON) to the pieces of text, a token each.
+            pin: it says that it is an ensemble which is pinned to this version of another model.
         """
         self.add_model(name, **GENERATION_TENSORS, stream=functools.partial(generate, answer))
+        if pin is not None:
+            steps = self._models[name].config.ensemble_scheduling.step
+            steps.add(model_name=pin.model, model_version=int(pin.version))
 
     def remove_model(self, name: str) -> None:
         """Answer as if the model had been unloaded."""

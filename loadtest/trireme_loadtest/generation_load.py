@@ -73,11 +73,11 @@ class StreamRun:
         }
 
 
-def mixed_prompts(count: int, seed: int) -> list[Prompt]:
-    """Prompts of 8 to 160 words to be continued with 16 to 128 tokens, in a fixed order; no two begin alike."""
-    generator = random.Random(seed)
+def mixed_prompts(count: int, lengths_seed: int, words_seed: int) -> list[Prompt]:
+    """Prompts of 8 to 160 words to be continued with 16 to 128 tokens; one ``lengths_seed`` gives the same lengths."""
+    lengths, words = random.Random(lengths_seed), random.Random(words_seed)
     return [
-        Prompt(" ".join(generator.choices(_WORDS, k=generator.choice(_PROMPT_WORDS))), generator.choice(_TOKENS))
+        Prompt(" ".join(words.choices(_WORDS, k=lengths.choice(_PROMPT_WORDS))), lengths.choice(_TOKENS))
         for _ in range(count)
     ]
 

@@ -72,7 +72,7 @@ def chats(repository: ModelRepository, task: Task) -> list[Chat]:
     found = []
     for variant in task.variants:
         folder = repository.model(variant.model)
-        if not load_model_config(folder.config_path).message.model_transaction_policy.decoupled:
+        if not load_model_config(folder.config_path).is_decoupled:
             continue
         for sample in load_golden(folder):
             if "messages" in sample.inputs:

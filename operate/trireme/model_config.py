@@ -141,6 +141,11 @@ class ModelConfig:
         return bool(self.message.HasField("ensemble_scheduling")) or self.platform == "ensemble"
 
     @property
+    def is_decoupled(self) -> bool:
+        """It may answer a request any number of times: it streams."""
+        return bool(self.message.model_transaction_policy.decoupled)
+
+    @property
     def max_batch_size(self) -> int:
         """0: the model does not batch, and dims are whole shapes."""
         return int(self.message.max_batch_size)

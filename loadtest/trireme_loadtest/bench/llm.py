@@ -22,6 +22,7 @@ from trireme.model_config import load_model_config
 from trireme.repository import ModelRepository
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
+from trireme_backends.generation.vllm_config import path_or_name
 from trireme_client import AsyncTriremeClient, ClientError
 
 from trireme_loadtest.bench.peers.gateway_process import GatewayProcess
@@ -44,7 +45,8 @@ BATCHED = "transformers, static batch"
 ENGINES = {"openvino_genai": "openvino_genai", "vllm": "vLLM"}
 RATE = "tokens_per_second"
 DEADLINE_SECONDS = 120.0
-SEED = 11
+# The same lengths in every run.
+LENGTHS_SEED = 11
 PROMPTS = 256
 # About 1.4 tokens a word.
 PREFIX_WORDS = 1100
@@ -114,9 +116,9 @@ def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
             click.echo(f"  left out: {reason}", err=True)
         if not runs:
             raise TriremeError("no engine can be measured; run: trireme export generation_economy")
-        prompts = mixed_prompts(PROMPTS, SEED)
+        seeds = itertools.count()
         contenders = [
-            Contender(name, f"{level} streams", functools.partial(_measure, run, prompts, level, options.seconds))
+            Contender(name, f"{level} streams", functools.partial(_measure, run, seeds, level, options.seconds))
             for level in levels
             for name, run in runs.items()
         ]
@@ -156,11 +158,8 @@ def find_served(repository: ModelRepository) -> tuple[list[Served], list[str]]:
             continue
         directory = folder.version_dir(folder.versions()[-1])
         arguments = json.loads((directory / "model.json").read_text())
-        found.append(
-            Served(
-                variants.get(folder.name, folder.name), backend, (directory / arguments["model"]).resolve(), arguments
-            )
-        )
+        weights = Path(path_or_name(directory.resolve(), arguments["model"]))
+        found.append(Served(variants.get(folder.name, folder.name), backend, weights, arguments))
     return found, skipped
 
 
@@ -209,8 +208,9 @@ def _contenders(
     return runs, features
 
 
-def _measure(run: Work, prompts: list[Prompt], level: int, seconds: float) -> Mapping[str, float]:
-    return run(prompts, streams=level, seconds=seconds).metrics()
+def _measure(run: Work, seeds: Iterator[int], level: int, seconds: float) -> Mapping[str, float]:
+    # New texts each time: a cached prefix of the run before would be the later rows' advantage.
+    return run(mixed_prompts(PROMPTS, LENGTHS_SEED, next(seeds)), streams=level, seconds=seconds).metrics()
 
 
 def _through_client(address: str, model: str, prompts: list[Prompt], *, streams: int, seconds: float) -> StreamRun:
@@ -256,7 +256,7 @@ def _features(name: str, address: str, model: str) -> list[Contender]:
             async with AsyncTriremeClient(address, deadline_ms=DEADLINE_SECONDS * 1000) as client:
                 stream = _client_stream(client, model)
                 if cancelled:
-                    await closed_streams(stream, mixed_prompts(cancelled, next(seeds)), streams=cancelled, seconds=3.0)
+                    await closed_streams(stream, mixed_prompts(cancelled, LENGTHS_SEED, next(seeds)), streams=cancelled, seconds=3.0)
                 prompt, began = Prompt(f"{prefix()} {random_text(4, next(seeds))}", 2), time.monotonic()
                 async with aclosing(stream(prompt)) as pieces:
                     await anext(pieces)

@@ -97,14 +97,21 @@ class Frame:
 
 
 def steps_of(repository: ModelRepository) -> Mapping[str, Sequence[str]]:
-    """By ensemble, the models it is made of: these are asked by the server, not by callers."""
-    steps = {}
+    """By model that callers ask, the models whose requests are parts of those: the steps of an ensemble.
+
+    An engine that streams is asked itself, by clients that follow the pin of its ensemble; whoever asks the ensemble
+    asks the engine, too.
+    """
+    steps: dict[str, list[str]] = {}
     for folder in repository.models():
         try:
             config = load_model_config(folder.config_path)
         except ConfigError:
             continue
-        if config.is_ensemble:
+        if config.is_ensemble and config.is_decoupled:
+            for step in config.steps:
+                steps.setdefault(step.model, []).append(folder.name)
+        elif config.is_ensemble:
             steps[folder.name] = [step.model for step in config.steps]
     return steps
 
@@ -186,7 +193,7 @@ def _direct(windows: Sequence[Window], steps: Mapping[str, Sequence[str]]) -> di
     direct: dict[tuple[str, ...], float] = {}
     for (model, version), count in _added(windows, _SUCCESS, "model", "version").items():
         if model not in inner and model not in routers:
-            routed = calls.get((model,), 0.0)
+            routed = sum(calls.get((name,), 0.0) for name in (model, *steps.get(model, ())))
             # What a router has not told of yet must not look like callers of the variant.
             untold = routed * _TELLING_SECONDS / _seconds(windows)
             direct[model, version] = count - routed if count - routed > untold else 0.0

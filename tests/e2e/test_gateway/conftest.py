@@ -12,13 +12,17 @@ from trireme.server import ServerFlags, TritonServer
 from tests.e2e.gateway_process import GatewayProcess
 
 MODELS = Path(__file__).parents[1] / "gateway_models"
+# An ensemble that is pinned to an engine's version, and streams.
+VARIANT = Path(__file__).parents[1] / "generation_models" / "generation_economy" / "config.pbtxt"
 
 
 def write_models(folder: Path) -> Path:
-    """``scripted``, and ``scripted_small`` with a context of 64 tokens."""
+    """``scripted``, its variant ``pinned``, and ``scripted_small`` with a context of 64 tokens."""
     shutil.copytree(MODELS / "scripted", folder / "scripted")
     small = shutil.copytree(MODELS / "scripted", folder / "scripted_small") / "config.pbtxt"
     small.write_text(small.read_text().replace('"8192"', '"64"'))
+    (folder / "pinned" / "1").mkdir(parents=True)
+    (folder / "pinned" / "config.pbtxt").write_text(VARIANT.read_text().replace("generation_economy_engine", "scripted"))
     return folder
 
 

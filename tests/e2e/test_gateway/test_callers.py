@@ -49,9 +49,10 @@ def send(gateway, path, body):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_callers_who_leave_free_their_places_in_the_engine(gateway, scripted, stream):
+@pytest.mark.parametrize("model", ["scripted", "pinned"])
+def test_callers_who_leave_free_their_places_in_the_engine(gateway, scripted, model, stream):
     before = generated(scripted)
-    callers = [send(gateway, "completions", {**LONG, "stream": stream}) for _ in range(10)]
+    callers = [send(gateway, "completions", {**LONG, "model": model, "stream": stream}) for _ in range(10)]
     wait_until(lambda: running(scripted) == 10, "all were generated for")
     left_at = time.monotonic()
     for caller in callers:

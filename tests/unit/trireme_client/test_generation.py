@@ -18,6 +18,7 @@ from trireme_client import (
     ServerFaultError,
     TriremeClient,
 )
+from trireme_client.spec import Pin
 
 
 def words(prompt):
@@ -146,6 +147,23 @@ def test_leaving_the_loop_cancels_the_request_in_asyncio(fake):
             return await asyncio.to_thread(stopped.wait, 5)
 
     assert asyncio.run(leave())
+
+
+def test_the_engine_that_a_variant_is_pinned_to_is_asked_itself(fake, connect):
+    """Tritonserver hands no cancellation on to the steps of an ensemble."""
+    fake.add_generation_model("engine", words)
+    client = connect(fake.address)
+    for version in ("3", "4"):
+        fake.add_generation_model("variant", lambda _: ["ensemble"], pin=Pin("engine", version))
+        chunks = list(client.generate("variant", "one two"))
+        assert text(chunks) == "one two "
+        assert {chunk.model for chunk in chunks} == {"variant"}
+        assert (fake.requests[-1].model, fake.requests[-1].version) == ("engine", version)
+
+
+def test_a_pinned_version_that_is_not_there_is_asked_of_the_variant(fake, connect):
+    fake.add_generation_model("variant", lambda _: ["ensemble"], pin=Pin("engine", "3"))
+    assert text(connect(fake.address).generate("variant", "one two")) == "ensemble"
 
 
 def test_the_deadline_bounds_the_whole_text(fake, connect):

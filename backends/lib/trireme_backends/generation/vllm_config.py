@@ -41,12 +41,12 @@ class VllmConfig:
         arguments = dict(_json_object(model.file(ENGINE_ARGUMENTS)))
         if not isinstance(arguments.get("model"), str):
             raise ModelError(f"{model.version_dir / ENGINE_ARGUMENTS}: 'model' must name a folder or a model")
-        arguments["model"] = _folder_or_name(model, arguments["model"])
+        arguments["model"] = path_or_name(model.version_dir, arguments["model"])
         adapters: dict[str, Path] = {}
         if str(arguments.get("enable_lora", "")).lower() == "true":
             arguments["enable_lora"] = True
             for name, folder in _json_object(model.file(ADAPTERS)).items():
-                path = Path(_folder_or_name(model, str(folder)))
+                path = Path(path_or_name(model.version_dir, str(folder)))
                 if not (path / "adapter_config.json").is_file():
                     raise ModelError(f"{model.version_dir / ADAPTERS}: adapter '{name}': {path} holds no adapter")
                 adapters[name] = path
@@ -69,13 +69,13 @@ def _adapter_places(model: Model, arguments: Mapping[str, Any], adapters: int) -
     return wanted
 
 
-def _folder_or_name(model: Model, text: str) -> str:
-    """A folder beside the file or below the repository, where there is one, else the text as it stands.
+def path_or_name(version_dir: Path, text: str) -> str:
+    """A folder or file beside ``model.json`` or below the repository, where there is one, else the text as it stands.
 
     A server that runs in the repository's own folder finds the latter by itself: so NVIDIA's backend reads it too.
     """
-    for base in (model.version_dir, model.version_dir.parents[1]):
-        if (base / text).is_dir():
+    for base in (version_dir, version_dir.parents[1]):
+        if (base / text).exists():
             return str(base / text)
     return text
 

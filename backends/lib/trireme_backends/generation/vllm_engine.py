@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.sampling_params import SamplingParams
 
+# Time to send callers what became of their requests, before a process ends whose engine failed.
+_TELLING_SECONDS = 1.0
 # All of the contract.
 _SUPPORTED = {field.name for field in dataclasses.fields(SamplingParameters)} | {
     f"structured_outputs.{kind}" for kind in ("json", "regex", "choice", "grammar")
@@ -205,7 +207,7 @@ class VllmEngine:
         """End the process: an engine that failed does not work again, and a dead stub is loaded anew."""
         for sink in self._end_all():
             sink(EngineError(f"vLLM failed: {error}"))
-        os._exit(1)
+        threading.Timer(_TELLING_SECONDS, os._exit, (1,)).start()
 
     def _end_all(self) -> list[Sink]:
         sinks = list(self._sinks.values())

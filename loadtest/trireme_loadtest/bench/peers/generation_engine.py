@@ -109,7 +109,10 @@ def vllm(path: str, arguments: dict[str, Any]) -> Callable[[Load], None]:
 
 
 def transformers(path: str, threads: int, *, batch: bool) -> Callable[[Load], None]:
-    """``generate`` as it is: one request after the other, or all that wait in one batch until its longest is done."""
+    """``generate`` as it is: one request after the other, or all that wait in one batch until its longest is done.
+
+    A batch that has begun is brought to its end, however long that takes: its first token may come after the time.
+    """
     import torch  # type: ignore[import-not-found,unused-ignore]
     from transformers import (  # type: ignore[import-not-found,unused-ignore]
         AutoModelForCausalLM,
@@ -146,7 +149,8 @@ def transformers(path: str, threads: int, *, batch: bool) -> Callable[[Load], No
             with torch.inference_mode():
                 model.generate(
                     **inputs, do_sample=False, min_new_tokens=most, max_new_tokens=most,
-                    max_time=load.left(), streamer=Clock(load, taken), pad_token_id=tokenizer.pad_token_id,
+                    max_time=None if batch else load.left(), streamer=Clock(load, taken),
+                    pad_token_id=tokenizer.pad_token_id,
                 )  # fmt: skip
             waiting += [load.send() for _ in taken]
 
