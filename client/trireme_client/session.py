@@ -126,7 +126,9 @@ class Session:
 
     async def current_spec(self, call: Call) -> ModelSpec:
         """What the call's model is at this moment, asked of the server each time."""
-        answer = await self.caller.ask("ModelConfig", pb.ModelConfigRequest(name=call.model, version=call.version), call)
+        answer = await self.caller.ask(
+            "ModelConfig", pb.ModelConfigRequest(name=call.model, version=call.version), call
+        )
         spec = ModelSpec.from_config(answer.config)
         self._specs[call.model, call.version] = spec, time.monotonic()
         return spec

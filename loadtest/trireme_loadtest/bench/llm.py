@@ -256,7 +256,9 @@ def _features(name: str, address: str, model: str) -> list[Contender]:
             async with AsyncTriremeClient(address, deadline_ms=DEADLINE_SECONDS * 1000) as client:
                 stream = _client_stream(client, model)
                 if cancelled:
-                    await closed_streams(stream, mixed_prompts(cancelled, LENGTHS_SEED, next(seeds)), streams=cancelled, seconds=3.0)
+                    await closed_streams(
+                        stream, mixed_prompts(cancelled, LENGTHS_SEED, next(seeds)), streams=cancelled, seconds=3.0
+                    )
                 prompt, began = Prompt(f"{prefix()} {random_text(4, next(seeds))}", 2), time.monotonic()
                 async with aclosing(stream(prompt)) as pieces:
                     await anext(pieces)

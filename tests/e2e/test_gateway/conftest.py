@@ -22,7 +22,9 @@ def write_models(folder: Path) -> Path:
     small = shutil.copytree(MODELS / "scripted", folder / "scripted_small") / "config.pbtxt"
     small.write_text(small.read_text().replace('"8192"', '"64"'))
     (folder / "pinned" / "1").mkdir(parents=True)
-    (folder / "pinned" / "config.pbtxt").write_text(VARIANT.read_text().replace("generation_economy_engine", "scripted"))
+    (folder / "pinned" / "config.pbtxt").write_text(
+        VARIANT.read_text().replace("generation_economy_engine", "scripted")
+    )
     return folder
 
 

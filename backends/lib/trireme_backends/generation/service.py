@@ -1,15 +1,10 @@
-"""Brings requests and an engine together: pieces become responses, callers that go away are noticed.
-
-Pieces are sent from a thread of their own: to send one waits for the server, and the engine's next step must not.
-"""
+"""Brings requests and an engine together: pieces become responses, callers that go away are noticed."""
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from queue import SimpleQueue
 from typing import Protocol
 
 from trireme_backends.generation.contract import GenerationRequest, Tensor, read_request, response_tensors
@@ -44,9 +39,6 @@ class GenerationService:
         self._engine, self._observer = engine, observer
         self._open: set[_Answer] = set()
         self._lock = threading.Lock()
-        self._pieces: SimpleQueue[tuple[_Answer, Piece | GenerationError] | None] = SimpleQueue()
-        self._sender = threading.Thread(target=self._send_pieces, daemon=True, name="generation-answers")
-        self._sender.start()
         self._closed = threading.Event()
         self._watch = threading.Thread(target=self._watch_callers, daemon=True, name="generation-callers")
         self._watch.start()
@@ -59,38 +51,21 @@ class GenerationService:
             self._observer.accepted(request)
             with self._lock:
                 self._open.add(answer)
-            sink = functools.partial(self._tell, answer)
             try:
-                answer.generation = self._engine.submit(request, sink)
+                answer.generation = self._engine.submit(request, answer.take)
             except GenerationError as error:
-                sink(error)
+                answer.take(error)
             except Exception as error:  # of one request; the model goes on serving the others
-                sink(EngineError(f"{type(error).__name__}: {error}"))
+                answer.take(EngineError(f"{type(error).__name__}: {error}"))
         except GenerationError as error:
             self._observer.refused(error)
             reply.fail(error)
 
     def close(self) -> None:
-        """End the engine, which ends what is open, and send what it told of that."""
+        """End the engine, which ends what is open."""
         self._engine.close()
-        self._pieces.put(None)
-        self._sender.join(timeout=2.0)
         self._closed.set()
         self._watch.join(timeout=2.0)
-
-    def _tell(self, answer: _Answer, piece: Piece | GenerationError) -> None:
-        """The engine's sink."""
-        self._pieces.put((answer, piece))
-
-    def _send_pieces(self) -> None:
-        while told := self._pieces.get():
-            answer, piece = told
-            try:
-                answer.take(piece)
-            except Exception:  # whatever the way back says: it is that caller's alone
-                self._forget(answer)
-                if answer.generation is not None:
-                    answer.generation.cancel()
 
     def _forget(self, answer: _Answer) -> None:
         with self._lock:
@@ -120,7 +95,7 @@ class _Answer:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, piece: Piece | GenerationError) -> None:
-        """Send what the engine told, or keep it for later."""
+        """The engine's sink."""
         if isinstance(piece, GenerationError):
             self.done(self)
             self.observer.failed(self.request, piece)

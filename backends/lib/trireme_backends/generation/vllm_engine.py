@@ -2,6 +2,9 @@
 
 One thread owns the engine: vLLM's ``LLMEngine`` is not made for more. Between two steps it takes up what callers asked
 for, so a request joins those that run at the next token, and one that is cancelled leaves at the next token.
+
+Another thread tells the sinks: to send an answer waits for the server, and the next step, which leaves Python to
+others while it computes, must not.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from trireme_backends.generation.engine import EngineState, Piece, Sink, TokenLo
 from trireme_backends.generation.errors import (
     CancelledError,
     EngineError,
+    GenerationError,
     InvalidRequestError,
     room_for_answer,
 )
@@ -31,8 +35,8 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.sampling_params import SamplingParams
 
-# Time to send callers what became of their requests, before a process ends whose engine failed.
-_TELLING_SECONDS = 1.0
+# For sending callers what became of their requests, before a process ends whose engine failed.
+_TELLING_SECONDS = 2.0
 # All of the contract.
 _SUPPORTED = {field.name for field in dataclasses.fields(SamplingParameters)} | {
     f"structured_outputs.{kind}" for kind in ("json", "regex", "choice", "grammar")
@@ -70,8 +74,11 @@ class VllmEngine:
         self._tokenizer = self._engine.renderer.get_tokenizer()
         self._context_tokens: int = self._engine.model_config.max_model_len
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._sinks: dict[str, Sink] = {}
+        self._open: dict[str, _Running] = {}
         self._steps = 0
+        self._told: queue.SimpleQueue[tuple[_Running, Piece | GenerationError] | None] = queue.SimpleQueue()
+        self._teller = threading.Thread(target=self._tell_sinks, name="vllm-answers", daemon=True)
+        self._teller.start()
         self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
         self._thread.start()
 
@@ -98,6 +105,8 @@ class VllmEngine:
         """See ``Engine``."""
         self._tasks.put(None)
         self._thread.join()
+        self._told.put(None)
+        self._teller.join()
         self._engine.engine_core.shutdown()
 
     def cancel(self, running: _Running) -> None:
@@ -137,7 +146,7 @@ class VllmEngine:
 
     def _run(self) -> None:
         while self._take_tasks():
-            if not self._sinks:
+            if not self._open:
                 continue
             try:
                 outputs = self._engine.step()
@@ -146,15 +155,15 @@ class VllmEngine:
                 self._fail(error)
                 return
             for output in outputs:
-                self._tell(output)
-        for sink in self._end_all():
-            sink(CancelledError("the model is unloaded"))
+                self._take_output(output)
+        for running in self._end_all():
+            self._tell(running, CancelledError("the model is unloaded"))
 
     def _take_tasks(self) -> bool:
         """Do what was asked for; wait for it while nothing runs. False: the engine is to end."""
         try:
             while True:
-                task = self._tasks.get(block=not self._sinks)
+                task = self._tasks.get(block=not self._open)
                 if task is None:
                     return False
                 task()
@@ -170,29 +179,30 @@ class VllmEngine:
         try:
             self._engine.add_request(running.name, prompt, parameters, lora_request=lora)
         except VLLMClientError as error:
-            running.sink(_invalid(error, parameters.structured_outputs is not None))
+            self._tell(running, _invalid(error, parameters.structured_outputs is not None))
         except Exception as error:  # of one request; the engine goes on with the others
-            running.sink(EngineError(f"vLLM: {error}"))
+            self._tell(running, EngineError(f"vLLM: {error}"))
         else:
-            self._sinks[running.name] = running.sink
+            self._open[running.name] = running
 
     def _abort(self, running: _Running) -> None:
-        if sink := self._sinks.pop(running.name, None):
+        if self._open.pop(running.name, None):
             self._engine.abort_request([running.name])
-            sink(CancelledError("nobody waits for the answer"))
+            self._tell(running, CancelledError("nobody waits for the answer"))
 
-    def _tell(self, output: RequestOutput) -> None:
+    def _take_output(self, output: RequestOutput) -> None:
         (completion,) = output.outputs
-        sink = self._sinks.get(output.request_id)
-        if sink is None:
+        running = self._open.get(output.request_id)
+        if running is None:
             return
         if output.finished:
-            del self._sinks[output.request_id]
+            del self._open[output.request_id]
         reason = completion.finish_reason
         if reason not in (None, "stop", "length"):
-            sink(EngineError(f"vLLM ended the answer with '{reason}'"))
+            self._tell(running, EngineError(f"vLLM ended the answer with '{reason}'"))
             return
-        sink(
+        self._tell(
+            running,
             Piece(
                 text=completion.text,
                 num_input_tokens=len(output.prompt_token_ids or ()),
@@ -200,20 +210,35 @@ class VllmEngine:
                 finish_reason=reason,
                 logprobs=tuple(_logprobs(one) for one in completion.logprobs or ()),
                 cumulative_logprob=completion.cumulative_logprob or 0.0,
-            )
+            ),
         )
 
     def _fail(self, error: Exception) -> None:
         """End the process: an engine that failed does not work again, and a dead stub is loaded anew."""
-        for sink in self._end_all():
-            sink(EngineError(f"vLLM failed: {error}"))
-        threading.Timer(_TELLING_SECONDS, os._exit, (1,)).start()
+        for running in self._end_all():
+            self._tell(running, EngineError(f"vLLM failed: {error}"))
+        self._told.put(None)
+        self._teller.join(_TELLING_SECONDS)
+        os._exit(1)
 
-    def _end_all(self) -> list[Sink]:
-        sinks = list(self._sinks.values())
-        self._engine.abort_request(list(self._sinks))
-        self._sinks.clear()
-        return sinks
+    def _end_all(self) -> list[_Running]:
+        ended = list(self._open.values())
+        self._engine.abort_request(list(self._open))
+        self._open.clear()
+        return ended
+
+    def _tell(self, running: _Running, told: Piece | GenerationError) -> None:
+        self._told.put((running, told))
+
+    # In the teller's thread.
+
+    def _tell_sinks(self) -> None:
+        while told := self._told.get():
+            running, piece = told
+            try:
+                running.sink(piece)
+            except Exception:  # a way back that is broken is that caller's alone
+                self.cancel(running)
 
 
 class _Running:
