@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from trireme_client._protos import Message, grpc, stubs
@@ -47,6 +48,9 @@ def _failure(error: Any) -> WireError:
 
 
 _CLOSED = "the connection was given up"
+# In which a cancelled call's last event comes. It must find the call's own event loop: where that is closed, grpc.aio
+# raises in the next one, which then never sees the events behind it, and may wait for ever.
+_LAST_EVENTS_SECONDS = 0.05
 
 
 class BlockingGrpcWire:
@@ -111,6 +115,7 @@ class AsyncGrpcWire:
         self._channel = _channel(grpc.aio, endpoint, options)
         self._stub = stubs.GRPCInferenceServiceStub(self._channel)
         self._closed = False
+        self._has_cancelled = False
 
     async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Message:
         return await self.result(self.start(method, request, timeout_s, metadata))
@@ -128,6 +133,7 @@ class AsyncGrpcWire:
             raise _failure(error) from None
         except asyncio.CancelledError:
             # The call ends so when our caller is cancelled, which must go on, and when this wire is closed.
+            self._note_cancelled()
             if self._closed:
                 raise WireError("CANCELLED", _CLOSED) from None
             raise
@@ -135,16 +141,22 @@ class AsyncGrpcWire:
     def stream(self, request: Message, timeout_s: float, metadata: Metadata) -> _AsyncStream:
         if self._closed:
             raise WireError("CANCELLED", _CLOSED)
-        return _AsyncStream(self._stub.ModelStreamInfer(iter((request,)), timeout=timeout_s, metadata=metadata))
+        call = self._stub.ModelStreamInfer(iter((request,)), timeout=timeout_s, metadata=metadata)
+        return _AsyncStream(call, self._note_cancelled)
 
     async def close(self) -> None:
         self._closed = True
         await self._channel.close()
+        if self._has_cancelled:
+            await asyncio.sleep(_LAST_EVENTS_SECONDS)
+
+    def _note_cancelled(self) -> None:
+        self._has_cancelled = True
 
 
 class _AsyncStream:
-    def __init__(self, call: Any) -> None:
-        self._call = call
+    def __init__(self, call: Any, on_cancel: Callable[[], None]) -> None:
+        self._call, self._on_cancel = call, on_cancel
         self._given_up = False
 
     async def next(self) -> Message | None:
@@ -160,4 +172,6 @@ class _AsyncStream:
 
     def cancel(self) -> None:
         self._given_up = True
-        self._call.cancel()
+        # False of a call that has ended.
+        if self._call.cancel():
+            self._on_cancel()

@@ -88,6 +88,6 @@ def _timed(began: float, came: list[tuple[float, int]]) -> dict[str, list[float]
 
 def _prompts(inputs: str) -> list[Prompt]:
     if not inputs:
-        return mixed_prompts(_PROMPTS, _SEED)
+        return mixed_prompts(_PROMPTS, _SEED, _SEED)
     lines = Path(inputs).read_text(encoding="utf-8").splitlines()
     return [Prompt(line, _TOKENS_OF_OWN_PROMPTS) for line in lines if line.strip()]

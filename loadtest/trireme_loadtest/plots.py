@@ -9,7 +9,14 @@ from html import escape
 
 WIDTH, HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 44
-COLOURS = ("#2563eb", "#d97706", "#7c3aed", "#059669", "#0891b2", "#be185d")
+COLOURS = ("#2563eb", "#d97706", "#7c3aed", "#059669", "#0891b2", "#be185d", "#65a30d", "#475569")
+_LEGEND_ROW = 18
+# What the page of a report says in its own colours.
+_FILE_STYLE = (
+    "text{font:12px sans-serif;fill:#475569}.title{font-weight:600;font-size:14px;fill:#0f172a}"
+    ".tick-y,.bar-label,.limit-label{text-anchor:end}.tick-x,.label{text-anchor:middle}"
+    ".grid{stroke:#e2e8f0}.limit{stroke:#dc2626;stroke-dasharray:5 4}.limit-label{fill:#dc2626}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,8 @@ def xy_chart(
         return _empty(title)
     ys = [y for _, y in points] + [limit for _, limit in limits]
     x_axis, y_axis = _axes([x for x, _ in points], ys, x_label, y_label, log_y)
-    parts = [_frame(title, x_axis, y_axis), _legend([one.name for one in series])]
+    legend, legend_height = _legend([one.name for one in series], title, HEIGHT)
+    parts = [_frame(title, x_axis, y_axis), legend]
     for index, one in enumerate(series):
         parts.append(_drawn(one, COLOURS[index % len(COLOURS)], x_axis, y_axis))
     for label, limit in limits:
@@ -74,7 +82,7 @@ def xy_chart(
             f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="limit"/>'
             f'<text x="{WIDTH - _RIGHT - 4}" y="{y - 4:.1f}" class="limit-label">{escape(label)}</text>'
         )
-    return _svg(title, parts)
+    return _svg(title, parts, HEIGHT + legend_height)
 
 
 def histogram_chart(
@@ -119,8 +127,8 @@ def bar_chart(title: str, bars: Sequence[tuple[str, Sequence[tuple[str, float]]]
     left = 24 + 7 * max(len(label) for label, _ in bars)
     x_axis = Axis(x_label, 0, longest * 1.02, left, WIDTH - _RIGHT)
     drawn = [_x_grid(x_axis, height - _BOTTOM), _heading(title)]
-    if len(names) > 1:
-        drawn.append(_legend(names))
+    legend, legend_height = _legend(names if len(names) > 1 else [], title, height)
+    drawn.append(legend)
     for index, (label, parts) in enumerate(bars):
         top, reached = _TOP + row * index + 6, 0.0
         drawn.append(f'<text x="{left - 8}" y="{top + 15}" class="bar-label">{escape(label)}</text>')
@@ -129,7 +137,7 @@ def bar_chart(title: str, bars: Sequence[tuple[str, Sequence[tuple[str, float]]]
             start, end = x_axis.at(reached), x_axis.at(reached + value)
             drawn.append(_rectangle(start, top, end, top + 22, colour, f"{name}: {value:.4g}"))
             reached += value
-    return _svg(title, drawn, height)
+    return _svg(title, drawn, height + legend_height)
 
 
 def _axes(xs: Sequence[float], ys: Sequence[float], x_label: str, y_label: str, log_y: bool) -> tuple[Axis, Axis]:
@@ -187,16 +195,29 @@ def _heading(title: str) -> str:
     return f'<text x="12" y="20" class="title">{escape(title)}</text>'
 
 
-def _legend(names: Sequence[str]) -> str:
-    parts, right = [], float(WIDTH - _RIGHT)
-    for index, name in reversed(list(enumerate(names))):
-        right -= 7 * len(name)
-        parts.append(f'<text x="{right}" y="20" class="legend">{escape(name)}</text>')
-        parts.append(
-            f'<rect x="{right - 15}" y="11" width="10" height="10" rx="2" fill="{COLOURS[index % len(COLOURS)]}"/>'
-        )
-        right -= 26
-    return "".join(parts)
+def _legend(names: Sequence[str], title: str, bottom: float) -> tuple[str, float]:
+    """Beside the title where there is room, else below the plot, from ``bottom`` on; and the height that it adds."""
+    if not names:
+        return "", 0.0
+    widths = [7.0 * len(name) + 26 for name in names]
+    if 12 + 8 * len(title) + sum(widths) < WIDTH - _RIGHT:
+        lefts = [WIDTH - _RIGHT - sum(widths[index:]) + 26 for index in range(len(names))]
+        return "".join(_entry(index, name, lefts[index], 20) for index, name in enumerate(names)), 0.0
+    column = max(widths)
+    columns = max(1, int((WIDTH - _LEFT - _RIGHT) // column))
+    parts = [
+        _entry(index, name, _LEFT + 16 + index % columns * column, bottom + 10 + index // columns * _LEGEND_ROW)
+        for index, name in enumerate(names)
+    ]
+    return "".join(parts), _LEGEND_ROW * math.ceil(len(names) / columns) + 4.0
+
+
+def _entry(index: int, name: str, left: float, bottom: float) -> str:
+    return (
+        f'<rect x="{left - 15:g}" y="{bottom - 9:g}" width="10" height="10" rx="2" '
+        f'fill="{COLOURS[index % len(COLOURS)]}"/>'
+        f'<text x="{left:g}" y="{bottom:g}" class="legend">{escape(name)}</text>'
+    )
 
 
 def _rectangle(left: float, top: float, right: float, bottom: float, colour: str, hint: str) -> str:
@@ -215,6 +236,12 @@ def _svg(title: str, parts: Sequence[str], height: float = HEIGHT) -> str:
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
+
+
+def svg_file(chart: str) -> bytes:
+    """A chart as a file of its own: with a background, and the style that a report's page would give it."""
+    head, tag, rest = chart.partition(">")
+    return f'{head}{tag}<style>{_FILE_STYLE}</style><rect width="100%" height="100%" fill="white"/>{rest}'.encode()
 
 
 def _nice(step: float) -> float:

@@ -67,3 +67,18 @@ def test_perf_analyzer_measures_the_same_server(tmp_path: Path) -> None:
     assert ours["median"]["share_of_rate"] > 0
     assert theirs["median"]["p50_ms"] > 0
     assert "At concurrency 4" in report["notes"][0]
+
+
+def test_llm_puts_the_server_and_the_gateway_beside_the_engine_alone(tmp_path: Path) -> None:
+    report = _bench("llm", "--streams", 2, "--seconds", 1, "--repetitions", 1, "--output", tmp_path)
+
+    by_name = {(one["name"], one["case"]): one["median"] for one in report["results"]}
+    assert by_name["openvino_genai alone", "2 streams"]["tokens_per_second"] > 0
+    for way in ("Triton", "gateway"):
+        assert by_name[f"openvino_genai, {way}", "2 streams"]["of_alone"] > 0
+    for case in ("new prefix", "cached prefix", "idle", "after 16 cancelled"):
+        assert by_name["openvino_genai, Triton", case]["ttft_p50_ms"] > 0
+    assert by_name["openvino_genai alone", "prompt lookup"]["tokens_per_second"] > 0
+    # vLLM is measured where it is set up, and told of where it is not.
+    assert ("vLLM, Triton", "2 streams") in by_name or any("vLLM" in note for note in report["notes"] if "Left" in note)
+    assert "<svg" in (tmp_path / "llm.svg").read_text()

@@ -65,10 +65,14 @@ def verdicts(repository: Path, runtime: EmbeddedRuntime) -> list[Verdict]:
     found = []
     with _server(repository, runtime) as server, ThreadPoolExecutor(2) as pool:
         found += pool.map(lambda case: _load(server, case, BUSY_DEADLINE_S), quiet)
-    for case in cases:
-        if case.breaks_server:
-            with _server(repository, runtime) as server:
-                found.append(_load(server, case, HANG_DEADLINE_S))
+
+    def load_alone(case: Case) -> Verdict:
+        with _server(repository, runtime) as server:
+            return _load(server, case, HANG_DEADLINE_S)
+
+    # Those that hang use no core while their deadline passes.
+    with ThreadPoolExecutor(4) as pool:
+        found += pool.map(load_alone, [case for case in cases if case.breaks_server])
     return found
 
 

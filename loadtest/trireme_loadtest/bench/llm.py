@@ -38,7 +38,7 @@ from trireme_loadtest.bench.shape import (
     run_options,
 )
 from trireme_loadtest.generation_load import Prompt, Stream, StreamRun, closed_streams, mixed_prompts, random_text
-from trireme_loadtest.plots import Series, xy_chart
+from trireme_loadtest.plots import Series, svg_file, xy_chart
 
 NAIVE = "transformers, one by one"
 BATCHED = "transformers, static batch"
@@ -127,7 +127,7 @@ def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
                     notes=[*NOTES, *(f"Left out: {reason}" for reason in skipped)])  # fmt: skip
     options.publish(report)
     plot = options.output_dir / "llm.svg"
-    write_atomic(plot, chart(results).encode())
+    write_atomic(plot, svg_file(chart(results)))
     click.echo(f"  wrote {plot}", err=True)
 
 
@@ -249,36 +249,34 @@ def _repetitive(run: Work) -> Mapping[str, float]:
 def _features(name: str, address: str, model: str) -> list[Contender]:
     """What a caller sees of the prefix cache, and of places that cancelled requests leave."""
     seeds = itertools.count(1000)
-    known = random_text(PREFIX_WORDS, 999)
 
-    def first_token(prefix: Callable[[], str], cancelled: int) -> Mapping[str, float]:
-        async def ask() -> float:
+    def contender(case: str, *, prefix_words: int = 0, seen: bool = False, cancelled: int = 0) -> Contender:
+        async def ttft_ms() -> float:
+            prefix = random_text(prefix_words, next(seeds))
             async with AsyncTriremeClient(address, deadline_ms=DEADLINE_SECONDS * 1000) as client:
                 stream = _client_stream(client, model)
+                if seen:
+                    await _first_token_ms(stream, f"{prefix} {random_text(4, next(seeds))}")
                 if cancelled:
-                    await closed_streams(
-                        stream, mixed_prompts(cancelled, LENGTHS_SEED, next(seeds)), streams=cancelled, seconds=3.0
-                    )
-                prompt, began = Prompt(f"{prefix()} {random_text(4, next(seeds))}", 2), time.monotonic()
-                async with aclosing(stream(prompt)) as pieces:
-                    await anext(pieces)
-                    return (time.monotonic() - began) * 1000
+                    prompts = mixed_prompts(cancelled, LENGTHS_SEED, next(seeds))
+                    await closed_streams(stream, prompts, streams=cancelled, seconds=3.0)
+                return await _first_token_ms(stream, f"{prefix} {random_text(4, next(seeds))}")
 
-        return {"ttft_p50_ms": asyncio.run(ask())}
+        return Contender(name, case, lambda: {"ttft_p50_ms": asyncio.run(ttft_ms())})
 
-    def new() -> str:
-        return random_text(PREFIX_WORDS, next(seeds))
-
-    def seen() -> str:
-        return known
-
-    first_token(seen, 0)
     return [
-        Contender(name, "new prefix", functools.partial(first_token, new, 0)),
-        Contender(name, "cached prefix", functools.partial(first_token, seen, 0)),
-        Contender(name, "idle", functools.partial(first_token, str, 0)),
-        Contender(name, "after 16 cancelled", functools.partial(first_token, str, 16)),
+        contender("new prefix", prefix_words=PREFIX_WORDS),
+        contender("cached prefix", prefix_words=PREFIX_WORDS, seen=True),
+        contender("idle"),
+        contender("after 16 cancelled", cancelled=16),
     ]
+
+
+async def _first_token_ms(stream: Stream, text: str) -> float:
+    began = time.monotonic()
+    async with aclosing(stream(Prompt(text, 2))) as pieces:
+        await anext(pieces)
+        return (time.monotonic() - began) * 1000
 
 
 def _with_ratios(results: list[Measured]) -> list[Measured]:

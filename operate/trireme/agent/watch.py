@@ -55,7 +55,10 @@ class AgentWatch:
         policy: AgentPolicy,
         server_pid_path: Path | None = None,
     ) -> None:
-        """``server_pid_path``: a file with the server's pid, where its processes can be seen from here."""
+        """``server_pid_path``: a file with the server's pid, where its processes can be seen from here.
+
+        It is written when the server is loaded; until then the state is ``STARTING``.
+        """
         self.report = AgentReport()
         self._client = client
         self._repository = repository
@@ -98,6 +101,9 @@ class AgentWatch:
             # Another server: nothing that was found of the last one is true of it.
             self._stubs = StubWatch(pid) if pid else None
             self._start_over(server_pid=pid)
+        if pid is None and self._server_pid_path:
+            # Who starts the server says so when it is loaded; what answers until then may be the one before it.
+            return
         try:
             self._client.server_version(self._policy.live_deadline_seconds)
         except UnreachableError:
