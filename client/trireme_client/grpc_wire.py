@@ -50,7 +50,7 @@ def _failure(error: Any) -> WireError:
 _CLOSED = "the connection was given up"
 # In which a cancelled call's last event comes. It must find the call's own event loop: where that is closed, grpc.aio
 # raises in the next one, which then never sees the events behind it, and may wait for ever.
-_LAST_EVENTS_SECONDS = 0.05
+_LAST_EVENTS_SECONDS = 0.1
 
 
 class BlockingGrpcWire:

@@ -149,6 +149,24 @@ def test_leaving_the_loop_cancels_the_request_in_asyncio(fake):
     assert asyncio.run(leave())
 
 
+def test_a_cancelled_stream_leaves_nothing_for_the_next_event_loop(fake, caplog):
+    """Grpc.aio raises in a later loop for the events of one that is closed, and loses that one's own."""
+    import asyncio
+
+    fake.add_generation_model("endless", lambda _: endless(threading.Event()))
+
+    async def leave():
+        async with AsyncTriremeClient(fake.address) as client:
+            chunks = client.generate("endless", "go")
+            async for _ in chunks:
+                break
+            await chunks.aclose()
+
+    for _ in range(20):
+        asyncio.run(asyncio.wait_for(leave(), 20))
+    assert "Event loop is closed" not in caplog.text
+
+
 def test_the_engine_that_a_variant_is_pinned_to_is_asked_itself(fake, connect):
     """Tritonserver hands no cancellation on to the steps of an ensemble."""
     fake.add_generation_model("engine", words)
