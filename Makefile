@@ -29,9 +29,10 @@ chaos:  ## replicas, zones, networks, releases fail under traffic; the report is
 	@$(TRIREME) export --all
 	@.venv/bin/python -m pytest tests/chaos
 
-soak: models  ## 30 minutes at 60 % load: memory, files and shared memory must stay flat
+soak: models  ## 30 minutes at 60 % load, and 50 releases: memory, files and shared memory must stay flat
 	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
 	@TRIREME_SOAK_SECONDS=1800 .venv/bin/python -m pytest -o faulthandler_timeout=3600 tests/chaos/test_platform_soak.py
+	@TRIREME_RELEASE_CYCLES=50 .venv/bin/python -m pytest tests/chaos/test_release_chaos.py -k cycles
 
 check:  ## ruff, mypy --strict and the import rules
 	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
