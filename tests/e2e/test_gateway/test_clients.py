@@ -37,7 +37,7 @@ def test_openai_client_reads_headers_completions_and_models(client):
     )
     assert raw.headers["x-trireme-variant"] == "scripted"
     assert raw.parse().choices[0].text == "w0 w1"
-    assert [model.id for model in client.models.list()] == ["scripted", "scripted_small"]
+    assert [model.id for model in client.models.list()] == ["pinned", "scripted", "scripted_small"]
 
 
 def test_openai_client_parses_structured_answers(client):
