@@ -142,7 +142,7 @@ def test_streams_go_on_while_a_version_is_published_canaried_promoted_rolled_bac
         good = version_source(tmp_path / "good", weights_bytes=WEIGHTS_BYTES)
         for arguments in (
             ("publish", ENGINE, str(good)),
-            ("canary", VARIANT, "--steps", "50,100", "--min-requests", "40", "--window-seconds", "1"),
+            ("canary", VARIANT, "--steps=50,100", "--min-requests=60", "--max-error-excess=0.1", "--window-seconds=1"),
         ):
             done = serve.verb(*arguments)
             assert done.returncode == 0, done.stdout + done.stderr
