@@ -94,6 +94,26 @@ def test_steps_and_routers_calls_are_no_requests_of_callers() -> None:
     assert TYPICAL.rate == 110
 
 
+def test_streams_are_counted_where_they_are_asked_at_the_engine() -> None:
+    """Clients follow the pin of a variant that streams; ten asked the variant itself, so that the engine counts all."""
+
+    def page(*, engine: int, variant: int, routed: int) -> Metrics:
+        return Metrics.parse(
+            "# TYPE nv_inference_request_success counter\n"
+            f'nv_inference_request_success{{model="engine",version="2"}} {engine}\n'
+            f'nv_inference_request_success{{model="variant",version="1"}} {variant}\n'
+            f'trireme_router_calls_total{{task="t",variant="variant",outcome="ok"}} {routed}\n'
+            'trireme_router_traffic_errors_total{task="t"} 0\n'
+        )
+
+    before = page(engine=0, variant=0, routed=0)
+    after = dataclasses.replace(page(engine=100, variant=10, routed=60), at=before.at + 2)
+    shown = frame_of(
+        dataclasses.replace(STATE, replicas=REPLICAS[:1]), {"r0": Window(before, after)}, {"engine": ["variant"]}
+    )
+    assert [(row.model, row.version, row.rate) for row in shown.models] == [("engine", "2", 20)]
+
+
 def test_refusals_that_are_the_callers_own_are_no_errors() -> None:
     assert [row.errors for row in TYPICAL.replicas] == [2, 2]
 
