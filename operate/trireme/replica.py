@@ -256,6 +256,8 @@ class Replica:
             reasons = "; ".join([*plan.broken.values(), *plan.left_out.values()])
             raise ServerError(f"no model of {self._plan.repository.path} can be loaded: {reasons or 'there is none'}")
         started_at = time.time()
+        # The agent is not to look at this server before it is loaded and has caught up.
+        self._server_pid_path.unlink(missing_ok=True)
         with self._start_turn:
             self._log.info("replica %s: starting tritonserver with %d models", self.state.name, len(plan.models))
             self._server = server = TritonServer.start(
