@@ -140,7 +140,7 @@ def test_headers_tell_who_answered_and_the_request_is_in_the_log(gateway):
 def test_models_are_tasks_and_variants(gateway):
     listed = httpx.get(f"{gateway.url}/v1/models").json()
     assert [model["id"] for model in listed["data"]] == ["pinned", "scripted", "scripted_small"]
-    assert httpx.get(f"{gateway.url}/v1/models/scripted").json() == listed["data"][0]
+    assert httpx.get(f"{gateway.url}/v1/models/scripted").json() == listed["data"][1]
     assert httpx.get(f"{gateway.url}/v1/models/nobody").status_code == 404
 
 

@@ -14,11 +14,8 @@ Example of a ``model.py``:
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from trireme_backends.generation.contract import INPUTS, OUTPUTS, Tensor
 from trireme_backends.generation.engine import Engine
@@ -32,9 +29,6 @@ from trireme_backends.generation.errors import (
 from trireme_backends.generation.metrics import TritonMetrics
 from trireme_backends.generation.service import GenerationService
 from trireme_backends.model import Model
-
-# A token's text is shorter; whole answers are not the same twice.
-_LONGEST_KEPT_BYTES = 32
 
 
 def complete_config(config: Any) -> Any:
@@ -82,8 +76,8 @@ class _TritonReply:
         self._sender = request.get_response_sender()
 
     def send(self, tensors: list[tuple[str, Tensor]], *, final: bool) -> None:
-        made = [_tensor(self._pb_utils, name, value) for name, value in tensors]
-        self._send(self._pb_utils.InferenceResponse(made), final=final)
+        response = self._pb_utils.InferenceResponse([self._pb_utils.Tensor(name, value) for name, value in tensors])
+        self._send(response, final=final)
 
     def fail(self, error: GenerationError) -> None:
         triton_error = self._pb_utils.TritonError(str(error), _code(self._pb_utils.TritonError, error))
@@ -94,20 +88,6 @@ class _TritonReply:
 
     def _send(self, response: Any, *, final: bool) -> None:
         self._sender.send(response, flags=self._pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
-
-
-def _tensor(pb_utils: Any, name: str, value: Tensor) -> Any:
-    """A tensor of one element; those of a piece of an answer are the same few again and again."""
-    single = value[0]
-    if isinstance(single, bytes) and len(single) > _LONGEST_KEPT_BYTES:
-        return pb_utils.Tensor(name, value)
-    return _kept_tensor(pb_utils, name, single)
-
-
-@functools.lru_cache(maxsize=4096)
-def _kept_tensor(pb_utils: Any, name: str, single: Any) -> Any:
-    # To write texts into a tensor is half of the time that a piece of an answer takes.
-    return pb_utils.Tensor(name, np.array([single], dtype=np.object_ if isinstance(single, bytes) else single.dtype))
 
 
 def _code(codes: Any, error: GenerationError) -> Any:
