@@ -137,17 +137,25 @@ def _task_outputs(model: Model) -> list[str]:
 def _response(answer: Answer, wanted: Sequence[str]) -> Any:
     routes = answer.routes
     tensors = {name: pb_utils.Tensor(name, array) for name, array in answer.outputs.items() if name in wanted}
-    tensors["VARIANT"] = _texts("VARIANT", tuple(route.variant for route in routes))
-    tensors["VARIANT_VERSION"] = _texts("VARIANT_VERSION", tuple(route.version for route in routes))
+    tensors["VARIANT"] = _texts("VARIANT", [route.variant for route in routes])
+    tensors["VARIANT_VERSION"] = _texts("VARIANT_VERSION", [route.version for route in routes])
     if "ROUTE_REASON" in wanted:
-        reasons = [[route.reason_json.encode()] for route in routes]
-        tensors["ROUTE_REASON"] = pb_utils.Tensor("ROUTE_REASON", np.array(reasons, dtype=np.object_))
+        tensors["ROUTE_REASON"] = _new_texts("ROUTE_REASON", [route.reason_json for route in routes])
     return pb_utils.InferenceResponse([tensors[name] for name in wanted if name in tensors])
 
 
-@functools.lru_cache(maxsize=256)
-def _texts(name: str, values: tuple[str, ...]) -> pb_utils.Tensor:
-    """The same few tensors in most answers: to serialise them anew costs a tenth of the router's time."""
+def _texts(name: str, values: Sequence[str]) -> pb_utils.Tensor:
+    """The same few tensors in the answers of one row: to serialise them anew costs a tenth of the router's time."""
+    return _kept_text(name, values[0]) if len(values) == 1 else _new_texts(name, values)
+
+
+# For good: of tensors that a cache threw away again, sent from many threads, the server was seen to end.
+@functools.cache
+def _kept_text(name: str, value: str) -> pb_utils.Tensor:
+    return _new_texts(name, [value])
+
+
+def _new_texts(name: str, values: Sequence[str]) -> pb_utils.Tensor:
     return pb_utils.Tensor(name, np.array([[value.encode()] for value in values], dtype=np.object_))
 
 

@@ -119,7 +119,8 @@ def test_make_targets_run_in_ci() -> None:
         if command.text.startswith("make "):
             target = command.text.split()[1]
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), command
-            # The recipe of serve is the demo's without the questions; bench and soak are too slow for every run; vLLM's tests set it up.
+            # The recipe of serve is the demo's without the questions; vLLM's is that of its tests; bench and soak are
+            # too slow for every run.
             assert command.text in in_ci or target in (
                 "serve",
                 "models",
