@@ -212,7 +212,8 @@ def _retries(conditions: str) -> Json:
                 "typed_config": _typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
             }
         ],
-        "host_selection_retry_max_attempts": "5",
+        # By least request a dead replica, which has none, is drawn three times in four: 5 draws miss the living one often.
+        "host_selection_retry_max_attempts": "32",
         # Another zone, if there is one: health checks may not have told yet that this one is gone.
         "retry_priority": {
             "name": "envoy.retry_priorities.previous_priorities",
