@@ -212,7 +212,7 @@ def _retries(conditions: str) -> Json:
                 "typed_config": _typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
             }
         ],
-        # By least request a dead replica, which has none, is drawn three times in four: 5 draws miss the living one often.
+        # A dead replica has the least requests, so it is drawn three times in four: few draws may all miss another.
         "host_selection_retry_max_attempts": "32",
         # Another zone, if there is one: health checks may not have told yet that this one is gone.
         "retry_priority": {
