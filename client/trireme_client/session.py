@@ -146,8 +146,7 @@ class Session:
                 await self.runtime.first_done([asked], call.remaining_s())
             # There by now, unless asking failed: then each asks for itself, for its deadline and its error are its own.
             if (known := self._specs.get(model)) is None:
-                await self.current_spec(call)
-                known = self._specs[model]
+                known = await self.current_spec(call), time.monotonic()
             return known
         finally:
             if asked is own:

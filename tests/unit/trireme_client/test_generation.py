@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -132,18 +133,20 @@ def test_closing_the_iterator_cancels_the_request(fake):
         assert stopped.wait(5)
 
 
-def test_leaving_the_loop_cancels_the_request_in_asyncio(fake):
-    import asyncio
+async def leave_after_the_first_chunk(client):
+    chunks = client.generate("endless", "go")
+    async for _ in chunks:
+        break
+    await chunks.aclose()
 
+
+def test_leaving_the_loop_cancels_the_request_in_asyncio(fake):
     stopped = threading.Event()
     fake.add_generation_model("endless", lambda _: endless(stopped))
 
     async def leave():
         async with AsyncTriremeClient(fake.address) as client:
-            chunks = client.generate("endless", "go")
-            async for _ in chunks:
-                break
-            await chunks.aclose()
+            await leave_after_the_first_chunk(client)
             return await asyncio.to_thread(stopped.wait, 5)
 
     assert asyncio.run(leave())
@@ -151,16 +154,11 @@ def test_leaving_the_loop_cancels_the_request_in_asyncio(fake):
 
 def test_a_cancelled_stream_leaves_nothing_for_the_next_event_loop(fake, caplog):
     """Grpc.aio raises in a later loop for the events of one that is closed, and loses that one's own."""
-    import asyncio
-
     fake.add_generation_model("endless", lambda _: endless(threading.Event()))
 
     async def leave():
         async with AsyncTriremeClient(fake.address) as client:
-            chunks = client.generate("endless", "go")
-            async for _ in chunks:
-                break
-            await chunks.aclose()
+            await leave_after_the_first_chunk(client)
 
     for _ in range(20):
         asyncio.run(asyncio.wait_for(leave(), 20))

@@ -192,7 +192,7 @@ def answers_can_be_cached(subject: Subject) -> Iterator[Complaint]:
     message = subject.config.message
     if not message.response_cache.enable:
         return
-    if message.model_transaction_policy.decoupled:
+    if subject.config.is_decoupled:
         yield error(
             "the response cache cannot keep the answers of a decoupled model",
             "drop response_cache, or decoupled",

@@ -179,7 +179,7 @@ def streams_do_not_mix(subject: Subject) -> Iterator[Complaint]:
                     index,
                     "input_map",
                 )
-            decoupled = called.message.model_transaction_policy.decoupled
+            decoupled = called.is_decoupled
             stream = f"{step.model} in step {index}" if decoupled else max(streams, default="")
             stream_of.update(dict.fromkeys(step.outputs.values(), stream))
 

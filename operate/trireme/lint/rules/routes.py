@@ -51,7 +51,7 @@ def routed_variants_fit(subject: Subject) -> Iterator[Complaint]:
             if called is None:
                 continue
             if route.streams:
-                if not called.message.model_transaction_policy.decoupled:
+                if not called.is_decoupled:
                     fix = f"set model_transaction_policy {{ decoupled: true }} in {called.path}, or drop the variant"
                     yield error(f"callers stream from variant '{variant.name}', which is not decoupled", fix, file=file)
                 continue
