@@ -138,15 +138,14 @@ def _outlier_detection() -> Json:
         "base_ejection_time": "3s",
         "max_ejection_time": "30s",
         "max_ejection_percent": 50,
-        "split_external_local_origin_errors": True,
-        # Connections refused or reset, and answers that say the server cannot.
-        "consecutive_local_origin_failure": 3,
+        # Connections refused or reset, tries that hang, answers that say the server cannot. Counted together: apart, a
+        # replica that accepts connections and never answers was not ejected at little load.
+        "split_external_local_origin_errors": False,
         "consecutive_gateway_failure": 5,
         "enforcing_consecutive_gateway_failure": 100,
         # A caller's own mistakes can be INTERNAL (a model's exception): they must not take replicas away from others.
         "enforcing_consecutive_5xx": 0,
         "enforcing_success_rate": 0,
-        "enforcing_local_origin_success_rate": 0,
     }
 
 
