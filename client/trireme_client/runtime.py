@@ -128,14 +128,18 @@ class AsyncioRuntime:
 class _RepeatingTask:
     def __init__(self, step: Step, interval_s: float) -> None:
         self._step, self._interval_s = step, interval_s
+        self._stopped = False
         self._task = asyncio.get_running_loop().create_task(self._run(), name="trireme-client-health")
 
     async def _run(self) -> None:
-        while True:
+        # A step may take its cancellation for that of a call whose wire was closed at the same time, and end well.
+        while not self._stopped:
             await self._step()
-            await asyncio.sleep(self._interval_s)
+            if not self._stopped:
+                await asyncio.sleep(self._interval_s)
 
     async def stop(self) -> None:
+        self._stopped = True
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task

@@ -69,14 +69,9 @@ def status_of(error: ClientError) -> str:
     return next((status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), type(error).__name__)
 
 
-# For requests that are on their way when a run ends. Locust's own default, none, kills users in the midst of a gRPC
-# call, which may keep the process for ever.
-_STOP_TIMEOUT_SECONDS = 5.0
-
-
 def _add_options(parser: LocustArgumentParser) -> None:
     # Locust would listen on every interface, without a password.
-    parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1", stop_timeout=_STOP_TIMEOUT_SECONDS)
+    parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")
     parser.add_argument(
         "--models", default="embedding_standard=3,sentiment_standard=1", help="Models to ask: MODEL=WEIGHT,..."
     )
@@ -160,7 +155,9 @@ class TritonGrpcUser(_GrpcUser):
         self._client = triton_grpc.InferenceServerClient(options.grpc_address)
 
     def on_stop(self) -> None:
-        self._client.close()
+        # It closes itself when it goes. Closed by hand it would be closed twice, and gRPC counts gevent's channels: at
+        # none it ends the thread that all others of the process need, and whoever closes one more may wait for ever.
+        del self._client
 
     def call(self, model: str, inputs: Tensors) -> None:
         tensors = []

@@ -70,7 +70,7 @@ def test_perf_analyzer_measures_the_same_server(tmp_path: Path) -> None:
 
 
 def test_llm_puts_the_server_and_the_gateway_beside_the_engine_alone(tmp_path: Path) -> None:
-    report = _bench("llm", "--streams", 2, "--seconds", 1, "--repetitions", 1, "--output", tmp_path)
+    report = _bench("llm", "--streams", 2, "--seconds", 4, "--repetitions", 1, "--output", tmp_path)
 
     by_name = {(one["name"], one["case"]): one["median"] for one in report["results"]}
     assert by_name["openvino_genai alone", "2 streams"]["tokens_per_second"] > 0

@@ -45,6 +45,7 @@ BATCHED = "transformers, static batch"
 ENGINES = {"openvino_genai": "openvino_genai", "vllm": "vLLM"}
 RATE = "tokens_per_second"
 DEADLINE_SECONDS = 120.0
+_WARM_UP_SECONDS = 3.0
 # The same lengths in every run.
 LENGTHS_SEED = 11
 PROMPTS = 256
@@ -117,6 +118,9 @@ def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
         if not runs:
             raise TriremeError("no engine can be measured; run: trireme export generation_economy")
         seeds = itertools.count()
+        for run in runs.values():
+            # The first request pays for what an engine makes once.
+            _measure(run, seeds, 1, _WARM_UP_SECONDS)
         contenders = [
             Contender(name, f"{level} streams", functools.partial(_measure, run, seeds, level, options.seconds))
             for level in levels

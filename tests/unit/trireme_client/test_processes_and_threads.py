@@ -261,6 +261,32 @@ def test_a_stream_whose_server_goes_silent_raises(fake):
             next(answers)
 
 
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_a_client_is_closed_while_it_probes_its_replicas(fake, kind):
+    from trireme_client import HealthPolicy
+
+    health = HealthPolicy(interval_ms=50, probe_deadline_ms=60_000, probe_model="double", probe_inputs=ROW)
+
+    async def once_async():
+        client = AsyncTriremeClient([fake.address, fake.address], health=health)
+        await client.is_ready()
+        while fake.calls["ModelInfer"] == 0:
+            await asyncio.sleep(0.01)
+        await asyncio.wait_for(client.close(), HANG_GUARD_SECONDS)
+
+    def once():
+        client = TriremeClient([fake.address, fake.address], health=health)
+        client.is_ready()
+        while fake.calls["ModelInfer"] == 0:
+            time.sleep(0.01)
+        client.close()
+
+    fake.delay("double", 60_000)
+    began = time.monotonic()
+    asyncio.run(once_async()) if kind == "asyncio" else once()
+    assert time.monotonic() - began < HANG_GUARD_SECONDS
+
+
 def _in_child(queue):
     try:
         PARENT.infer("double", ROW)
