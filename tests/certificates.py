@@ -9,7 +9,8 @@ from pathlib import Path
 def make_certificates(folder: Path) -> Path:
     """Two authorities, ``ca`` and ``stranger``, and certificates of ``server`` and ``client`` signed by the first.
 
-    Each is ``NAME.pem`` with ``NAME.key``; they name triton.test and 127.0.0.1.
+    Each is ``NAME.pem`` with ``NAME.key``; they name triton.test and 127.0.0.1. ``locked.key`` is the server's key
+    behind a password.
     """
 
     def openssl(*arguments: str) -> None:
@@ -26,4 +27,5 @@ def make_certificates(folder: Path) -> Path:
         openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
                 "-out", f"{name}.pem", "-extfile", "names")  # fmt: skip
+    openssl("ec", "-in", "server.key", "-aes256", "-passout", "pass:secret", "-out", "locked.key")
     return folder

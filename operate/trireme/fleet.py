@@ -17,7 +17,7 @@ from trireme.child import KeptChild
 from trireme.envoy.endpoint import Endpoint, FrontDoor
 from trireme.envoy.kept import KeptEnvoy
 from trireme.errors import ServerError, TriremeError
-from trireme.ports import free_ports
+from trireme.ports import LOOPBACK, free_ports
 from trireme.prometheus import Prometheus, targets_of
 from trireme.replica import Replica, ReplicaPlan, RestartPolicy
 from trireme.repository import ModelRepository
@@ -85,10 +85,12 @@ class Fleet:
             pid=os.getpid(),
             started_at=time.time(),
             phase=Phase.STARTING,
-            grpc_address=f"{plan.door.host}:{plan.door.grpc_port}",
-            http_address=f"{plan.door.host}:{plan.door.http_port}",
+            grpc_address=plan.door.local_grpc_address,
+            http_address=plan.door.local_http_address,
+            tls_grpc_address=plan.door.grpc_address if plan.door.tls else "",
+            tls_http_address=plan.door.http_address if plan.door.tls else "",
             envoy_admin_address=f"{plan.door.admin_host}:{plan.door.admin_port}",
-            gateway_address=f"{plan.door.host}:{plan.gateway_port}" if self._gateway else "",
+            gateway_address=f"{LOOPBACK}:{plan.gateway_port}" if self._gateway else "",
             prometheus_address=plan.prometheus.address if plan.prometheus else "",
         )
 
@@ -283,8 +285,7 @@ def _gateway(plan: FleetPlan) -> KeptChild | None:
     """Nothing where there shall be none, or where the package above this one is not installed."""
     if not plan.gateway_port or not entry_points(group="trireme.commands", name="gateway"):
         return None
-    door = plan.door
     command = [sys.executable, "-m", "trireme.cli", "gateway"]
-    command += [f"--triton={door.host}:{door.grpc_port}", f"--triton-http={door.host}:{door.http_port}"]
-    command += [f"--listen={door.host}:{plan.gateway_port}"]
+    command += [f"--triton={plan.door.local_grpc_address}", f"--triton-http={plan.door.local_http_address}"]
+    command += [f"--listen={LOOPBACK}:{plan.gateway_port}"]
     return KeptChild("gateway", command, plan.directory.path / "gateway.log")

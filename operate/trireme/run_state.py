@@ -67,7 +67,8 @@ class ServingState:
         pid: of ``trireme serve``.
         started_at: of ``trireme serve``, seconds since 1970.
         phase: in ``serving`` at least one replica answers.
-        grpc_address, http_address: ``host:port`` of Envoy, where callers go.
+        grpc_address, http_address: ``host:port`` of Envoy, where callers on this machine go, without TLS.
+        tls_grpc_address, tls_http_address: where callers go with TLS; empty where there is none.
         envoy_admin_address, gateway_address, prometheus_address: empty where there is none.
         replicas: by name.
         orders_done: number of the last order (``Orders``) that was carried out.
@@ -79,6 +80,8 @@ class ServingState:
     phase: Phase
     grpc_address: str
     http_address: str
+    tls_grpc_address: str = ""
+    tls_http_address: str = ""
     envoy_admin_address: str = ""
     gateway_address: str = ""
     prometheus_address: str = ""

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from trireme.envoy.endpoint import Endpoint, FrontDoor, TlsFiles
+from trireme.commands.tls_options import tls_files, tls_options
+from trireme.envoy.endpoint import Endpoint, FrontDoor
 from trireme.envoy.files import write_config
 from trireme.errors import TriremeError
 from trireme.ports import LOOPBACK
 
 _PORT = click.IntRange(1, 65535)
-_TLS_FILE = click.Path(path_type=Path)
 
 
 @click.command("envoy-config")
@@ -27,9 +27,7 @@ _TLS_FILE = click.Path(path_type=Path)
 @click.option("--agent-port", default=8003, show_default=True, type=_PORT, help="Of each replica's agent.")
 @click.option("--admin-host", default=LOOPBACK, show_default=True, help="Where Envoy tells its statistics.")
 @click.option("--admin-port", default=9901, show_default=True, type=_PORT)
-@click.option("--tls-certificate", type=_TLS_FILE, help="PEM file, as Envoy sees it.")
-@click.option("--tls-key", type=_TLS_FILE, help="PEM file, as Envoy sees it.")
-@click.option("--tls-client-ca", type=_TLS_FILE, help="Callers must show a certificate that this authority signed.")
+@tls_options
 @click.option("--access-log", type=click.Path(path_type=Path), default=Path("/dev/stdout"), show_default=True)
 def envoy_config(
     directory: Path,
@@ -50,7 +48,7 @@ def envoy_config(
 ) -> None:
     """Write into DIRECTORY how an Envoy stands before the replicas; start it with bootstrap.json.
 
-    A running Envoy takes what has changed at once, without losing a request.
+    A running Envoy takes what has changed at once, without losing a request. TLS files are named as Envoy sees them.
     """
     zones: dict[str, str] = {}
     for replica in replicas:
@@ -60,8 +58,6 @@ def envoy_config(
         zones[name] = zone
     if own_zone and own_zone not in zones.values():
         raise click.BadParameter(f"is {own_zone!r}; no --replica is in it", param_hint="--own-zone")
-    if bool(tls_certificate) != bool(tls_key) or (tls_client_ca and not tls_certificate):
-        raise click.UsageError("--tls-certificate and --tls-key go together, and --tls-client-ca with both")
     door = FrontDoor(
         grpc_port,
         http_port,
@@ -69,7 +65,7 @@ def envoy_config(
         host=host,
         admin_host=admin_host,
         own_zone=own_zone,
-        tls=TlsFiles(tls_certificate, tls_key, tls_client_ca) if tls_certificate and tls_key else None,
+        tls=tls_files(tls_certificate, tls_key, tls_client_ca),
         by_name=by_name,
         access_log=access_log,
     )

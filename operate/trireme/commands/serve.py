@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import logging
 import logging.handlers
 import os
 import signal
+from pathlib import Path
 
 import click
 
 from trireme.admin_key import ensure_admin_key
-from trireme.envoy.endpoint import FrontDoor
+from trireme.commands.tls_options import tls_files, tls_options
+from trireme.envoy.endpoint import FrontDoor, PlainPorts
 from trireme.fleet import Fleet, FleetPlan
 from trireme.leftovers import remove_leftovers
 from trireme.ports import LOOPBACK, free_ports, is_free, require_free
@@ -33,6 +36,7 @@ _PROMETHEUS_PORT = 9090
 @click.option("--replicas", default=1, show_default=True, type=click.IntRange(1, MOST_REPLICAS))
 @click.option("--zones", default="a", show_default=True, help="Names, parted by commas; replicas are spread over them.")
 @click.option("--own-zone", default="", help="Prefer this zone; the others take what it cannot.  [default: all alike]")
+@click.option("--host", default=LOOPBACK, show_default=True, help="Where callers come; beyond loopback with TLS only.")
 @click.option("--grpc-port", default=8001, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--http-port", default=8000, show_default=True, type=click.IntRange(1, 65535))
 @click.option(
@@ -48,15 +52,20 @@ _PROMETHEUS_PORT = 9090
     type=click.IntRange(0, 65535),
     help="Of Prometheus, where it is installed; 0: none.  [default: 9090, or a free one]",
 )
+@tls_options
 def serve(
     replicas: int,
     zones: str,
     own_zone: str,
+    host: str,
     grpc_port: int,
     http_port: int,
     metrics_port: int,
     gateway_port: int | None,
     prometheus_port: int | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
 ) -> None:
     """Serve the model repository on this machine until Ctrl-C or SIGTERM."""
     ports = {"--grpc-port": grpc_port, "--http-port": http_port, "--metrics-port": metrics_port}
@@ -71,6 +80,15 @@ def serve(
         raise click.BadParameter(f"is {zones!r}; it must be different names parted by commas", param_hint="--zones")
     if own_zone and own_zone not in names:
         raise click.BadParameter(f"is {own_zone!r}; --zones has {', '.join(names)}", param_hint="--own-zone")
+    tls = tls_files(tls_certificate, tls_key, tls_client_ca)
+    if tls:
+        tls.check()
+    try:
+        beyond = not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise click.BadParameter(f"is {host!r}; it must be an IP address", param_hint="--host") from None
+    if beyond and not tls:
+        raise click.UsageError(f"--host {host} lets other machines in: add --tls-certificate and --tls-key")
     settings = Settings.from_environment()
     directory = RunDirectory(settings.run_dir)
     # Both end in the same way: requests in flight finish, then everything is taken down.
@@ -80,11 +98,14 @@ def serve(
         _clean_up_after_the_last(directory)
         for flag, port in ports.items():
             require_free(port, flag)
-        (admin_port,) = free_ports(1)
+        admin_port, plain_grpc_port, plain_http_port = free_ports(3)
         door = FrontDoor(
             grpc_port,
             http_port,
             admin_port,
+            host=host,
+            tls=tls,
+            plain=PlainPorts(plain_grpc_port, plain_http_port) if tls else None,
             own_zone=own_zone,
             access_log=directory.path / "envoy" / "access.log",
         )
@@ -150,8 +171,13 @@ def _announce(state: ServingState, repository: ModelRepository, directory: RunDi
         f"ready: {len(state.replicas)} replica{'s' if len(state.replicas) > 1 else ''} behind Envoy, each with "
         f"{len(problems)} models that answered their golden samples rightly"
     )
-    click.echo(f"  gRPC     {state.grpc_address}")
-    click.echo(f"  HTTP     http://{state.http_address}")
+    if state.tls_grpc_address:
+        click.echo(f"  gRPC     {state.tls_grpc_address}, with TLS")
+        click.echo(f"  HTTP     https://{state.tls_http_address}")
+        click.echo(f"  on this machine without TLS: {state.grpc_address}, http://{state.http_address}")
+    else:
+        click.echo(f"  gRPC     {state.grpc_address}")
+        click.echo(f"  HTTP     http://{state.http_address}")
     if state.gateway_address:
         click.echo(f"  OpenAI   http://{state.gateway_address}/v1")
     click.echo(f"  Envoy    http://{state.envoy_admin_address} (statistics)")

@@ -29,6 +29,7 @@ def _as_text(found: Status) -> str:
     lines = [
         f"{state.phase.value}, pid {state.pid}, up {_duration(found.uptime_seconds)}, {len(found.replicas)} replicas",
         f"gRPC {state.grpc_address}, HTTP {state.http_address}, Envoy's statistics http://{state.envoy_admin_address}",
+        *([f"with TLS {state.tls_grpc_address}, https://{state.tls_http_address}"] if state.tls_grpc_address else []),
         *([f"OpenAI http://{state.gateway_address}/v1"] if state.gateway_address else []),
         *([f"Prometheus http://{state.prometheus_address}"] if state.prometheus_address else []),
         f"memory {memory.total_mib:.0f} MiB: tritonserver {memory.servers_mib:.0f}, "

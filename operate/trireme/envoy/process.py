@@ -23,7 +23,6 @@ from trireme.errors import ServerError
 _READY_SECONDS = 20.0
 _CALL_SECONDS = 2.0
 _DRAIN_SECONDS = 1
-_LISTENERS = 2
 _SEVERE = re.compile(
     r"^\[[^]]*\]\[\d+\]\[(?:(?:error|critical)\]\[[^]]*\]|warning\]\[config\]) (?:\[[^]]*\] )?(.*)$", re.MULTILINE
 )
@@ -154,7 +153,7 @@ class EnvoyProcess:
             return False
         if rejected:
             raise ServerError(f"envoy refuses its configuration: {self._last_words()}")
-        return live and listening == _LISTENERS
+        return live and listening == (4 if self.door.plain else 2)
 
     def _admin(self, method: str, path: str) -> str:
         request = urllib.request.Request(f"http://{self.admin_address}{path}", method=method)

@@ -7,6 +7,7 @@ Envoy reads; their types are Envoy's own and are checked by ``envoy --mode valid
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from trireme.envoy.endpoint import FrontDoor, TlsFiles
@@ -50,7 +51,11 @@ _NOT_HERE = (
 
 
 def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
-    """The listeners ``grpc`` and ``http``; ``rds`` says where the routes of each come from (an Envoy ConfigSource)."""
+    """The listeners ``grpc`` and ``http``, and beside a door with TLS ``grpc-plain`` and ``http-plain``.
+
+    Args:
+        rds: where the routes of gRPC and HTTP come from (an Envoy ConfigSource).
+    """
     limit = {
         "name": "envoy.filters.http.buffer",
         "typed_config": _typed("extensions.filters.http.buffer.v3.Buffer", max_request_bytes=HTTP_BODY_BYTES),
@@ -59,9 +64,18 @@ def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
         "name": "envoy.filters.http.grpc_stats",
         "typed_config": _typed("extensions.filters.http.grpc_stats.v3.FilterConfig", emit_filter_state=True),
     }
+    doors = {"": door}
+    if door.plain:
+        doors["-plain"] = replace(
+            door, host=LOOPBACK, grpc_port=door.plain.grpc, http_port=door.plain.http, tls=None, plain=None
+        )
     return [
-        _listener(door, "grpc", door.grpc_port, rds["grpc"], [statistics]),
-        _listener(door, "http", door.http_port, rds["http"], [limit]),
+        listener
+        for suffix, one in doors.items()
+        for listener in (
+            _listener(one, f"grpc{suffix}", "grpc", one.grpc_port, rds["grpc"], [statistics]),
+            _listener(one, f"http{suffix}", "http", one.http_port, rds["http"], [limit]),
+        )
     ]
 
 
@@ -107,13 +121,13 @@ def _http_routes(door: FrontDoor) -> list[Json]:
     ]
 
 
-def _listener(door: FrontDoor, name: str, port: int, rds: Json, filters: list[Json]) -> Json:
+def _listener(door: FrontDoor, name: str, protocol: str, port: int, rds: Json, filters: list[Json]) -> Json:
     router = {"name": "envoy.filters.http.router", "typed_config": _typed("extensions.filters.http.router.v3.Router")}
     manager = _typed(
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix=name,
+        stat_prefix=protocol,
         codec_type="AUTO",
-        rds={"route_config_name": name, "config_source": rds},
+        rds={"route_config_name": protocol, "config_source": rds},
         http_filters=[*filters, router],
         # The caller's own id goes through, and the answer tells it.
         preserve_external_request_id=True,
@@ -121,11 +135,11 @@ def _listener(door: FrontDoor, name: str, port: int, rds: Json, filters: list[Js
         stream_idle_timeout=f"{_IDLE_SECONDS}s",
         request_headers_timeout="10s",
         common_http_protocol_options={"idle_timeout": "3600s"},
-        access_log=[_access_log(door, name)],
+        access_log=[_access_log(door, protocol)],
     )
     chain: Json = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
     if door.tls:
-        chain["transport_socket"] = _tls(door.tls, "h2" if name == "grpc" else "http/1.1")
+        chain["transport_socket"] = _tls(door.tls, "h2" if protocol == "grpc" else "http/1.1")
     return {
         **_typed("config.listener.v3.Listener"),
         "name": name,

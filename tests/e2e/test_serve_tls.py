@@ -1,0 +1,97 @@
+"""``trireme serve`` with TLS: callers come with a certificate, what runs beside it needs none."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from trireme_client import Tls, TriremeClient, UnavailableError
+
+from tests.certificates import make_certificates
+from tests.e2e.serving import Serve
+
+TEXT = {"TEXT": [["hello"]]}
+ECHO = {"inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["hello"]}]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def serve(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    files = {"certificate": "server.pem", "key": "server.key", "client-ca": "ca.pem"}
+    options = [f"--tls-{name}={folder / file}" for name, file in files.items()]
+    running = Serve(tmp_path_factory.mktemp("tls"), options=[*options, "--gateway-port=0"])
+    try:
+        running.start()
+        yield running
+        running.stop()
+    finally:
+        running.kill()
+
+
+def test_callers_with_a_certificate_are_answered_over_grpc(serve: Serve, folder: Path) -> None:
+    tls = Tls(ca=folder / "ca.pem", key=folder / "client.key", certificate=folder / "client.pem")
+    with TriremeClient(f"127.0.0.1:{serve.grpc_port}", tls=tls) as client:
+        assert client.infer("echo", TEXT)["ANSWER"].tolist() == [[b"hello"]]
+
+
+@pytest.mark.parametrize("tls", [None, "without a certificate"])
+def test_others_are_not(serve: Serve, folder: Path, tls: str | None) -> None:
+    with (
+        TriremeClient(f"127.0.0.1:{serve.grpc_port}", tls=Tls(ca=folder / "ca.pem") if tls else None) as client,
+        pytest.raises(UnavailableError),
+    ):
+        client.infer("echo", TEXT, deadline_ms=3000)
+
+
+def test_callers_with_a_certificate_are_answered_over_http(serve: Serve, folder: Path) -> None:
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    url = f"https://127.0.0.1:{serve.http_port}/v2/models/echo/infer"
+    with pytest.raises((urllib.error.URLError, OSError)):
+        urllib.request.urlopen(url, json.dumps(ECHO).encode(), timeout=10, context=context).read()
+    context.load_cert_chain(folder / "client.pem", folder / "client.key")
+    with urllib.request.urlopen(url, json.dumps(ECHO).encode(), timeout=10, context=context) as answer:
+        assert json.load(answer)["outputs"][0]["data"] == ["hello"]
+
+
+def test_the_other_commands_need_no_certificate(serve: Serve) -> None:
+    asked = serve.verb("ask", "echo", "hello")
+    assert asked.returncode == 0, asked.stderr
+    told = serve.verb("status")
+    assert told.returncode == 0, told.stderr
+    assert f"with TLS 127.0.0.1:{serve.grpc_port}, https://127.0.0.1:{serve.http_port}" in told.stdout
+    assert f"127.0.0.1:{serve.grpc_port}, with TLS" in serve.output()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (["--host=0.0.0.0"], 2, "add --tls-certificate"),
+        (["--host=everywhere"], 2, "must be an IP address"),
+        (["--tls-certificate={}/server.pem"], 2, "go together"),
+        (["--tls-certificate={}/nothing.pem", "--tls-key={}/server.key"], 1, "nothing.pem: cannot be read"),
+        (["--tls-certificate={}/server.pem", "--tls-key={}/client.key"], 1, "no PEM certificate with its own key"),
+        (["--tls-certificate={}/names", "--tls-key={}/server.key"], 1, "no PEM certificate with its own key"),
+        (["--tls-certificate={}/server.pem", "--tls-key={}/locked.key"], 1, "without a password"),
+        (
+            ["--tls-certificate={}/server.pem", "--tls-key={}/server.key", "--tls-client-ca={}/names"],
+            1,
+            "no PEM certificate of an authority",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_starts(
+    folder: Path, tmp_path: Path, options: list[str], code: int, told: str
+) -> None:
+    refused = Serve(tmp_path, options=[option.format(folder) for option in options]).run_to_its_end()
+    assert refused.returncode == code
+    assert told in refused.stderr
+    assert "Traceback" not in refused.stderr
