@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -32,11 +33,14 @@ def client(serve: Serve) -> Iterator[TriremeClient]:
         yield client
 
 
-def version_source(directory: Path, *, prefix: str = "", ms_per_token: int = 1, weights_bytes: int = 0) -> Path:
+def version_source(
+    directory: Path, *, prefix: str = "", ms_per_token: int = 1, fails_on: str = "", weights_bytes: int = 0
+) -> Path:
     """A version of the engine to publish."""
     directory.mkdir()
+    voice = {"ms_per_token": ms_per_token, "prefix": prefix, "fails_on": fails_on}
     (directory / "model.py").write_text((MODELS / ENGINE / "1" / "model.py").read_text())
-    (directory / "voice.json").write_text(json.dumps({"ms_per_token": ms_per_token, "prefix": prefix}))
+    (directory / "voice.json").write_text(json.dumps(voice))
     with (directory / "weights.bin").open("wb") as weights:
         weights.truncate(weights_bytes)
     return directory
@@ -48,7 +52,7 @@ def say_version(client: TriremeClient) -> str:
 
 def test_the_route_names_the_variant_that_then_streams(client: TriremeClient) -> None:
     chunks = list(client.generate(ROUTE, "one two three", sampling_parameters={"max_tokens": 2}))
-    assert [chunk.text for chunk in chunks] == ["one ", "two"]
+    assert [chunk.text for chunk in chunks] == ["one", " two"]
     assert [chunk.finish_reason for chunk in chunks] == [None, "length"]
     assert {(chunk.model, chunk.num_input_tokens) for chunk in chunks} == {(VARIANT, 3)}
     premium = list(client.generate(ROUTE, "one", tier="premium"))
@@ -114,6 +118,32 @@ def test_a_slow_version_is_taken_back_by_its_canary(serve: Serve, client: Trirem
     assert say_version(client) == "1"
 
 
+def test_a_version_that_fails_only_its_callers_is_taken_back(
+    serve: Serve, client: TriremeClient, tmp_path: Path
+) -> None:
+    # The canary's own questions are of the words of golden samples, and go well.
+    published = serve.verb("publish", ENGINE, str(version_source(tmp_path / "failing", fails_on="poison")))
+    assert published.returncode == 0, published.stderr
+    over = threading.Event()
+
+    def ask() -> None:
+        with TriremeClient(f"127.0.0.1:{serve.grpc_port}") as caller:
+            while not over.is_set():
+                with contextlib.suppress(ClientError):
+                    list(caller.generate(ROUTE, "poison"))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        canary = serve.verb("canary", VARIANT, "--steps", "50", "--min-requests", "300", "--window-seconds", "1")
+    finally:
+        over.set()
+        asking.join()
+    assert canary.returncode == 1
+    assert "errors" in canary.stderr
+    assert say_version(client) == "1"
+
+
 def test_streams_go_on_while_a_version_is_published_canaried_promoted_rolled_back(
     serve: Serve, client: TriremeClient, tmp_path: Path
 ) -> None:
@@ -148,7 +178,7 @@ def test_streams_go_on_while_a_version_is_published_canaried_promoted_rolled_bac
             assert done.returncode == 0, done.stdout + done.stderr
         newest = say_version(client)
         last = list(running)[-1]
-        assert (before, last.text, last.finish_reason) == ("1", "1", "stop")
+        assert (before, last.text, last.finish_reason) == ("1", " 1", "stop")
         assert int(newest) > 1
         assert serve.verb("rollback", VARIANT).returncode == 0
         assert say_version(client) == "1"

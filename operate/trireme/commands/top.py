@@ -18,9 +18,9 @@ from rich.live import Live
 
 from trireme.repository import ModelRepository
 from trireme.run_state import RunDirectory, ServingState
+from trireme.server_metrics import Metrics, Window
 from trireme.settings import Settings
 from trireme.top.frame import Frame, frame_of, steps_of
-from trireme.top.metrics import Metrics, Window
 from trireme.top.view import render
 
 _DEADLINE_SECONDS = 2.0

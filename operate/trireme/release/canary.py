@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from trireme_backends.routing.route import CANARY_SUFFIX
 
 from trireme.errors import TriremeError
+from trireme.model_config import load_model_config
+from trireme.release.counts import Counts, GenerationCounts, RequestCounts
 from trireme.release.lock import release_lock
 from trireme.release.plans import (
     canary_folder,
@@ -28,7 +30,7 @@ from trireme.release.shadow import Shadow, make_questions
 from trireme.release.statistics import Judgement, Limits, Verdict, judge
 from trireme.release.workspace import Workspace, canary_lock_path, open_workspace, replica_clients
 from trireme.repository import ModelRepository
-from trireme.run_state import RunDirectory
+from trireme.run_state import RunDirectory, ServingState
 from trireme.settings import Settings
 from trireme.triton_client import TritonClient
 
@@ -109,7 +111,7 @@ class Canary:
             TritonClient(directory.running().grpc_address) as client,
             contextlib.ExitStack() as stack,
         ):
-            replicas = [stack.enter_context(replica) for replica in replica_clients(self._settings)]
+            counts = self._counts(directory.running(), stack)
             with self._lock() as workspace:
                 plan = plan_canary(self._repository, self._variant, self._pins)
                 workspace.carry_out(plan, actor=actor, note=note or "opened")
@@ -117,7 +119,7 @@ class Canary:
                 judgement = Judgement(Verdict.PASS, "opened")
                 for percent in self._policy.percents:
                     self._shift(percent, actor, judgement.told)
-                    judgement = self._judge(client, replicas)
+                    judgement = self._judge(client, counts)
                     if judgement.verdict is not Verdict.PASS:
                         self._reject(actor, judgement)
                 with self._own_lock() as workspace:
@@ -137,10 +139,17 @@ class Canary:
             workspace.carry_out(plan, actor=actor, note=f"{percent:g} % after: {told}")
         self._percent = percent
 
-    def _judge(self, client: TritonClient, replicas: Sequence[TritonClient]) -> Judgement:
+    def _counts(self, state: ServingState, stack: contextlib.ExitStack) -> Counts:
+        if load_model_config(self._repository.model(self._variant).config_path).is_decoupled:
+            addresses = [replica.metrics_address for replica in state.replicas]
+            return GenerationCounts(addresses, self._repository, _QUESTION_DEADLINE_SECONDS)
+        replicas = [stack.enter_context(replica) for replica in replica_clients(self._settings)]
+        return RequestCounts(replicas, _QUESTION_DEADLINE_SECONDS)
+
+    def _judge(self, client: TritonClient, counts: Counts) -> Judgement:
         policy = self._policy
         canary = f"{self._variant}{CANARY_SUFFIX}"
-        shadow = Shadow(client, replicas, self._variant, canary, self._questions, _QUESTION_DEADLINE_SECONDS)
+        shadow = Shadow(client, counts, self._variant, canary, self._questions, _QUESTION_DEADLINE_SECONDS)
         ends, asked = time.monotonic() + policy.least_seconds, 0
         while True:
             shadow.ask(policy.least_pairs, each=self._check_own)

@@ -12,6 +12,7 @@ import numpy as np
 from trireme.errors import ServerError, TriremeError
 from trireme.golden import GoldenSample, Tensors, load_golden
 from trireme.model_config import load_model_config
+from trireme.release.counts import Counts
 from trireme.release.statistics import Outcomes, Window
 from trireme.repository import ModelRepository
 from trireme.triton_client import Answer, TritonClient
@@ -59,7 +60,7 @@ class Shadow:
     """One window of both versions.
 
     Example:
-        >>> shadow = Shadow(client, replicas, "embedding_economy", "embedding_economy__canary", questions, 5.0)
+        >>> shadow = Shadow(client, counts, "embedding_economy", "embedding_economy__canary", questions, 5.0)
         >>> shadow.ask(300)
         >>> judge(shadow.window(), Limits())
     """
@@ -67,19 +68,19 @@ class Shadow:
     def __init__(
         self,
         client: TritonClient,
-        replicas: Sequence[TritonClient],
+        counts: Counts,
         stable: str,
         canary: str,
         questions: Iterator[GoldenSample],
         deadline_seconds: float,
     ) -> None:
-        """``client`` asks where callers ask; ``replicas`` are the servers behind, which count their requests."""
+        """``client`` asks where callers ask; ``counts`` are those of the servers behind."""
         self._client = client
-        self._replicas = replicas
+        self._counts = counts
         self._sides = (stable, canary)
         self._questions = questions
         self._deadline_seconds = deadline_seconds
-        self._before = [self._counts(side) for side in self._sides]
+        self._before = [counts.of(side) for side in self._sides]
         self._asked = [0, 0]
         self._failed = [0, 0]
         self._latencies_ms: tuple[list[float], list[float]] = ([], [])
@@ -114,24 +115,12 @@ class Shadow:
         return answer
 
     def _outcomes(self, side: int) -> Outcomes:
-        pairs = list(zip(self._before[side], self._counts(self._sides[side]), strict=True))
-        # Triton counts our own requests too, but none that it lost with a restart; then its counts have gone down.
+        pairs = list(zip(self._before[side], self._counts.of(self._sides[side]), strict=True))
+        # The servers count our own requests too, but none that one lost with a restart; then its counts are lower.
         return Outcomes(
             requests=max(self._asked[side], sum(max(now.requests - before.requests, 0) for before, now in pairs)),
             errors=max(self._failed[side], sum(max(now.errors - before.errors, 0) for before, now in pairs)),
         )
-
-    def _counts(self, model: str) -> list[Outcomes]:
-        """Of each replica; one that does not answer has counted nothing."""
-        return [self._counts_of(replica, model) for replica in self._replicas]
-
-    def _counts_of(self, replica: TritonClient, model: str) -> Outcomes:
-        try:
-            entries = replica.counts(self._deadline_seconds, model)
-        except ServerError:
-            return Outcomes(0, 0)
-        succeeded, failed = sum(entry.succeeded for entry in entries), sum(entry.failed for entry in entries)
-        return Outcomes(succeeded + failed, failed)
 
 
 def _text_inputs(text: bytes) -> Tensors:

@@ -11,7 +11,7 @@ from trireme.errors import ConfigError
 from trireme.model_config import load_model_config
 from trireme.repository import ModelRepository
 from trireme.run_state import ReplicaState, ServingState
-from trireme.top.metrics import Window, quantile
+from trireme.server_metrics import Window, quantile
 
 _SERVER_FAULTS = ("failed", "unavailable")
 # A router tells of its calls every half second.

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 from rich.console import Console
 from trireme.run_state import Phase, ReplicaState, ServingState
+from trireme.server_metrics import Metrics, Window
 from trireme.top.frame import Frame, Latency, frame_of
-from trireme.top.metrics import Metrics, Window
 from trireme.top.view import render
 
 REPLICAS = tuple(

@@ -3,10 +3,15 @@
 say=N        say N words, "w0 w1 ..."; without it the words of the prompt are said again
 every_ms=M   a word every M milliseconds
 fail_after=N the engine fails after N words; die_after=N its process dies
+version?     says the version of the model
+
+Beside it, ``voice.json`` may hold the manner of a version: ``ms_per_token`` for a word; ``prefix``, said before each
+word; ``fails_on``, a word at which the engine fails.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -26,7 +31,7 @@ class TritonPythonModel:
 
     def initialize(self, args):
         model = Model.from_arguments(args)
-        self._backend = GenerationBackend(pb_utils, model, _Engine(model.integer("context_tokens", 8192)))
+        self._backend = GenerationBackend(pb_utils, model, _Engine(model))
 
     def execute(self, requests):
         self._backend.execute(requests)
@@ -36,15 +41,19 @@ class TritonPythonModel:
 
 
 class _Engine:
-    def __init__(self, context_tokens):
-        self._context_tokens = context_tokens
+    def __init__(self, model):
+        self._context_tokens = model.integer("context_tokens", 8192)
+        self._version = model.version_dir.name
+        voice = model.version_dir / "voice.json"
+        self._voice = json.loads(voice.read_text()) if voice.exists() else {}
         self._running = set()
 
     def submit(self, request, sink):
         request.sampling.require(_SUPPORTED, "scripted")
         script = request.prompt or " ".join(message.content for message in request.messages)
         room = room_for_answer(len(script.split()), request.sampling.max_tokens, self._context_tokens)
-        generation = _Generation(request, script, room, sink, self._running.discard)
+        script = script.replace("version?", self._version)
+        generation = _Generation(request, script, self._voice, room, sink, self._running.discard)
         self._running.add(generation)
         generation.start()
         return generation
@@ -59,9 +68,10 @@ class _Engine:
 
 
 class _Generation(threading.Thread):
-    def __init__(self, request, script, room, sink, ended):
+    def __init__(self, request, script, voice, room, sink, ended):
         super().__init__(daemon=True)
         self._request, self._sink, self._ended = request, sink, ended
+        self._voice = voice
         self._orders = dict(re.findall(r"(say|every_ms|fail_after|die_after)=(\d+)", script))
         self._num_input_tokens = len(script.split())
         words = (
@@ -90,10 +100,15 @@ class _Generation(threading.Thread):
             if number == int(self._orders.get("fail_after", -1)):
                 yield EngineError("told to fail")
                 return
-            if self._cancelled.wait(int(self._orders.get("every_ms", 0)) / 1000):
+            if word == self._voice.get("fails_on"):
+                yield EngineError("this version fails here")
+                return
+            pause_ms = float(self._orders.get("every_ms", self._voice.get("ms_per_token", 0)))
+            if self._cancelled.wait(pause_ms / 1000):
                 yield CancelledError("the caller went away")
                 return
-            text = stops.feed(word if number == 0 else f" {word}")
+            said = self._voice.get("prefix", "") + word
+            text = stops.feed(said if number == 0 else f" {said}")
             last = number == len(self._words) - 1 or stops.stopped
             reason = ("length" if self._cut and not stops.stopped else "stop") if last else None
             yield Piece(text + (stops.rest() if last else ""), self._num_input_tokens, 1, reason, self._logprobs(word))

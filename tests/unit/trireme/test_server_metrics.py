@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from trireme.top.metrics import Metrics, Window, quantile
+from trireme.server_metrics import Metrics, Window, quantile
 
 BEFORE = 'a{x="1",y="p"} 10\na{x="2",y="p"} 5\n'
 AFTER = 'a{x="1",y="p"} 16\na{x="2",y="p"} 3\na{x="1",y="q"} 4\n'

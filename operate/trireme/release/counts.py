@@ -1,0 +1,68 @@
+"""How many requests of all callers a version has had, and how many of them failed, as each replica counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from trireme.errors import ServerError
+from trireme.model_config import load_model_config
+from trireme.release.statistics import Outcomes
+from trireme.repository import ModelRepository
+from trireme.server_metrics import Metrics
+from trireme.triton_client import TritonClient
+
+# Of ``trireme_backends.generation.metrics``. Other ends are a whole answer, the caller's fault or the caller's wish.
+_GENERATIONS = "trireme_generation_requests_total"
+_SERVER_FAULTS = ("engine_failed", "overloaded")
+
+
+class Counts(Protocol):
+    """What was counted since each replica started."""
+
+    def of(self, model: str) -> list[Outcomes]:
+        """By replica; one that does not answer has counted nothing."""
+        ...
+
+
+class RequestCounts:
+    """Of models that answer once: Triton's own counts."""
+
+    def __init__(self, replicas: Sequence[TritonClient], deadline_seconds: float) -> None:
+        self._replicas, self._deadline_seconds = replicas, deadline_seconds
+
+    def of(self, model: str) -> list[Outcomes]:
+        """Of ``model`` in all its versions."""
+        return [self._of(replica, model) for replica in self._replicas]
+
+    def _of(self, replica: TritonClient, model: str) -> Outcomes:
+        try:
+            entries = replica.counts(self._deadline_seconds, model)
+        except ServerError:
+            return Outcomes(0, 0)
+        succeeded, failed = sum(entry.succeeded for entry in entries), sum(entry.failed for entry in entries)
+        return Outcomes(succeeded + failed, failed)
+
+
+class GenerationCounts:
+    """Of variants that stream: their engines' own counts.
+
+    Triton takes a stream that ends in an error for one that was answered, and callers ask the pinned version of the
+    engine itself.
+    """
+
+    def __init__(self, metrics_addresses: Sequence[str], repository: ModelRepository, deadline_seconds: float) -> None:
+        self._addresses, self._repository = metrics_addresses, repository
+        self._deadline_seconds = deadline_seconds
+
+    def of(self, model: str) -> list[Outcomes]:
+        """Of the versions that the ensemble ``model`` is pinned to."""
+        config = load_model_config(self._repository.model(model).config_path)
+        pins = [(step.model, str(step.version)) for step in config.steps]
+        return [self._of(address, pins) for address in self._addresses]
+
+    def _of(self, address: str, pins: Sequence[tuple[str, str]]) -> Outcomes:
+        sums = Metrics.read(address, self._deadline_seconds).sums(_GENERATIONS, "model", "version", "finish_reason")
+        counted = [(reason, int(count)) for (*pin, reason), count in sums.items() if tuple(pin) in pins]
+        faults = sum(count for reason, count in counted if reason in _SERVER_FAULTS)
+        return Outcomes(sum(count for _, count in counted), faults)
