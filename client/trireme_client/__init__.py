@@ -16,6 +16,7 @@ from trireme_client.errors import (
     QueueTimeoutError,
     ServerFaultError,
     UnavailableError,
+    UnsupportedError,
 )
 from trireme_client.generation import GenerationChunk
 from trireme_client.policy import HealthPolicy, HedgePolicy, RetryPolicy
@@ -57,4 +58,5 @@ __all__ = [
     "Tls",
     "TriremeClient",
     "UnavailableError",
+    "UnsupportedError",
 ]

@@ -22,6 +22,7 @@ from trireme_client.errors import (
     QueueTimeoutError,
     ServerFaultError,
     UnavailableError,
+    UnsupportedError,
 )
 from trireme_client.policy import HedgePolicy, RetryPolicy
 from trireme_client.pool import Pool, Replica
@@ -304,6 +305,8 @@ class Caller:
             return UnavailableError(f"the server was lost {when}: {message}", facts)
         if verdict in (Verdict.INVALID, Verdict.REGION_UNKNOWN):
             return InvalidRequestError(f"the server refuses the request: {message}", facts)
+        if verdict is Verdict.UNSUPPORTED:
+            return UnsupportedError(f"the server refuses the request: {message}", facts)
         return ServerFaultError(failure.status, message, facts)
 
     async def _known_models(self, call: Call) -> list[str]:

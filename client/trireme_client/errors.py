@@ -7,7 +7,8 @@ ClientError
 │   ├── OverloadedError      the server's queue is full: it was not executed
 │   └── LateError            a stream's first answer did not come in the time it was given
 ├── InvalidRequestError      the request cannot be right: refused here before sending, or by the server
-│   └── InvalidInputError    one tensor of it; says which and why
+│   ├── InvalidInputError    one tensor of it; says which and why
+│   └── UnsupportedError     right, but beyond this language model or its engine; another one may do it
 ├── ModelNotFoundError       no such model or version; says which models exist
 ├── ServerFaultError         the server or the model failed on a request it had accepted
 └── ClosedError              the client was closed, or belongs to another process
@@ -118,6 +119,10 @@ class InvalidInputError(InvalidRequestError):
     def __init__(self, tensor: str, reason: str, facts: CallFacts | None = None) -> None:
         super().__init__(f"tensor {tensor!r}: {reason}", facts)
         self.tensor, self.reason = tensor, reason
+
+
+class UnsupportedError(InvalidRequestError):
+    """The model's engine lacks what the request asks for, or its context is too short for it."""
 
 
 class ModelNotFoundError(ClientError):

@@ -27,6 +27,7 @@ from trireme_client.errors import (
     OverloadedError,
     ServerFaultError,
     UnavailableError,
+    UnsupportedError,
 )
 from trireme_client.request import Parameter
 from trireme_client.results import InferResult
@@ -241,8 +242,8 @@ class GenerationCall:
         tried = ",".join(f"{variant}:{fault}" for variant, fault in self._tried.items())
         try:
             result = await self._ask_route({**self._parameters, **({"tried": tried} if tried else {})}, self._left_ms())
-        except UnavailableError as error:
-            # That there is no other variant tells less than why this one failed.
+        except (UnavailableError, InvalidRequestError) as error:
+            # That there is no other variant, or none within the limits, tells less than why this one failed.
             raise self._last_error or error from None
         variant, version, reason = (_text(result, output) for output in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON"))
         return Decision(variant, version, reason, json.loads(reason).get("leave_after_ms"))
@@ -303,7 +304,7 @@ def _fault_of(error: ClientError) -> str:
 # The first that fits.
 _FAULTS = (
     (DeadlineError, "late"), (LateError, "late"), (OverloadedError, "overloaded"), (UnavailableError, "unhealthy"),
-    (ModelNotFoundError, "not_ready"), (ServerFaultError, "error"),
+    (ModelNotFoundError, "not_ready"), (UnsupportedError, "unsupported"), (ServerFaultError, "error"),
 )  # fmt: skip
 
 

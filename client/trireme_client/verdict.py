@@ -23,6 +23,7 @@ class Verdict(enum.Enum):
     QUEUE_FULL = enum.auto()
     REGION_UNKNOWN = enum.auto()  # the server does not know the shared memory: it was restarted
     INVALID = enum.auto()
+    UNSUPPORTED = enum.auto()  # by this model: another one may do it
     FAULT = enum.auto()
 
 
@@ -37,8 +38,8 @@ _SENTENCES = (
     ("is not healthy", Verdict.SICK),
     # Language models, see `trireme_backends/generation/errors.py`.
     ("invalid_request", Verdict.INVALID),
-    ("context_length_exceeded", Verdict.INVALID),
-    ("unsupported (", Verdict.INVALID),
+    ("context_length_exceeded", Verdict.UNSUPPORTED),
+    ("unsupported (", Verdict.UNSUPPORTED),
     ("overloaded: ", Verdict.QUEUE_FULL),
     ("stub process is unhealthy", Verdict.SICK),
 )

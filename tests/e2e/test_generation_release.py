@@ -59,6 +59,13 @@ def test_the_route_names_the_variant_that_then_streams(client: TriremeClient) ->
     assert {chunk.model for chunk in premium} == {"generation_premium"}
 
 
+def test_what_the_variant_lacks_another_one_does(client: TriremeClient) -> None:
+    (chunk,) = client.generate(ROUTE, "one", sampling_parameters={"logprobs": 0})
+    assert chunk.model == "generation_premium"
+    assert json.loads(chunk.reason)["tried"] == [{"variant": VARIANT, "fault": "unsupported"}]
+    assert [chunk.model for chunk in client.generate(ROUTE, "one")] == [VARIANT]
+
+
 def test_a_chat_is_streamed(client: TriremeClient) -> None:
     chunks = list(client.generate(ROUTE, messages=[{"role": "user", "content": "hello there"}]))
     assert "".join(chunk.text for chunk in chunks) == "hello there"

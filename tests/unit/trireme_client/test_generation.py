@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from trireme_client import (
     InvalidRequestError,
     ServerFaultError,
     TriremeClient,
+    UnsupportedError,
 )
 from trireme_client.spec import Pin
 
@@ -269,6 +271,17 @@ def test_after_the_first_token_nothing_is_tried_again(fake):
     assert reports[0]["fault"] == "error"
 
 
+@pytest.mark.parametrize("problem", ["unsupported (logprobs): not here", "context_length_exceeded (prompt): too long"])
+def test_what_one_variant_cannot_do_another_is_asked(fake, connect, problem):
+    fake.add_generation_model("other", words)
+    add_route(fake, ["chat", "other"])
+    fake.fail_next("chat", "UNIMPLEMENTED", problem)
+    chunks = list(connect(fake.address).generate("text_generation", "one"))
+    assert {chunk.model for chunk in chunks} == {"other"}
+    asked = [request.parameters["tried"] for request in fake.requests if "tried" in request.parameters]
+    assert asked == ["chat:unsupported"]
+
+
 def test_a_wrong_request_is_not_tried_on_another_variant(fake, connect):
     add_route(fake, ["chat", "other"])
     fake.fail_next("chat", "INVALID_ARGUMENT", "temperature is hot")
@@ -277,14 +290,18 @@ def test_a_wrong_request_is_not_tried_on_another_variant(fake, connect):
     assert not [request for request in fake.requests if "tried" in request.parameters]
 
 
-def test_without_another_variant_the_error_is_the_variants_own(fake, connect):
+@pytest.mark.parametrize(
+    ("problem", "kind"), [("the engine died", ServerFaultError), ("unsupported (logprobs): not here", UnsupportedError)]
+)
+@pytest.mark.parametrize("refusal", ["UNAVAILABLE", "INVALID_ARGUMENT"])
+def test_without_another_variant_the_error_is_the_variants_own(fake, connect, problem, kind, refusal):
     def die(_):
-        fake.fail_next("text_generation", "UNAVAILABLE", "no variant can answer now", times=9)
-        raise RuntimeError("the engine died")
+        fake.fail_next("text_generation", refusal, "no variant can answer now", times=9)
+        raise RuntimeError(problem)
 
     fake.add_generation_model("fragile", die)
     add_route(fake, ["fragile"])
-    with pytest.raises(ServerFaultError, match="the engine died"):
+    with pytest.raises(kind, match=re.escape(problem)):
         list(connect(fake.address).generate("text_generation", "one"))
 
 

@@ -46,13 +46,14 @@ class Fault(str, Enum):
     """Why a variant was left for the next one.
 
     ERROR may lie in the request, which shows when another variant is asked; NOT_READY and UNHEALTHY lie in the
-    variant. OVERLOADED: its queue was full. LATE: no answer in its share of the time. BREAKER_OPEN: it turned out sick
-    while the request waited.
+    variant. UNSUPPORTED: the variant is well, and cannot do what is asked. OVERLOADED: its queue was full. LATE: no
+    answer in its share of the time. BREAKER_OPEN: it turned out sick while the request waited.
     """
 
     ERROR = "error"
     NOT_READY = "not_ready"
     UNHEALTHY = "unhealthy"
+    UNSUPPORTED = "unsupported"
     OVERLOADED = "overloaded"
     LATE = "late"
     BREAKER_OPEN = "breaker_open"

@@ -163,7 +163,10 @@ class Streams:
             return
         stream = lane.running.pop(request.request_id, None)
         before = lane.breaker.state
-        if report.fault is not None:
+        if report.fault is Fault.UNSUPPORTED:
+            # It has answered; what it lacks is no sickness.
+            lane.breaker.succeeded()
+        elif report.fault is not None:
             # Of a variant that is not loaded one report is enough: nobody can use it.
             lane.breaker.failed(now, surely=report.fault is Fault.NOT_READY)
         elif report.ttft_ms is not None:

@@ -122,6 +122,12 @@ def test_of_a_variant_that_is_not_loaded_one_report_is_enough(route):
     assert route.ask().variant == "small"
 
 
+def test_a_variant_that_lacks_what_is_asked_is_well(route):
+    for _ in range(20):
+        assert route.ask(tried="large:unsupported").variant == "small"
+    assert route.ask().variant == "large"
+
+
 def test_a_resting_variant_gets_one_stream_as_a_probe(route):
     route.ask(tried="large:not_ready")
     time.sleep(0.55)

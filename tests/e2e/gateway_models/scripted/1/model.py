@@ -6,7 +6,7 @@ fail_after=N the engine fails after N words; die_after=N its process dies
 version?     says the version of the model
 
 Beside it, ``voice.json`` may hold the manner of a version: ``ms_per_token`` for a word; ``prefix``, said before each
-word; ``fails_on``, a word at which the engine fails.
+word; ``fails_on``, a word at which the engine fails; ``lacks``, a sampling parameter that it does not have.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Engine:
         self._running = set()
 
     def submit(self, request, sink):
-        request.sampling.require(_SUPPORTED, "scripted")
+        request.sampling.require(_SUPPORTED - {self._voice.get("lacks")}, "scripted")
         script = request.prompt or " ".join(message.content for message in request.messages)
         room = room_for_answer(len(script.split()), request.sampling.max_tokens, self._context_tokens)
         script = script.replace("version?", self._version)
