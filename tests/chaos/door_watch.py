@@ -75,7 +75,8 @@ class DoorWatch:
             document = json.load(answered)
         return [
             host
-            for cluster in document["cluster_statuses"]
+            # Missing where Envoy has only begun.
+            for cluster in document.get("cluster_statuses", [])
             if cluster["name"] == GRPC_CLUSTER
             for host in cluster.get("host_statuses", [])
         ]

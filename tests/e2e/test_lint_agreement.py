@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,12 +62,16 @@ def verdicts(repository: Path, runtime: EmbeddedRuntime) -> list[Verdict]:
     cases = all_cases()
     quiet = [case for case in cases if not case.breaks_server]
     found = []
-    with _server(repository, runtime) as server, ThreadPoolExecutor(2) as pool:
+    with TritonServer.start(_flags(repository), runtime=runtime) as server, ThreadPoolExecutor(2) as pool:
         found += pool.map(lambda case: _load(server, case, BUSY_DEADLINE_S), quiet)
 
     def load_alone(case: Case) -> Verdict:
-        with _server(repository, runtime) as server:
+        server = TritonServer.start(_flags(repository), runtime=runtime)
+        try:
             return _load(server, case, HANG_DEADLINE_S)
+        finally:
+            # It would wait for the load that hangs.
+            server.kill()
 
     # Those that hang use no core while their deadline passes.
     with ThreadPoolExecutor(4) as pool:
@@ -76,14 +79,8 @@ def verdicts(repository: Path, runtime: EmbeddedRuntime) -> list[Verdict]:
     return found
 
 
-@contextlib.contextmanager
-def _server(repository: Path, runtime: EmbeddedRuntime) -> Iterator[TritonServer]:
-    flags = ServerFlags(repository, load_models=(), exit_on_error=False, exit_timeout_seconds=1)
-    server = TritonServer.start(flags, runtime=runtime)
-    try:
-        yield server
-    finally:
-        server.stop(deadline_seconds=10.0)
+def _flags(repository: Path) -> ServerFlags:
+    return ServerFlags(repository, load_models=(), exit_on_error=False, exit_timeout_seconds=1)
 
 
 def _load(server: TritonServer, case: Case, deadline_s: float) -> Verdict:

@@ -101,7 +101,8 @@ class EnvoyProcess:
         document = json.loads(self._admin("GET", "/clusters?format=json"))
         return {
             host["hostname"]: set(host["health_status"]) == {"eds_health_status"}
-            for status in document["cluster_statuses"]
+            # Missing where Envoy has only begun and knows none.
+            for status in document.get("cluster_statuses", [])
             if status["name"] == cluster
             for host in status.get("host_statuses", [])
         }
