@@ -64,7 +64,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     repository = tmp_path_factory.mktemp("repository")
     ENGINES[request.param](repository)
     shutil.copytree(BYSTANDER, repository / BYSTANDER.name)
-    with TritonServer.start(ServerFlags(repository)) as server:
+    # Short, since a request to an engine that was killed counts as in flight for good.
+    with TritonServer.start(ServerFlags(repository, exit_timeout_seconds=3)) as server:
         yield server
 
 

@@ -25,8 +25,12 @@ GUARD_SECONDS = 90
 
 @pytest.fixture(scope="module")
 def slow_server() -> Iterator[TritonServer]:
-    with TritonServer.start(ServerFlags(MODELS, load_models=("slow",))) as running:
+    running = TritonServer.start(ServerFlags(MODELS, load_models=("slow",)))
+    try:
         yield running
+    finally:
+        # Told to end, it would end its twenty stubs one after the other, a second each.
+        running.kill()
 
 
 @pytest.fixture
