@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
 import urllib.error
@@ -10,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from trireme.ports import free_ports
 from trireme_client import Tls, TriremeClient, UnavailableError
 
 from tests.certificates import make_certificates
-from tests.e2e.serving import Serve
+from tests.e2e.serving import Serve, wait_until
 
 TEXT = {"TEXT": [["hello"]]}
 ECHO = {"inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["hello"]}]}
@@ -28,7 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serve(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     files = {"certificate": "server.pem", "key": "server.key", "client-ca": "ca.pem"}
     options = [f"--tls-{name}={folder / file}" for name, file in files.items()]
-    running = Serve(tmp_path_factory.mktemp("tls"), options=[*options, "--gateway-port=0"])
+    (gateway_port,) = free_ports(1)
+    running = Serve(tmp_path_factory.mktemp("tls"), options=[*options, f"--gateway-port={gateway_port}"])
     try:
         running.start()
         yield running
@@ -60,6 +63,17 @@ def test_callers_with_a_certificate_are_answered_over_http(serve: Serve, folder:
     context.load_cert_chain(folder / "client.pem", folder / "client.key")
     with urllib.request.urlopen(url, json.dumps(ECHO).encode(), timeout=10, context=context) as answer:
         assert json.load(answer)["outputs"][0]["data"] == ["hello"]
+
+
+def test_the_gateway_reaches_triton(serve: Serve) -> None:
+    url = f"http://{serve.state()['gateway_address']}/healthz"
+
+    def is_up() -> bool:
+        with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(url, timeout=10) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    wait_until(is_up, "the gateway was up, and Triton ready")
 
 
 def test_the_other_commands_need_no_certificate(serve: Serve) -> None:
