@@ -171,7 +171,7 @@ class GenerationCall:
         self._client, self._call, self._prompt = client, call, prompt
         self._parameters, self._headers = parameters, headers
         self._tried: dict[str, str] = {}
-        self._last_error: ClientError | None = None
+        self._error: ClientError | None = None
 
     async def chunks(self) -> AsyncGenerator[GenerationChunk, None]:
         """All pieces. Raises ``ClientError``."""
@@ -244,7 +244,7 @@ class GenerationCall:
             result = await self._ask_route({**self._parameters, **({"tried": tried} if tried else {})}, self._left_ms())
         except (UnavailableError, InvalidRequestError) as error:
             # That there is no other variant, or none within the limits, tells less than why this one failed.
-            raise self._last_error or error from None
+            raise self._error or error from None
         variant, version, reason = (_text(result, output) for output in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON"))
         return Decision(variant, version, reason, json.loads(reason).get("leave_after_ms"))
 
@@ -253,7 +253,10 @@ class GenerationCall:
         # A deadline is over for every variant.
         if pace.ttft_s is not None or not pace.fault or variant in self._tried or isinstance(error, DeadlineError):
             return False
-        self._tried[variant], self._last_error = pace.fault, error
+        self._tried[variant] = pace.fault
+        # What a variant cannot do tells the caller more than that the next one is not there.
+        if not isinstance(self._error, UnsupportedError):
+            self._error = error
         return True
 
     async def _report(self, variant: str, pace: Pace) -> None:

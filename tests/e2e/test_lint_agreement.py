@@ -62,7 +62,7 @@ def verdicts(repository: Path, runtime: EmbeddedRuntime) -> list[Verdict]:
     cases = all_cases()
     quiet = [case for case in cases if not case.breaks_server]
     found = []
-    with TritonServer.start(_flags(repository), runtime=runtime) as server, ThreadPoolExecutor(4) as pool:
+    with TritonServer.start(_flags(repository), runtime=runtime) as server, ThreadPoolExecutor(2) as pool:
         found += pool.map(lambda case: _load(server, case, BUSY_DEADLINE_S), quiet)
 
     def load_alone(case: Case) -> Verdict:

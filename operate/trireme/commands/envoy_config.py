@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from trireme.commands.tls_options import tls_files, tls_options
 from trireme.envoy.endpoint import Endpoint, FrontDoor
 from trireme.envoy.files import write_config
+from trireme.envoy.tls_options import tls_files, tls_options
 from trireme.errors import TriremeError
 from trireme.ports import LOOPBACK
 

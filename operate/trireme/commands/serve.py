@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 
 from trireme.admin_key import ensure_admin_key
-from trireme.commands.tls_options import tls_files, tls_options
 from trireme.envoy.endpoint import FrontDoor, PlainPorts
+from trireme.envoy.tls_options import tls_files, tls_options
 from trireme.fleet import Fleet, FleetPlan
 from trireme.leftovers import remove_leftovers
 from trireme.ports import LOOPBACK, free_ports, is_free, require_free
