@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import psutil
@@ -34,7 +35,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 class Serve:
-    """One ``trireme serve``; also runs the other verbs against it."""
+    """One ``trireme serve``; also runs the other verbs against it. ``with`` starts it, and stops it with its checks."""
 
     def __init__(self, directory: Path, models: Path = MODELS, options: Sequence[str] = ()) -> None:
         self.repository = directory / "models"
@@ -46,6 +47,23 @@ class Serve:
         self.grpc_port, self.http_port, self.metrics_port = free_ports(3)
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Serve:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.stop()
+        finally:
+            self.kill()
 
     def start(self) -> None:
         """Start it and wait until it says that it is ready."""

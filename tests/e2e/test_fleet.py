@@ -23,13 +23,8 @@ from tests.e2e.serving import Serve, wait_until
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """Two replicas in two zones."""
-    running = Serve(tmp_path_factory.mktemp("fleet"), options=["--replicas=2", "--zones=a,b"])
-    try:
-        running.start()
+    with Serve(tmp_path_factory.mktemp("fleet"), options=["--replicas=2", "--zones=a,b"]) as running:
         yield running
-        running.stop()
-    finally:
-        running.kill()
 
 
 class Callers:

@@ -21,10 +21,8 @@ WEIGHTS_BYTES = 100 * 1024 * 1024
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    serve = Serve(tmp_path_factory.mktemp("generation"), MODELS)
-    serve.start()
-    yield serve
-    serve.stop()
+    with Serve(tmp_path_factory.mktemp("generation"), MODELS) as serve:
+        yield serve
 
 
 @pytest.fixture

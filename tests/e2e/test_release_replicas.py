@@ -18,12 +18,8 @@ from tests.e2e.serving import wait_until
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReleaseStack]:
     running = ReleaseStack(tmp_path_factory.mktemp("releases"))
     running.options = ["--replicas=2"]
-    try:
-        running.start()
+    with running:
         yield running
-        running.stop()
-    finally:
-        running.kill()
 
 
 def versions(stack: ReleaseStack) -> dict[str, list[int]]:

@@ -25,13 +25,8 @@ from tests.e2e.test_router.conftest import EchoRepository
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """One that runs, for the tests that leave it answering."""
-    running = Serve(tmp_path_factory.mktemp("serve"))
-    try:
-        running.start()
+    with Serve(tmp_path_factory.mktemp("serve")) as running:
         yield running
-        running.stop()
-    finally:
-        running.kill()
 
 
 @pytest.fixture

@@ -32,12 +32,8 @@ def serve(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     options = [f"--tls-{name}={folder / file}" for name, file in files.items()]
     (gateway_port,) = free_ports(1)
     running = Serve(tmp_path_factory.mktemp("tls"), options=[*options, f"--gateway-port={gateway_port}"])
-    try:
-        running.start()
+    with running:
         yield running
-        running.stop()
-    finally:
-        running.kill()
 
 
 def test_callers_with_a_certificate_are_answered_over_grpc(serve: Serve, folder: Path) -> None:
