@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.deadlines import scaled
+
 _MAP_AND_WAIT = (
     "import mmap, signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); file = open(sys.argv[1], 'r+b');"
     "region = mmap.mmap(file.fileno(), 0); print('on', flush=True); sys.stdin.read()"
@@ -25,7 +27,7 @@ def dead_owners_region() -> str:
         stdout=subprocess.PIPE,
         text=True,
     ) as owner:
-        return f"{owner.communicate(timeout=60.0)[0]}shm_region_0"
+        return f"{owner.communicate(timeout=scaled(60.0))[0]}shm_region_0"
 
 
 @contextlib.contextmanager

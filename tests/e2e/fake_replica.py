@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
+from tests.deadlines import scaled
 from trireme.envoy.endpoint import Endpoint
 from trireme.ports import LOOPBACK
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -64,7 +65,7 @@ class FakeReplica:
 
     def close(self) -> None:
         self._cable.cut()
-        self._grpc.stop(0).wait(timeout=10.0)
+        self._grpc.stop(0).wait(timeout=scaled(10.0))
         for server in (self._http, self._agent):
             server.shutdown()
             server.server_close()

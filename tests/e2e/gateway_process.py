@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Any
 
 import httpx
+from tests.deadlines import scaled
 from trireme.ports import free_ports
 
 # Hang guards, not measures.
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = scaled(60.0)
 
 
 class GatewayProcess:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.deadlines import scaled
 from trireme.manifest import Manifest, record_files, write_manifest
 from trireme.triton_client import TritonClient, text_tensor
 
@@ -140,7 +141,7 @@ class Callers:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(timeout=60.0)
+            thread.join(timeout=scaled(60.0))
 
     def workers_of(self, model: str) -> set[int]:
         return {version for _, asked, version in self.answers if asked == model}
@@ -163,7 +164,7 @@ def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool], dea
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.kill()
-    process.communicate(timeout=30.0)
+    process.communicate(timeout=scaled(30.0))
 
 
 def _ensemble(tier: str) -> str:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import psutil
+from tests.deadlines import scaled
 from trireme.ports import free_ports
 from trireme.settings import Settings
 from trireme.shared_memory import SHM_DIR
@@ -24,7 +25,7 @@ from trireme.triton_client import TritonClient, text_tensor
 MODELS = Path(__file__).parent / "models"
 TRIREME = Path(sys.executable).with_name("trireme")
 # Hang guards, not measures.
-DEADLINE_SECONDS = 90.0
+DEADLINE_SECONDS = scaled(90.0)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.deadlines import scaled
 from trireme.admin_key import ensure_admin_key
 from trireme.agent.process import AgentFlags
 from trireme.child import Child
@@ -64,7 +65,7 @@ class Sidecar:
     def get(self, path: str, method: str = "GET") -> tuple[int, str]:
         request = urllib.request.Request(f"http://{self._agent_flags.listen}{path}", method=method)
         try:
-            with urllib.request.urlopen(request, timeout=10.0) as answer:
+            with urllib.request.urlopen(request, timeout=scaled(10.0)) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -179,7 +180,7 @@ def test_sigterm_makes_it_red_then_ends_it(sidecar: Sidecar) -> None:
     sidecar.agent.process.send_signal(signal.SIGTERM)
     sidecar.wait_for("draining")
     assert (sidecar.get("/readyz")[0], sidecar.get("/livez")[0]) == (503, 200)
-    assert sidecar.agent.process.wait(timeout=60.0) == 0
+    assert sidecar.agent.process.wait(timeout=scaled(60.0)) == 0
     sidecar.start_agent()
     sidecar.wait_for("ready")
 
@@ -259,7 +260,7 @@ def test_a_route_that_is_gone_makes_it_unready(routed: Sidecar) -> None:
 
 def test_an_address_without_a_port_is_wrong_usage() -> None:
     command = [sys.executable, "-m", "trireme.cli", "agent", "--replica=r0", "--listen=nowhere"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=scaled(60), check=False)
     assert done.returncode == 2
     assert "--listen" in done.stderr
     assert "Traceback" not in done.stderr

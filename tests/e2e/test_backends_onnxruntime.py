@@ -14,10 +14,11 @@ import onnx
 import pytest
 import tritonclient.grpc as triton_grpc
 from onnx import TensorProto, helper
+from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = scaled(30.0)
 DOUBLER = """
 input [ { name: "x" data_type: TYPE_FP32 dims: [ -1 ] } ]
 output [ { name: "y" data_type: TYPE_FP32 dims: [ -1 ] } ]

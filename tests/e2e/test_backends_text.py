@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tritonclient.grpc as triton_grpc
+from tests.deadlines import scaled
 from tritonclient.utils import InferenceServerException
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = scaled(60.0)
 FUSED, STAGED = "embedding_premium", "embedding_premium_staged"
 both_forms = pytest.mark.parametrize("model", [FUSED, STAGED])
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
 
 TRIREME = Path(sys.executable).with_name("trireme")
 MODEL = "embedding_economy"
 # A hang guard. Where vLLM is set up, its benchmark takes minutes.
-GUARD_SECONDS = 600
+GUARD_SECONDS = scaled(600)
 
 
 def _bench(*arguments: object) -> dict[str, Any]:

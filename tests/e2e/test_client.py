@@ -21,6 +21,7 @@ import tritonclient.grpc as triton_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer
 from trireme_client import (
     AsyncTriremeClient,
@@ -40,7 +41,7 @@ from trireme_client.tensors import DTYPES
 MODELS = Path(__file__).with_name("client_models")
 ADMIN_KEY = "a-key-for-tests"
 TEXTS = ["", "né😀", "ab\0", "\0", "x" * 70000]
-HANG_GUARD_SECONDS = 30.0
+HANG_GUARD_SECONDS = scaled(30.0)
 
 
 @pytest.fixture(scope="module")

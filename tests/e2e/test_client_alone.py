@@ -7,9 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.deadlines import scaled
 
 PROJECT = Path(__file__).parents[2]
-INSTALL_DEADLINE_SECONDS = 600
+INSTALL_DEADLINE_SECONDS = scaled(600)
 
 
 def _pythons():
@@ -24,7 +25,7 @@ def _pythons():
 def test_the_client_works_alone(python, tmp_path):
     source = tmp_path / "client"
     shutil.copytree(PROJECT / "client", source, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__", "build"))
-    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True, timeout=120)
+    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True, timeout=scaled(120))
     own = tmp_path / "venv" / "bin" / "python"
     install = [own, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", source]
     subprocess.run(install, check=True, timeout=INSTALL_DEADLINE_SECONDS)
@@ -32,7 +33,7 @@ def test_the_client_works_alone(python, tmp_path):
         [own, "-W", "error", PROJECT / "tests" / "e2e" / "client_smoke.py"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=scaled(120),
         check=False,
         cwd=tmp_path,
     )

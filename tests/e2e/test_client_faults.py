@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer
 from trireme_client import (
     ClientError,
@@ -55,7 +56,7 @@ def server(repository):
 def kill(server):
     """kill -9 of the server; its stubs end by themselves."""
     os.kill(server.pid, signal.SIGKILL)
-    server.process.wait(timeout=30)
+    server.process.wait(timeout=scaled(30))
 
 
 @contextlib.contextmanager

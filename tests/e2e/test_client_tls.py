@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.deadlines import scaled
 from trireme.ports import free_ports
 from trireme.runtime import EmbeddedRuntime
 from trireme.settings import Settings
@@ -18,7 +19,7 @@ from tests.certificates import make_certificates
 
 MODELS = Path(__file__).with_name("client_models")
 ROW = {"TEXT": ["é\0"]}
-HANG_GUARD_SECONDS = 90.0
+HANG_GUARD_SECONDS = scaled(90.0)
 
 
 @pytest.fixture(scope="module")

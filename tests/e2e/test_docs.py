@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.deadlines import scaled
 from trireme.settings import Settings
 
 from tests.e2e.serving import Serve
@@ -106,7 +107,7 @@ def test_command_runs_as_it_stands(command: Command, served: Serve, folder: Path
         env={**served.environment(), "PATH": programs, "TRIREME_PROJECT_DIR": str(folder)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=scaled(300),
         check=False,
     )
     assert result.returncode == 0, f"{command.page.name}: {text}\n{result.stdout}\n{result.stderr}"
@@ -139,7 +140,7 @@ MEASURING = [command for command in COMMANDS if command.text.startswith(("trirem
 def test_measuring_command_names_options_that_exist(command: Command) -> None:
     words = command.text.split()
     help_of = [Path(sys.executable).with_name("trireme"), *words[1:3], "--help"]
-    told = subprocess.run(help_of, capture_output=True, text=True, timeout=60, check=True).stdout
+    told = subprocess.run(help_of, capture_output=True, text=True, timeout=scaled(60), check=True).stdout
     for option in (word.partition("=")[0] for word in words if word.startswith("--")):
         assert option in told, f"{command.page.name}: {command.text}"
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.deadlines import scaled
 from trireme.envoy.endpoint import FrontDoor, TlsFiles
 from trireme.envoy.process import EnvoyProcess
 from trireme.envoy.upstreams import GRPC_CLUSTER, HTTP_CLUSTER
@@ -30,7 +31,7 @@ from tests.certificates import make_certificates
 from tests.e2e.fake_replica import FakeReplica, answer, fail
 
 # Hang guards, not measures.
-_DEADLINE_SECONDS = 20.0
+_DEADLINE_SECONDS = scaled(20.0)
 # ModelStreamInfer beside these.
 _INFERENCE = {
     *("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig"),

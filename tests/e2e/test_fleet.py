@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.deadlines import scaled
 from trireme.errors import ServerError
 from trireme.ports import free_ports
 from trireme.triton_client import TritonClient, text_tensor
@@ -187,7 +188,7 @@ def test_the_gateway_answers_and_is_started_again(tmp_path: Path) -> None:
 
     def answers() -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=scaled(10)) as answer:
                 return json.load(answer)["object"] == "list"
         except OSError:
             return False

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from tests.deadlines import scaled
 from trireme.errors import ServerError
 from trireme.repository import ModelRepository
 from trireme.server import ServerFlags, TritonServer
@@ -33,7 +34,7 @@ GREEDY = {"temperature": 0.0, "max_tokens": 24}
 PROMPT = "The sky is blue and the"
 REPEATING = "one two three four five six seven. " * 6
 # A hang guard, not a measure.
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = scaled(60.0)
 
 
 def write_openvino_models(repository: Path) -> None:
@@ -84,7 +85,7 @@ def text_of(chunks) -> str:
 
 
 def metric(server: TritonServer, name: str, model: str = "plain") -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.flags.metrics_port}/metrics", timeout=10) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.flags.metrics_port}/metrics", timeout=scaled(10)) as page:
         lines = page.read().decode().splitlines()
     found = [line for line in lines if line.startswith(name + "{") and f'model="{model}"' in line]
     return sum(float(line.rsplit(" ", 1)[1]) for line in found)

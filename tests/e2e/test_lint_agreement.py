@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from tests.deadlines import scaled
 from trireme.lint import Severity, lint
 from trireme.machine import Machine
 from trireme.runtime import EmbeddedRuntime
@@ -21,8 +22,8 @@ from tests.lint_corpus.corpus import Case, all_cases
 
 CORPUS_DIR = Path(__file__).parents[1] / "lint_corpus"
 # The models of the corpus read nothing: a load that takes longer hangs.
-HANG_DEADLINE_S = 15.0
-BUSY_DEADLINE_S = 60.0
+HANG_DEADLINE_S = scaled(15.0)
+BUSY_DEADLINE_S = scaled(60.0)
 AGREEMENT_AIM = 0.95
 
 

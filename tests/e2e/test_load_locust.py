@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer, free_ports
 from trireme_loadtest.record import LoadRecord
 
@@ -20,7 +21,7 @@ MODELS = Path(__file__).parent / "load_models"
 LOCUSTFILE = PROJECT / "loadtest" / "locustfile.py"
 GENERATION_LOCUSTFILE = PROJECT / "loadtest" / "locustfile_generation.py"
 LOCUST = Path(sys.executable).with_name("locust")
-GUARD_SECONDS = 90
+GUARD_SECONDS = scaled(90)
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +131,10 @@ def test_the_web_page_is_served_on_loopback_and_starts_a_run(slow_server: Triton
         page = f"http://127.0.0.1:{port}"
         _wait_for(page)
         options = b"user_count=4&spawn_rate=4&models=slow&inputs=" + str(texts).encode()
-        urllib.request.urlopen(f"{page}/swarm", data=options, timeout=10).close()
+        urllib.request.urlopen(f"{page}/swarm", data=options, timeout=scaled(10)).close()
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            with urllib.request.urlopen(f"{page}/stats/requests", timeout=10) as answer:
+            with urllib.request.urlopen(f"{page}/stats/requests", timeout=scaled(10)) as answer:
                 stats = json.load(answer)
             if stats["stats"] and stats["stats"][0]["num_requests"] > 20:
                 break
@@ -149,7 +150,7 @@ def _wait_for(page: str) -> None:
     deadline = time.monotonic() + 30
     while True:
         try:
-            urllib.request.urlopen(page, timeout=5).close()
+            urllib.request.urlopen(page, timeout=scaled(5)).close()
         except OSError:
             if time.monotonic() > deadline:
                 raise

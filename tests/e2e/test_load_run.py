@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer, free_ports
 from trireme.settings import Settings
 from trireme_loadtest.record import LoadRecord
@@ -20,7 +21,7 @@ from trireme_loadtest.record import LoadRecord
 MODELS = Path(__file__).parent / "load_models"
 TRIREME = Path(sys.executable).with_name("trireme")
 MODEL = "embedding_economy"
-GUARD_SECONDS = 90
+GUARD_SECONDS = scaled(90)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from tests.deadlines import scaled
 from trireme.ports import free_ports
 from trireme.settings import Settings
 from trireme_backends.generation import metrics as generation_metrics
@@ -55,7 +56,7 @@ class Watched(Serve):
 
     def prometheus_is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.prometheus_port}/-/ready", timeout=30):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.prometheus_port}/-/ready", timeout=scaled(30)):
                 return True
         except OSError:
             return False
@@ -79,13 +80,13 @@ class Watched(Serve):
             addresses += [f"{replica['metrics_address']}/metrics", f"{replica['agent_address']}/metrics"]
         names: set[str] = set()
         for address in addresses:
-            with urllib.request.urlopen(f"http://{address}", timeout=30) as answer:
+            with urllib.request.urlopen(f"http://{address}", timeout=scaled(30)) as answer:
                 names |= names_of(answer.read().decode())
         return names
 
     def _api(self, what: str, **parameters: str) -> dict[str, Any]:
         url = f"http://127.0.0.1:{self.prometheus_port}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(url, timeout=scaled(30)) as answer:
             data: dict[str, Any] = json.load(answer)["data"]
         return data
 
@@ -179,7 +180,7 @@ def test_a_request_is_found_in_envoys_log_by_the_id_its_caller_gave(watched: Wat
 
 
 def test_an_answer_tells_its_request_id_also_where_the_caller_gave_none(watched: Watched) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{watched.http_port}/v2/health/ready", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{watched.http_port}/v2/health/ready", timeout=scaled(30)) as answer:
         assert answer.headers["x-request-id"]
 
 
@@ -266,7 +267,7 @@ def test_top_asks_for_a_terminal(watched: Watched) -> None:
 def test_top_says_that_nothing_is_served(tmp_path: Path) -> None:
     environment = {**os.environ, "TRIREME_STATE_DIR": str(tmp_path)}
     told = subprocess.run(
-        [TRIREME, "top", "--once"], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [TRIREME, "top", "--once"], env=environment, capture_output=True, text=True, timeout=scaled(60), check=False
     )
     assert told.returncode == 1
     assert told.stderr == "trireme: nothing is being served; start it with: trireme serve\n"

@@ -6,13 +6,15 @@ import json
 import subprocess
 from pathlib import Path
 
+from tests.deadlines import scaled
+
 from tests.e2e.serving import TRIREME
 
 
 def test_no_request_is_lost_while_good_and_bad_versions_are_released(tmp_path: Path) -> None:
     certificate_path = tmp_path / "certificate.json"
     command = [TRIREME, "prove", "rollout", "--rps=20", "--cycles=4", "--output", certificate_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600.0, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=scaled(600.0), check=False)
     certificate = json.loads(certificate_path.read_text())
     assert set(certificate["failures"].values()) == {0}, certificate["failure_texts"]
     assert min(certificate["requests"].values()) > 100

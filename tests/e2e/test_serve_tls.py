@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.deadlines import scaled
 from trireme.ports import free_ports
 from trireme_client import Tls, TriremeClient, UnavailableError
 
@@ -55,9 +56,9 @@ def test_callers_with_a_certificate_are_answered_over_http(serve: Serve, folder:
     context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
     url = f"https://127.0.0.1:{serve.http_port}/v2/models/echo/infer"
     with pytest.raises((urllib.error.URLError, OSError)):
-        urllib.request.urlopen(url, json.dumps(ECHO).encode(), timeout=10, context=context).read()
+        urllib.request.urlopen(url, json.dumps(ECHO).encode(), timeout=scaled(10), context=context).read()
     context.load_cert_chain(folder / "client.pem", folder / "client.key")
-    with urllib.request.urlopen(url, json.dumps(ECHO).encode(), timeout=10, context=context) as answer:
+    with urllib.request.urlopen(url, json.dumps(ECHO).encode(), timeout=scaled(10), context=context) as answer:
         assert json.load(answer)["outputs"][0]["data"] == ["hello"]
 
 
@@ -65,7 +66,7 @@ def test_the_gateway_reaches_triton(serve: Serve) -> None:
     url = f"http://{serve.state()['gateway_address']}/healthz"
 
     def is_up() -> bool:
-        with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(url, timeout=10) as answer:
+        with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(url, timeout=scaled(10)) as answer:
             return bool(answer.status == 200)
         return False
 

@@ -10,6 +10,7 @@ import openai
 import pytest
 from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel, SecretStr
+from tests.deadlines import scaled
 
 MESSAGES = [{"role": "user", "content": "say=3 a b"}]
 
@@ -86,6 +87,6 @@ def test_langchain_chats_and_completes(gateway):
 def test_curl_streams(gateway):
     body = json.dumps({"model": "scripted", "messages": MESSAGES, "stream": True})
     command = ["curl", "-sN", f"{gateway.url}/v1/chat/completions", "-H", "content-type: application/json", "-d", body]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    told = subprocess.run(command, capture_output=True, text=True, timeout=scaled(60), check=True).stdout
     assert told.count("data: ") >= 4
     assert told.endswith("data: [DONE]\n\n")

@@ -9,6 +9,7 @@ import sys
 import httpx
 import pytest
 from click.testing import CliRunner
+from tests.deadlines import scaled
 from trireme.ports import free_ports
 from trireme_gateway.command import gateway_key
 
@@ -111,7 +112,7 @@ def test_metrics_may_have_an_address_of_their_own(scripted, keys, tmp_path):
 )
 def test_gateway_refuses_to_start_open_to_others_or_without_its_keys(options, said):
     command = [sys.executable, "-m", "trireme_gateway", *options]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=scaled(60), check=False)
     assert result.returncode == 1
     assert said in result.stderr
     assert "Traceback" not in result.stderr

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.deadlines import scaled
 
 from tests.e2e.gateway_process import GatewayProcess
 
@@ -26,7 +27,7 @@ def door(server, tmp_path_factory):
 def test_example_runs_as_it_stands(kind, text, door):
     text = text.replace("http://127.0.0.1:8080", door.url)
     command = [sys.executable, "-c", text] if kind == "python" else ["bash", "-euo", "pipefail", "-c", text]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=scaled(120), check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
     assert "error" not in result.stdout

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
+from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = scaled(30.0)
 VARIANTS = {"economy": "small", "standard": "medium", "premium": "large"}
 
 _INPUTS = """

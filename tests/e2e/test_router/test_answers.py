@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.deadlines import scaled
 from trireme.errors import ServerError
 from trireme.repository import ModelRepository
 from trireme.routing.explain import explain_live
@@ -85,7 +86,7 @@ def test_parameters_work_over_http(echo: Echo) -> None:
     request = urllib.request.Request(
         f"http://{echo.server.http_address}/v2/models/echo/infer", json.dumps(body).encode(), method="POST"
     )
-    with urllib.request.urlopen(request, timeout=30) as response:
+    with urllib.request.urlopen(request, timeout=scaled(30)) as response:
         outputs = {output["name"]: output["data"] for output in json.load(response)["outputs"]}
     assert outputs["ANSWER"] == ["large:hello"]
     assert outputs["VARIANT"] == ["large"]
@@ -231,7 +232,7 @@ def test_request_id_of_a_header_is_no_parameter_of_the_variant(echo: Echo) -> No
 
 def _metric(echo: Echo, name: str, labels: str = "") -> float:
     """Sum of a metric's samples whose labels contain ``labels``."""
-    with urllib.request.urlopen(f"http://{echo.server.metrics_address}/metrics", timeout=30) as response:
+    with urllib.request.urlopen(f"http://{echo.server.metrics_address}/metrics", timeout=scaled(30)) as response:
         lines = response.read().decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{") and labels in line)
 
