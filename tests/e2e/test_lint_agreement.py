@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from tests.deadlines import scaled
 from trireme.lint import Severity, lint
 from trireme.machine import Machine
 from trireme.runtime import EmbeddedRuntime
@@ -18,6 +18,7 @@ from trireme.settings import Settings
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from tests.deadlines import scaled
 from tests.lint_corpus.corpus import Case, all_cases
 
 CORPUS_DIR = Path(__file__).parents[1] / "lint_corpus"
@@ -25,6 +26,8 @@ CORPUS_DIR = Path(__file__).parents[1] / "lint_corpus"
 HANG_DEADLINE_S = scaled(15.0)
 BUSY_DEADLINE_S = scaled(60.0)
 AGREEMENT_AIM = 0.95
+# Each stays loaded, 40 MB, as unloading one takes longer than loading it.
+CASES_PER_SERVER = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +62,25 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedRuntime:
     return replace(own, backends_dir=backends)
 
 
+@pytest.fixture(scope="module", params=["every eighth", pytest.param("all", marks=pytest.mark.slow)])
+def cases(request: pytest.FixtureRequest) -> list[Case]:
+    return all_cases() if request.param == "all" else all_cases()[::8]
+
+
 @pytest.fixture(scope="module")
-def verdicts(repository: Path, runtime: EmbeddedRuntime) -> list[Verdict]:
-    cases = all_cases()
+def verdicts(cases: list[Case], repository: Path, runtime: EmbeddedRuntime) -> list[Verdict]:
     quiet = [case for case in cases if not case.breaks_server]
-    with TritonServer.start(_flags(repository), runtime=runtime) as server, ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda case: _load(server, case, BUSY_DEADLINE_S), quiet))
-        if not server.is_alive():
-            print(server.log_path.read_text(errors="replace")[-4000:])
+    batches = [quiet[first : first + CASES_PER_SERVER] for first in range(0, len(quiet), CASES_PER_SERVER)]
+    found: list[Verdict] = []
+    for batch in batches:
+        with _throw_away(repository, runtime) as server, ThreadPoolExecutor(2) as pool:
+            found += pool.map(lambda case: _load(server, case, BUSY_DEADLINE_S), batch)
     # A server with starved stubs may abort, and be none the wiser about the cases that were still to come.
     alone = [case for case in cases if case.breaks_server] + [verdict.case for verdict in found if verdict.lost]
 
     def load_alone(case: Case) -> Verdict:
-        server = TritonServer.start(_flags(repository), runtime=runtime)
-        try:
+        with _throw_away(repository, runtime) as server:
             return _load(server, case, HANG_DEADLINE_S)
-        finally:
-            # It would wait for the load that hangs.
-            server.kill()
 
     # Those that hang use no core while their deadline passes.
     with ThreadPoolExecutor(3) as pool:
@@ -84,15 +88,22 @@ def verdicts(repository: Path, runtime: EmbeddedRuntime) -> list[Verdict]:
     return [verdict for verdict in found if not verdict.lost] + judged_alone
 
 
-def _flags(repository: Path) -> ServerFlags:
-    return ServerFlags(repository, load_models=(), exit_on_error=False, exit_timeout_seconds=1)
+@contextlib.contextmanager
+def _throw_away(repository: Path, runtime: EmbeddedRuntime) -> Iterator[TritonServer]:
+    """A server that is killed: to end in order it would wait for loads that hang, and a second for each stub."""
+    server = TritonServer.start(ServerFlags(repository, load_models=(), exit_on_error=False), runtime=runtime)
+    try:
+        yield server
+        if not server.is_alive():
+            print(server.log_path.read_text(errors="replace")[-4000:])
+    finally:
+        server.kill()
 
 
 def _load(server: TritonServer, case: Case, deadline_s: float) -> Verdict:
     with contextlib.closing(InferenceServerClient(server.grpc_address)) as client:
         try:
             client.load_model(case.model, client_timeout=deadline_s)
-            client.unload_model(case.model, unload_dependents=True, client_timeout=deadline_s)
         except InferenceServerException as error:
             lost = error.status() == "StatusCode.UNAVAILABLE"
             return Verdict(case, error.message() or "no reason", lost)
