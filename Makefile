@@ -1,8 +1,10 @@
 # One command per job, the same for people and CI. `make help` lists them.
 PYTHON ?= python3
 TRIREME := .venv/bin/trireme
+PYTEST := .venv/bin/python -m pytest
+DEVELOP = $(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
 .DEFAULT_GOAL := help
-.PHONY: help setup models serve demo test chaos soak check compose-test bench vllm vllm-test clean
+.PHONY: help setup models serve demo test test-all chaos soak check compose-test bench vllm vllm-test clean
 
 help:  ## list these commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,31 +21,37 @@ serve: models  ## start the real Triton on this machine and print how to call it
 demo: models  ## start it, ask every task a real question, check the answers, stop it
 	@$(TRIREME) demo
 
-test:  ## run all tests, on the real server
-	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
-	@$(TRIREME) export --all
-	@.venv/bin/python -m pytest
+test: models  ## unit, contract and the important end-to-end tests, on the real server: under 10 minutes
+	@$(DEVELOP)
+	@$(PYTEST) -n 2 tests/unit tests/contract
+	@$(PYTEST) tests/deploy tests/e2e
 
-chaos:  ## replicas, zones, networks, releases fail under traffic; the report is in reports/chaos
-	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
-	@$(TRIREME) export --all
-	@.venv/bin/python -m pytest tests/chaos
+test-all: models  ## every test, also those that are long by nature, chaos, containers and vLLM: over an hour
+	@$(DEVELOP) --extra export --perf-analyzer --vllm
+	@$(TRIREME) export generation_premium_engine
+	@$(PYTEST) -m "not docker" tests/unit tests/contract tests/deploy tests/e2e
+	@$(PYTEST) -m "not docker" -o faulthandler_timeout=3600 tests/chaos
+	@$(PYTEST) -m docker tests/deploy
+	@$(PYTEST) tests/vllm
+
+chaos: models  ## replicas, zones, networks, releases fail under traffic; the report is in reports/chaos
+	@$(DEVELOP)
+	@$(PYTEST) tests/chaos
 
 soak: models  ## 30 minutes at 60 % load, and 50 releases: memory, files and shared memory must stay flat
-	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
-	@TRIREME_SOAK_SECONDS=1800 .venv/bin/python -m pytest -o faulthandler_timeout=3600 tests/chaos/test_platform_soak.py
-	@TRIREME_RELEASE_CYCLES=50 .venv/bin/python -m pytest tests/chaos/test_release_chaos.py -k cycles
+	@$(DEVELOP)
+	@TRIREME_SOAK_SECONDS=1800 $(PYTEST) -m "" -o faulthandler_timeout=3600 tests/chaos/test_platform_soak.py
+	@TRIREME_RELEASE_CYCLES=50 $(PYTEST) -m "" tests/chaos/test_release_chaos.py -k cycles
 
 check:  ## ruff, mypy --strict and the import rules
-	@$(PYTHON) tools/bootstrap.py --extra dev --extra loadtest
+	@$(DEVELOP)
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache
 
-bench:  ## measure our variants beside the in-process limit and a naive server
-	@$(PYTHON) tools/bootstrap.py --extra loadtest
-	@$(TRIREME) export --all
+bench: models  ## measure our variants beside the in-process limit and a naive server
+	@$(PYTHON) tools/bootstrap.py --extra loadtest --perf-analyzer
 	@$(TRIREME) bench serving
 
 compose-test: models  ## the same repository in containers, on a real Docker engine

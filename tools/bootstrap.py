@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes.util
 import fcntl
 import hashlib
 import json
@@ -53,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="make setup", description=__doc__)
     parser.add_argument("--extra", action="append", default=[], help="an optional dependency group of pyproject.toml")
     parser.add_argument("--vllm", action="store_true", help="also the environment of vLLM, which is 2.5 GB")
+    parser.add_argument("--perf-analyzer", action="store_true", help="also the library that perf_analyzer links")
     arguments = parser.parse_args(argv)
     extras = sorted(set(arguments.extra))
     try:
@@ -64,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
             _step("tritonserver", _tritonserver)
             if arguments.vllm:
                 _step("vLLM", _vllm)
+            if arguments.perf_analyzer:
+                _step("libb64", _libb64)
     except SetUpError as error:
         print(f"set-up: {error}", file=sys.stderr)
         return 1
@@ -153,7 +157,8 @@ def _python_environment(extras: list[str]) -> str | None:
         _make_venv()
     wanted = "." + (f"[{','.join(extras)}]" if extras else "")
     print(f"set-up: Python environment: installing {wanted} with constraints.txt", flush=True)
-    _pip("install", "--editable", "./client", "--editable", wanted)
+    index = ("--extra-index-url", TORCH_FOR_CPU) if "export" in extras else ()
+    _pip("install", *index, "--editable", "./client", "--editable", wanted)
     STAMP.write_text(json.dumps({"key": key, "extras": extras}))
     return "installed"
 
@@ -285,6 +290,15 @@ def _libpython() -> str | None:
             f"{library} is not on this machine and could not be fetched; install a Python with a shared library "
             f"(Debian, Ubuntu: apt-get install libpython3.{sys.version_info.minor})"
         )
+    return "fetched"
+
+
+def _libb64() -> str | None:
+    """perf_analyzer links it, and no wheel has it."""
+    name = "libb64.so.0d"
+    if ctypes.util.find_library("b64") == name or any(DEBIAN_FILES.glob(f"usr/lib/*/{name}")):
+        return None
+    _fetch_debian_package("libb64-0d")
     return "fetched"
 
 

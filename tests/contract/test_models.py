@@ -82,6 +82,8 @@ def test_model_has_golden_samples(folder: ModelFolder) -> None:
 
 
 @pytest.mark.parametrize(("folder", "sample"), SAMPLES)
-def test_golden_sample_is_answered_rightly(folder: ModelFolder, sample: GoldenSample, server: TritonServer) -> None:
-    with TritonClient(server.grpc_address) as client:
+def test_golden_sample_is_answered_rightly(
+    folder: ModelFolder, sample: GoldenSample, repository_server: TritonServer
+) -> None:
+    with TritonClient(repository_server.grpc_address) as client:
         assert prove(client, folder.name, [sample], deadline_seconds=60.0) == ()

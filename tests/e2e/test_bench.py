@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
 
 from tests.deadlines import scaled
 
+pytestmark = pytest.mark.slow
 TRIREME = Path(sys.executable).with_name("trireme")
 MODEL = "embedding_economy"
 # A hang guard. Where vLLM is set up, its benchmark takes minutes.
@@ -59,7 +59,6 @@ def test_sweep_finds_a_rate_and_says_it(tmp_path: Path) -> None:
     assert "a second" in report["notes"][0]
 
 
-@pytest.mark.skipif(not Path("/lib/x86_64-linux-gnu/libb64.so.0d").exists(), reason="perf_analyzer needs libb64-0d")
 def test_perf_analyzer_measures_the_same_server(tmp_path: Path) -> None:
     report = _bench(
         "perf_analyzer", "--model", MODEL, "--concurrency", 4, "--seconds", 3, "--repetitions", 1, "--output", tmp_path

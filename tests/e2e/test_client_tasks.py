@@ -12,8 +12,8 @@ TEXTS = ["a wonderful film", "a complete waste of time", "I loved every minute o
 
 
 @pytest.fixture
-def client(server):
-    with TriremeClient(server.grpc_address, deadline_ms=20_000) as made:
+def client(repository_server):
+    with TriremeClient(repository_server.grpc_address, deadline_ms=20_000) as made:
         yield made
 
 
@@ -42,9 +42,9 @@ def test_more_texts_than_a_batch_come_back_in_order(client):
     assert np.allclose(together[-1], alone[0], atol=1e-4)
 
 
-def test_asyncio_gives_the_same(server, client):
+def test_asyncio_gives_the_same(repository_server, client):
     async def main():
-        async with AsyncTriremeClient(server.grpc_address) as asynchronous:
+        async with AsyncTriremeClient(repository_server.grpc_address) as asynchronous:
             return await asynchronous.embed(TEXTS, tier="premium")
 
     assert np.allclose(asyncio.run(main()).vectors, client.embed(TEXTS, tier="premium").vectors, atol=1e-4)

@@ -6,10 +6,13 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.deadlines import scaled
 from tests.e2e.serving import TRIREME
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_while_good_and_bad_versions_are_released(tmp_path: Path) -> None:
     certificate_path = tmp_path / "certificate.json"
     command = [TRIREME, "prove", "rollout", "--rps=20", "--cycles=4", "--output", certificate_path]

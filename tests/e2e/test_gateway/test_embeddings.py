@@ -17,14 +17,14 @@ TEXTS = ["a sentence", "another sentence, which is longer"]
 
 
 @pytest.fixture(scope="module")
-def door(server, tmp_path_factory):
-    with GatewayProcess(tmp_path_factory.mktemp("door"), triton=server.grpc_address) as running:
+def door(repository_server, tmp_path_factory):
+    with GatewayProcess(tmp_path_factory.mktemp("door"), triton=repository_server.grpc_address) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def vectors(server):
-    with TriremeClient(server.grpc_address) as client:
+def vectors(repository_server):
+    with TriremeClient(repository_server.grpc_address) as client:
         return client.embed(TEXTS, model="embedding_premium").vectors
 
 

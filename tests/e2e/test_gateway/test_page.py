@@ -17,9 +17,11 @@ EXAMPLES = re.findall(r"^```(python|bash)\n(.*?)^```", PAGE, re.DOTALL | re.MULT
 
 
 @pytest.fixture(scope="module")
-def door(server, tmp_path_factory):
+def door(repository_server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    with GatewayProcess(folder, triton=server.grpc_address, triton_http=server.http_address) as running:
+    with GatewayProcess(
+        folder, triton=repository_server.grpc_address, triton_http=repository_server.http_address
+    ) as running:
         yield running
 
 

@@ -31,9 +31,10 @@ _ANY_STABILITY = "999"
 
 @dataclass(frozen=True, slots=True)
 class PerfAnalyzer:
-    """The binary, and the folder with the CUDA runtime that it links and does not use."""
+    """The binary, and where the libraries are that it links; it does not use the CUDA runtime among them."""
 
     path: Path
+    library_dirs: tuple[Path, ...]
 
     @classmethod
     def fetch(cls, settings: Settings) -> PerfAnalyzer:
@@ -52,7 +53,8 @@ class PerfAnalyzer:
             with staged_directory(folder) as staged:
                 _download(staged)
                 (staged / "libcudart.so.12").symlink_to(cudart)
-        analyzer = cls(folder / "perf_analyzer")
+        fetched_by_setup = (settings.runtime_dir / "debian").glob("usr/lib/*")
+        analyzer = cls(folder / "perf_analyzer", (folder, *fetched_by_setup))
         # It exits with a code of its own after --help; without its libraries it does not start at all.
         started = subprocess.run(
             [analyzer.path, "--help"],
@@ -63,7 +65,7 @@ class PerfAnalyzer:
             timeout=30,
         )
         if started.returncode == 127:
-            raise SetupError(started.stderr.strip(), "apt-get install libb64-0d")
+            raise SetupError(started.stderr.strip(), "python3 tools/bootstrap.py --perf-analyzer")
         return analyzer
 
     def measure(
@@ -102,7 +104,7 @@ class PerfAnalyzer:
         }
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "LD_LIBRARY_PATH": str(self.path.parent)}
+        return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, self.library_dirs))}
 
 
 def _download(folder: Path) -> None:
