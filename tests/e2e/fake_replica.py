@@ -13,10 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
-from tests.deadlines import scaled
 from trireme.envoy.endpoint import Endpoint
 from trireme.ports import LOOPBACK
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tests.deadlines import scaled
 
 # As tritonserver: its gRPC takes messages of any size.
 _ANY_SIZE = (("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0))

@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-from tests.deadlines import scaled
 from trireme.ports import free_ports
+
+from tests.deadlines import scaled
 
 # Hang guards, not measures.
 DEADLINE_SECONDS = scaled(60.0)

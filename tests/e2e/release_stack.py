@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.deadlines import scaled
 from trireme.manifest import Manifest, record_files, write_manifest
 from trireme.triton_client import TritonClient, text_tensor
 
+from tests.deadlines import scaled
 from tests.e2e.serving import TRIREME, Serve
 
 _WORKER = Path(__file__).parent / "release_models" / "echo_worker.py"

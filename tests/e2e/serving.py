@@ -16,11 +16,12 @@ from types import TracebackType
 from typing import Any
 
 import psutil
-from tests.deadlines import scaled
 from trireme.ports import free_ports
 from trireme.settings import Settings
 from trireme.shared_memory import SHM_DIR
 from trireme.triton_client import TritonClient, text_tensor
+
+from tests.deadlines import scaled
 
 MODELS = Path(__file__).parent / "models"
 TRIREME = Path(sys.executable).with_name("trireme")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.deadlines import scaled
 from trireme.admin_key import ensure_admin_key
 from trireme.agent.process import AgentFlags
 from trireme.child import Child
@@ -23,6 +22,7 @@ from trireme.server import ServerFlags, TritonServer
 from trireme.stubs import stub_processes
 from trireme.triton_client import TritonClient
 
+from tests.deadlines import scaled
 from tests.e2e.serving import MODELS, wait_until
 from tests.e2e.test_router.conftest import EchoRepository
 

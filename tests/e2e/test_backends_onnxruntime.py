@@ -14,9 +14,10 @@ import onnx
 import pytest
 import tritonclient.grpc as triton_grpc
 from onnx import TensorProto, helper
-from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from tests.deadlines import scaled
 
 PATIENCE_SECONDS = scaled(30.0)
 DOUBLER = """

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tritonclient.grpc as triton_grpc
-from tests.deadlines import scaled
 from tritonclient.utils import InferenceServerException
+
+from tests.deadlines import scaled
 
 PATIENCE_SECONDS = scaled(60.0)
 FUSED, STAGED = "embedding_premium", "embedding_premium_staged"

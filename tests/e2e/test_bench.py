@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
+
+from tests.deadlines import scaled
 
 TRIREME = Path(sys.executable).with_name("trireme")
 MODEL = "embedding_economy"

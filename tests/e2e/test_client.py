@@ -21,7 +21,6 @@ import tritonclient.grpc as triton_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer
 from trireme_client import (
     AsyncTriremeClient,
@@ -37,6 +36,8 @@ from trireme_client import (
     TriremeClient,
 )
 from trireme_client.tensors import DTYPES
+
+from tests.deadlines import scaled
 
 MODELS = Path(__file__).with_name("client_models")
 ADMIN_KEY = "a-key-for-tests"

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.deadlines import scaled
 
 PROJECT = Path(__file__).parents[2]

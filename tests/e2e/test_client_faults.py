@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer
 from trireme_client import (
     ClientError,
@@ -24,6 +23,8 @@ from trireme_client import (
     TriremeClient,
     UnavailableError,
 )
+
+from tests.deadlines import scaled
 
 MODELS = Path(__file__).with_name("client_models")
 HEALTH = HealthPolicy(interval_ms=200, probe_deadline_ms=1000, eject_after=2)

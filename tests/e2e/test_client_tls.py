@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.deadlines import scaled
 from trireme.ports import free_ports
 from trireme.runtime import EmbeddedRuntime
 from trireme.settings import Settings
@@ -16,6 +15,7 @@ from trireme.shared_memory import new_region_prefix, remove_regions
 from trireme_client import Tls, TriremeClient, UnavailableError
 
 from tests.certificates import make_certificates
+from tests.deadlines import scaled
 
 MODELS = Path(__file__).with_name("client_models")
 ROW = {"TEXT": ["é\0"]}

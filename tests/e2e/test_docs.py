@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.deadlines import scaled
 from trireme.settings import Settings
 
+from tests.deadlines import scaled
 from tests.e2e.serving import Serve
 
 PROJECT = Path(__file__).resolve().parents[2]

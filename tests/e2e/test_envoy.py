@@ -19,7 +19,6 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.deadlines import scaled
 from trireme.envoy.endpoint import FrontDoor, TlsFiles
 from trireme.envoy.process import EnvoyProcess
 from trireme.envoy.upstreams import GRPC_CLUSTER, HTTP_CLUSTER
@@ -28,6 +27,7 @@ from trireme.ports import LOOPBACK, free_ports
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.certificates import make_certificates
+from tests.deadlines import scaled
 from tests.e2e.fake_replica import FakeReplica, answer, fail
 
 # Hang guards, not measures.

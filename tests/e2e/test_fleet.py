@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.deadlines import scaled
 from trireme.errors import ServerError
 from trireme.ports import free_ports
 from trireme.triton_client import TritonClient, text_tensor
 
+from tests.deadlines import scaled
 from tests.e2e.serving import Serve, wait_until
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from tests.deadlines import scaled
 from trireme.errors import ServerError
 from trireme.repository import ModelRepository
 from trireme.server import ServerFlags, TritonServer
@@ -26,6 +25,7 @@ from trireme.settings import Settings
 from trireme.triton_client import TritonClient
 from trireme_client import ClientError, TriremeClient
 
+from tests.deadlines import scaled
 from tests.e2e.serving import wait_until
 
 BYSTANDER = Path(__file__).parent / "client_models" / "identity"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from tests.deadlines import scaled
 from trireme.lint import Severity, lint
 from trireme.machine import Machine
 from trireme.runtime import EmbeddedRuntime
@@ -18,6 +17,7 @@ from trireme.settings import Settings
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from tests.deadlines import scaled
 from tests.lint_corpus.corpus import Case, all_cases
 
 CORPUS_DIR = Path(__file__).parents[1] / "lint_corpus"

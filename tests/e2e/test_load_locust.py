@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer, free_ports
 from trireme_loadtest.record import LoadRecord
+
+from tests.deadlines import scaled
 
 PROJECT = Path(__file__).parents[2]
 MODELS = Path(__file__).parent / "load_models"

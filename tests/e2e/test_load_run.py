@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer, free_ports
 from trireme.settings import Settings
 from trireme_loadtest.record import LoadRecord
+
+from tests.deadlines import scaled
 
 MODELS = Path(__file__).parent / "load_models"
 TRIREME = Path(sys.executable).with_name("trireme")

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from tests.deadlines import scaled
 from trireme.ports import free_ports
 from trireme.settings import Settings
 from trireme_backends.generation import metrics as generation_metrics
 from trireme_client import TriremeClient
 from trireme_gateway.metrics import Metrics as GatewayMetrics
 
+from tests.deadlines import scaled
 from tests.e2e.serving import DEADLINE_SECONDS, TRIREME, Serve, wait_until
 from tests.observability import PROMETHEUS, metrics_in, panel_expressions, prometheus_programs
 

@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 from tests.deadlines import scaled
-
 from tests.e2e.serving import TRIREME
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.deadlines import scaled
 from trireme.ports import free_ports
 from trireme_client import Tls, TriremeClient, UnavailableError
 
 from tests.certificates import make_certificates
+from tests.deadlines import scaled
 from tests.e2e.serving import Serve, wait_until
 
 TEXT = {"TEXT": [["hello"]]}

@@ -10,6 +10,7 @@ import openai
 import pytest
 from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel, SecretStr
+
 from tests.deadlines import scaled
 
 MESSAGES = [{"role": "user", "content": "say=3 a b"}]

@@ -9,10 +9,10 @@ import sys
 import httpx
 import pytest
 from click.testing import CliRunner
-from tests.deadlines import scaled
 from trireme.ports import free_ports
 from trireme_gateway.command import gateway_key
 
+from tests.deadlines import scaled
 from tests.e2e.gateway_process import GatewayProcess
 
 ASK = {"model": "scripted", "prompt": "say=8 one two"}

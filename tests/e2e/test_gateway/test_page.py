@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.deadlines import scaled
 
+from tests.deadlines import scaled
 from tests.e2e.gateway_process import GatewayProcess
 
 PAGE = (Path(__file__).parents[3] / "docs" / "gateway.md").read_text()

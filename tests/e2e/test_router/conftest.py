@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-from tests.deadlines import scaled
 from trireme.server import ServerFlags, TritonServer
+
+from tests.deadlines import scaled
 
 PATIENCE_SECONDS = scaled(30.0)
 VARIANTS = {"economy": "small", "standard": "medium", "premium": "large"}

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.deadlines import scaled
 from trireme.errors import ServerError
 from trireme.repository import ModelRepository
 from trireme.routing.explain import explain_live
 from trireme.routing.routes import find_route
 from tritonclient.utils import InferenceServerException
+
+from tests.deadlines import scaled
 
 if TYPE_CHECKING:
     from conftest import Echo
