@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +19,12 @@ _MAP_AND_WAIT = (
 
 
 def dead_owners_region() -> str:
-    """The name of a region whose owner has ended."""
+    """The name of a region whose owner has ended; another one each time."""
+    return f"{_dead_owners_prefix()}{secrets.token_hex(4)}_shm_region_0"
+
+
+@functools.cache
+def _dead_owners_prefix() -> str:
     with subprocess.Popen(
         [
             sys.executable,
@@ -27,7 +34,7 @@ def dead_owners_region() -> str:
         stdout=subprocess.PIPE,
         text=True,
     ) as owner:
-        return f"{owner.communicate(timeout=scaled(60.0))[0]}shm_region_0"
+        return owner.communicate(timeout=scaled(60.0))[0]
 
 
 @contextlib.contextmanager

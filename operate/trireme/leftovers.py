@@ -9,7 +9,6 @@ import psutil
 
 from trireme.shared_memory import names_a_dead_owner, orphaned_regions
 
-_DEADLINE_SECONDS = 10.0
 _PROGRAMS = {"tritonserver", "triton_python_backend_stub"}
 
 
@@ -22,8 +21,11 @@ def find_leftovers() -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if _is_left(process)]
 
 
-def remove_leftovers() -> list[int]:
+def remove_leftovers(grace_seconds: float = 10.0) -> list[int]:
     """End the processes whose supervisor is dead, and remove the regions of dead owners.
+
+    Args:
+        grace_seconds: how long a process may take to end by itself before it is killed.
 
     Returns:
         The pids that were ended.
@@ -31,10 +33,10 @@ def remove_leftovers() -> list[int]:
     ended = find_leftovers()
     for process in ended:
         process.terminate()
-    _, stubborn = psutil.wait_procs(ended, timeout=_DEADLINE_SECONDS)
+    _, stubborn = psutil.wait_procs(ended, timeout=grace_seconds)
     for process in stubborn:
         process.kill()
-    psutil.wait_procs(stubborn, timeout=_DEADLINE_SECONDS)
+    psutil.wait_procs(stubborn, timeout=grace_seconds)
     for path in orphaned_regions():
         path.unlink(missing_ok=True)
     return [process.pid for process in ended]

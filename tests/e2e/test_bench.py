@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
 

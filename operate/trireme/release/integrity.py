@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trireme.errors import SetupError, TriremeError
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from trireme.errors import ConfigError, TriremeError
 from trireme.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 from trireme.release.journal import Journal, Outcome
 from trireme.release.step import CopyVersion, from_json
 from trireme.repository import ModelFolder, version_files
 
 SIGNATURE_NAME = f"{MANIFEST_NAME}.sig"
-_OPENSSL_DEADLINE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +39,17 @@ def verify_versions(
     Args:
         public_key: PEM of an Ed25519 key; each manifest must then have a signature by it, in ``manifest.json.sig``.
     """
+    key = _read_public_key(public_key) if public_key is not None else None
     published = _published_hashes(journal)
     return [
-        _verify(folder, version, published.get((folder.name, version)), public_key)
+        _verify(folder, version, published.get((folder.name, version)), key)
         for folder in folders
         for version in folder.versions()
     ]
 
 
 def _verify(
-    folder: ModelFolder, version: int, published: Mapping[str, str] | None, public_key: Path | None
+    folder: ModelFolder, version: int, published: Mapping[str, str] | None, public_key: Ed25519PublicKey | None
 ) -> VersionCheck:
     directory = folder.version_dir(version)
     held_against = []
@@ -77,20 +79,24 @@ def _verify_published(directory: Path, published: Mapping[str, str]) -> None:
             raise TriremeError(f"{directory / name} is not what was published (sha256); publish this version again")
 
 
-def _verify_signature(directory: Path, public_key: Path) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        raise SetupError("openssl, which checks signatures, is not on this machine", "install the package openssl")
+def _read_public_key(path: Path) -> Ed25519PublicKey:
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except ValueError:
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError(path, "not the PEM of an Ed25519 public key; write it with: openssl pkey -pubout")
+    return key
+
+
+def _verify_signature(directory: Path, public_key: Ed25519PublicKey) -> None:
     signature = directory / SIGNATURE_NAME
     if not signature.is_file():
         raise TriremeError(f"{signature} is missing; sign {MANIFEST_NAME} with the private key")
-    command = [
-        openssl, "pkeyutl", "-verify", "-pubin", "-inkey", str(public_key), "-rawin",
-        "-in", str(directory / MANIFEST_NAME), "-sigfile", str(signature),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, timeout=_OPENSSL_DEADLINE_SECONDS, check=False)
-    if done.returncode:
-        raise TriremeError(f"{signature} is no signature of {MANIFEST_NAME} by {public_key}")
+    try:
+        public_key.verify(signature.read_bytes(), (directory / MANIFEST_NAME).read_bytes())
+    except InvalidSignature:
+        raise TriremeError(f"{signature} is not a signature of {MANIFEST_NAME} by this key; sign it again") from None
 
 
 def _published_hashes(journal: Journal) -> dict[tuple[str, int], Mapping[str, str]]:

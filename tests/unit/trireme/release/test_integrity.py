@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from trireme.errors import ConfigError
 from trireme.manifest import Manifest, record_files, write_manifest
 from trireme.release.engine import Engine
 from trireme.release.integrity import verify_versions
@@ -57,23 +58,25 @@ def test_added_and_missing_files_are_found(world: World, engine: Engine) -> None
     assert "is missing" in _problems(world, engine)[1]
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def _write_public_key(path: Path, key: Ed25519PrivateKey) -> Path:
+    path.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return path
+
+
 def test_a_manifest_that_the_key_did_not_sign_is_found(world: World, engine: Engine, tmp_path: Path) -> None:
     version = worker(world).version_dir(2)
-    keys = {}
-    for name in ("ours", "theirs"):
-        private, keys[name] = tmp_path / f"{name}.pem", tmp_path / f"{name}.pub"
-        _openssl("genpkey", "-algorithm", "ed25519", "-out", private)
-        _openssl("pkey", "-in", private, "-pubout", "-out", keys[name])
-    assert "manifest.json.sig is missing" in _problems(world, engine, keys["ours"])[1]
-    manifest, signature = version / "manifest.json", version / "manifest.json.sig"
-    _openssl("pkeyutl", "-sign", "-inkey", tmp_path / "ours.pem", "-rawin", "-in", manifest, "-out", signature)
+    private = Ed25519PrivateKey.generate()
+    ours = _write_public_key(tmp_path / "ours.pub", private)
+    theirs = _write_public_key(tmp_path / "theirs.pub", Ed25519PrivateKey.generate())
+    assert "manifest.json.sig is missing" in _problems(world, engine, ours)[1]
+    (version / "manifest.json.sig").write_bytes(private.sign((version / "manifest.json").read_bytes()))
     # Signed after it was published: only the signature itself is looked at here.
-    engine.journal.releases()
     journal_free = make_engine(world, tmp_path / "none")
-    assert _problems(world, journal_free, keys["ours"])[1] == ""
-    assert "is no signature of manifest.json" in _problems(world, journal_free, keys["theirs"])[1]
+    assert _problems(world, journal_free, ours)[1] == ""
+    assert "is not a signature of manifest.json" in _problems(world, journal_free, theirs)[1]
 
 
-def _openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=30.0)
+def test_a_file_that_is_not_a_public_key_is_refused(world: World, engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret")
+    with pytest.raises(ConfigError, match="not the PEM of an Ed25519 public key"):
+        _problems(world, engine, tmp_path / "key")

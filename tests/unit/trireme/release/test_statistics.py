@@ -68,6 +68,7 @@ def promoted_share(version: _Version, canaries: int) -> float:
     return Counter(_is_promoted(version, generator) for _ in range(canaries))[True] / canaries
 
 
+@pytest.mark.parametrize("canaries", [50, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("version", "least", "most"),
     [
@@ -80,8 +81,10 @@ def promoted_share(version: _Version, canaries: int) -> float:
         pytest.param(_Version(errors=1.0), 0.0, 0.0, id="only errors"),
     ],
 )
-def test_a_whole_canary_promotes_good_versions_and_no_bad_ones(version: _Version, least: float, most: float) -> None:
-    assert least <= promoted_share(version, 200) <= most
+def test_a_whole_canary_promotes_good_versions_and_no_bad_ones(
+    version: _Version, least: float, most: float, canaries: int
+) -> None:
+    assert least <= promoted_share(version, canaries) <= most
 
 
 def test_a_version_at_the_limit_passes_no_more_often_than_alpha_says() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from trireme_backends.routing.route import AUTO, Cascade, Limits, Route, Tier, V
 from trireme_backends.routing.traffic import TrafficFile
 from trireme_backends.routing.work import Answer, RowRoute, Tensors, Ticket
 
-PATIENCE_SECONDS = 20.0
+from tests.deadlines import scaled
+
+PATIENCE_SECONDS = scaled(20.0)
 LIMITS = Limits(timeout_ms=1000, max_rows_per_call=8, max_calls_in_flight=2, max_abandoned_calls=3)
 Behaviour = Callable[[list[str]], None]
 
@@ -30,7 +33,9 @@ Behaviour = Callable[[list[str]], None]
 class World:
     """Three variants named by tier that answer "<variant>:<text>", or do what the test put in ``behaviour``."""
 
-    def __init__(self, folder: Path, cascade: Cascade | None = None) -> None:
+    def __init__(
+        self, folder: Path, cascade: Cascade | None = None, *, medium_timeout_ms: float = LIMITS.timeout_ms
+    ) -> None:
         self.behaviour: dict[str, Behaviour] = {}
         self.calls: list[tuple[str, int]] = []
         self.running: Counter[str] = Counter()
@@ -45,11 +50,11 @@ class World:
             task="echo",
             default_tier=Tier.STANDARD,
             variants=tuple(
-                Variant(name, tier, cost, latency, quality, limits=LIMITS)
-                for name, tier, cost, latency, quality in [
-                    ("small", Tier.ECONOMY, 1.0, 2.0, 0.7),
-                    ("medium", Tier.STANDARD, 2.0, 4.0, 0.8),
-                    ("large", Tier.PREMIUM, 4.0, 8.0, 0.9),
+                Variant(name, tier, cost, latency, quality, limits=replace(LIMITS, timeout_ms=timeout_ms))
+                for name, tier, cost, latency, quality, timeout_ms in [
+                    ("small", Tier.ECONOMY, 1.0, 2.0, 0.7, LIMITS.timeout_ms),
+                    ("medium", Tier.STANDARD, 2.0, 4.0, 0.8, medium_timeout_ms),
+                    ("large", Tier.PREMIUM, 4.0, 8.0, 0.9, LIMITS.timeout_ms),
                 ]
             ),
             cascade=cascade,
@@ -179,6 +184,13 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
+def world_that_leaves_medium_early(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path, medium_timeout_ms=100.0)
+    yield made
+    made.dispatcher.close()
+
+
+@pytest.fixture
 def cascade(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path, Cascade(Tier.ECONOMY, Tier.PREMIUM, "PROBABILITIES", 1.0, 0.9))
     yield made
@@ -213,7 +225,8 @@ def test_failing_variant_is_left_for_the_next_one(world: World, sick: str, behav
     assert [(one["variant"], one["fault"]) for one in told["tried"]] == [(sick, fault)]
 
 
-def test_hanging_variant_is_left_when_its_time_is_over(world: World, hang: Hang) -> None:
+def test_hanging_variant_is_left_when_its_time_is_over(world_that_leaves_medium_early: World, hang: Hang) -> None:
+    world = world_that_leaves_medium_early
     world.behaviour["medium"] = hang
     answer = world.ask()
     assert variant_of(answer) == "small"
@@ -229,7 +242,8 @@ def test_sla_share_ends_in_time_for_the_next_variant(world: World, hang: Hang) -
     assert tried["after_ms"] < LIMITS.timeout_ms
 
 
-def test_abandoned_calls_do_not_pile_up(world: World, hang: Hang) -> None:
+def test_abandoned_calls_do_not_pile_up(world_that_leaves_medium_early: World, hang: Hang) -> None:
+    world = world_that_leaves_medium_early
     world.behaviour["medium"] = hang
     for _ in range(12):
         pending = world.submit(*[([str(number)], Ask()) for number in range(20)])
@@ -237,7 +251,10 @@ def test_abandoned_calls_do_not_pile_up(world: World, hang: Hang) -> None:
     assert world.most_running["medium"] <= LIMITS.max_abandoned_calls + LIMITS.max_calls_in_flight
 
 
-def test_late_end_of_an_abandoned_call_does_not_let_the_variant_back(world: World, hang: Hang) -> None:
+def test_late_end_of_an_abandoned_call_does_not_let_the_variant_back(
+    world_that_leaves_medium_early: World, hang: Hang
+) -> None:
+    world = world_that_leaves_medium_early
     world.behaviour["medium"] = hang
     for _ in range(6):
         world.ask()

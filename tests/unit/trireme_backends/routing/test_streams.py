@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 from trireme_backends.routing.errors import Fault, ParameterError, RouteFileError, UnavailableError
@@ -31,26 +30,28 @@ class Silent:
 
 
 class Route:
-    """A route, asked and told of streams."""
+    """A route, asked and told of streams; time passes only when ``now`` is moved."""
 
     def __init__(self, directory):
         path = directory / "route.json"
         path.write_text(json.dumps(ROUTE))
         self.traffic_path = directory / "traffic.json"
+        self.now = 0.0
         self.streams = Streams(
-            load_route(path), pins=Pins(directory), traffic=TrafficFile(self.traffic_path), observer=Silent()
-        )
+            load_route(path), pins=Pins(directory), traffic=TrafficFile(self.traffic_path), observer=Silent(),
+            clock=lambda: self.now,
+        )  # fmt: skip
         self.count = 0
 
     def ask(self, *, characters=0, deadline_s=60.0, request_id=None, **parameters):
         self.count += 1
         self.last_id = str(self.count) if request_id is None else request_id
         asked, _ = read_stream_ask(json.dumps(parameters))
-        return self.streams.answer(StreamRequest(asked, characters, self.last_id, time.monotonic() + deadline_s))
+        return self.streams.answer(StreamRequest(asked, characters, self.last_id, self.now + deadline_s))
 
     def report(self, variant, request_id=None, **told):
         asked = StreamAsk(report=Report(variant, **told))
-        request = StreamRequest(asked, 0, request_id or self.last_id, time.monotonic() + 60)
+        request = StreamRequest(asked, 0, request_id or self.last_id, self.now + 60)
         assert self.streams.answer(request) is None
 
 
@@ -97,7 +98,7 @@ def test_a_stream_whose_caller_died_is_forgotten_at_its_deadline(route):
     for number in range(8):
         route.ask(request_id=str(number), deadline_s=0.05)
     assert route.ask().variant == "small"
-    time.sleep(0.06)
+    route.now += 0.06
     assert route.ask().variant == "large"
 
 
@@ -130,7 +131,7 @@ def test_a_variant_that_lacks_what_is_asked_is_well(route):
 
 def test_a_resting_variant_gets_one_stream_as_a_probe(route):
     route.ask(tried="large:not_ready")
-    time.sleep(0.55)
+    route.now += 0.55
     assert route.ask(request_id="probe").variant == "large"
     assert route.ask().variant == "small"
     route.report("large", request_id="probe", ttft_ms=80.0)
@@ -139,11 +140,11 @@ def test_a_resting_variant_gets_one_stream_as_a_probe(route):
 
 def test_a_probe_that_is_never_reported_has_failed(route):
     route.ask(tried="large:not_ready")
-    time.sleep(0.55)
+    route.now += 0.55
     assert route.ask(request_id="probe", deadline_s=0.01).variant == "large"
-    time.sleep(0.02)
+    route.now += 0.02
     assert route.ask().variant == "small"
-    time.sleep(1.1)
+    route.now += 1.1
     assert route.ask().variant == "large"
 
 
