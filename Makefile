@@ -23,8 +23,8 @@ demo: models  ## start it, ask every task a real question, check the answers, st
 
 test: models  ## unit, contract and the important end-to-end tests, on the real server: under 10 minutes
 	@$(DEVELOP)
-	@$(PYTEST) -n 2 tests/unit tests/contract
-	@$(PYTEST) tests/deploy tests/e2e
+	@$(PYTEST) -n 2 tests/unit
+	@$(PYTEST) -n 3 --dist loadfile tests/contract tests/deploy tests/e2e
 
 test-all: models  ## every test, also those that are long by nature, chaos, containers and vLLM: over an hour
 	@$(DEVELOP) --extra export --perf-analyzer --vllm
