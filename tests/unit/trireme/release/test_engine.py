@@ -24,6 +24,7 @@ from tests.unit.trireme.release.world import carry_out, make_engine, make_source
 _FORK = multiprocessing.get_context("fork")
 _KILLED = 9
 _VERBS = ("publish", "canary", "shift", "promote", "rollback", "rollback --to", "prune")
+_MODEL_VERBS = ("publish first", "publish plain", "promote plain", "rollback plain")
 
 
 class _DyingJournal(Journal):

@@ -9,17 +9,8 @@ import pytest
 from trireme.errors import ConfigError, NotFoundError, TriremeError
 from trireme.manifest import Manifest, record_files, write_manifest
 from trireme.model_config import load_model_config
-from trireme.release.plans import (
-    newest_pins,
-    pins_of,
-    plan_canary,
-    plan_promote,
-    plan_prune,
-    plan_publish,
-    plan_rollback,
-    plan_shift,
-    read_pins,
-)
+from trireme.release.pins import pins_of, read_pins, wanted_pins
+from trireme.release.plans import plan_canary, plan_promote, plan_prune, plan_publish, plan_rollback, plan_shift
 from trireme.release.step import InstallVersion, Reconfigure, World
 
 from tests.unit.trireme.release.world import carry_out, make_engine, make_source, make_world, tree, worker
@@ -61,7 +52,7 @@ def test_the_versions_that_serve_are_held_before_a_new_folder_appears(world: Wor
 @pytest.mark.parametrize("version", ["01", "0", "-1", "2_backup", "9" * 20, "", "1.0", "a", "1\n", "\u0661"])
 def test_publish_refuses_every_number_that_is_not_canonical(world: World, tmp_path: Path, version: str) -> None:
     before = tree(world.repository.path)
-    with pytest.raises(TriremeError, match="is none: give a number"):
+    with pytest.raises(TriremeError, match="is not a version number; give one"):
         _publish(world, tmp_path, version)
     assert tree(world.repository.path) == before
 
@@ -71,7 +62,7 @@ def test_publish_refuses_every_number_that_is_not_canonical(world: World, tmp_pa
 )
 def test_publish_refuses_every_name_that_is_no_model(world: World, tmp_path: Path, name: str) -> None:
     before = tree(tmp_path)
-    with pytest.raises(NotFoundError, match="there is: economy, premium, standard, task, worker"):
+    with pytest.raises(NotFoundError, match="there is: economy, follower, plain, premium, standard, task, worker"):
         plan_publish(world.repository, name, tmp_path)
     assert tree(tmp_path) == before
 
@@ -125,7 +116,7 @@ def test_a_version_that_is_not_what_its_manifest_says_is_not_loaded(world: World
 def test_a_canary_is_the_variant_with_other_pins(world: World, tmp_path: Path) -> None:
     _publish(world, tmp_path)
     engine = make_engine(world, tmp_path)
-    carry_out(engine, plan_canary(world.repository, "standard", newest_pins(world.repository, "standard")))
+    carry_out(engine, plan_canary(world.repository, "standard", wanted_pins(world.repository, "standard", (), "canary")))
     carry_out(engine, plan_shift(world.repository, "standard", 5))
     assert (_pin(world), _pin(world, "standard__canary")) == (1, 2)
     traffic = world.repository.path / "task" / "traffic.json"
@@ -190,7 +181,7 @@ def test_rollback_keeps_what_was_edited_since_the_promotion(world: World, tmp_pa
 
 
 def test_rollback_to_a_version_that_is_not_loaded_is_refused(world: World, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no loaded version of worker named '7'; there is: 1"):
+    with pytest.raises(NotFoundError, match="no version of worker named '7'; there is: 1"):
         plan_rollback(world.repository, make_engine(world, tmp_path).journal, "standard", {"worker": 7})
 
 
@@ -199,7 +190,7 @@ def test_prune_keeps_the_newest_and_every_pinned_version(world: World, tmp_path:
         _publish(world, tmp_path)
     carry_out(make_engine(world, tmp_path), plan_prune(world.repository, "worker", 1))
     assert worker(world).versions() == [1, 4]
-    with pytest.raises(TriremeError, match="no version to prune: 1, 4 are new or pinned"):
+    with pytest.raises(TriremeError, match="no version to prune: 1, 4 are new, pinned or serve"):
         plan_prune(world.repository, "worker", 1)
 
 
@@ -214,10 +205,10 @@ def test_prune_keeps_the_version_that_a_canary_pins(world: World, tmp_path: Path
 
 def test_a_bare_version_is_taken_for_the_one_model_that_has_it(world: World, tmp_path: Path) -> None:
     _publish(world, tmp_path)
-    assert read_pins(world.repository, "standard", ["2"]) == {"worker": 2}
+    assert read_pins(world.repository, ["worker"], ["2"]) == {"worker": 2}
     for wrong in ("two", "worker=02", "premium=1", "9"):
         with pytest.raises(TriremeError, match="write MODEL=VERSION"):
-            read_pins(world.repository, "standard", [wrong])
+            read_pins(world.repository, ["worker"], [wrong])
 
 
 def test_a_wrong_traffic_file_is_named(world: World, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""A repository on disk with one model, one variant and a route, and no server."""
+"""A repository on disk without a server.
+
+``worker``, pinned by the three variants of a route, and ``plain``, which ``follower`` calls at -1.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,18 @@ ensemble_scheduling { step [ {
 """
 
 
+FOLLOWER = ENSEMBLE.replace("worker", "plain").replace("model_version: 1  # the pin", "model_version: -1")
+
+
 def make_world(directory: Path) -> World:
     """The world with a check that passes everything: what it checks is tested on the real server."""
     repository = directory / "models"
     _write(repository / "worker" / "config.pbtxt", 'backend: "python"\n')
     _write(repository / "worker" / "1" / "model.py", "1")
+    _write(repository / "plain" / "config.pbtxt", 'backend: "python"  # Comments stay.\n')
+    _write(repository / "plain" / "1" / "model.py", "1")
+    _write(repository / "follower" / "config.pbtxt", FOLLOWER)
+    (repository / "follower" / "1").mkdir()
     for tier in ("economy", "standard", "premium"):
         _write(repository / tier / "config.pbtxt", ENSEMBLE)
         (repository / tier / "1").mkdir()
