@@ -2,7 +2,7 @@
 
 ``echo`` (router) over ``echo_{economy,standard,premium}`` (pinned ensembles) over ``echo_worker``, whose versions say
 their number in the output ``WORKER`` and behave as ``behaviour.json`` in the version directory tells. ``alone`` is such
-a worker that nothing pins; ``alone_follower`` calls it at -1.
+a worker that nothing pins; ``alone_follower`` calls it at -1. ``later`` has no version yet; ``later_caller`` pins it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tests.e2e.serving import TRIREME, Serve
 _WORKER = Path(__file__).parent / "release_models" / "echo_worker.py"
 _INPUT = 'input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]'
 _OUTPUTS = '{ name: "ANSWER" data_type: TYPE_STRING dims: [ 1 ] }, { name: "WORKER" data_type: TYPE_FP32 dims: [ 1 ] }'
+_WORKER_CONFIG = f'backend: "python" max_batch_size: 8 {_INPUT} output [ {_OUTPUTS} ]'
 _ROUTE_OUTPUTS = ", ".join(
     f'{{ name: "{name}" data_type: TYPE_STRING dims: [ 1 ] }}'
     for name in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON")
@@ -40,13 +41,16 @@ class ReleaseStack(Serve):
         super().__init__(directory)
         self.directory = directory
         shutil.rmtree(self.repository)
-        self._write("echo_worker", f'backend: "python" max_batch_size: 8 {_INPUT} output [ {_OUTPUTS} ]')
+        self._write("echo_worker", _WORKER_CONFIG)
         write_version(self.repository / "echo_worker" / "1")
         self._write_golden("echo_worker")
-        self._write("alone", f'backend: "python" max_batch_size: 8 {_INPUT} output [ {_OUTPUTS} ]')
+        self._write("alone", _WORKER_CONFIG)
         write_version(self.repository / "alone" / "1")
         self._write("alone_follower", _ensemble("alone", -1))
         (self.repository / "alone_follower" / "1").mkdir()
+        self._write("later", _WORKER_CONFIG)
+        self._write("later_caller", _ensemble("later", 1))
+        (self.repository / "later_caller" / "1").mkdir()
         for tier in TIERS:
             self._write(f"echo_{tier}", _ensemble("echo_worker", 1, tier))
             (self.repository / f"echo_{tier}" / "1").mkdir()

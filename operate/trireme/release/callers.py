@@ -127,25 +127,30 @@ def look(servers: Sequence[TritonClient], subject: str, expected: Mapping[str, A
     Raises:
         CallersError: callers of a server get something else, or it does not report what they get.
     """
-    asked = [server for server in servers if not is_away(server)]
-    for server in asked:
-        deadline = time.monotonic() + _LOOK_DEADLINE_SECONDS
-        while wrong := _difference(server, subject, expected):
-            if time.monotonic() > deadline:
-                raise CallersError(
-                    f"{wrong}, from the server at {server.address}; see: trireme status, trireme history"
-                )
-            time.sleep(0.2)
+    asked = sum(_is_as_expected(server, subject, expected) for server in servers)
     if not asked:
         return "no server answers, so nobody was asked"
-    return f"callers of {subject} get {_listed(expected[subject])}, by {len(asked)} of {len(servers)} servers"
+    return f"callers of {subject} get {_listed(expected[subject])}, by {asked} of {len(servers)} servers"
+
+
+def _is_as_expected(server: TritonClient, subject: str, expected: Mapping[str, Answers]) -> bool:
+    """False where the server is away. Raises CallersError if it is there and its callers get something else."""
+    deadline = time.monotonic() + _LOOK_DEADLINE_SECONDS
+    while not is_away(server):
+        wrong = _difference(server, subject, expected)
+        if wrong is None:
+            return True
+        if time.monotonic() > deadline:
+            raise CallersError(f"{wrong}, at {server.address}; see: trireme status, trireme history {subject}")
+        time.sleep(0.2)
+    return False
 
 
 def _difference(server: TritonClient, subject: str, expected: Mapping[str, Answers]) -> str | None:
     try:
         serving = serving_on(server, expected)
     except ServerError as error:
-        return None if is_away(server) else f"what callers of {subject} get is not known: {error}"
+        return f"the server does not report what callers of {subject} get: {error}"
     for name, answers in expected.items():
         found = serving.answers(name)
         if found != answers and (name == subject or serving.loaded.get(name)):
