@@ -57,7 +57,10 @@ def wanted_pins(repository: ModelRepository, subject: str, wanted: Sequence[str]
     if not pins:
         return {subject: folder.versions()[-1]} if folder.versions() else {}
     loaded = serving_by_files(repository).loaded
-    return {model: loaded[model][-1] for model in pins if loaded.get(model)}
+    newest = {model: loaded[model][-1] for model in pins if loaded.get(model)}
+    if not newest:
+        raise TriremeError(f"no version of {', '.join(pins)} is loaded; run: trireme publish {next(iter(pins))} PATH")
+    return newest
 
 
 def read_pins(repository: ModelRepository, models: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
@@ -75,7 +78,7 @@ def read_pins(repository: ModelRepository, models: Sequence[str], wanted: Sequen
         # With every model at version 1 only those with other versions to choose from can be meant.
         meant = [name for name in meant if len(repository.model(name).versions()) > 1] or meant
         if len(meant) != 1 or meant[0] not in models:
-            there = ", ".join(f"{name}={_listed(repository.model(name).versions())}" for name in models)
+            there = ", ".join(f"{name}={_choice(repository.model(name).versions())}" for name in models)
             raise TriremeError(f"{text!r} is not a version of one model; write MODEL=VERSION with one of: {there}")
         pins[meant[0]] = int(version)
     return pins
@@ -89,9 +92,13 @@ def check_loaded(repository: ModelRepository, pins: Mapping[str, int]) -> None:
             raise NotFoundError(f"version of {model}", str(version), map(str, repository.model(model).versions()))
         if version not in loaded[model]:
             newer = version > max(loaded[model], default=0)
-            fix = f"load it with: trireme promote {model}" if newer else f"there is: {_listed(loaded[model])}"
+            fix = (
+                f"load it with: trireme promote {model}"
+                if newer
+                else f"loaded: {', '.join(map(str, loaded[model])) or 'none'}"
+            )
             raise TriremeError(f"version {version} of {model} is not loaded; {fix}")
 
 
-def _listed(versions: Sequence[int]) -> str:
+def _choice(versions: Sequence[int]) -> str:
     return "|".join(map(str, versions)) or "(none published)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from trireme.release.engine import Engine
 from trireme.release.pins import pins_of, read_pins, wanted_pins
 from trireme.release.plans import plan_canary, plan_promote, plan_prune, plan_publish, plan_rollback, plan_shift
 from trireme.release.step import InstallVersion, Reconfigure, World
+from trireme.routing.routes import find_route
 
 from tests.unit.trireme.release.world import carry_out, make_engine, make_source, make_world, tree, worker
 
@@ -301,6 +303,14 @@ def test_every_refused_version_lists_those_there_are(world: World) -> None:
         wanted_pins(world.repository, "plain", ["9"], "rollback")
     with pytest.raises(NotFoundError, match="no version of plain named '9'; there is: 1"):
         plan_promote(world.repository, "plain", {"plain": 9})
+    shutil.rmtree(worker(world).version_dir(1))
+    with pytest.raises(TriremeError, match="no version of worker is loaded; run: trireme publish worker PATH"):
+        wanted_pins(world.repository, "standard", (), "promote")
+
+
+def test_a_route_is_read_as_it_serves_until_its_new_version_is_promoted(world: World, tmp_path: Path) -> None:
+    carry_out(make_engine(world, tmp_path), plan_publish(world.repository, "task", make_source(tmp_path)))
+    assert find_route(world.repository, "task").route_path == world.folder("task").version_dir(1) / "route.json"
 
 
 def test_prune_keeps_the_version_that_callers_get(world: World, tmp_path: Path) -> None:
