@@ -107,6 +107,10 @@ class TritonClient:
     ) -> None:
         self.close()
 
+    @property
+    def address(self) -> str:
+        return self._address
+
     def close(self) -> None:
         self._streaming.close()
         self._client.close()
@@ -207,6 +211,11 @@ class TritonClient:
         return bool(
             self._call(lambda: self._client.is_model_ready(model, str(version), client_timeout=deadline_seconds))
         )
+
+    def ensemble_steps(self, model: str, deadline_seconds: float) -> dict[str, int]:
+        """The version of each model that a loaded ensemble calls, -1 for the newest; empty for a plain model."""
+        answer = self._call(lambda: self._client.get_model_config(model, client_timeout=deadline_seconds))
+        return {step.model_name: step.model_version for step in answer.config.ensemble_scheduling.step}
 
     def counts(self, deadline_seconds: float, model: str = "") -> list[VersionCounts]:
         """How many requests were answered and refused, of one model or of all that are loaded."""

@@ -1,7 +1,8 @@
 """A served repository without weights for the tests of releases, and callers that ask it all the while.
 
 ``echo`` (router) over ``echo_{economy,standard,premium}`` (pinned ensembles) over ``echo_worker``, whose versions say
-their number in the output ``WORKER`` and behave as ``behaviour.json`` in the version directory tells.
+their number in the output ``WORKER`` and behave as ``behaviour.json`` in the version directory tells. ``alone`` is such
+a worker that nothing pins; ``alone_follower`` calls it at -1. ``later`` has no version yet; ``later_caller`` pins it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from tests.e2e.serving import TRIREME, Serve
 _WORKER = Path(__file__).parent / "release_models" / "echo_worker.py"
 _INPUT = 'input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]'
 _OUTPUTS = '{ name: "ANSWER" data_type: TYPE_STRING dims: [ 1 ] }, { name: "WORKER" data_type: TYPE_FP32 dims: [ 1 ] }'
+_WORKER_CONFIG = f'backend: "python" max_batch_size: 8 {_INPUT} output [ {_OUTPUTS} ]'
 _ROUTE_OUTPUTS = ", ".join(
     f'{{ name: "{name}" data_type: TYPE_STRING dims: [ 1 ] }}'
     for name in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON")
 )
+_STANDARD = {"tier": "standard"}
 TIERS = ("economy", "standard", "premium")
 
 
@@ -38,11 +41,18 @@ class ReleaseStack(Serve):
         super().__init__(directory)
         self.directory = directory
         shutil.rmtree(self.repository)
-        self._write("echo_worker", f'backend: "python" max_batch_size: 8 {_INPUT} output [ {_OUTPUTS} ]')
+        self._write("echo_worker", _WORKER_CONFIG)
         write_version(self.repository / "echo_worker" / "1")
         self._write_golden("echo_worker")
+        self._write("alone", _WORKER_CONFIG)
+        write_version(self.repository / "alone" / "1")
+        self._write("alone_follower", _ensemble("alone", -1))
+        (self.repository / "alone_follower" / "1").mkdir()
+        self._write("later", _WORKER_CONFIG)
+        self._write("later_caller", _ensemble("later", 1))
+        (self.repository / "later_caller" / "1").mkdir()
         for tier in TIERS:
-            self._write(f"echo_{tier}", _ensemble(tier))
+            self._write(f"echo_{tier}", _ensemble("echo_worker", 1, tier))
             (self.repository / f"echo_{tier}" / "1").mkdir()
         self._write_golden("echo_standard")
         self._write("echo", f'backend: "router" max_batch_size: 8 {_INPUT} output [ {_OUTPUTS}, {_ROUTE_OUTPUTS} ]'
@@ -57,8 +67,10 @@ class ReleaseStack(Serve):
         write_version(folder, **behaviour)
         return folder
 
-    def publish(self, name: str = "good", **behaviour: Any) -> subprocess.CompletedProcess[str]:
-        return self.verb("publish", "echo_worker", str(self.source(name, **behaviour)))
+    def publish(
+        self, name: str = "good", model: str = "echo_worker", **behaviour: Any
+    ) -> subprocess.CompletedProcess[str]:
+        return self.verb("publish", model, str(self.source(name, **behaviour)))
 
     def start_verb(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -115,22 +127,29 @@ def write_version(folder: Path, **behaviour: Any) -> None:
 
 
 class Callers:
-    """Asks router, ensemble and worker, each at a steady rate, from threads of this process.
+    """Asks router, ensemble and worker, or other models, each at a steady rate, from threads of this process.
 
     Attributes:
         answers: (seconds since the epoch, who was asked, worker version).
         failures: what callers saw go wrong.
     """
 
-    def __init__(self, stack: ReleaseStack, period_seconds: float = 0.02) -> None:
+    def __init__(
+        self,
+        stack: ReleaseStack,
+        models: Sequence[str] = ("echo", "echo_standard", "echo_worker"),
+        period_seconds: float = 0.02,
+    ) -> None:
         self.answers: list[tuple[float, str, int]] = []
         self.failures: list[str] = []
         self._stack = stack
         self._period_seconds = period_seconds
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._ask, args=(model, parameters), daemon=True)
-            for model, parameters in (("echo", {"tier": "standard"}), ("echo_standard", {}), ("echo_worker", {}))
+            threading.Thread(
+                target=self._ask, args=(model, {"tier": "standard"} if model == "echo" else {}), daemon=True
+            )
+            for model in models
         ]
 
     def __enter__(self) -> Callers:
@@ -167,14 +186,16 @@ def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool], dea
     process.communicate(timeout=scaled(30.0))
 
 
-def _ensemble(tier: str) -> str:
-    return (
-        f'platform: "ensemble" max_batch_size: 8 {_INPUT} output [ {_OUTPUTS} ]'
-        ' ensemble_scheduling { step [ { model_name: "echo_worker" model_version: 1'
-        ' input_map { key: "TEXT" value: "TEXT" } output_map { key: "ANSWER" value: "ANSWER" }'
-        ' output_map { key: "WORKER" value: "WORKER" } } ] }'
+def _ensemble(worker: str, version: int, tier: str = "") -> str:
+    task = (
         ' parameters { key: "task" value { string_value: "echo" } }'
         f' parameters {{ key: "tier" value {{ string_value: "{tier}" }} }}'
+    )
+    return (
+        f'platform: "ensemble" max_batch_size: 8 {_INPUT} output [ {_OUTPUTS} ]'
+        f' ensemble_scheduling {{ step [ {{ model_name: "{worker}" model_version: {version}'
+        ' input_map { key: "TEXT" value: "TEXT" } output_map { key: "ANSWER" value: "ANSWER" }'
+        ' output_map { key: "WORKER" value: "WORKER" } } ] }' + (task if tier else "")
     )
 
 

@@ -175,6 +175,44 @@ def test_a_canary_that_is_worse_is_taken_back(
     assert stack.history()[-1]["verb"] == "rollback"
 
 
+def test_a_model_that_nothing_pins_moves_its_callers_at_promote_and_back_at_rollback(stack: ReleaseStack) -> None:
+    """So does the ensemble that follows it."""
+
+    def answers() -> set[int]:
+        return {stack.worker(model) for model in ("alone", "alone_follower")}
+
+    with Callers(stack, ["alone", "alone_follower"]) as asking:
+        published = stack.publish("for_alone", model="alone")
+        assert published.returncode == 0, published.stdout + published.stderr
+        assert "moves no caller to another version" in published.stdout
+        assert "stays unloaded until: trireme promote alone" in published.stdout
+        assert "not proven: no golden samples" in published.stdout
+        assert published.stdout.endswith("callers of alone get alone version 1, by 1 of 1 servers\n")
+        assert answers() == {1}
+        promoted = stack.verb("promote", "alone")
+        assert promoted.returncode == 0, promoted.stdout + promoted.stderr
+        assert "moves callers of alone_follower (model_version: -1): alone version 1 -> version 2" in promoted.stdout
+        assert answers() == {2}
+        refused = stack.verb("rollback", "alone_follower")
+        assert refused.returncode == 1
+        assert "alone_follower calls alone at model_version: -1" in refused.stderr
+        assert "run: trireme rollback alone" in refused.stderr
+        rolled_back = stack.verb("rollback", "alone")
+        assert rolled_back.returncode == 0, rolled_back.stdout + rolled_back.stderr
+        assert rolled_back.stdout.endswith("callers of alone get alone version 1, by 1 of 1 servers\n")
+        assert answers() == {1}
+    assert asking.failures == []
+    for model in ("alone", "alone_follower"):
+        assert asking.workers_of(model) == {1, 2}
+
+
+def test_the_first_version_of_a_model_brings_the_ensemble_that_pins_it(stack: ReleaseStack) -> None:
+    done = stack.publish("for_later", model="later")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "moves callers of later_caller: later no version -> version 1" in done.stdout
+    assert stack.worker("later_caller") == 1
+
+
 def test_what_serves_or_is_pinned_cannot_be_pruned(stack: ReleaseStack) -> None:
     stack.verb("prune", "echo_worker", "--keep=1")
     assert stack.versions()[0] == 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import IO
 
 import click
 
+from trireme.commands._release import history_options, plan_options, progress
 from trireme.release.canary import Canary, CanaryPolicy
-from trireme.release.plans import newest_pins, plan_canary, plan_promote, read_pins
+from trireme.release.pins import wanted_pins
+from trireme.release.plans import plan_canary, plan_promote
 from trireme.release.statistics import Limits
 from trireme.repository import ModelRepository
 from trireme.settings import Settings
@@ -17,7 +20,7 @@ _DEFAULT = CanaryPolicy()
 
 @click.command()
 @click.argument("variant")
-@click.option("--to", "wanted", multiple=True, metavar="[MODEL=]VERSION", help="The newest loaded ones if left out.")
+@click.option("--to", "wanted", multiple=True, metavar="[MODEL=]VERSION", help="The newest loaded ones by default.")
 @click.option(
     "--steps",
     default=",".join(f"{percent:g}" for percent in _DEFAULT.percents),
@@ -31,9 +34,8 @@ _DEFAULT = CanaryPolicy()
 @click.option("--max-error-excess", default=Limits().error_excess, show_default=True, help="Share of its requests.")
 @click.option("--min-agreement", default=Limits().agreement, show_default=True, help="Share of equal answers.")
 @click.option("--texts", type=click.File(encoding="utf-8"), help="Questions, one a line; else made of golden samples.")
-@click.option("--note", default="", help="Why, for the history.")
-@click.option("--actor", help="Who, for the history; the user of this shell if left out.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
+@history_options
+@plan_options
 def canary(
     variant: str,
     wanted: tuple[str, ...],
@@ -47,6 +49,7 @@ def canary(
     note: str,
     actor: str | None,
     dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Give VARIANT's new version more and more of its traffic, and promote it if it is as good; else take it back.
 
@@ -55,18 +58,24 @@ def canary(
     settings = Settings.from_environment()
     repository = ModelRepository(settings.repository_dir)
     percents = _read_steps(steps)
-    pins = read_pins(repository, variant, wanted) or newest_pins(repository, variant)
+    pins = wanted_pins(repository, variant, wanted, "canary")
     if dry_run:
-        click.echo(plan_canary(repository, variant, pins).describe())
+        plans = plan_canary(repository, variant, pins), plan_promote(repository, variant, pins)
+        if as_json:
+            click.echo(json.dumps({"steps": percents, "plans": [plan.to_json() for plan in plans]}, indent=2))
+            return
+        click.echo(plans[0].describe())
         click.echo(f"then, while it is as good: {', '.join(f'{percent:g} %' for percent in percents)} of the traffic")
-        click.echo(plan_promote(repository, variant, pins).describe())
+        click.echo(plans[1].describe())
         return
     policy = CanaryPolicy(
         percents, window_seconds, min_requests, 5 * min_requests,
         Limits(p95_ratio=max_p95_ratio, error_excess=max_error_excess, agreement=min_agreement),
     )  # fmt: skip
     asked = [line.rstrip("\n") for line in texts if line.strip()] if texts else ()
-    Canary(settings, variant, pins, policy, click.echo, asked).run(actor, note)
+    told = Canary(settings, variant, pins, policy, progress(as_json), asked).run(actor, note)
+    if as_json:
+        click.echo(json.dumps({"verb": "canary", "subject": variant, "promoted": pins, "judgement": told}, indent=2))
 
 
 def _read_steps(text: str) -> tuple[float, ...]:

@@ -31,5 +31,5 @@ def history(subject: str | None, as_json: bool) -> None:
 def _as_line(release: Release) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(release.started_at))
     outcome = release.outcome.value if release.outcome else "cut off"
-    why = "; ".join(part for part in (release.note, release.reason) if part)
+    why = "; ".join(part for part in (release.note, *release.remarks, release.reason) if part)
     return f"{when}  {release.verb:8}  {release.subject:30}  {outcome:8}  {release.actor:10}  {why}".rstrip()

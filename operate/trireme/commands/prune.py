@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from trireme.commands._release import plan_options, progress, run_plan
 from trireme.release.plans import plan_prune
 from trireme.release.workspace import open_workspace
 from trireme.settings import Settings
@@ -12,12 +13,8 @@ from trireme.settings import Settings
 @click.command()
 @click.argument("model")
 @click.option("--keep", type=click.IntRange(min=1), required=True, help="How many of the newest versions stay.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
-def prune(model: str, keep: int, dry_run: bool) -> None:
-    """Remove all versions of MODEL but the newest ones and those that an ensemble pins."""
-    with open_workspace(Settings.from_environment(), "prune", click.echo) as workspace:
-        plan = plan_prune(workspace.repository, model, keep)
-        if dry_run:
-            click.echo(plan.describe())
-            return
-        workspace.carry_out(plan)
+@plan_options
+def prune(model: str, keep: int, dry_run: bool, as_json: bool) -> None:
+    """Remove all versions of MODEL but the newest, those that an ensemble pins, and the one that callers get."""
+    with open_workspace(Settings.from_environment(), "prune", progress(as_json)) as workspace:
+        run_plan(workspace, plan_prune(workspace.repository, model, keep), dry_run=dry_run, as_json=as_json)

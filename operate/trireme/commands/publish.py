@@ -1,4 +1,4 @@
-"""``trireme publish``: a new version of a model, checked, and loaded beside those that serve."""
+"""``trireme publish``: a new version of a model, checked, beside those that serve."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from trireme.commands._release import history_options, plan_options, progress, run_plan
 from trireme.release.plans import plan_publish
 from trireme.release.workspace import open_workspace
 from trireme.settings import Settings
@@ -14,18 +15,18 @@ from trireme.settings import Settings
 @click.command()
 @click.argument("model")
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--version", help="Its number; the next free one if left out.")
-@click.option("--note", default="", help="Why, for the history.")
-@click.option("--actor", help="Who, for the history; the user of this shell if left out.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
-def publish(model: str, path: Path, version: str | None, note: str, actor: str | None, dry_run: bool) -> None:
+@click.option("--version", help="Its number; the next free one by default.")
+@history_options
+@plan_options
+def publish(
+    model: str, path: Path, version: str | None, note: str, actor: str | None, dry_run: bool, as_json: bool
+) -> None:
     """Publish the files in PATH as a new version of MODEL.
 
-    Nobody is moved to it: ensembles are pinned to versions. `trireme promote` moves a variant.
+    A model that no ensemble pins keeps its callers: the version stays unloaded until `trireme promote MODEL`. One that
+    an ensemble pins is loaded, for `trireme canary` and `trireme promote` of the ensemble; the plan names who is moved
+    at once: callers of MODEL without a version, and ensembles at model_version -1.
     """
-    with open_workspace(Settings.from_environment(), "publish", click.echo) as workspace:
+    with open_workspace(Settings.from_environment(), "publish", progress(as_json)) as workspace:
         plan = plan_publish(workspace.repository, model, path, version)
-        if dry_run:
-            click.echo(plan.describe())
-            return
-        workspace.carry_out(plan, actor=actor, note=note)
+        run_plan(workspace, plan, dry_run=dry_run, as_json=as_json, actor=actor, note=note)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from trireme.errors import TriremeError
+from trireme.release.callers import Answers, CallersError, Move, look
 from trireme.release.journal import Journal, Outcome, Release
 from trireme.release.step import Step, World, from_json, to_json
 
@@ -19,17 +21,38 @@ class Plan:
         steps: in order.
         commit_index: a release that was cut off at this step or later is finished; before it, undone. Equal to the
             number of steps where only a whole release counts.
+        moves: callers who get another version by it.
+        expected: what callers are to get afterwards, by whom they call; empty where there is no look at them.
+        remarks: what there is to know besides.
     """
 
     verb: str
     subject: str
     steps: tuple[Step, ...]
     commit_index: int
+    moves: tuple[Move, ...] = ()
+    expected: Mapping[str, Answers] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """Who is moved, and what there is to know."""
+        moved = [f"  moves {move.describe()}" for move in self.moves] or ["  moves no caller to another version"]
+        return "\n".join([f"{self.verb} {self.subject}:", *moved, *(f"  {remark}" for remark in self.remarks)])
 
     def describe(self) -> str:
         """The plan as ``--dry-run`` prints it."""
         steps = (f"  {number}. {step.describe()}" for number, step in enumerate(self.steps, start=1))
-        return "\n".join([f"{self.verb} {self.subject}:", *steps])
+        return "\n".join([self.summary(), *steps])
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as ``--json`` prints it."""
+        return {
+            "verb": self.verb,
+            "subject": self.subject,
+            "moves": [asdict(move) for move in self.moves],
+            "remarks": list(self.remarks),
+            "steps": [step.describe() for step in self.steps],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,47 +70,66 @@ class Engine:
     progress: Callable[[str], None]
 
     def carry_out(self, plan: Plan, *, actor: str, note: str) -> str:
-        """Do every step, each journaled before it is done; gives the release's identity.
+        """Do every step, each journaled before it is done, and look at what callers get; gives the release's identity.
 
         Raises:
             TriremeError: a step failed. The steps before it are undone, unless the plan was past its commit index:
                 then it stays open, and ``recover`` finishes it.
+            CallersError: callers do not get what they should. The steps are undone where only a whole release counts.
         """
+        self.progress(plan.summary())
         identity = self.journal.begin(
             plan.verb, plan.subject, [to_json(step) for step in plan.steps],
             commit_index=plan.commit_index, actor=actor, note=note,
+            moves=[asdict(move) for move in plan.moves], expected=plan.expected, remarks=plan.remarks,
         )  # fmt: skip
-        self._go_on(identity, plan.steps, 0, plan.commit_index)
+        self._go_on(identity, plan, 0)
         return identity
 
     def recover(self) -> list[Release]:
-        """Finish or undo every release that was cut off; gives them. Nothing is left to do for a second call.
+        """Finish or undo every release that was cut off; gives them, ended. Nothing is left for a second call.
 
         Raises:
             TriremeError: a release can be neither finished nor undone now.
         """
-        cut_off = self.journal.unfinished()
-        for release in cut_off:
-            steps = [from_json(form) for form in release.steps]
+        cut_off = {release.identity for release in self.journal.unfinished()}
+        for release in self.journal.unfinished():
+            steps = tuple(from_json(form) for form in release.steps)
+            where = f"{release.verb} of {release.subject}, cut off at step {release.reached + 1}"
             if release.reached >= release.commit_index:
-                self.progress(f"finishing {release.verb} of {release.subject}, cut off at step {release.reached + 1}")
-                self._go_on(release.identity, steps, release.reached, release.commit_index)
+                self.progress(f"finishing {where}")
+                plan = Plan(release.verb, release.subject, steps, release.commit_index, expected=release.expected)
+                try:
+                    self._go_on(release.identity, plan, release.reached)
+                except CallersError as error:
+                    # It has ended, and what comes next may be what puts callers right.
+                    self.progress(str(error))
             else:
-                self.progress(f"undoing {release.verb} of {release.subject}, cut off at step {release.reached + 1}")
+                self.progress(f"undoing {where}")
                 self._undo(release.identity, steps[: release.reached + 1], "it was cut off")
-        return cut_off
+        return [release for release in self.journal.releases() if release.identity in cut_off]
 
-    def _go_on(self, identity: str, steps: Sequence[Step], first: int, commit_index: int) -> None:
-        for index in range(first, len(steps)):
+    def _go_on(self, identity: str, plan: Plan, first: int) -> None:
+        for index in range(first, len(plan.steps)):
             self.journal.step(identity, index)
-            self.progress(steps[index].describe())
+            self.progress(plan.steps[index].describe())
             try:
-                steps[index].do(self.world)
+                plan.steps[index].do(self.world)
             except (TriremeError, OSError) as error:
-                if index < commit_index:
-                    self._undo(identity, steps[: index + 1], str(error))
+                if index < plan.commit_index:
+                    self._undo(identity, plan.steps[: index + 1], str(error))
                 raise
-        self.journal.end(identity, Outcome.DONE)
+        try:
+            seen = look(self.world.replicas, plan.subject, plan.expected) if plan.expected else ""
+        except CallersError as error:
+            if plan.commit_index == len(plan.steps):
+                self._undo(identity, plan.steps, str(error))
+            else:
+                self.journal.end(identity, Outcome.FAILED, str(error))
+            raise
+        if seen:
+            self.progress(seen)
+        self.journal.end(identity, Outcome.DONE, seen)
 
     def _undo(self, identity: str, steps: Sequence[Step], reason: str) -> None:
         for step in reversed(steps):

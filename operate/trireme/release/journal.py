@@ -2,7 +2,7 @@
 
 One JSON object a line. Three kinds of entries share the ``release`` id:
 
-    begin   verb, subject, actor, note, the whole plan
+    begin   verb, subject, actor, note, the whole plan, who it moves, and what callers are to get
     step    index of the step that is done next (written and flushed before it is done)
     end     outcome: done, undone, or failed with the reason
 """
@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ class Outcome(str, Enum):
 
     DONE = "done"
     UNDONE = "undone"
+    # Carried out, but callers do not get what it was to achieve.
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,13 @@ class Release:
         note: why, in the actor's words.
         steps: the plan, each step as its JSON form.
         commit_index: from this step on a cut-off release is finished, before it is undone.
+        moves: callers who get another version by it, as ``Move`` names them.
+        expected: the versions that callers are to get afterwards, by whom they call; empty where there is no look.
+        remarks: what the plan says besides its steps.
         started_at: seconds since the epoch.
         reached: index of the last step that was begun; -1 for none.
         outcome: how it ended; ``None`` where it was cut off or is running.
-        reason: what the end was told.
+        reason: why it ended so, or what callers get since.
         reached_at, ended_at: when the last step was begun, and when the release ended; seconds since the epoch.
     """
 
@@ -56,6 +61,9 @@ class Release:
     steps: tuple[Mapping[str, Any], ...]
     commit_index: int
     started_at: float
+    moves: tuple[Mapping[str, Any], ...] = ()
+    expected: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     reached: int = -1
     outcome: Outcome | None = None
     reason: str = ""
@@ -75,7 +83,17 @@ class Journal:
         self._path = path
 
     def begin(
-        self, verb: str, subject: str, steps: Sequence[Mapping[str, Any]], *, commit_index: int, actor: str, note: str
+        self,
+        verb: str,
+        subject: str,
+        steps: Sequence[Mapping[str, Any]],
+        *,
+        commit_index: int,
+        actor: str,
+        note: str,
+        moves: Sequence[Mapping[str, Any]] = (),
+        expected: Mapping[str, Mapping[str, int | None]] | None = None,
+        remarks: Sequence[str] = (),
     ) -> str:
         """Record a plan before its first step; gives the release's identity."""
         identity = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
@@ -90,6 +108,9 @@ class Journal:
                 "note": note,
                 "commit_index": commit_index,
                 "steps": list(steps),
+                "moves": list(moves),
+                "expected": expected or {},
+                "remarks": list(remarks),
             }
         )
         return identity
@@ -121,6 +142,9 @@ class Journal:
                     "note": entry["note"],
                     "steps": tuple(entry["steps"]),
                     "commit_index": entry["commit_index"],
+                    "moves": tuple(entry.get("moves", ())),
+                    "expected": entry.get("expected", {}),
+                    "remarks": tuple(entry.get("remarks", ())),
                     "started_at": entry["at"],
                 }
             elif entry["entry"] == "step":

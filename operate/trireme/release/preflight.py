@@ -79,7 +79,8 @@ class Preflight:
             return
         manifest = read_manifest(copy)
         verify_files(manifest, copy)
-        serving = [version for version in folder.versions() if (folder.version_dir(version) / MANIFEST_NAME).is_file()]
+        loaded = load_model_config(folder.config_path).version_policy.selects(folder.versions())
+        serving = [version for version in loaded if (folder.version_dir(version) / MANIFEST_NAME).is_file()]
         accuracy = read_manifest(folder.version_dir(serving[-1])).accuracy if serving else None
         if accuracy is None or manifest.accuracy is None or accuracy.data != manifest.accuracy.data:
             return

@@ -4,6 +4,7 @@ CopyVersion     source to a hidden folder of the repository, checked against the
 CheckVersion    prove the copy on a throw-away server
 InstallVersion  one rename of the copy to its version number
 Reconfigure     one rename of a model's config.pbtxt, and every server takes it
+LoadModels      every server loads models that lacked a version until now
 AddModel        a further model's folder, and every server takes it
 ReplaceFile     one rename of a file that is looked at by itself, such as traffic.json
 RemoveModel     a canary's folder, and every server lets it go
@@ -23,6 +24,7 @@ from typing import Any, Protocol
 
 from trireme.errors import ServerError, TriremeError
 from trireme.files import staged_directory, write_atomic
+from trireme.loading import plan_loading
 from trireme.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 from trireme.repository import ModelFolder, ModelRepository
 from trireme.triton_client import TritonClient
@@ -106,6 +108,7 @@ class CheckVersion:
 
     model: str
     version: int
+    has_samples: bool = True
 
     def do(self, world: World) -> None:
         copy = _version_copy(world, self.model, self.version)
@@ -117,6 +120,8 @@ class CheckVersion:
         """Nothing was changed."""
 
     def describe(self) -> str:
+        if not self.has_samples:
+            return "lint it, and load it on a throw-away server"
         return f"lint it, and prove it on a throw-away server with the golden samples of {self.model}"
 
 
@@ -137,6 +142,8 @@ class InstallVersion:
         if installed.exists():
             copy.parent.mkdir(exist_ok=True)
             installed.rename(copy)
+        if not world.folder(self.model).versions():
+            _unload_everywhere(world, self.model)
 
     def describe(self) -> str:
         return f"rename it to {self.model}/{self.version}"
@@ -173,6 +180,26 @@ class Reconfigure:
 
     def describe(self) -> str:
         return f"{self.why}: write {self.model}/config.pbtxt and load {self.model} on each server in turn"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadModels:
+    """``models`` were not loaded, since a model that they call had no version; those that lack more stay unloaded."""
+
+    models: tuple[str, ...]
+
+    def do(self, world: World) -> None:
+        loadable = plan_loading(world.repository).models
+        for model in self.models:
+            if model in loadable:
+                _load_on_each(world.replicas, model, ())
+
+    def undo(self, world: World) -> None:
+        for model in reversed(self.models):
+            _unload_everywhere(world, model)
+
+    def describe(self) -> str:
+        return f"load {', '.join(self.models)} on each server in turn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +278,8 @@ class RemoveVersion:
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
-        CopyVersion, CheckVersion, InstallVersion, Reconfigure, AddModel, RemoveModel, ReplaceFile, RemoveVersion
+        CopyVersion, CheckVersion, InstallVersion, Reconfigure, LoadModels, AddModel, RemoveModel, ReplaceFile,
+        RemoveVersion,
     )
 }  # fmt: skip
 
@@ -289,11 +317,15 @@ def _put(path: Path, text: str | None) -> None:
         write_atomic(path, text.encode())
 
 
-def _remove_model(world: World, model: str) -> None:
+def _unload_everywhere(world: World, model: str) -> None:
     for replica in world.replicas:
-        # A server that does not answer now does not find the folder when it starts.
+        # A server that does not answer now reads the repository as it is when it starts.
         with contextlib.suppress(ServerError):
             replica.unload(model, _CALL_DEADLINE_SECONDS)
+
+
+def _remove_model(world: World, model: str) -> None:
+    _unload_everywhere(world, model)
     shutil.rmtree(world.folder(model).path, ignore_errors=True)
 
 
@@ -326,18 +358,19 @@ def _load_unless_away(
     replica: TritonClient, model: str, versions: Iterable[int], deadline_seconds: float
 ) -> ServerError | None:
     """The error where the server is away. Raises ServerError if it is there and refuses."""
-    if _is_away(replica):
+    if is_away(replica):
         return ServerError("no server answers; see: trireme status")
     try:
         _load(replica, model, versions, deadline_seconds)
     except ServerError as error:
-        if _is_away(replica):
+        if is_away(replica):
             return error
         raise
     return None
 
 
-def _is_away(replica: TritonClient) -> bool:
+def is_away(replica: TritonClient) -> bool:
+    """Whether a server does not answer, also after a moment."""
     deadline = time.monotonic() + _AWAY_SECONDS
     while not replica.is_live(_CALL_DEADLINE_SECONDS):
         if time.monotonic() > deadline:

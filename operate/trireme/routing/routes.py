@@ -30,12 +30,12 @@ class RouteFolder:
 
     @property
     def route_path(self) -> Path:
-        """The rules of the newest version.
+        """The rules of the newest version that is loaded.
 
         Raises:
             ConfigError: the route has no version.
         """
-        versions = self.folder.versions()
+        versions = self.config.version_policy.selects(self.folder.versions())
         if not versions:
             raise ConfigError(self.folder.path, f"has no version; write its rules to 1/{ROUTE_NAME}")
         return self.folder.version_dir(versions[-1]) / ROUTE_NAME

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from trireme.errors import ConfigError, TriremeError
+from trireme.release import callers
+from trireme.release.callers import CallersError
 from trireme.release.engine import Engine, Plan
 from trireme.release.journal import Journal, Outcome
 from trireme.release.lock import LockedError, release_lock
@@ -19,11 +21,12 @@ from trireme.release.plans import plan_canary, plan_promote, plan_prune, plan_pu
 from trireme.release.step import World, from_json, to_json
 
 from tests.deadlines import scaled
-from tests.unit.trireme.release.world import carry_out, make_engine, make_source, make_world, tree
+from tests.unit.trireme.release.world import FileServer, carry_out, make_engine, make_source, make_world, tree
 
 _FORK = multiprocessing.get_context("fork")
 _KILLED = 9
 _VERBS = ("publish", "canary", "shift", "promote", "rollback", "rollback --to", "prune")
+_PLAIN_VERBS = ("publish plain, its first", "publish plain", "promote plain", "rollback plain")
 
 
 class _DyingJournal(Journal):
@@ -42,19 +45,36 @@ class _DyingJournal(Journal):
         self._left -= 1
 
 
-def _prepare(world: World, engine: Engine, directory: Path) -> None:
-    """Version 2 published and promoted once, version 3 under a canary."""
+def _prepare(world: World, engine: Engine, directory: Path, verb: str = "") -> None:
+    """Version 2 published and promoted once, version 3 under a canary; or what a verb for a plain model needs."""
+    repository, source = world.repository, make_source(directory)
+    if "plain" in verb:
+        if "first" in verb:
+            shutil.rmtree(world.folder("plain").version_dir(1))
+        if "publish" not in verb:
+            carry_out(engine, plan_publish(repository, "plain", source))
+        if "rollback" in verb:
+            carry_out(engine, plan_promote(repository, "plain", {"plain": 2}))
+        return
     for _ in range(2):
-        carry_out(engine, plan_publish(world.repository, "worker", make_source(directory)))
-    carry_out(engine, plan_promote(world.repository, "standard", {"worker": 2}))
-    carry_out(engine, plan_canary(world.repository, "standard", {"worker": 3}))
-    carry_out(engine, plan_shift(world.repository, "standard", 5))
+        carry_out(engine, plan_publish(repository, "worker", source))
+    carry_out(engine, plan_promote(repository, "standard", {"worker": 2}))
+    carry_out(engine, plan_canary(repository, "standard", {"worker": 3}))
+    carry_out(engine, plan_shift(repository, "standard", 5))
+    if verb == "prune":
+        # With its canary gone, version 3 is new, and version 2 pinned: 1 is still pinned by the other variants.
+        carry_out(engine, plan_rollback(repository, engine.journal, "standard", None))
+        carry_out(engine, plan_publish(repository, "worker", source))
 
 
 def _plan(verb: str, world: World, engine: Engine, directory: Path) -> Plan:
     repository = world.repository
-    if verb == "publish":
-        return plan_publish(repository, "worker", make_source(directory))
+    if "publish" in verb:
+        return plan_publish(repository, "plain" if "plain" in verb else "worker", make_source(directory))
+    if verb == "promote plain":
+        return plan_promote(repository, "plain", {"plain": 2})
+    if verb == "rollback plain":
+        return plan_rollback(repository, engine.journal, "plain", None)
     if verb == "canary":
         return plan_canary(repository, "premium", {"worker": 3})
     if verb == "shift":
@@ -67,16 +87,12 @@ def _plan(verb: str, world: World, engine: Engine, directory: Path) -> Plan:
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["before the entry", "after the entry"])
-@pytest.mark.parametrize("verb", _VERBS)
+@pytest.mark.parametrize("verb", [*_VERBS, *_PLAIN_VERBS])
 def test_a_command_killed_at_any_entry_is_finished_or_undone(tmp_path: Path, verb: str, written: bool) -> None:
     directory, prepared = tmp_path / "now", tmp_path / "prepared"
     world = make_world(directory)
     engine = make_engine(world, directory)
-    _prepare(world, engine, directory)
-    if verb == "prune":
-        # With its canary gone, version 3 is new, and version 2 pinned: 1 is still pinned by the other variants.
-        carry_out(engine, plan_rollback(world.repository, engine.journal, "standard", None))
-        carry_out(engine, plan_publish(world.repository, "worker", make_source(directory)))
+    _prepare(world, engine, directory, verb)
     plan = _plan(verb, world, engine, directory)
     before = tree(world.repository.path)
     shutil.copytree(directory, prepared)
@@ -129,11 +145,88 @@ def test_every_step_is_the_same_after_the_journal(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     engine = make_engine(world, tmp_path)
     _prepare(world, engine, tmp_path)
+    _prepare(world, engine, tmp_path, "publish plain, its first")
     carry_out(engine, plan_rollback(world.repository, engine.journal, "standard", {"worker": 1}))
+    carry_out(engine, plan_publish(world.repository, "plain", make_source(tmp_path)))
     steps = [from_json(form) for release in engine.journal.releases() for form in release.steps]
-    assert len({type(step) for step in steps}) == 7
+    assert len({type(step) for step in steps}) == 8
     for step in steps:
         assert from_json(to_json(step)) == step
+
+
+def _served_world(directory: Path) -> tuple[World, FileServer]:
+    made = make_world(directory)
+    server = FileServer(made.repository)
+    return World(made.repository, (server,), made.preflight), server
+
+
+def test_a_release_says_what_callers_get_and_the_journal_keeps_it(tmp_path: Path) -> None:
+    world, _ = _served_world(tmp_path)
+    said: list[str] = []
+    engine = Engine(Journal(tmp_path / "journal.jsonl"), world, said.append)
+    carry_out(engine, plan_publish(world.repository, "worker", make_source(tmp_path)))
+    carry_out(engine, plan_promote(world.repository, "standard", {"worker": 2}))
+    told = "callers of standard get worker version 2, by 1 of 1 servers"
+    assert said[-1] == engine.journal.releases()[-1].reason == told
+    assert "moves callers of standard: worker version 1 -> version 2" in "\n".join(said)
+
+
+def test_a_rollback_after_which_callers_get_the_same_as_before_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callers, "_LOOK_DEADLINE_SECONDS", 0.0)
+    world, server = _served_world(tmp_path)
+    engine = make_engine(world, tmp_path)
+    carry_out(engine, plan_publish(world.repository, "worker", make_source(tmp_path)))
+    carry_out(engine, plan_promote(world.repository, "standard", {"worker": 2}))
+    server.is_stuck = True
+    rollback = plan_rollback(world.repository, engine.journal, "standard", None)
+    with pytest.raises(CallersError, match="callers of standard get worker version 2, not worker version 1"):
+        carry_out(engine, rollback)
+    assert engine.journal.releases()[-1].outcome is Outcome.FAILED
+    assert engine.recover() == [], "a failed release has ended"
+
+
+def test_a_cut_off_rollback_is_looked_at_when_it_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "_LOOK_DEADLINE_SECONDS", 0.0)
+    world, server = _served_world(tmp_path)
+    engine = make_engine(world, tmp_path)
+    carry_out(engine, plan_publish(world.repository, "worker", make_source(tmp_path)))
+    carry_out(engine, plan_promote(world.repository, "standard", {"worker": 2}))
+    rollback = plan_rollback(world.repository, engine.journal, "standard", None)
+    # Begin, the step, and no end.
+    dying = make_engine(world, tmp_path, _DyingJournal(tmp_path / "journal.jsonl", 1, written=True))
+    child = _FORK.Process(target=carry_out, args=(dying, rollback))
+    child.start()
+    child.join(scaled(30.0))
+    server.is_stuck = True
+    (recovered,) = engine.recover()
+    assert (recovered.verb, recovered.outcome) == ("rollback", Outcome.FAILED)
+    assert "callers of standard get worker version 2" in recovered.reason
+
+
+def test_a_publication_that_moved_nobody_it_should_is_undone(tmp_path: Path) -> None:
+    world, server = _served_world(tmp_path)
+    before = tree(world.repository.path)
+    server.is_stuck = True
+    engine = make_engine(world, tmp_path)
+    with pytest.raises(TriremeError, match="worker version 2 is not ready after its load"):
+        carry_out(engine, plan_publish(world.repository, "worker", make_source(tmp_path)))
+    assert tree(world.repository.path) == before
+
+
+def test_the_first_version_brings_what_waited_for_it_and_takes_it_along_when_it_is_undone(tmp_path: Path) -> None:
+    world, server = _served_world(tmp_path)
+    for model in ("follower", "plain"):
+        server.unload(model, 0.0)
+    shutil.rmtree(world.folder("plain").version_dir(1))
+    engine = make_engine(world, tmp_path)
+    plan = plan_publish(world.repository, "plain", make_source(tmp_path))
+    carry_out(engine, plan)
+    assert server.serving.answers("follower") == {"plain": 1}
+    for step in reversed(plan.steps):
+        step.undo(world)
+    assert not {"plain", "follower"} & set(server.serving.loaded)
 
 
 def test_the_journal_forgets_a_line_that_was_cut_off_and_goes_on(tmp_path: Path) -> None:

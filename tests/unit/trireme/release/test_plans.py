@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from trireme.commands.publish import publish
 from trireme.errors import ConfigError, NotFoundError, TriremeError
 from trireme.manifest import Manifest, record_files, write_manifest
 from trireme.model_config import load_model_config
-from trireme.release.plans import (
-    newest_pins,
-    pins_of,
-    plan_canary,
-    plan_promote,
-    plan_prune,
-    plan_publish,
-    plan_rollback,
-    plan_shift,
-    read_pins,
-)
+from trireme.release.callers import serving_by_files
+from trireme.release.engine import Engine
+from trireme.release.pins import pins_of, read_pins, wanted_pins
+from trireme.release.plans import plan_canary, plan_promote, plan_prune, plan_publish, plan_rollback, plan_shift
 from trireme.release.step import InstallVersion, Reconfigure, World
+from trireme.routing.routes import find_route
 
 from tests.unit.trireme.release.world import carry_out, make_engine, make_source, make_world, tree, worker
 
@@ -61,7 +58,7 @@ def test_the_versions_that_serve_are_held_before_a_new_folder_appears(world: Wor
 @pytest.mark.parametrize("version", ["01", "0", "-1", "2_backup", "9" * 20, "", "1.0", "a", "1\n", "\u0661"])
 def test_publish_refuses_every_number_that_is_not_canonical(world: World, tmp_path: Path, version: str) -> None:
     before = tree(world.repository.path)
-    with pytest.raises(TriremeError, match="is none: give a number"):
+    with pytest.raises(TriremeError, match="is not a version number; give one"):
         _publish(world, tmp_path, version)
     assert tree(world.repository.path) == before
 
@@ -71,7 +68,7 @@ def test_publish_refuses_every_number_that_is_not_canonical(world: World, tmp_pa
 )
 def test_publish_refuses_every_name_that_is_no_model(world: World, tmp_path: Path, name: str) -> None:
     before = tree(tmp_path)
-    with pytest.raises(NotFoundError, match="there is: economy, premium, standard, task, worker"):
+    with pytest.raises(NotFoundError, match="there is: economy, follower, plain, premium, standard, task, worker"):
         plan_publish(world.repository, name, tmp_path)
     assert tree(tmp_path) == before
 
@@ -125,7 +122,9 @@ def test_a_version_that_is_not_what_its_manifest_says_is_not_loaded(world: World
 def test_a_canary_is_the_variant_with_other_pins(world: World, tmp_path: Path) -> None:
     _publish(world, tmp_path)
     engine = make_engine(world, tmp_path)
-    carry_out(engine, plan_canary(world.repository, "standard", newest_pins(world.repository, "standard")))
+    carry_out(
+        engine, plan_canary(world.repository, "standard", wanted_pins(world.repository, "standard", (), "canary"))
+    )
     carry_out(engine, plan_shift(world.repository, "standard", 5))
     assert (_pin(world), _pin(world, "standard__canary")) == (1, 2)
     traffic = world.repository.path / "task" / "traffic.json"
@@ -190,8 +189,148 @@ def test_rollback_keeps_what_was_edited_since_the_promotion(world: World, tmp_pa
 
 
 def test_rollback_to_a_version_that_is_not_loaded_is_refused(world: World, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no loaded version of worker named '7'; there is: 1"):
+    with pytest.raises(NotFoundError, match="no version of worker named '7'; there is: 1"):
         plan_rollback(world.repository, make_engine(world, tmp_path).journal, "standard", {"worker": 7})
+
+
+def _release_plain(world: World, tmp_path: Path) -> Engine:
+    """Version 2 of the model that no ensemble pins, published and promoted."""
+    engine = make_engine(world, tmp_path)
+    carry_out(engine, plan_publish(world.repository, "plain", make_source(tmp_path)))
+    carry_out(engine, plan_promote(world.repository, "plain", {"plain": 2}))
+    return engine
+
+
+def test_a_version_that_no_ensemble_pins_stays_unloaded_until_it_is_promoted(world: World, tmp_path: Path) -> None:
+    engine = make_engine(world, tmp_path)
+    plan = plan_publish(world.repository, "plain", make_source(tmp_path))
+    assert plan.moves == ()
+    assert (
+        "plain 2 stays unloaded until: trireme promote plain; a canary needs an ensemble that pins it" in plan.remarks
+    )
+    carry_out(engine, plan)
+    assert world.folder("plain").versions() == [1, 2]
+    assert serving_by_files(world.repository).loaded["plain"] == [1]
+    promote = plan_promote(world.repository, "plain", wanted_pins(world.repository, "plain", (), "promote"))
+    assert [move.describe() for move in promote.moves] == [
+        "callers of follower (model_version: -1): plain version 1 -> version 2",
+        "callers of plain without a version: plain version 1 -> version 2",
+    ]
+    carry_out(engine, promote)
+    assert serving_by_files(world.repository).loaded["plain"] == [1, 2], "the version to go back to is not loaded"
+
+
+def test_rollback_of_a_model_moves_its_callers_and_keeps_the_rest_of_its_file(world: World, tmp_path: Path) -> None:
+    engine = _release_plain(world, tmp_path)
+    carry_out(engine, plan_rollback(world.repository, engine.journal, "plain", None))
+    serving = serving_by_files(world.repository)
+    assert serving.answers("plain") == serving.answers("follower") == {"plain": 1}
+    assert world.folder("plain").config_path.read_text().startswith('backend: "python"  # Comments stay.\n')
+    with pytest.raises(TriremeError, match="callers of plain get version 1 already; name a version with --to"):
+        plan_rollback(world.repository, engine.journal, "plain", None)
+
+
+@pytest.mark.parametrize(
+    ("verb", "fix"),
+    [
+        ("promote", "run: trireme promote plain; or pin the step"),
+        ("rollback", "run: trireme rollback plain; or pin the step"),
+        ("canary", "to move; pin the step, such as model_version: 1"),
+    ],
+)
+def test_an_ensemble_that_follows_its_model_is_refused_with_the_fix(
+    world: World, tmp_path: Path, verb: str, fix: str
+) -> None:
+    engine = _release_plain(world, tmp_path)
+    plans = {
+        "promote": lambda: plan_promote(world.repository, "follower", {"plain": 1}),
+        "rollback": lambda: plan_rollback(world.repository, engine.journal, "follower", None),
+        "canary": lambda: plan_canary(world.repository, "follower", {"plain": 1}),
+    }
+    for refused in (plans[verb], lambda: wanted_pins(world.repository, "follower", ["plain=1"], verb)):
+        with pytest.raises(ConfigError, match=f"follower/config.pbtxt:7: follower calls plain at .*{fix}"):
+            refused()
+
+
+def test_a_canary_of_a_model_is_refused_with_the_fix(world: World) -> None:
+    with pytest.raises(TriremeError, match="needs an ensemble that pins it; run: trireme promote plain"):
+        plan_canary(world.repository, "plain", {"plain": 1})
+
+
+def test_publishing_a_pinned_model_names_who_is_moved_and_rollback_takes_them_back(
+    world: World, tmp_path: Path
+) -> None:
+    engine = make_engine(world, tmp_path)
+    plan = plan_publish(world.repository, "worker", make_source(tmp_path))
+    assert [move.callers for move in plan.moves] == ["callers of worker without a version"]
+    carry_out(engine, plan)
+    carry_out(engine, plan_promote(world.repository, "standard", {"worker": 2}))
+    with pytest.raises(TriremeError, match="pinned by standard; first: trireme rollback standard"):
+        plan_rollback(world.repository, engine.journal, "worker", None)
+    carry_out(engine, plan_rollback(world.repository, engine.journal, "standard", None))
+    carry_out(engine, plan_rollback(world.repository, engine.journal, "worker", None))
+    assert serving_by_files(world.repository).answers("worker") == {"worker": 1}
+
+
+def test_a_version_that_no_golden_sample_proves_is_called_not_proven(world: World, tmp_path: Path) -> None:
+    engine = make_engine(world, tmp_path)
+    plan = plan_publish(world.repository, "plain", make_source(tmp_path))
+    assert "golden samples of" not in plan.describe()
+    carry_out(engine, plan)
+    for remarks in (plan.remarks, engine.journal.releases()[-1].remarks):
+        assert any(remark.startswith("not proven: no golden samples; add some to ") for remark in remarks)
+    golden = worker(world).golden_dir
+    golden.mkdir()
+    (golden / "one.json").write_text("{}")
+    proven = plan_publish(world.repository, "worker", make_source(tmp_path))
+    assert "prove it on a throw-away server with the golden samples of worker" in proven.describe()
+    assert proven.remarks == ()
+
+
+def test_the_first_version_of_a_model_that_ensembles_pin_is_the_one_they_wait_for(world: World, tmp_path: Path) -> None:
+    (worker(world).version_dir(1)).rename(tmp_path / "away")
+    for tier in ("economy", "standard", "premium"):
+        config = world.folder(tier).config_path
+        config.write_text(config.read_text().replace("model_version: 1", "model_version: 3"))
+    plan = plan_publish(world.repository, "worker", make_source(tmp_path))
+    assert plan.steps[-1].describe() == "load economy, premium, standard on each server in turn"
+    carry_out(make_engine(world, tmp_path), plan)
+    assert serving_by_files(world.repository).answers("standard") == {"worker": 3}
+
+
+def test_every_refused_version_lists_those_there_are(world: World) -> None:
+    with pytest.raises(TriremeError, match="write MODEL=VERSION with one of: plain=1"):
+        wanted_pins(world.repository, "plain", ["9"], "rollback")
+    with pytest.raises(NotFoundError, match="no version of plain named '9'; there is: 1"):
+        plan_promote(world.repository, "plain", {"plain": 9})
+    shutil.rmtree(worker(world).version_dir(1))
+    with pytest.raises(TriremeError, match="no version of worker is loaded; run: trireme publish worker PATH"):
+        wanted_pins(world.repository, "standard", (), "promote")
+
+
+def test_a_route_is_read_as_it_serves_until_its_new_version_is_promoted(world: World, tmp_path: Path) -> None:
+    carry_out(make_engine(world, tmp_path), plan_publish(world.repository, "task", make_source(tmp_path)))
+    assert find_route(world.repository, "task").route_path == world.folder("task").version_dir(1) / "route.json"
+
+
+def test_prune_keeps_the_version_that_callers_get(world: World, tmp_path: Path) -> None:
+    engine = _release_plain(world, tmp_path)
+    carry_out(engine, plan_rollback(world.repository, engine.journal, "plain", None))
+    with pytest.raises(TriremeError, match="plain has no version to prune: 1, 2 are new, pinned or serve"):
+        plan_prune(world.repository, "plain", 1)
+
+
+def test_a_plan_is_shown_to_machines(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIREME_REPOSITORY_DIR", str(world.repository.path))
+    monkeypatch.setenv("TRIREME_STATE_DIR", str(tmp_path / "state"))
+    source = make_source(tmp_path)
+    done = CliRunner().invoke(publish, ["worker", str(source), "--dry-run", "--json"], catch_exceptions=False)
+    plan = json.loads(done.stdout)
+    assert plan["moves"][0] == {
+        "name": "worker", "callers": "callers of worker without a version", "before": {"worker": 1},
+        "after": {"worker": 2},
+    }  # fmt: skip
+    assert worker(world).versions() == [1]
 
 
 def test_prune_keeps_the_newest_and_every_pinned_version(world: World, tmp_path: Path) -> None:
@@ -199,7 +338,7 @@ def test_prune_keeps_the_newest_and_every_pinned_version(world: World, tmp_path:
         _publish(world, tmp_path)
     carry_out(make_engine(world, tmp_path), plan_prune(world.repository, "worker", 1))
     assert worker(world).versions() == [1, 4]
-    with pytest.raises(TriremeError, match="no version to prune: 1, 4 are new or pinned"):
+    with pytest.raises(TriremeError, match="no version to prune: 1, 4 are new, pinned or serve"):
         plan_prune(world.repository, "worker", 1)
 
 
@@ -214,10 +353,10 @@ def test_prune_keeps_the_version_that_a_canary_pins(world: World, tmp_path: Path
 
 def test_a_bare_version_is_taken_for_the_one_model_that_has_it(world: World, tmp_path: Path) -> None:
     _publish(world, tmp_path)
-    assert read_pins(world.repository, "standard", ["2"]) == {"worker": 2}
+    assert read_pins(world.repository, ["worker"], ["2"]) == {"worker": 2}
     for wrong in ("two", "worker=02", "premium=1", "9"):
         with pytest.raises(TriremeError, match="write MODEL=VERSION"):
-            read_pins(world.repository, "standard", [wrong])
+            read_pins(world.repository, ["worker"], [wrong])
 
 
 def test_a_wrong_traffic_file_is_named(world: World, tmp_path: Path) -> None:

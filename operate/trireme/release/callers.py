@@ -1,0 +1,166 @@
+"""Which versions callers get, by the repository's files or by a running server, and who moves when that changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from trireme.errors import ServerError, TriremeError
+from trireme.model_config import load_model_config
+from trireme.release.step import is_away
+from trireme.repository import ModelRepository
+from trireme.triton_client import TritonClient
+
+# Versions by model; None where no version is loaded.
+Answers = Mapping[str, int | None]
+
+_CALL_DEADLINE_SECONDS = 10.0
+# A server that was away during the release takes the change right after its start.
+_LOOK_DEADLINE_SECONDS = 20.0
+
+
+class CallersError(TriremeError):
+    """A release was carried out, and callers do not get what it was to achieve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Callers who get another version than before.
+
+    Attributes:
+        name: the model or ensemble that they call.
+        callers: who they are, in words.
+    """
+
+    name: str
+    callers: str
+    before: Answers
+    after: Answers
+
+    def describe(self) -> str:
+        changed = [model for model in self.after if self.before.get(model) != self.after[model]]
+        return f"{self.callers}: " + ", ".join(
+            f"{model} {_number(self.before.get(model))} -> {_number(self.after[model])}" for model in changed
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The versions that answer.
+
+    Attributes:
+        loaded: by model, ascending.
+        steps: by ensemble, the version of each model that it calls; -1 for the newest loaded one.
+    """
+
+    loaded: Mapping[str, Sequence[int]]
+    steps: Mapping[str, Mapping[str, int]]
+
+    def answers(self, name: str) -> Answers:
+        """The versions that callers of ``name`` get who ask for no version; an ensemble's are those of its steps."""
+        if name not in self.steps:
+            return {name: self._newest(name)}
+        is_loaded = bool(self.loaded.get(name))
+        return {
+            model: self._newest(model) if version < 0 else version if version in self.loaded.get(model, ()) else None
+            for model, version in self.steps[name].items()
+            if is_loaded
+        }
+
+    def pins(self, model: str) -> dict[str, int]:
+        """The ensembles that pin ``model`` to a version, with that version."""
+        return {name: steps[model] for name, steps in self.steps.items() if steps.get(model, -1) > 0}
+
+    def with_loaded(self, model: str, versions: Iterable[int]) -> Serving:
+        return replace(self, loaded={**self.loaded, model: sorted(versions)})
+
+    def with_pins(self, ensemble: str, pins: Mapping[str, int]) -> Serving:
+        return replace(self, steps={**self.steps, ensemble: {**self.steps[ensemble], **pins}})
+
+    def moves(self, after: Serving) -> tuple[Move, ...]:
+        """Who gets another version once ``after`` is true."""
+        found = []
+        for name in sorted(after.loaded):
+            old, new = self.answers(name), after.answers(name)
+            if old != new:
+                found.append(Move(name, self._who(name, [m for m in new if old.get(m) != new[m]]), old, new))
+        return tuple(found)
+
+    def _who(self, name: str, changed: Iterable[str]) -> str:
+        if name not in self.steps:
+            return f"callers of {name} without a version"
+        follows = all(self.steps[name].get(model) == -1 for model in changed)
+        return f"callers of {name} (model_version: -1)" if follows else f"callers of {name}"
+
+    def _newest(self, model: str) -> int | None:
+        return max(self.loaded.get(model, ()), default=None)
+
+
+def serving_by_files(repository: ModelRepository) -> Serving:
+    """What a server that reads the repository now would serve."""
+    loaded, steps = {}, {}
+    for folder in repository.models():
+        config = load_model_config(folder.config_path)
+        loaded[folder.name] = config.version_policy.selects(folder.versions())
+        if config.is_ensemble:
+            steps[folder.name] = {step.model: step.version for step in config.steps}
+    return Serving(loaded, steps)
+
+
+def serving_on(server: TritonClient, names: Iterable[str]) -> Serving:
+    """What a server serves; the steps of those of ``names`` that are ensembles."""
+    loaded: dict[str, list[int]] = {}
+    for entry in server.index(_CALL_DEADLINE_SECONDS):
+        if entry.state == "READY":
+            loaded.setdefault(entry.model, []).append(int(entry.version))
+    steps = {name: server.ensemble_steps(name, _CALL_DEADLINE_SECONDS) for name in names if name in loaded}
+    return Serving(loaded, {name: found for name, found in steps.items() if found})
+
+
+def look(servers: Sequence[TritonClient], subject: str, expected: Mapping[str, Answers]) -> str:
+    """Ask each server that is there what callers get; gives that in a sentence.
+
+    Args:
+        subject: must be served; the others of ``expected`` are compared where they are.
+
+    Raises:
+        CallersError: callers of a server get something else, or it does not report what they get.
+    """
+    asked = sum(_is_as_expected(server, subject, expected) for server in servers)
+    if not asked:
+        return "no server answers, so nobody was asked"
+    return f"callers of {subject} get {_listed(expected[subject])}, by {asked} of {len(servers)} servers"
+
+
+def _is_as_expected(server: TritonClient, subject: str, expected: Mapping[str, Answers]) -> bool:
+    """False where the server is away. Raises CallersError if it is there and its callers get something else."""
+    deadline = time.monotonic() + _LOOK_DEADLINE_SECONDS
+    while not is_away(server):
+        wrong = _difference(server, subject, expected)
+        if wrong is None:
+            return True
+        if time.monotonic() > deadline:
+            raise CallersError(f"{wrong}, at {server.address}; see: trireme status, trireme history {subject}")
+        time.sleep(0.2)
+    return False
+
+
+def _difference(server: TritonClient, subject: str, expected: Mapping[str, Answers]) -> str | None:
+    try:
+        serving = serving_on(server, expected)
+    except ServerError as error:
+        return f"the server does not report what callers of {subject} get: {error}"
+    for name, answers in expected.items():
+        found = serving.answers(name)
+        if found != answers and (name == subject or serving.loaded.get(name)):
+            return f"callers of {name} get {_listed(found)}, not {_listed(answers)}"
+    return None
+
+
+def _listed(answers: Answers) -> str:
+    return ", ".join(f"{model} {_number(version)}" for model, version in answers.items()) or "no answer"
+
+
+def _number(version: int | None) -> str:
+    return "no version" if version is None else f"version {version}"

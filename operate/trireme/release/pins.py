@@ -1,0 +1,104 @@
+"""The versions that ensembles are pinned to, and those that a person asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from trireme.errors import ConfigError, NotFoundError, TriremeError
+from trireme.model_config import ModelConfig, load_model_config
+from trireme.release.callers import serving_by_files
+from trireme.repository import ModelFolder, ModelRepository, is_version
+
+
+def pins_of(config: ModelConfig) -> dict[str, int]:
+    """The versions an ensemble's steps are pinned to, by model; steps at -1 follow their model and are not pinned."""
+    return {step.model: step.version for step in config.steps if step.version > 0}
+
+
+def movable_pins(folder: ModelFolder, verb: str) -> dict[str, int]:
+    """The pins that ``verb`` can move; none where ``folder`` is a plain model.
+
+    Raises:
+        ConfigError: it is an ensemble without a pin, so that its callers get what its models' callers get.
+        TriremeError: a canary of a plain model.
+    """
+    config = load_model_config(folder.config_path)
+    pins = pins_of(config)
+    if not config.is_ensemble and verb == "canary":
+        raise TriremeError(
+            f"{folder.name} is not an ensemble, and a canary needs an ensemble that pins it; "
+            f"run: trireme promote {folder.name}"
+        )
+    if config.is_ensemble and not pins:
+        models = list(dict.fromkeys(step.model for step in config.steps))
+        others = "" if verb == "canary" else f"run: {' and '.join(f'trireme {verb} {model}' for model in models)}; or "
+        raise ConfigError(
+            folder.config_path,
+            f"{folder.name} calls {', '.join(models)} at model_version: -1, the newest loaded version, so it has no "
+            f"version of its own to move; {others}pin the step, such as model_version: 1",
+            line=config.place("ensemble_scheduling", "step", 0, "model_version").line,
+        )
+    return pins
+
+
+def wanted_pins(repository: ModelRepository, subject: str, wanted: Sequence[str], verb: str) -> dict[str, int]:
+    """The versions to move ``subject`` to: those of ``wanted``, or else the newest ones.
+
+    Of an ensemble's models the newest loaded ones; of a model itself its newest one, loaded or not.
+
+    Raises:
+        NotFoundError: there is no such model.
+        TriremeError: ``wanted`` names no versions of the models that can be moved.
+    """
+    folder = repository.model(subject)
+    pins = movable_pins(folder, verb)
+    if wanted:
+        return read_pins(repository, list(pins) or [subject], wanted)
+    if not pins:
+        return {subject: folder.versions()[-1]} if folder.versions() else {}
+    loaded = serving_by_files(repository).loaded
+    newest = {model: loaded[model][-1] for model in pins if loaded.get(model)}
+    if not newest:
+        raise TriremeError(f"no version of {', '.join(pins)} is loaded; run: trireme publish {next(iter(pins))} PATH")
+    return newest
+
+
+def read_pins(repository: ModelRepository, models: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
+    """The versions of ``models`` that a person names: ``MODEL=VERSION``, or a bare version where one model is meant.
+
+    Raises:
+        TriremeError: a text is neither, or a bare version could mean several models, or none.
+    """
+    pins = {}
+    for text in wanted:
+        model, _, version = text.rpartition("=")
+        if not is_version(version):
+            raise TriremeError(f"{text!r} names no version: write MODEL=VERSION, for example {models[0]}=2")
+        meant = [model] if model else [name for name in models if int(version) in repository.model(name).versions()]
+        # With every model at version 1 only those with other versions to choose from can be meant.
+        meant = [name for name in meant if len(repository.model(name).versions()) > 1] or meant
+        if len(meant) != 1 or meant[0] not in models:
+            there = ", ".join(f"{name}={_choice(repository.model(name).versions())}" for name in models)
+            raise TriremeError(f"{text!r} is not a version of one model; write MODEL=VERSION with one of: {there}")
+        pins[meant[0]] = int(version)
+    return pins
+
+
+def check_loaded(repository: ModelRepository, pins: Mapping[str, int]) -> None:
+    """Raises NotFoundError or TriremeError if a version to pin is not loaded, and says how it comes to be."""
+    loaded = serving_by_files(repository).loaded
+    for model, version in pins.items():
+        if version not in repository.model(model).versions():
+            raise NotFoundError(f"version of {model}", str(version), map(str, repository.model(model).versions()))
+        if version not in loaded[model]:
+            newer = version > max(loaded[model], default=0)
+            fix = (
+                f"load it with: trireme promote {model}"
+                if newer
+                else f"loaded: {', '.join(map(str, loaded[model])) or 'none'}"
+            )
+            raise TriremeError(f"version {version} of {model} is not loaded; {fix}")
+
+
+def _choice(versions: Sequence[int]) -> str:
+    return "|".join(map(str, versions)) or "(none published)"
