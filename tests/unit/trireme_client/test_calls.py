@@ -25,6 +25,7 @@ from trireme_client import (
     UnavailableError,
 )
 
+from tests.deadlines import scaled
 from tests.unit.trireme_client.conftest import once
 
 ROW = {"X": [[1.0, 2.0]]}
@@ -287,7 +288,7 @@ def test_a_slow_request_is_hedged_and_the_loser_cancelled(fake, connect):
     def compute(inputs):
         if slow.is_set():
             slow.clear()
-            cancelled.wait(10)
+            cancelled.wait(scaled(10))
         return {"Y": inputs["X"]}
 
     fake.add_model("moody", inputs={"X": ("FP32", [1])}, outputs={"Y": ("FP32", [1])}, compute=compute)
