@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from opentelemetry import trace
 from trireme_client import (
     ClientError,
     ClosedError,
@@ -367,7 +368,6 @@ def test_readiness_is_an_answer_not_an_error(fake, connect):
 
 
 def test_the_current_span_goes_along(fake, connect):
-    trace = pytest.importorskip("opentelemetry.trace")
     context = trace.SpanContext(trace_id=0xABC, span_id=0xDEF, is_remote=False, trace_flags=trace.TraceFlags(1))
     client = connect(fake.address)
     with trace.use_span(trace.NonRecordingSpan(context)):
