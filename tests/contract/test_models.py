@@ -17,6 +17,8 @@ from trireme.settings import Settings
 from trireme.triton_client import TritonClient
 from tritonclient.grpc import model_config_pb2
 
+from tests.deadlines import scaled
+
 REPOSITORY = ModelRepository(Settings.from_environment().repository_dir)
 LEFT_OUT = plan_loading(REPOSITORY).left_out
 
@@ -86,4 +88,4 @@ def test_golden_sample_is_answered_rightly(
     folder: ModelFolder, sample: GoldenSample, repository_server: TritonServer
 ) -> None:
     with TritonClient(repository_server.grpc_address) as client:
-        assert prove(client, folder.name, [sample], deadline_seconds=60.0) == ()
+        assert prove(client, folder.name, [sample], deadline_seconds=scaled(60.0)) == ()

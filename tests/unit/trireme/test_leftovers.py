@@ -1,10 +1,16 @@
-"""What servers of dead owners left is taken away, and nothing else."""
+"""What servers of dead owners left is found and taken away, and nothing else.
+
+In one file, which one worker of pytest-xdist runs: what one test leaves on the machine another would take away.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+from trireme.doctor import Status
+from trireme.doctor.memory import stale_regions
 from trireme.leftovers import remove_leftovers
 from trireme.shared_memory import SHM_DIR, new_region_prefix, remove_regions
 
@@ -39,3 +45,15 @@ def test_a_program_that_only_names_a_region_of_a_dead_owner_is_left_alone() -> N
     with subprocess.Popen([sys.executable, "-c", "input()", region], stdin=subprocess.PIPE) as bystander:
         assert bystander.pid not in remove_leftovers()
         assert bystander.poll() is None
+
+
+def test_a_region_of_a_dead_owner_is_stale_though_a_stub_that_outlived_it_maps_it(tmp_path: Path) -> None:
+    region = tmp_path / dead_owners_region()
+    region.write_bytes(bytes(4096))
+    with left_stub(region) as stub:
+        (check,) = stale_regions(tmp_path)
+        assert str(stub.pid) in check.found
+        subprocess.run(["sh", "-c", check.mend], check=True)
+        stub.wait(timeout=scaled(30.0))
+    (check,) = stale_regions(tmp_path)
+    assert check.status is Status.OK

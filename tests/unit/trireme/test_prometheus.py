@@ -8,6 +8,8 @@ import pytest
 from trireme.prometheus import JOBS, Prometheus, Target, targets_of, write_targets
 from trireme.run_state import Phase, ReplicaState, ServingState
 
+from tests.deadlines import scaled
+
 REPLICAS = tuple(
     ReplicaState(f"r{n}", zone, Phase.SERVING, f"h:{n}1", f"h:{n}2", f"h:{n}3", f"h:{n}4")
     for n, zone in enumerate("ab")
@@ -53,7 +55,7 @@ def test_one_that_ends_at_once_is_told_and_not_started_over_and_over(
     program.write_text(f"#!/bin/sh\necho once >> {starts}\necho 'no space left'\nexit 1\n")
     program.chmod(0o755)
     prometheus = Prometheus(program, configuration, tmp_path / "run", "127.0.0.1:9")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + scaled(30)
     while "no space left" not in caplog.text:
         assert time.monotonic() < deadline
         prometheus.keep(targets_of(STATE))

@@ -14,6 +14,8 @@ import psutil
 import pytest
 from trireme.stubs import StubWatch, stub_processes
 
+from tests.deadlines import scaled
+
 
 @pytest.fixture
 def stub(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
@@ -23,11 +25,11 @@ def stub(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(["triton_python_backend_stub", str(model), "region"], executable=sys.executable)
     yield process
     process.kill()
-    process.wait(timeout=30)
+    process.wait(timeout=scaled(30))
 
 
 def wait_for_status(process: subprocess.Popen[bytes], status: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + scaled(30)
     while psutil.Process(process.pid).status() != status:
         assert time.monotonic() < deadline
         time.sleep(0.01)

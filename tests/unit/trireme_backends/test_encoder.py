@@ -13,7 +13,9 @@ import pytest
 from trireme_backends.encoder import Encoder, Vectors
 from trireme_backends.errors import BackendError, RequestError
 
-PATIENCE_SECONDS = 20.0
+from tests.deadlines import scaled
+
+PATIENCE_SECONDS = scaled(20.0)
 POISON = 13
 
 

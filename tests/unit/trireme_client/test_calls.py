@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from opentelemetry import trace
 from trireme_client import (
     ClientError,
     ClosedError,
@@ -25,6 +26,7 @@ from trireme_client import (
     UnavailableError,
 )
 
+from tests.deadlines import scaled
 from tests.unit.trireme_client.conftest import once
 
 ROW = {"X": [[1.0, 2.0]]}
@@ -287,7 +289,7 @@ def test_a_slow_request_is_hedged_and_the_loser_cancelled(fake, connect):
     def compute(inputs):
         if slow.is_set():
             slow.clear()
-            cancelled.wait(10)
+            cancelled.wait(scaled(10))
         return {"Y": inputs["X"]}
 
     fake.add_model("moody", inputs={"X": ("FP32", [1])}, outputs={"Y": ("FP32", [1])}, compute=compute)
@@ -366,7 +368,6 @@ def test_readiness_is_an_answer_not_an_error(fake, connect):
 
 
 def test_the_current_span_goes_along(fake, connect):
-    trace = pytest.importorskip("opentelemetry.trace")
     context = trace.SpanContext(trace_id=0xABC, span_id=0xDEF, is_remote=False, trace_flags=trace.TraceFlags(1))
     client = connect(fake.address)
     with trace.use_span(trace.NonRecordingSpan(context)):

@@ -23,6 +23,8 @@ from trireme_client import (
 )
 from trireme_client.spec import Pin
 
+from tests.deadlines import scaled
+
 
 def words(prompt):
     return [f"{word} " for word in prompt.split()]
@@ -132,7 +134,7 @@ def test_closing_the_iterator_cancels_the_request(fake):
         chunks = client.generate("endless", "go")
         next(chunks)
         chunks.close()
-        assert stopped.wait(5)
+        assert stopped.wait(scaled(5))
 
 
 async def leave_after_the_first_chunk(client):
@@ -149,7 +151,7 @@ def test_leaving_the_loop_cancels_the_request_in_asyncio(fake):
     async def leave():
         async with AsyncTriremeClient(fake.address) as client:
             await leave_after_the_first_chunk(client)
-            return await asyncio.to_thread(stopped.wait, 5)
+            return await asyncio.to_thread(stopped.wait, scaled(5))
 
     assert asyncio.run(leave())
 
@@ -163,7 +165,7 @@ def test_a_cancelled_stream_leaves_nothing_for_the_next_event_loop(fake, caplog)
             await leave_after_the_first_chunk(client)
 
     for _ in range(20):
-        asyncio.run(asyncio.wait_for(leave(), 20))
+        asyncio.run(asyncio.wait_for(leave(), scaled(20)))
     assert "Event loop is closed" not in caplog.text
 
 

@@ -25,10 +25,11 @@ from trireme_client import (
     UnavailableError,
 )
 
+from tests.deadlines import scaled
 from tests.unit.trireme_client.conftest import once
 
 ROW = {"X": [[1.0, 2.0]]}
-HANG_GUARD_SECONDS = 60.0
+HANG_GUARD_SECONDS = scaled(60.0)
 
 
 def test_threads_get_their_own_answers(fake):
@@ -294,6 +295,8 @@ def _in_child(queue):
         queue.put(str(error))
 
 
+# Python 3.12 warns where other threads run, as those of gRPC and of pytest-xdist do.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_client_says_so_after_a_fork(fake):
     global PARENT
     with TriremeClient(fake.address) as PARENT:

@@ -17,6 +17,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.deadlines import scaled
+
 
 @dataclass(slots=True)
 class Script:
@@ -68,15 +70,15 @@ class ProtocolServer:
 
     def __enter__(self) -> ProtocolServer:
         self._thread.start()
-        self.url = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        self.url = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(scaled(10))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(scaled(10))
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(scaled(10))
         self._loop.close()
 
     async def _start(self) -> str:

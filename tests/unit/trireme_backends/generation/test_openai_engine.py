@@ -29,9 +29,10 @@ from trireme_backends.generation.openai_engine import OpenAIEngine
 from trireme_backends.generation.sampling import SamplingParameters
 from trireme_backends.model import Model
 
+from tests.deadlines import scaled
 from tests.unit.trireme_backends.generation.protocol_servers import ProtocolServer, Script, TgiServer, TrtllmServer
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = scaled(20.0)
 SERVERS: dict[str, tuple[type[ProtocolServer], str]] = {
     "tgi": (TgiServer, "HuggingFaceTB/SmolLM2"),
     "trtllm": (TrtllmServer, "smollm2"),

@@ -16,8 +16,10 @@ from trireme_backends.generation.openvino_pipeline import Load
 from trireme_backends.generation.openvino_settings import OpenVinoSettings
 from trireme_backends.generation.sampling import SamplingParameters
 
+from tests.deadlines import scaled
+
 # A hang guard, not a measure.
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = scaled(10.0)
 
 
 class Handle:

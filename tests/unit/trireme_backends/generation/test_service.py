@@ -9,8 +9,10 @@ from trireme_backends.generation.engine import EngineState, Piece, TokenLogprob
 from trireme_backends.generation.errors import CancelledError, GenerationError, OverloadedError
 from trireme_backends.generation.service import GenerationService
 
+from tests.deadlines import scaled
+
 # A hang guard, not a measure.
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = scaled(10.0)
 
 
 class ScriptedEngine:
