@@ -23,13 +23,13 @@ demo: models  ## start it, ask every task a real question, check the answers, st
 
 test: models  ## unit, contract and the important end-to-end tests, on the real server: under 10 minutes
 	@$(DEVELOP)
-	@$(PYTEST) -n 2 tests/unit
+	@$(PYTEST) -n 2 --dist loadfile tests/unit
 	@$(PYTEST) -n 3 --dist loadfile tests/contract tests/deploy tests/e2e
 
 test-all: models  ## every test, also those that are long by nature, chaos, containers and vLLM: over an hour
 	@$(DEVELOP) --extra export --perf-analyzer --vllm
 	@$(TRIREME) export generation_premium_engine
-	@$(PYTEST) -m "not docker" tests/unit tests/contract tests/deploy tests/e2e
+	@TRIREME_HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "not docker" tests/unit tests/contract tests/deploy tests/e2e
 	@$(PYTEST) -m "not docker" -o faulthandler_timeout=3600 tests/chaos
 	@$(PYTEST) -m docker tests/deploy
 	@$(PYTEST) tests/vllm

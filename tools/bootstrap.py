@@ -157,8 +157,9 @@ def _python_environment(extras: list[str]) -> str | None:
         _make_venv()
     wanted = "." + (f"[{','.join(extras)}]" if extras else "")
     print(f"set-up: Python environment: installing {wanted} with constraints.txt", flush=True)
-    index = ("--extra-index-url", TORCH_FOR_CPU) if "export" in extras else ()
-    _pip("install", *index, "--editable", "./client", "--editable", wanted)
+    if "export" in extras:
+        _pip("install", "--extra-index-url", TORCH_FOR_CPU, "torch")
+    _pip("install", "--editable", "./client", "--editable", wanted)
     STAMP.write_text(json.dumps({"key": key, "extras": extras}))
     return "installed"
 
