@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tritonclient.grpc as triton_grpc
 from trireme_client import ClientError, RetryPolicy, TriremeClient
 from trireme_client import DeadlineError as ClientDeadlineError
+from trireme_client.grpc_wire import CHANNEL_OPTIONS
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from trireme.errors import ServerError
@@ -28,15 +29,6 @@ _NO_CONNECTION = re.compile(
 )
 # What the Python backend appends to an error of a model: "\n\nAt:", then a line each; in a log with "\n" escaped.
 _STACK = re.compile(r"(?:\n|\\n)+At:(?:(?:\n|\\n)\s+[^\n\\]+?\(\d+\): [^\n\\;]*)+(?:\n|\\n)*")
-
-
-# A server that is back is found within a second; gRPC's own pauses between two attempts grow to two minutes.
-_CHANNEL_ARGUMENTS = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
 
 
 class DeadlineError(ServerError):
@@ -93,7 +85,7 @@ class TritonClient:
 
     def __init__(self, grpc_address: str, admin_key: str | None = None) -> None:
         self._address = grpc_address
-        self._client = triton_grpc.InferenceServerClient(grpc_address, channel_args=_CHANNEL_ARGUMENTS)
+        self._client = triton_grpc.InferenceServerClient(grpc_address, channel_args=[*CHANNEL_OPTIONS])
         # Connects when it is first used. One attempt, as everywhere here: whoever asks wants to see what fails.
         self._streaming = TriremeClient(grpc_address, retry=RetryPolicy(max_attempts=1))
         self._decoupled: dict[str, bool] = {}
@@ -178,6 +170,13 @@ class TritonClient:
         """Whether the server's process answers; says nothing of its models."""
         try:
             return bool(self._call(lambda: self._client.is_server_live(client_timeout=deadline_seconds)))
+        except ServerError:
+            return False
+
+    def is_ready(self, deadline_seconds: float) -> bool:
+        """Whether the server says that it is ready; says nothing of single models."""
+        try:
+            return bool(self._call(lambda: self._client.is_server_ready(client_timeout=deadline_seconds)))
         except ServerError:
             return False
 
