@@ -179,8 +179,8 @@ class Replica:
             if self._leaving.is_set():
                 raise ServerError(f"replica {state.name} was stopped before it was ready")
             problems = state.told_problems()
-            if problems and (every_model or state.phase is Phase.UNREADY):
-                raise ServerError("; ".join(problems))
+            if (problems and every_model) or state.phase is Phase.UNREADY:
+                raise ServerError("; ".join(problems) or f"replica {state.name}: {state.last_fault}")
             if state.phase is Phase.SERVING:
                 return
             if state.restarts > _FIRST_RESTARTS:
@@ -253,6 +253,8 @@ class Replica:
         unloaded = {model: why for model, why in self._unloaded.items() if report.problems.get(model, why)}
         heals = self._heals_before + report.heals
         fault = report.last_heal if heals > self.state.heals else self.state.last_fault
+        if report.state is AgentState.UNREADY:
+            fault = report.fault
         if report.error and report.error != self._agent_error:
             fault = f"its agent cannot look at it: {report.error}"
             self._log.warning("replica %s: %s", self.state.name, fault)

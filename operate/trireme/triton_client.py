@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton_grpc
-from trireme_client import ClientError, RetryPolicy, TriremeClient
+from trireme_client import ClientError, OverloadedError, RetryPolicy, TriremeClient
 from trireme_client import DeadlineError as ClientDeadlineError
 from trireme_client.grpc_wire import CHANNEL_OPTIONS
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
@@ -33,6 +33,10 @@ _STACK = re.compile(r"(?:\n|\\n)+At:(?:(?:\n|\\n)\s+[^\n\\]+?\(\d+\): [^\n\\;]*)
 
 class DeadlineError(ServerError):
     """The server did not answer in time."""
+
+
+class UnavailableError(ServerError):
+    """The model takes no request now, since it is busy or not loaded; a later one may be answered."""
 
 
 class UnreachableError(ServerError):
@@ -118,7 +122,7 @@ class TritonClient:
 
         Of a decoupled model all that it answers, each output's values one after the other along the first axis.
         """
-        if self._is_decoupled(model, deadline_seconds):
+        if self.is_decoupled(model, deadline_seconds):
             return self._stream(model, inputs, deadline_seconds, parameters or {})
         tensors = []
         for name, array in inputs.items():
@@ -136,7 +140,7 @@ class TritonClient:
         outputs = {output.name: result.as_numpy(output.name) for output in response.outputs}
         return Answer(outputs, response.model_name, response.model_version, latency_ms)
 
-    def _is_decoupled(self, model: str, deadline_seconds: float) -> bool:
+    def is_decoupled(self, model: str, deadline_seconds: float) -> bool:
         """Whether it streams its answers; a model does not change that between two versions."""
         if model not in self._decoupled:
             answer = self._call(lambda: self._client.get_model_config(model, client_timeout=deadline_seconds))
@@ -157,6 +161,8 @@ class TritonClient:
             )
         except ClientDeadlineError:
             raise DeadlineError(f"the server at {self._address} did not answer in time") from None
+        except OverloadedError as error:
+            raise UnavailableError(in_one_line(error.problem)) from None
         except ClientError as error:
             raise ServerError(in_one_line(error.problem)) from None
         if not answers:
@@ -234,6 +240,8 @@ class TritonClient:
                 raise DeadlineError(f"the server at {self._address} did not answer in time") from None
             if error.status() == "StatusCode.UNAVAILABLE" and _NO_CONNECTION.search(error.message()):
                 raise UnreachableError(f"no server answers at {self._address}; see: trireme status") from None
+            if error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED"):
+                raise UnavailableError(in_one_line(error.message())) from None
             raise ServerError(in_one_line(error.message())) from None
 
 
