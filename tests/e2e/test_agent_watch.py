@@ -19,9 +19,8 @@ from trireme.triton_client import TritonClient, VersionState
 from tests.e2e.serving import MODELS, wait_until
 
 HEALTH = HealthPolicy(
-    probe_deadline_seconds=1.0,
-    silent_seconds=2.0,
-    silent_stream_seconds=3.0,
+    probe_deadline_seconds=2.0,
+    silent_stream_seconds=4.0,
     first_pause_seconds=0.2,
     most_pause_seconds=0.5,
     notice_seconds=0.0,
@@ -38,7 +37,7 @@ class Watched:
         for name in ("unasked", "broken"):
             shutil.copytree(MODELS / "echo", self.repository / name)
         shutil.rmtree(self.repository / "unasked" / "golden")
-        (self.repository / "broken" / "golden" / "hello.json").write_text('{"request": {"inputs": 7}}')
+        (self.repository / "broken" / "golden" / "hello.json").write_text('{"request": {"inputs": 7}, "response": {}}')
         self.server = TritonServer.start(ServerFlags(self.repository, admin_key="key"))
         self._pid_path = directory / "server.pid"
         self._pid_path.write_text(str(self.server.pid))
@@ -164,12 +163,23 @@ def test_a_replica_whose_models_are_all_unloaded_is_not_ready(watched: Watched) 
 class Failing(TritonClient):
     """Fails in a way that nobody expects, as long as told."""
 
-    fails = True
+    fails, looks = True, 0
 
     def index(self, deadline_seconds: float) -> list[VersionState]:
+        self.looks += 1
         if self.fails:
             raise ZeroDivisionError("by nobody expected")
         return super().index(deadline_seconds)
+
+
+def test_what_the_server_refuses_is_reported(watched: Watched) -> None:
+    with TritonClient(watched.server.grpc_address, "another key") as client:
+        watch = watched.start_watch(client, AgentMetrics())
+        try:
+            wait_until(lambda: "restricted" in watch.report.error, "it was reported")
+            assert watch.report.state is AgentState.STARTING
+        finally:
+            watch.stop()
 
 
 def test_whatever_a_look_fails_with_is_reported_and_the_watch_goes_on(watched: Watched) -> None:
@@ -177,9 +187,8 @@ def test_whatever_a_look_fails_with_is_reported_and_the_watch_goes_on(watched: W
     with Failing(watched.server.grpc_address, "key") as client:
         watch = watched.start_watch(client, metrics)
         try:
-            wait_until(
-                lambda: "trireme_agent_failed_looks_total 3.0" in metrics.text().decode(), "it had looked thrice"
-            )
+            wait_until(lambda: client.looks > 2, "it had looked again")
+            assert "trireme_agent_failed_looks_total" in metrics.text().decode()
             assert watch.report.error.startswith("unexpected ZeroDivisionError at test_agent_watch.py:")
             client.fails = False
             wait_until(lambda: watch.report.state is AgentState.READY, "it was ready")

@@ -225,11 +225,11 @@ class HealthWatch:
 
     def _unanswered(self, model: str, asked_at: float) -> None:
         """Tell a model that hangs from one that is busy: that one makes progress, with the requests of others."""
-        progress, before = self._progress(model), self._silent.get(model)
+        policy, streams = self._policy, self._client.is_decoupled(model, self._policy.live_deadline_seconds)
+        progress, before = self._progress(model, streams), self._silent.get(model)
         if before is None or progress != before.progress:
             self._silent[model] = _Silence(asked_at if before is None else time.monotonic(), progress)
             return
-        policy, streams = self._policy, self._client.is_decoupled(model, self._policy.live_deadline_seconds)
         silent_seconds = time.monotonic() - before.since
         if silent_seconds < (policy.silent_stream_seconds if streams else policy.silent_seconds):
             return
@@ -242,13 +242,14 @@ class HealthWatch:
         for name in sorted(hanging - set(self._samples.steps)):
             self._heal(name, "silent", f"model {model} answered nothing for {silent_seconds:.0f} s")
 
-    def _progress(self, model: str) -> float:
-        steps = self._samples.steps.get(model, frozenset())
-        answered = 0
-        with contextlib.suppress(ServerError):
-            counts = self._client.counts(self._policy.live_deadline_seconds, model)
-            answered = sum(count.succeeded for count in counts)
-        return answered + self._generated({model, *steps})
+    def _progress(self, model: str, streams: bool) -> float:
+        if streams:
+            # Triton counts a stream as answered when the model has taken it.
+            return self._generated({model, *self._samples.steps.get(model, ())})
+        try:
+            return sum(count.succeeded for count in self._client.counts(self._policy.live_deadline_seconds, model))
+        except ServerError:
+            return 0
 
     def _end_stopped_stubs(self) -> Sequence[Stub]:
         """A model that is silent may only be waiting for a stub that is stopped: that one's model is to be healed."""
