@@ -12,8 +12,7 @@ from trireme_client.wire import Metadata, Pending, WireError, WireOptions
 
 _COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
-# Of every gRPC channel in this project.
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+_CHANNEL_OPTIONS = (
     # The default of 4 MB refuses ordinary tensors; the protocol itself ends at 2 GiB.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -31,7 +30,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 def _channel(module: Any, endpoint: Endpoint, options: WireOptions) -> Any:
     """A channel of ``grpc`` or ``grpc.aio``; neither connects before the first call."""
     compression = _COMPRESSION[options.compression]
-    settings: list[tuple[str, Any]] = [*CHANNEL_OPTIONS]
+    settings: list[tuple[str, Any]] = [*_CHANNEL_OPTIONS]
     if endpoint.name:
         settings.append(("grpc.default_authority", f"{endpoint.name}:{endpoint.port}"))
     if options.tls is None:

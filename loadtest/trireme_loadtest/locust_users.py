@@ -32,7 +32,6 @@ from trireme_client import (
     TriremeClient,
     UnavailableError,
 )
-from trireme_client.grpc_wire import CHANNEL_OPTIONS
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from trireme_loadtest.load_task import LoadTask, parse_task
@@ -153,7 +152,7 @@ class TritonGrpcUser(_GrpcUser):
     def on_start(self) -> None:
         options = self.environment.parsed_options
         self._deadline_seconds = options.request_deadline
-        self._client = triton_grpc.InferenceServerClient(options.grpc_address, channel_args=[*CHANNEL_OPTIONS])
+        self._client = triton_grpc.InferenceServerClient(options.grpc_address)
 
     def on_stop(self) -> None:
         # It closes itself when it goes. Closed by hand it would be closed twice, and gRPC counts gevent's channels: at

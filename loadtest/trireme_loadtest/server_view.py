@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from trireme_client.grpc_wire import CHANNEL_OPTIONS
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from trireme_loadtest.errors import TargetError
@@ -52,7 +51,7 @@ class GrpcView:
         return self._ask(model, "ModelStatistics", service_pb2.ModelStatisticsRequest(name=model))
 
     def _ask(self, model: str, method: str, request: Message) -> Any:
-        with grpc.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
+        with grpc.insecure_channel(self._address) as channel:
             try:
                 return getattr(service_pb2_grpc.GRPCInferenceServiceStub(channel), method)(
                     request, timeout=DEADLINE_SECONDS, wait_for_ready=False

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import tritonclient.grpc as triton_grpc
 from trireme_client import ClientError, OverloadedError, RetryPolicy, TriremeClient
 from trireme_client import DeadlineError as ClientDeadlineError
-from trireme_client.grpc_wire import CHANNEL_OPTIONS
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from trireme.errors import ServerError
@@ -29,6 +28,15 @@ _NO_CONNECTION = re.compile(
 )
 # What the Python backend appends to an error of a model: "\n\nAt:", then a line each; in a log with "\n" escaped.
 _STACK = re.compile(r"(?:\n|\\n)+At:(?:(?:\n|\\n)\s+[^\n\\]+?\(\d+\): [^\n\\;]*)+(?:\n|\\n)*")
+
+
+# A server that is back is found within a second; gRPC's own pauses between two attempts grow to two minutes.
+_CHANNEL_ARGUMENTS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 
 
 class DeadlineError(ServerError):
@@ -89,7 +97,7 @@ class TritonClient:
 
     def __init__(self, grpc_address: str, admin_key: str | None = None) -> None:
         self._address = grpc_address
-        self._client = triton_grpc.InferenceServerClient(grpc_address, channel_args=[*CHANNEL_OPTIONS])
+        self._client = triton_grpc.InferenceServerClient(grpc_address, channel_args=_CHANNEL_ARGUMENTS)
         # Connects when it is first used. One attempt, as everywhere here: whoever asks wants to see what fails.
         self._streaming = TriremeClient(grpc_address, retry=RetryPolicy(max_attempts=1))
         self._decoupled: dict[str, bool] = {}

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import tritonclient.grpc.aio as triton_aio
-from trireme_client.grpc_wire import CHANNEL_OPTIONS
 from tritonclient.utils import InferenceServerException
 
 from trireme.release.proof.versions import OUTPUT, mark_of
@@ -75,7 +74,7 @@ class OpenLoop:
 
     async def _run(self) -> None:
         running: set[asyncio.Task[None]] = set()
-        async with triton_aio.InferenceServerClient(self._address, channel_args=[*CHANNEL_OPTIONS]) as client:
+        async with triton_aio.InferenceServerClient(self._address) as client:
             start, number = time.time(), 0
             while not self._stop.is_set():
                 due = start + number * self._period_seconds
