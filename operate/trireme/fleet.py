@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from types import TracebackType
@@ -61,6 +61,32 @@ class FleetPlan:
     prometheus: Prometheus | None = None
 
 
+class StartTurn:
+    """One server starts at a time: models that load take all cores, and a starved stub can abort its server.
+
+    Where no replica answers callers, none waits for another.
+
+    Example:
+        >>> turn = StartTurn(someone_serves=lambda: True)
+        >>> with turn(): ...
+    """
+
+    def __init__(self, someone_serves: Callable[[], bool]) -> None:
+        self._someone_serves = someone_serves
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        taken = self._lock.acquire(blocking=False)
+        while not taken and self._someone_serves():
+            taken = self._lock.acquire(timeout=_INTERVAL_SECONDS)
+        try:
+            yield
+        finally:
+            if taken:
+                self._lock.release()
+
+
 class Fleet:
     """Example:
     >>> fleet = Fleet(plan, RestartPolicy())
@@ -79,7 +105,7 @@ class Fleet:
         self._gateway = _gateway(plan)
         self._ordered: threading.Thread | None = None
         self._stopping = False
-        self._turn = threading.Lock()
+        self._start_turn = StartTurn(lambda: any(r.state.phase is Phase.SERVING for r in self._replicas))
         self._fault = ""
         self._lock = threading.Lock()
         self._state = ServingState(
@@ -227,21 +253,6 @@ class Fleet:
             changed=self._tell,
             start_turn=self._start_turn,
         )
-
-    @contextlib.contextmanager
-    def _start_turn(self) -> Iterator[None]:
-        """One server starts at a time: models that load take all cores, and a starved stub can abort its server.
-
-        Where no replica answers callers, none waits for another.
-        """
-        taken = self._turn.acquire(blocking=False)
-        while not taken and any(replica.state.phase is Phase.SERVING for replica in self._replicas):
-            taken = self._turn.acquire(timeout=_INTERVAL_SECONDS)
-        try:
-            yield
-        finally:
-            if taken:
-                self._turn.release()
 
     def _start(self, replica: Replica) -> None:
         self._replicas = sorted([*self._replicas, replica], key=_number_of)

@@ -87,8 +87,9 @@ class HealthWatch:
 
     Attributes:
         problems: by model, what is wrong with it; empty where its last answers were right.
-        out: models that cannot be asked, with the reason: they fail, or could not be healed. All others are well, or
-            busy, or answer wrongly.
+        out: models whose process is gone or hangs, while they are healed and where that did not help, with the reason.
+        failing: models that answered an error to their last golden sample. All others are well, or busy, or answer
+            wrongly.
         heals: how often a model was loaded again because its process was gone or hung.
         last_heal: why the last time.
     """
@@ -114,6 +115,7 @@ class HealthWatch:
         """
         self.problems: dict[str, tuple[str, ...]] = {}
         self.out: dict[str, str] = {}
+        self.failing: dict[str, str] = {}
         self.heals = 0
         self.last_heal = ""
         self._client = client
@@ -138,9 +140,10 @@ class HealthWatch:
             DeadlineError: the server does not answer any more.
         """
         self._samples = samples
-        gone = {*self.problems, *self.out, *self._silent, *self._due} - samples.loaded
+        gone = {*self.problems, *self.out, *self.failing, *self._silent, *self._due} - samples.loaded
         for model in gone:
             self.problems.pop(model, None)
+            self.failing.pop(model, None)
             self._silent.pop(model, None)
             if model not in samples.missing:
                 self.out.pop(model, None)
@@ -188,18 +191,20 @@ class HealthWatch:
         self.problems[model] = problems
         if outcome != "error":
             self.out.pop(model, None)
+            self.failing.pop(model, None)
             self._due.pop(model, None)
         elif unhealthy := _UNHEALTHY.search(problems[0]):
             self._heal(self._known(unhealthy["model"]) or model, "unhealthy", problems[0])
         else:
-            self.out.setdefault(model, problems[0])
+            self.failing[model] = problems[0]
 
     def _prove(self, model: str) -> str:
         """Ask every sample of a model; why it does not answer, or empty where it does, be it wrongly."""
         asked = [self._ask(model, sample, self._policy.proof_deadline_seconds) for sample in self._samples.of[model]]
         self.problems[model] = tuple(problem for _, problems in asked for problem in problems)
+        self.failing.pop(model, None)
         if failed := [problems[0] for outcome, problems in asked if outcome == "error"]:
-            self.out[model] = failed[0]
+            self.failing[model] = failed[0]
         return next((problems[0] for outcome, problems in asked if outcome in ("error", "timeout")), "")
 
     def _ask(self, model: str, sample: GoldenSample, deadline_seconds: float) -> tuple[str, tuple[str, ...]]:

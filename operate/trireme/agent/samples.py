@@ -45,14 +45,20 @@ class Samples:
         variants = frozenset(self.routes.get(model, ()))
         return variants.union(*(self.steps.get(name, ()) for name in (model, *variants)))
 
-    def lack(self, out: Collection[str]) -> str:
-        """Why a replica must not get requests while the models ``out`` are; empty where it may."""
+    def lack(self, out: Collection[str], failing: Mapping[str, str]) -> str:
+        """Why a replica must not get requests; empty where it may.
+
+        Args:
+            out: models that are gone. failing: those that answer errors to their golden samples.
+        """
         out = {*out, *self.missing}
-        if not self.loaded - out:
+        if not self.loaded - {*out, *failing}:
             return "no model is ready"
         for route, variants in sorted(self.routes.items()):
             if route in out:
                 return f"route {route} is out"
+            if route in failing:
+                return f"route {route} fails: {failing[route]}"
             if all(out & {variant, *self.steps.get(variant, ())} for variant in variants):
                 return f"route {route} has no variant that is ready"
         return ""

@@ -195,11 +195,11 @@ class AgentWatch:
         assert self._health is not None
         was_ready = self.report.state is AgentState.READY
         missing = {model: (f"not loaded: {reason}",) for model, reason in self._samples.missing.items()}
-        lack = self._samples.lack(self._health.out)
+        lack = self._samples.lack(self._health.out, self._health.failing)
         self._tell(
             state=AgentState.UNREADY if lack else AgentState.READY,
             problems={**self._health.problems, **missing},
-            out=tuple(sorted({*self._health.out, *missing})),
+            out=tuple(sorted({*self._health.out, *self._health.failing, *missing})),
             heals=self._heals_before + self._health.heals,
             last_heal=self._health.last_heal or self.report.last_heal,
             fault=lack,

@@ -40,20 +40,22 @@ SAMPLES = Samples(
 
 
 @pytest.mark.parametrize(
-    ("out", "missing", "lack"),
+    ("out", "failing", "missing", "lack"),
     [
-        ((), (), ""),
-        (("small_worker", "lonely"), (), ""),
-        (("small",), ("lonely",), ""),
-        (("small_worker", "large"), (), "route route has no variant that is ready"),
-        (("small_worker",), ("large",), "route route has no variant that is ready"),
-        (("route",), (), "route route is out"),
-        ((), ("route",), "route route is out"),
-        (SAMPLES.loaded, (), "no model is ready"),
+        ((), (), (), ""),
+        (("small_worker",), ("lonely",), (), ""),
+        (("small",), (), ("lonely",), ""),
+        ((), ("small_worker", "large_worker", "small", "large"), (), ""),
+        (("small_worker", "large"), (), (), "route route has no variant that is ready"),
+        (("small_worker",), (), ("large",), "route route has no variant that is ready"),
+        (("route",), (), (), "route route is out"),
+        ((), (), ("route",), "route route is out"),
+        ((), ("route",), (), "route route fails: broken"),
+        (("small", "route"), SAMPLES.loaded - {"small", "route"}, (), "no model is ready"),
     ],
 )
 def test_a_replica_lacks_a_route_or_everything_or_nothing(
-    out: tuple[str, ...], missing: tuple[str, ...], lack: str
+    out: tuple[str, ...], failing: tuple[str, ...], missing: tuple[str, ...], lack: str
 ) -> None:
     samples = replace(SAMPLES, loaded=SAMPLES.loaded - set(missing), missing=dict.fromkeys(missing, "unloaded"))
-    assert samples.lack(out) == lack
+    assert samples.lack(out, dict.fromkeys(failing, "broken")) == lack
