@@ -38,7 +38,7 @@ class Watched:
             shutil.copytree(MODELS / "echo", self.repository / name)
         shutil.rmtree(self.repository / "unasked" / "golden")
         (self.repository / "broken" / "golden" / "hello.json").write_text('{"request": {"inputs": 7}, "response": {}}')
-        self.server = TritonServer.start(ServerFlags(self.repository, admin_key="key"))
+        self.server = TritonServer.start(ServerFlags(self.repository, admin_key="key"), directory=directory / "server")
         self._pid_path = directory / "server.pid"
         self._pid_path.write_text(str(self.server.pid))
         self.metrics = AgentMetrics()

@@ -14,19 +14,27 @@ class TritonPythonModel:
             name="trireme_generation_steps_total", description="steps", kind=pb_utils.MetricFamily.COUNTER
         )
         self._steps = self._family.Metric(labels={"model": args["model_name"], "version": args["model_version"]})
+        self._open = []
+        self._lock = threading.Lock()
+        # One, as that of an engine: a metric that several threads write may end the server.
+        threading.Thread(target=self._work, daemon=True).start()
 
     def execute(self, requests):
         for request in requests:
             text = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()
-            threading.Thread(target=self._answer, args=(request.get_response_sender(), text)).start()
+            with self._lock:
+                self._open.append((request.get_response_sender(), text))
 
-    def _answer(self, sender, text):
-        while self._told() in ("busy", "hang"):
-            if self._told() == "busy":
-                self._steps.increment(1)
-            time.sleep(0.05)
-        response = pb_utils.InferenceResponse([pb_utils.Tensor("ANSWER", text)])
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    def _told(self):
-        return self._behaviour.read_text() if self._behaviour.exists() else ""
+    def _work(self):
+        while True:
+            behaviour = self._behaviour.read_text() if self._behaviour.exists() else ""
+            with self._lock:
+                if behaviour == "busy" and self._open:
+                    self._steps.increment(1)
+                    time.sleep(0.1)
+                elif behaviour != "hang":
+                    for sender, text in self._open:
+                        response = pb_utils.InferenceResponse([pb_utils.Tensor("ANSWER", text)])
+                        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                    self._open.clear()
+            time.sleep(0.01)
