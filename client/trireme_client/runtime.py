@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 from trireme_client.endpoint import Endpoint
 from trireme_client.grpc_wire import AsyncGrpcWire, BlockingGrpcWire
 from trireme_client.wire import Pending, Timer, Wire, WireOptions, run
+
+log = logging.getLogger("trireme_client")
 
 Step = Callable[[], Coroutine[Any, Any, None]]
 A = TypeVar("A")
@@ -66,7 +69,10 @@ class _RepeatingThread:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            run(self._step())
+            try:
+                run(self._step())
+            except Exception:
+                log.exception("a look at the replicas failed; the next one follows")
             self._stopped.wait(self._interval_s)
 
     async def stop(self) -> None:
@@ -134,7 +140,10 @@ class _RepeatingTask:
     async def _run(self) -> None:
         # A step may take its cancellation for that of a call whose wire was closed at the same time, and end well.
         while not self._stopped:
-            await self._step()
+            try:
+                await self._step()
+            except Exception:
+                log.exception("a look at the replicas failed; the next one follows")
             if not self._stopped:
                 await asyncio.sleep(self._interval_s)
 

@@ -10,6 +10,7 @@ TriremeError
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -54,3 +55,12 @@ class GateError(TriremeError):
     def __init__(self, gate: str, measured: float, threshold: float, subject: str) -> None:
         super().__init__(f"{subject}: {gate} gate failed: measured {measured:.6g}, threshold {threshold:.6g}")
         self.gate, self.measured, self.threshold = gate, measured, threshold
+
+
+def describe(error: Exception) -> str:
+    """One sentence for a log: of an error that nobody expected its type and place as well."""
+    if isinstance(error, TriremeError | OSError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"unexpected {type(error).__name__}{place}: {error}"

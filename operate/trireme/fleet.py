@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from types import TracebackType
@@ -16,7 +17,7 @@ from types import TracebackType
 from trireme.child import KeptChild
 from trireme.envoy.endpoint import Endpoint, FrontDoor
 from trireme.envoy.kept import KeptEnvoy
-from trireme.errors import ServerError, TriremeError
+from trireme.errors import ServerError, describe
 from trireme.ports import LOOPBACK, free_ports
 from trireme.prometheus import Prometheus, targets_of
 from trireme.replica import Replica, ReplicaPlan, RestartPolicy
@@ -29,7 +30,6 @@ from trireme.settings import Settings
 _LOG = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 0.25
-_READY_SECONDS = 300.0
 # What Envoy needs at most to take its hands off a replica, after it was told and before the replica ends.
 _RELEASE_SECONDS = 0.5
 # For Envoy to see that a new replica is ready.
@@ -61,6 +61,32 @@ class FleetPlan:
     prometheus: Prometheus | None = None
 
 
+class StartTurn:
+    """One server starts at a time: models that load take all cores, and a starved stub can abort its server.
+
+    Where no replica answers callers, none waits for another.
+
+    Example:
+        >>> turn = StartTurn(someone_serves=lambda: True)
+        >>> with turn(): ...
+    """
+
+    def __init__(self, someone_serves: Callable[[], bool]) -> None:
+        self._someone_serves = someone_serves
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        taken = self._lock.acquire(blocking=False)
+        while not taken and self._someone_serves():
+            taken = self._lock.acquire(timeout=_INTERVAL_SECONDS)
+        try:
+            yield
+        finally:
+            if taken:
+                self._lock.release()
+
+
 class Fleet:
     """Example:
     >>> fleet = Fleet(plan, RestartPolicy())
@@ -79,7 +105,8 @@ class Fleet:
         self._gateway = _gateway(plan)
         self._ordered: threading.Thread | None = None
         self._stopping = False
-        self._start_turn = threading.Lock()
+        self._start_turn = StartTurn(lambda: any(r.state.phase is Phase.SERVING for r in self._replicas))
+        self._fault = ""
         self._lock = threading.Lock()
         self._state = ServingState(
             pid=os.getpid(),
@@ -121,13 +148,16 @@ class Fleet:
         self._stop()
 
     def watch(self) -> None:
-        """Keep it going until an exception, such as KeyboardInterrupt, ends this.
-
-        Raises:
-            TriremeError: every replica was given up.
-        """
+        """Keep it going until KeyboardInterrupt ends this. What fails is logged, and tried again."""
         while True:
-            self._look()
+            fault = ""
+            try:
+                self._look()
+            except Exception as error:
+                fault = describe(error)
+                if fault != self._fault:
+                    _LOG.error("%s", fault)
+            self._fault = fault
             time.sleep(_INTERVAL_SECONDS)
 
     def _look(self) -> None:
@@ -136,10 +166,6 @@ class Fleet:
             self._gateway.keep()
         if self._plan.prometheus:
             self._plan.prometheus.keep(targets_of(self._state))
-        replicas = list(self._replicas)
-        failures = [replica.failure for replica in replicas if replica.failure]
-        if failures and len(failures) == len(replicas):
-            raise failures[0]
         orders = self._plan.directory.orders()
         if orders and orders.number > self._state.orders_done and not (self._ordered and self._ordered.is_alive()):
             # It takes its time, and the others must be looked after in the meantime.
@@ -155,9 +181,9 @@ class Fleet:
             for replica in list(self._replicas) if orders.restart else ():
                 _LOG.info("restarting replica %s", replica.state.name)
                 self._remove(replica)
-                self._add(_number_of(replica), replica.state.zone)
-        except TriremeError as error:
-            _LOG.error("order %d: %s", orders.number, error)
+                self._add(_number_of(replica), replica.state.zone, replaces=True)
+        except Exception as error:
+            _LOG.error("order %d: %s", orders.number, describe(error))
         self._tell(orders_done=orders.number)
 
     def _next_number(self) -> int:
@@ -169,16 +195,28 @@ class Fleet:
         taken = [replica.state.zone for replica in self._replicas]
         return min(self._plan.zones, key=taken.count)
 
-    def _add(self, number: int, zone: str) -> None:
-        """Start a replica, and have callers reach it once it is ready."""
+    def _add(self, number: int, zone: str, *, replaces: bool = False) -> None:
+        """Start a replica, and have callers reach it once it is ready.
+
+        One that ``replaces`` another stays where it does not become ready, and goes on trying.
+        """
+        if self._stopping:
+            raise ServerError("trireme serve is stopping")
         for attempts_left in (2, 1, 0):
             replica = self._make(number, zone)
             try:
                 self._start(replica)
                 break
-            except ServerError as error:
+            except BaseException as error:
                 # Another process may have taken a port between choosing and listening.
-                if "in use" not in str(error) or not attempts_left:
+                port_is_taken = isinstance(error, ServerError) and "in use" in str(error) and attempts_left > 0
+                if port_is_taken or not replaces:
+                    replica.stop()
+                    self._replicas.remove(replica)
+                    self._tell()
+                else:
+                    self._envoy.set_endpoints(self._endpoints())
+                if not port_is_taken:
                     raise
         if self._has_started:
             self._envoy.set_endpoints(self._endpoints())
@@ -217,17 +255,10 @@ class Fleet:
         )
 
     def _start(self, replica: Replica) -> None:
-        if self._stopping:
-            raise ServerError("trireme serve is stopping")
         self._replicas = sorted([*self._replicas, replica], key=_number_of)
         replica.start()
-        try:
-            replica.wait_until_settled(_READY_SECONDS)
-        except BaseException:
-            replica.stop()
-            self._replicas.remove(replica)
-            self._tell()
-            raise
+        # At the first start someone looks on; later one model that fails must not keep a replica away.
+        replica.wait_until_settled(every_model=not self._has_started)
 
     def _await_requests(self, name: str) -> None:
         """Wait until Envoy gives a replica requests, so that another one may go."""
@@ -259,7 +290,11 @@ class Fleet:
             state = replace(self._state, replicas=replicas, left_out=left_out, **changes)  # type: ignore[arg-type]
             if state != self._state:
                 self._state = state
-                self._plan.directory.write(state)
+                try:
+                    self._plan.directory.write(state)
+                except OSError as error:
+                    # A full disk must not end what looks after a replica.
+                    _LOG.error("%s: cannot be written: %s", self._plan.directory.path, error)
 
     def _stop(self) -> None:
         self._stopping = True

@@ -8,7 +8,8 @@ A sample is a KServe v2 inference request and the outputs it must bring, so that
       "tolerance": {"SCORE": {"absolute": 0.05}, "EMBEDDING": {"cosine": 0.98}}
     }
 
-An output without a tolerance must be equal. ``cosine`` is the least cosine similarity of each row.
+``data`` is flat or nested in lists, row by row, for every data type. An output without a tolerance must be equal.
+``cosine`` is the least cosine similarity of each row.
 
 Source of the JSON form: the Open Inference Protocol (KServe v2), "Inference Request JSON Object".
 """
@@ -16,10 +17,11 @@ Source of the JSON form: the Open Inference Protocol (KServe v2), "Inference Req
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +37,11 @@ _DTYPES: dict[str, Any] = {
     "INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "INT64": np.int64,
     "FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_,
 }  # fmt: skip
+# What JSON holds the values of a numpy kind as.
+_JSON_KINDS: dict[str, tuple[type, ...]] = {
+    "b": (bool,), "i": (int,), "u": (int,), "f": (int, float), "O": (str,)
+}  # fmt: skip
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,30 +88,116 @@ def load_golden(folder: ModelFolder) -> list[GoldenSample]:
     Raises:
         ConfigError: a file is not of the form above.
     """
-    return [_read(path) for path in sorted(folder.golden_dir.glob("*.json"))]
+    return [read_golden(path) for path in golden_paths(folder)]
 
 
-def _read(path: Path) -> GoldenSample:
+def golden_paths(folder: ModelFolder) -> list[Path]:
+    """The files of a model's golden samples, by case name."""
+    return sorted(folder.golden_dir.glob("*.json"))
+
+
+def read_golden(path: Path) -> GoldenSample:
+    """One golden sample.
+
+    Raises:
+        ConfigError: the file is not of the form above; names the field.
+    """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = _member(json.loads(path.read_text(encoding="utf-8")), "", dict, "a JSON object")
+        request = _member(document.get("request"), "request", dict, "an object with the request")
+        response = _member(document.get("response"), "response", dict, "an object with the outputs")
         return GoldenSample(
             case=path.stem,
-            inputs={tensor["name"]: _array(tensor) for tensor in document["request"]["inputs"]},
-            outputs={tensor["name"]: _array(tensor) for tensor in document["response"]["outputs"]},
-            parameters=document["request"].get("parameters", {}),
-            tolerance={name: Tolerance(**fields) for name, fields in document.get("tolerance", {}).items()},
+            inputs=_tensors(request.get("inputs"), "request.inputs"),
+            outputs=_tensors(response.get("outputs"), "response.outputs"),
+            parameters=_parameters(request.get("parameters", {})),
+            tolerance=_tolerances(document.get("tolerance", {})),
         )
     except json.JSONDecodeError as error:
         raise ConfigError(path, f"not JSON: {error.msg}", line=error.lineno, column=error.colno) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(path, f"not a golden sample: {error!r}; the form is told in trireme/golden.py") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, f"not UTF-8: byte {error.start}; save it as UTF-8") from error
+    except RecursionError as error:
+        raise ConfigError(path, "nested too deeply; write data flat, or nested as deep as its shape") from error
+    except OSError as error:
+        raise ConfigError(path, f"cannot be read ({error.strerror}); make it readable for this user") from error
+    except _FieldError as error:
+        raise ConfigError(
+            path, f"not a golden sample: {error}; the format is described in trireme/golden.py"
+        ) from error
 
 
-def _array(tensor: Mapping[str, Any]) -> npt.NDArray[Any]:
-    data = tensor["data"]
-    if tensor["datatype"] == "BYTES":
-        data = [value.encode() for value in data]
-    return np.array(data, dtype=_DTYPES[tensor["datatype"]]).reshape(tensor["shape"])
+class _FieldError(Exception):
+    """A field of a golden sample is wrong: names it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field} {problem}" if field else f"it {problem}")
+
+
+def _member(value: object, field: str, kind: type[_Kind], what: str) -> _Kind:
+    if not isinstance(value, kind):
+        raise _FieldError(field, f"must be {what}" if value is not None else f"is missing; it must be {what}")
+    return value
+
+
+def _parameters(value: object) -> Mapping[str, str | int | bool]:
+    parameters = _member(value, "request.parameters", dict, "an object")
+    for name, entry in parameters.items():
+        if not isinstance(entry, str | int):
+            raise _FieldError(f"request.parameters.{name}", "must be a string, an integer or a boolean")
+    return parameters
+
+
+def _tolerances(value: object) -> Mapping[str, Tolerance]:
+    tolerances = {}
+    for name, entry in _member(value, "tolerance", dict, "an object").items():
+        field = f"tolerance.{name}"
+        fields = _member(entry, field, dict, "an object")
+        limit = next(iter(fields.values()), None)
+        if not fields.keys() < {"absolute", "cosine"} or isinstance(limit, bool) or not isinstance(limit, int | float):
+            raise _FieldError(field, 'must be {"absolute": NUMBER} or {"cosine": NUMBER}')
+        tolerances[name] = Tolerance(**fields)
+    return tolerances
+
+
+def _tensors(value: object, field: str) -> Tensors:
+    tensors = {}
+    for number, entry in enumerate(_member(value, field, list, "a list of tensors")):
+        tensor = _member(entry, f"{field}[{number}]", dict, "an object")
+        name = _member(tensor.get("name"), f"{field}[{number}].name", str, "the tensor's name")
+        tensors[name] = _array(tensor, f"{field}[{number}] ({name})")
+    return tensors
+
+
+def _array(tensor: Mapping[str, object], field: str) -> npt.NDArray[Any]:
+    datatype = _member(tensor.get("datatype"), f"{field}: datatype", str, f"one of {', '.join(_DTYPES)}")
+    if datatype not in _DTYPES:
+        raise _FieldError(f"{field}: datatype", f"is {datatype!r}; it must be one of {', '.join(_DTYPES)}")
+    shape = _member(tensor.get("shape"), f"{field}: shape", list, "a list of dimensions")
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape):
+        raise _FieldError(f"{field}: shape", f"is {shape}; a dimension is 0 or a positive integer")
+    values = list(_flat(_member(tensor.get("data"), f"{field}: data", list, "a list of values")))
+    if len(values) != math.prod(shape):
+        raise _FieldError(f"{field}: data", f"has {len(values)} values; shape {shape} takes {math.prod(shape)}")
+    kinds = _JSON_KINDS[np.dtype(_DTYPES[datatype]).kind]
+    for value in values:
+        if not isinstance(value, kinds) or (isinstance(value, bool) and datatype != "BOOL"):
+            raise _FieldError(f"{field}: data", f"holds {value!r:.60}, which is not a value of {datatype}")
+    if datatype == "BYTES":
+        values = [value.encode() for value in values]
+    elif values and np.dtype(_DTYPES[datatype]).kind in "iu":
+        limits = np.iinfo(_DTYPES[datatype])
+        if min(values) < limits.min or max(values) > limits.max:
+            raise _FieldError(f"{field}: data", f"holds a value outside {limits.min} to {limits.max} ({datatype})")
+    return np.array(values, dtype=_DTYPES[datatype]).reshape(shape)
+
+
+def _flat(data: list[Any]) -> Iterator[Any]:
+    for value in data:
+        if isinstance(value, list):
+            yield from _flat(value)
+        else:
+            yield value
 
 
 def _difference(expected: npt.NDArray[Any], answer: npt.NDArray[Any], tolerance: Tolerance | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +17,11 @@ from trireme.agent.process import AgentFlags, AgentProcess
 from trireme.agent.report import AgentReport, AgentState
 from trireme.catch_up import catch_up
 from trireme.envoy.endpoint import Endpoint
-from trireme.errors import ServerError, TriremeError
+from trireme.errors import ServerError, TriremeError, describe
 from trireme.files import write_atomic
 from trireme.loading import plan_loading
 from trireme.ports import LOOPBACK, free_ports
+from trireme.progress import Progress
 from trireme.repository import ModelRepository
 from trireme.run_state import Phase, ReplicaState
 from trireme.runtime import EmbeddedRuntime
@@ -28,7 +30,12 @@ from trireme.triton_client import TritonClient
 
 _LOG = logging.getLogger(__name__)
 
-_AGENT_START_SECONDS = 20.0
+# An agent that has not listened yet, and makes no progress for so long, is started again.
+_AGENT_STALL_SECONDS = 20.0
+# For the agent's first verdict, once the server has started.
+_VERDICT_SECONDS = 300.0
+# A replica that is added must not crash more often before it is ready.
+_FIRST_RESTARTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +43,20 @@ class RestartPolicy:
     """How often a server is started again.
 
     Attributes:
-        first_backoff_seconds, most_backoff_seconds: the wait before it; doubles with each crash in the window.
-        crashes, window_seconds: after more crashes than this within the window the replica is given up.
+        first_backoff_seconds, most_backoff_seconds: the wait before it; doubles with each crash within the window.
+        window_seconds: how long a crash counts. However many there are, the server is started again.
         interval_seconds: between two looks at the server and its agent.
-        load_deadline_seconds: for all models to load.
+        stall_seconds: a start that makes no progress for so long has failed.
+        load_deadline_seconds: for each model that was released while the server started.
         agent_silence_seconds: an agent that says nothing for so long is started again.
         log_limit_bytes: a log is moved aside when it is larger.
     """
 
     first_backoff_seconds: float = 0.5
     most_backoff_seconds: float = 30.0
-    crashes: int = 5
     window_seconds: float = 300.0
     interval_seconds: float = 0.5
+    stall_seconds: float = 180.0
     load_deadline_seconds: float = 180.0
     agent_silence_seconds: float = 6.0
     log_limit_bytes: int = 20 * 1024**2
@@ -75,10 +83,13 @@ class ReplicaPlan:
 
 
 class Replica:
-    """A thread that keeps one replica going.
+    """A thread that keeps one replica going until it is stopped.
+
+    Attributes:
+        failure: why the first start failed; the thread goes on trying, unless it is stopped.
 
     Example:
-        >>> replica = Replica(plan, RestartPolicy(), changed=lambda: None)
+        >>> replica = Replica(plan, RestartPolicy(), changed=lambda: None, start_turn=contextlib.nullcontext)
         >>> replica.start()
         >>> replica.stop()
     """
@@ -88,13 +99,12 @@ class Replica:
         plan: ReplicaPlan,
         policy: RestartPolicy,
         changed: Callable[[], None],
-        start_turn: AbstractContextManager[object],
+        start_turn: Callable[[], AbstractContextManager[object]],
     ) -> None:
         """
         Args:
             changed: called, from the replica's thread, whenever ``state`` or ``left_out`` has changed.
-            start_turn: held while the server starts: models that load take all cores, and a starved stub of another
-                starting server can abort that.
+            start_turn: held while the server starts.
         """
         self._plan = plan
         self._policy = policy
@@ -127,7 +137,9 @@ class Replica:
         self._server: TritonServer | None = None
         self._agent: AgentProcess | None = None
         self._unloaded: dict[str, tuple[str, ...]] = {}
+        self._agent_progress: Progress | None = None
         self._agent_heard_at = 0.0
+        self._agent_error = ""
         self._heals_before = 0
         self._crashes: collections.deque[float] = collections.deque()
         self._leaving = threading.Event()
@@ -150,24 +162,37 @@ class Replica:
         # Longer than tritonserver's own wait for requests in flight.
         self._thread.join(timeout=self._plan.flags.exit_timeout_seconds + 20.0)
 
-    def wait_until_settled(self, deadline_seconds: float) -> None:
-        """Wait until the agent has come to a first verdict.
+    def wait_until_settled(self, *, every_model: bool) -> None:
+        """Wait until the agent has come to a first verdict; the start itself is judged by its progress.
+
+        Args:
+            every_model: whether a problem of any model counts, or only that the replica is not ready.
 
         Raises:
-            TriremeError: the replica was given up or stopped, answers wrongly, or the deadline passed.
+            TriremeError: the replica did not start, was stopped, answers wrongly, or no verdict came.
         """
-        deadline = time.monotonic() + deadline_seconds
-        while self.state.phase is not Phase.SERVING:
+        deadline = math.inf
+        while True:
+            state = self.state
             if self.failure:
                 raise self.failure
             if self._leaving.is_set():
-                raise ServerError(f"replica {self.state.name} was stopped before it was ready")
-            if problems := self.state.told_problems():
-                raise ServerError("; ".join(problems))
-            if time.monotonic() > deadline:
+                raise ServerError(f"replica {state.name} was stopped before it was ready")
+            problems = state.told_problems()
+            if (problems and every_model) or state.phase is Phase.UNREADY:
+                raise ServerError("; ".join(problems) or f"replica {state.name}: {state.last_fault}")
+            if state.phase is Phase.SERVING:
+                return
+            if state.restarts > _FIRST_RESTARTS:
                 raise ServerError(
-                    f"replica {self.state.name} was not ready within {deadline_seconds:.0f} s: "
-                    f"{self.state.last_fault or 'its models are still being loaded or asked'}"
+                    f"replica {state.name} ended {state.restarts} times before it was ready: {state.last_fault}"
+                )
+            if state.server_pid is None:
+                deadline = time.monotonic() + _VERDICT_SECONDS
+            elif time.monotonic() > deadline:
+                raise ServerError(
+                    f"the agent of {state.name} came to no verdict in {_VERDICT_SECONDS:.0f} s: "
+                    f"{state.last_fault or 'golden samples are still being asked'}"
                 )
             time.sleep(0.05)
 
@@ -175,15 +200,22 @@ class Replica:
 
     def _run(self) -> None:
         try:
-            # It is up when the server is.
-            self._start_agent()
-            self._start_server()
+            try:
+                # It is up when the server is.
+                self._start_agent()
+                self._start_server()
+            except Exception as error:
+                self._fail(error)
+                self.failure = error if isinstance(error, TriremeError) else ServerError(describe(error))
+                # Whoever waits for the start decides whether it is tried again.
+                self._leaving.wait(self._policy.interval_seconds)
             while not self._leaving.is_set():
-                self._look()
-        except TriremeError as error:
-            self._log.error("replica %s: %s", self.state.name, error)
-            self.failure = error
-            self._update(last_fault=str(error))
+                try:
+                    self._look()
+                except Exception as error:
+                    # Whatever it is, it must not leave the replica without anyone who looks after it.
+                    self._fail(error)
+                    self._leaving.wait(self._policy.interval_seconds)
         finally:
             self._update(phase=Phase.STOPPING)
             if self._server:
@@ -192,11 +224,17 @@ class Replica:
                 self._agent.child.kill()
             self._update(server_pid=None, agent_pid=None)
 
+    def _fail(self, error: Exception) -> None:
+        if self.state.last_fault != describe(error):
+            self._log.error("replica %s: %s", self.state.name, describe(error))
+        self._update(last_fault=describe(error))
+
     def _look(self) -> None:
         policy = self._policy
-        assert self._server is not None
         report = self._hear_agent()
-        if not self._server.is_alive():
+        if self._server is None:
+            self._restart(self.state.last_fault)
+        elif not self._server.is_alive():
             self._restart(f"tritonserver ended by itself: {self._server.failure_reason()}")
         elif report and report.state is AgentState.DEAD:
             self._restart(report.fault)
@@ -208,19 +246,22 @@ class Replica:
 
     def _take(self, report: AgentReport) -> None:
         phase = self.state.phase
-        if phase is not Phase.DRAINING and report.state is AgentState.READY:
-            phase = Phase.SERVING
-        elif phase is Phase.SERVING:
-            phase = Phase.UNREADY
+        if phase is not Phase.DRAINING:
+            if report.state is AgentState.READY:
+                phase = Phase.SERVING
+            elif phase is Phase.SERVING or report.state is AgentState.UNREADY:
+                phase = Phase.UNREADY
         # The agent knows whether a model has been loaded since; the server's log knows better why it was not.
         unloaded = {model: why for model, why in self._unloaded.items() if report.problems.get(model, why)}
         heals = self._heals_before + report.heals
-        self._update(
-            phase=phase,
-            problems={**report.problems, **unloaded},
-            heals=heals,
-            last_fault=report.last_heal if heals > self.state.heals else self.state.last_fault,
-        )
+        fault = report.last_heal if heals > self.state.heals else self.state.last_fault
+        if report.state is AgentState.UNREADY:
+            fault = report.fault
+        if report.error and report.error != self._agent_error:
+            fault = f"its agent cannot look at it: {report.error}"
+            self._log.warning("replica %s: %s", self.state.name, fault)
+        self._agent_error = report.error
+        self._update(phase=phase, problems={**report.problems, **unloaded}, heals=heals, last_fault=fault)
 
     def _hear_agent(self) -> AgentReport | None:
         """What the agent says of the present server; an agent that is gone or silent is started again."""
@@ -228,9 +269,13 @@ class Replica:
         if agent and agent.child.is_alive():
             report = agent.report()
             if report:
-                self._agent_heard_at = now
+                self._agent_progress, self._agent_heard_at = None, now
                 return report if self._server and report.server_pid == self._server.pid else None
-            if now - self._agent_heard_at < self._policy.agent_silence_seconds:
+            if self._agent_progress:
+                # It does not listen yet.
+                if self._agent_progress.stalled_seconds() < _AGENT_STALL_SECONDS:
+                    return None
+            elif now - self._agent_heard_at < self._policy.agent_silence_seconds:
                 return None
         if agent:
             self._log.warning("the agent of %s is gone or silent: %s", self.state.name, agent.child.last_words())
@@ -241,9 +286,9 @@ class Replica:
         return None
 
     def _start_agent(self) -> None:
-        self._agent = AgentProcess.start(self._agent_flags, self._plan.directory / "agent.log", self._plan.environment)
-        # It takes a moment to listen.
-        self._agent_heard_at = time.monotonic() + _AGENT_START_SECONDS
+        log_path = self._plan.directory / "agent.log"
+        self._agent = AgentProcess.start(self._agent_flags, log_path, self._plan.environment)
+        self._agent_progress = Progress(self._agent.child.pid, log_path)
         self._update(agent_pid=self._agent.child.pid)
 
     def _start_server(self) -> None:
@@ -258,13 +303,13 @@ class Replica:
         started_at = time.time()
         # The agent is not to look at this server before it is loaded and has caught up.
         self._server_pid_path.unlink(missing_ok=True)
-        with self._start_turn:
+        with self._start_turn():
             self._log.info("replica %s: starting tritonserver with %d models", self.state.name, len(plan.models))
             self._server = server = TritonServer.start(
                 replace(self._plan.flags, load_models=plan.models, exit_on_error=False),
                 runtime=self._plan.runtime,
                 directory=self._plan.directory,
-                ready_deadline_seconds=self._policy.load_deadline_seconds,
+                stall_seconds=self._policy.stall_seconds,
                 given_up=self._leaving,
             )
         with TritonClient(server.grpc_address, self._plan.flags.admin_key) as client:
@@ -281,14 +326,13 @@ class Replica:
         self._update(server_pid=server.pid, problems=self._unloaded)
 
     def _restart(self, fault: str) -> None:
+        """Start the server again until it is there: the crashes of the last while only make the pauses longer."""
         policy = self._policy
         while not self._leaving.is_set():
             now = time.monotonic()
             self._crashes.append(now)
             while now - self._crashes[0] > policy.window_seconds:
                 self._crashes.popleft()
-            if len(self._crashes) > policy.crashes:
-                raise ServerError(f"gave up after {policy.crashes} restarts in {policy.window_seconds:.0f} s: {fault}")
             self._update(phase=Phase.RESTARTING, restarts=self.state.restarts + 1, last_fault=fault)
             backoff = min(policy.first_backoff_seconds * 2 ** (len(self._crashes) - 1), policy.most_backoff_seconds)
             self._log.warning("replica %s: %s; starting it again in %.1f s", self.state.name, fault, backoff)
@@ -297,11 +341,12 @@ class Replica:
                 self._server.kill()
                 self._server = None
                 self._update(server_pid=None)
-            self._leaving.wait(backoff)
+            if self._leaving.wait(backoff):
+                return
             try:
                 self._start_server()
-            except ServerError as error:
-                fault = str(error)
+            except Exception as error:
+                fault = describe(error)
             else:
                 return
 

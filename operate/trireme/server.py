@@ -16,17 +16,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
-import tritonclient.grpc as triton_grpc
-from tritonclient.utils import InferenceServerException
-
 from trireme.admin_key import hide_argument
 from trireme.child import ending_with_us
 from trireme.errors import ServerError
 from trireme.ports import LOOPBACK, free_ports
+from trireme.progress import Progress
 from trireme.runtime import EmbeddedRuntime
 from trireme.settings import Settings
 from trireme.shared_memory import new_region_prefix, remove_regions
-from trireme.triton_client import in_one_line
+from trireme.triton_client import TritonClient, in_one_line
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,6 +32,11 @@ _LOG = logging.getLogger(__name__)
 _RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
 # A line of severity E or F in ISO8601 format, or what main() says last.
 _LOGGED_ERROR = re.compile(r"(?:\S+Z [EF] \d+ \S+\] |error: )\"?(.*?)\"?$")
+# Logged as errors by every server on a machine without a GPU, for each ensemble too; and what only sums up the others.
+_NO_CAUSE = re.compile(r"CudaDriverHelper|unable to create stream|.*failed to load all models$")
+_LOAD_BEGUN = re.compile(r"\S+Z I \d+ \S+\] \"loading: (.+):\d+\"$")
+_LOAD_ENDED = re.compile(r"\S+Z [IE] \d+ \S+\] \"(?:successfully loaded|failed to load) '(.+?)'")
+_PROGRESS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class TritonServer:
         *,
         runtime: EmbeddedRuntime | None = None,
         directory: Path | None = None,
-        ready_deadline_seconds: float = 180.0,
+        stall_seconds: float = 180.0,
         given_up: threading.Event | None = None,
     ) -> TritonServer:
         """Start a server and wait until it is ready.
@@ -143,11 +146,12 @@ class TritonServer:
         Args:
             runtime: default: the one of this checkout.
             directory: where its backend directory and ``server.log`` go; default: a temporary one.
+            stall_seconds: a start that makes no progress for so long is given up. It may take as long as it wants.
             given_up: when set, by another thread, the start ends with ServerError.
 
         Raises:
             SetupError: the runtime is not there.
-            ServerError: the server ended, with the reason from its log, or was not ready in time.
+            ServerError: the server ended, with the reason from its log, or made no progress.
         """
         runtime = runtime or EmbeddedRuntime.find(Settings.from_environment())
         attempts = 1 if flags.grpc_port and flags.http_port and flags.metrics_port else 3
@@ -155,7 +159,7 @@ class TritonServer:
             server = cls._launch(flags.with_free_ports(), runtime, directory)
             try:
                 server._hide_admin_key()
-                server.wait_until_ready(ready_deadline_seconds, given_up)
+                server.wait_until_ready(stall_seconds, given_up)
             except BaseException as error:
                 server.stop(deadline_seconds=5.0)
                 # Another process may have taken a port between choosing and listening.
@@ -226,33 +230,44 @@ class TritonServer:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=deadline_seconds)
 
-    def wait_until_ready(self, deadline_seconds: float, given_up: threading.Event | None = None) -> None:
+    def wait_until_ready(self, stall_seconds: float, given_up: threading.Event | None = None) -> None:
         """Wait until the server says that it is ready.
 
         Raises:
-            ServerError: it ended before, the deadline passed, or ``given_up`` was set.
+            ServerError: it ended before, made no progress for ``stall_seconds``, or ``given_up`` was set.
         """
-        deadline = time.monotonic() + deadline_seconds
-        with contextlib.closing(triton_grpc.InferenceServerClient(self.grpc_address)) as client:
-            while time.monotonic() < deadline:
+        progress, next_look = Progress(self.pid, self.log_path), time.monotonic()
+        with TritonClient(self.grpc_address) as client:
+            while not client.is_ready(1.0):
                 if not self.is_alive():
                     raise ServerError(f"tritonserver ended at its start: {self.failure_reason()}")
                 if given_up and given_up.is_set():
-                    raise ServerError("tritonserver was told to end before it was ready")
-                with contextlib.suppress(InferenceServerException):
-                    if client.is_server_ready(client_timeout=1.0):
-                        return
+                    raise ServerError("tritonserver was stopped before it was ready")
+                if time.monotonic() >= next_look:
+                    next_look = time.monotonic() + _PROGRESS_SECONDS
+                    if progress.stalled_seconds() >= stall_seconds:
+                        raise ServerError(self._with_log(f"tritonserver {self._stall(stall_seconds)}"))
                 time.sleep(0.05)
-        raise ServerError(f"tritonserver was not ready within {deadline_seconds:.0f} s: {self.failure_reason()}")
+
+    def _stall(self, seconds: float) -> str:
+        lines = self._log_lines()
+        begun = [found[1] for line in lines if (found := _LOAD_BEGUN.match(line))]
+        ended = {found[1] for line in lines if (found := _LOAD_ENDED.match(line))}
+        loading = ", ".join(dict.fromkeys(model for model in begun if model not in ended))
+        doing = f"loading {loading}" if loading else f"starting; it logged last: {in_one_line(' '.join(lines[-1:]))}"
+        return f"made no progress for {seconds:.0f} s while {doing}"
 
     def failure_reason(self) -> str:
-        """What ended the process: a signal, or the last thing that its log calls an error."""
+        """What ended the process: a signal, or the last cause that its log calls an error."""
         code = self.process.poll()
         errors = self._logged_errors()
         if code is not None and code < 0:
             reason = f"killed by {signal.Signals(-code).name}"
         else:
             reason = errors[-1] if errors else f"exit code {code}"
+        return self._with_log(reason)
+
+    def _with_log(self, reason: str) -> str:
         # A temporary directory is removed with the server.
         return reason if self._owns_directory else f"{reason}; its log: {self.log_path}"
 
@@ -261,12 +276,13 @@ class TritonServer:
         return [error for error in self._logged_errors() if re.search(rf"(?<!\w){re.escape(model)}(?!\w)", error)]
 
     def _logged_errors(self) -> list[str]:
+        errors = [in_one_line(found.group(1)) for line in self._log_lines() if (found := _LOGGED_ERROR.match(line))]
+        return [error for error in errors if not _NO_CAUSE.match(error)]
+
+    def _log_lines(self) -> list[str]:
         with self.log_path.open("rb") as log:
             log.seek(self._log_start)
-            lines = log.read().decode(errors="replace").splitlines()
-        errors = [in_one_line(found.group(1)) for line in lines if (found := _LOGGED_ERROR.match(line))]
-        # Said by every server on a machine without a GPU.
-        return [error for error in errors if not error.startswith("CudaDriverHelper")]
+            return log.read().decode(errors="replace").splitlines()
 
     def bound_log(self, limit_bytes: int) -> None:
         """Move the log to ``server.log.1`` when it has grown over ``limit_bytes``; the server goes on writing."""

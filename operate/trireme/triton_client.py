@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton_grpc
-from trireme_client import ClientError, RetryPolicy, TriremeClient
+from trireme_client import ClientError, OverloadedError, RetryPolicy, TriremeClient
 from trireme_client import DeadlineError as ClientDeadlineError
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -41,6 +41,10 @@ _CHANNEL_ARGUMENTS = [
 
 class DeadlineError(ServerError):
     """The server did not answer in time."""
+
+
+class UnavailableError(ServerError):
+    """The model takes no request now, since it is busy or not loaded; a later one may be answered."""
 
 
 class UnreachableError(ServerError):
@@ -126,7 +130,7 @@ class TritonClient:
 
         Of a decoupled model all that it answers, each output's values one after the other along the first axis.
         """
-        if self._is_decoupled(model, deadline_seconds):
+        if self.is_decoupled(model, deadline_seconds):
             return self._stream(model, inputs, deadline_seconds, parameters or {})
         tensors = []
         for name, array in inputs.items():
@@ -144,7 +148,7 @@ class TritonClient:
         outputs = {output.name: result.as_numpy(output.name) for output in response.outputs}
         return Answer(outputs, response.model_name, response.model_version, latency_ms)
 
-    def _is_decoupled(self, model: str, deadline_seconds: float) -> bool:
+    def is_decoupled(self, model: str, deadline_seconds: float) -> bool:
         """Whether it streams its answers; a model does not change that between two versions."""
         if model not in self._decoupled:
             answer = self._call(lambda: self._client.get_model_config(model, client_timeout=deadline_seconds))
@@ -165,6 +169,8 @@ class TritonClient:
             )
         except ClientDeadlineError:
             raise DeadlineError(f"the server at {self._address} did not answer in time") from None
+        except OverloadedError as error:
+            raise UnavailableError(in_one_line(error.problem)) from None
         except ClientError as error:
             raise ServerError(in_one_line(error.problem)) from None
         if not answers:
@@ -178,6 +184,13 @@ class TritonClient:
         """Whether the server's process answers; says nothing of its models."""
         try:
             return bool(self._call(lambda: self._client.is_server_live(client_timeout=deadline_seconds)))
+        except ServerError:
+            return False
+
+    def is_ready(self, deadline_seconds: float) -> bool:
+        """Whether the server says that it is ready; says nothing of single models."""
+        try:
+            return bool(self._call(lambda: self._client.is_server_ready(client_timeout=deadline_seconds)))
         except ServerError:
             return False
 
@@ -235,6 +248,8 @@ class TritonClient:
                 raise DeadlineError(f"the server at {self._address} did not answer in time") from None
             if error.status() == "StatusCode.UNAVAILABLE" and _NO_CONNECTION.search(error.message()):
                 raise UnreachableError(f"no server answers at {self._address}; see: trireme status") from None
+            if error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED"):
+                raise UnavailableError(in_one_line(error.message())) from None
             raise ServerError(in_one_line(error.message())) from None
 
 

@@ -106,6 +106,20 @@ def test_nobody_notices_that_a_part_of_a_replica_is_killed(serve: Serve, part: s
         wait_until(lambda: replicas(serve)["r1"][part] not in (killed, None) and all_serve(serve), "it was back")
 
 
+def test_replicas_that_end_together_come_back(serve: Serve) -> None:
+    ended = [replica["server_pid"] for replica in replicas(serve).values()]
+    for pid in ended:
+        psutil.Process(pid).kill()
+    wait_until(
+        lambda: (
+            all(replica["server_pid"] not in (*ended, None) for replica in replicas(serve).values())
+            and all_serve(serve)
+        ),
+        "both were back",
+    )
+    assert serve.ask(b"after both") == b"after both"
+
+
 def test_an_agent_that_hangs_is_started_again(serve: Serve) -> None:
     hanging = replicas(serve)["r1"]["agent_pid"]
     with nobody_is_refused(serve):

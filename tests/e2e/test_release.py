@@ -90,9 +90,12 @@ def test_a_syntax_error_is_refused_and_the_next_good_version_loads_without_a_res
 
 def test_a_load_that_hangs_ends_with_the_throw_away_server(stack: ReleaseStack, tmp_path: Path) -> None:
     write_version(tmp_path / "hanging", load="hangs")
-    preflight = Preflight(EmbeddedRuntime.find(Settings.from_environment()), ready_deadline_seconds=10.0)
+    preflight = Preflight(EmbeddedRuntime.find(Settings.from_environment()), stall_seconds=10.0)
     folder = ModelRepository(stack.repository).model("echo_worker")
-    with pytest.raises(ServerError, match=r"echo_worker: the new version does not load .* within 10 s"):
+    with pytest.raises(
+        ServerError,
+        match=r"echo_worker: the new version does not load .* no progress for 10 s while loading echo_worker",
+    ):
         preflight.check(folder, tmp_path / "hanging", 99)
 
 

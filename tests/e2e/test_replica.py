@@ -1,4 +1,4 @@
-"""When a replica is given up."""
+"""A replica whose server ends again and again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trireme.settings import Settings
 from tests.e2e.serving import MODELS, wait_until
 
 
-def test_replica_is_given_up_after_its_crashes_with_the_reason(tmp_path: Path) -> None:
+def test_a_replica_is_started_again_however_often_its_server_ends(tmp_path: Path) -> None:
     grpc_port, http_port, metrics_port = free_ports(3)
     admin_key_path = tmp_path / "admin.key"
     plan = ReplicaPlan(
@@ -37,19 +37,24 @@ def test_replica_is_given_up_after_its_crashes_with_the_reason(tmp_path: Path) -
         admin_key_path=admin_key_path,
         environment={"TRIREME_REPOSITORY_DIR": str(MODELS)},
     )
-    policy = RestartPolicy(crashes=1, first_backoff_seconds=0.1)
-    replica = Replica(plan, policy, changed=lambda: None, start_turn=contextlib.nullcontext())
+    policy = RestartPolicy(first_backoff_seconds=0.1, most_backoff_seconds=0.2)
+    replica = Replica(plan, policy, changed=lambda: None, start_turn=contextlib.nullcontext)
     replica.start()
+    ended: set[int] = set()
+
+    def end_the_next_server() -> bool:
+        pid = replica.state.server_pid
+        if pid is not None and pid not in ended:
+            psutil.Process(pid).kill()
+            ended.add(pid)
+        return len(ended) > 6
+
     try:
-        for restarts in (0, 1):
-            wait_until(
-                lambda wanted=restarts: replica.state.phase is Phase.SERVING and replica.state.restarts == wanted,
-                "it was serving",
-            )
-            psutil.Process(replica.state.server_pid).kill()
-        wait_until(lambda: replica.failure is not None, "it was given up")
-        assert "gave up after 1 restarts in 300 s" in str(replica.failure)
-        assert "SIGKILL" in str(replica.failure)
+        wait_until(end_the_next_server, "seven servers had been ended")
+        wait_until(lambda: replica.state.phase is Phase.SERVING, "it served")
+        assert replica.state.server_pid not in ended
+        assert replica.state.restarts == len(ended)
+        assert "SIGKILL" in replica.state.last_fault
     finally:
         replica.stop()
     assert (replica.state.server_pid, replica.state.agent_pid) == (None, None)

@@ -18,7 +18,7 @@ class AgentMetrics:
         )
         self._probes = Counter(
             "trireme_agent_probes",
-            "Golden samples asked, by what came of it: right, wrong, error, timeout",
+            "Golden samples asked, by what came of it: right, wrong, error, busy, timeout",
             ["model", "outcome"],
             registry=self._registry,
         )
@@ -27,9 +27,18 @@ class AgentMetrics:
         )
         self._heals = Counter(
             "trireme_agent_heals",
-            "Models loaded anew, by why: process_died, unhealthy, silent",
+            "Models loaded again, by why: process_died, unhealthy, silent",
             ["model", "reason"],
             registry=self._registry,
+        )
+        self._out = Gauge(
+            "trireme_agent_model_out",
+            "1 for a model that callers cannot ask: not loaded, failing, or being healed",
+            ["model"],
+            registry=self._registry,
+        )
+        self._failed_looks = Counter(
+            "trireme_agent_failed_looks", "Looks at the server that failed in the agent itself", registry=self._registry
         )
         self.tell(AgentReport())
 
@@ -37,10 +46,16 @@ class AgentMetrics:
         self._ready.set(report.state is AgentState.READY)
         for state in AgentState:
             self._state.labels(state.value).set(report.state is state)
+        self._out.clear()
+        for model in report.out:
+            self._out.labels(model).set(1)
 
     def probed(self, model: str, outcome: str, seconds: float) -> None:
         self._probes.labels(model, outcome).inc()
         self._probe_seconds.labels(model).observe(seconds)
+
+    def failed_look(self) -> None:
+        self._failed_looks.inc()
 
     def healed(self, model: str, reason: str) -> None:
         self._heals.labels(model, reason).inc()

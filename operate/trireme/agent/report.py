@@ -13,17 +13,16 @@ class AgentState(str, enum.Enum):
 
     Attributes:
         STARTING: no server answers, or its golden samples are being asked for the first time.
-        READY: every required model answered rightly when it was last asked. ``/readyz`` is green in this state alone.
-        UNREADY: one did not, or is not loaded, or the server has just missed a call.
-        HEALING: a model is being loaded anew, since its process died or hangs.
-        DEAD: the server is frozen, or could not be healed; only a new one helps. ``/livez`` is red in this state alone.
+        READY: a model is there for every route, or for whoever asks models directly. ``/readyz`` is 200 in this state
+            alone. Models may be out, or answer wrongly: an alert's business.
+        UNREADY: no model is there, or a route has no variant, or the server has just missed a call.
+        DEAD: the server is frozen; only a new one helps. ``/livez`` is 503 in this state alone.
         DRAINING: it was asked to go; it takes no new requests and never becomes ready again.
     """
 
     STARTING = "starting"
     READY = "ready"
     UNREADY = "unready"
-    HEALING = "healing"
     DEAD = "dead"
     DRAINING = "draining"
 
@@ -33,17 +32,21 @@ class AgentReport:
     """The body of ``/readyz`` and ``/livez``.
 
     Attributes:
-        problems: by model, what its last answers to golden samples had wrong; empty where all is right.
-        heals: models that were loaded anew since the agent started. last_heal: why the last time.
-        fault: why only a new server helps; empty unless ``state`` is DEAD.
+        problems: by model, what is wrong with it; empty where its last answers to golden samples were right.
+        out: models that callers cannot ask: not loaded, failing, or being healed.
+        heals: models that were loaded again since the agent started. last_heal: why the last time.
+        fault: why the state is UNREADY or DEAD; empty in all others.
+        error: what the last look at the server failed with, and nothing is known since; empty where it went well.
         server_pid: of the server that this is said of; None where its processes cannot be seen.
     """
 
     state: AgentState = AgentState.STARTING
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    out: tuple[str, ...] = ()
     heals: int = 0
     last_heal: str = ""
     fault: str = ""
+    error: str = ""
     server_pid: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -52,4 +55,4 @@ class AgentReport:
     @classmethod
     def from_json(cls, form: Mapping[str, Any]) -> AgentReport:
         problems = {model: tuple(found) for model, found in form["problems"].items()}
-        return cls(**{**form, "state": AgentState(form["state"]), "problems": problems})
+        return cls(**{**form, "state": AgentState(form["state"]), "problems": problems, "out": tuple(form["out"])})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trireme_backends.routing.route import CANARY_SUFFIX
 
@@ -21,52 +21,97 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The golden samples of a server.
+    """The golden samples of a server, and which of its models callers cannot do without.
 
     Attributes:
-        of: by model that is loaded.
-        required: models that must answer for the replica to be ready: the routes, which is what callers ask; where no
-            route has samples, every model that has. A canary is never one: it has a gate of its own.
-        missing: models that are complete in the repository and not loaded, with the server's reason.
+        of: by model that is loaded, what it is asked.
+        broken: models whose golden samples cannot be read, with the sentence.
+        loaded: every model that is.
+        missing: models that are complete in the repository and not loaded, with the server's reason. Canaries are never
+            among them: they have a gate of their own.
+        steps: of each ensemble, the models that it calls, and those that these call.
+        routes: the variants of each route that are complete in the repository. A route that has none is not missed.
     """
 
-    of: Mapping[str, Sequence[GoldenSample]]
-    required: frozenset[str]
-    missing: Mapping[str, str]
+    of: Mapping[str, Sequence[GoldenSample]] = field(default_factory=dict)
+    broken: Mapping[str, str] = field(default_factory=dict)
+    loaded: frozenset[str] = frozenset()
+    missing: Mapping[str, str] = field(default_factory=dict)
+    steps: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    routes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def calls(self, model: str) -> frozenset[str]:
+        """The models that a model may call."""
+        variants = frozenset(self.routes.get(model, ()))
+        return variants.union(*(self.steps.get(name, ()) for name in (model, *variants)))
+
+    def lack(self, out: Collection[str], failing: Mapping[str, str]) -> str:
+        """Why a replica must not get requests; empty where it may.
+
+        Args:
+            out: models that are gone. failing: those that answer errors to their golden samples.
+        """
+        out = {*out, *self.missing}
+        if not self.loaded - {*out, *failing}:
+            return "no model is ready"
+        for route, variants in sorted(self.routes.items()):
+            if route in out:
+                return f"route {route} is out"
+            if route in failing:
+                return f"route {route} fails: {failing[route]}"
+            if all(out & {variant, *self.steps.get(variant, ())} for variant in variants):
+                return f"route {route} has no variant that is ready"
+        return ""
 
 
 def find_samples(client: TritonClient, repository: ModelRepository, deadline_seconds: float) -> Samples:
     """Compare the repository with what the server has loaded.
 
     Raises:
-        ServerError: the server does not tell.
-        ConfigError: a golden sample is no golden sample.
+        ServerError: the server does not answer.
     """
-    plan = plan_loading(repository)
     index = client.index(deadline_seconds)
-    ready = {entry.model for entry in index if entry.state == "READY"}
+    ready = frozenset(entry.model for entry in index if entry.state == "READY")
     reasons = {entry.model: entry.reason for entry in index if entry.reason}
-    names = [name for name in plan.models if not name.endswith(CANARY_SUFFIX)]
-    loaded = [name for name in names if name in ready]
+    names = [name for name in plan_loading(repository).models if not name.endswith(CANARY_SUFFIX)]
     samples: dict[str, Sequence[GoldenSample]] = {}
-    routes = set()
+    broken: dict[str, str] = {}
+    routes: dict[str, Sequence[str]] = {}
     for folder in map(repository.model, names):
-        is_route = load_model_config(folder.config_path).backend == "router"
+        variants = variants_not_loaded(folder, ())
+        if complete := [variant for variant in variants if variant in names]:
+            routes[folder.name] = complete
         if folder.name not in ready:
-            # One that had samples must have them answered, also if it could not be loaded.
-            if is_route and any(folder.golden_dir.glob("*.json")):
-                routes.add(folder.name)
-        elif lacking := variants_not_loaded(folder, loaded):
+            continue
+        if lacking := [variant for variant in variants if variant not in ready]:
             # Its samples ask for these, and a fallback's answer would be another than the golden one.
             _LOG.warning("golden samples of %s are not asked: it lacks %s", folder.name, ", ".join(lacking))
-        elif found := load_golden(folder):
-            samples[folder.name] = found
-            if is_route:
-                routes.add(folder.name)
-    missing = {
-        name: reasons.get(name) or "its reason stands in the server's log" for name in names if name not in ready
-    }
-    return Samples(samples, frozenset(routes or {*samples, *missing}), missing)
+            continue
+        try:
+            if found := load_golden(folder):
+                samples[folder.name] = found
+        except ConfigError as error:
+            broken[folder.name] = str(error)
+    return Samples(
+        of=samples,
+        broken=broken,
+        loaded=ready,
+        missing={name: reasons.get(name) or "its reason is in the server's log" for name in names if name not in ready},
+        steps=_steps(repository, names),
+        routes=routes,
+    )
+
+
+def _steps(repository: ModelRepository, names: Sequence[str]) -> Mapping[str, frozenset[str]]:
+    configs = {name: load_model_config(repository.model(name).config_path) for name in names}
+    direct = {name: {step.model for step in config.steps} for name, config in configs.items() if config.is_ensemble}
+
+    def below(model: str, above: frozenset[str]) -> frozenset[str]:
+        # Of a circle, which no server loads, each model once.
+        steps = frozenset(direct.get(model, ())) - above
+        return steps.union(*(below(step, above | steps) for step in steps))
+
+    return {name: below(name, frozenset((name,))) for name in direct}
 
 
 def only_canaries_ask(repository: ModelRepository, model: str, versions: Collection[int]) -> bool:

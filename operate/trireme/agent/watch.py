@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from trireme_backends.routing.route import CANARY_SUFFIX
+
+from trireme.agent.health import HealthPolicy, HealthWatch
+from trireme.agent.in_flight import generated
 from trireme.agent.metrics import AgentMetrics
 from trireme.agent.report import AgentReport, AgentState
 from trireme.agent.samples import Samples, find_samples, only_canaries_ask
-from trireme.errors import ServerError, TriremeError
-from trireme.health import HealthPolicy, HealthWatch
+from trireme.errors import describe
 from trireme.repository import ModelRepository
 from trireme.stubs import Stub, StubWatch
-from trireme.triton_client import TritonClient, UnreachableError
+from trireme.triton_client import DeadlineError, TritonClient, UnreachableError
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class AgentWatch:
     """The looking thread, and what it has found.
 
     Example:
-        >>> watch = AgentWatch(client, repository, metrics, AgentPolicy())
+        >>> watch = AgentWatch(client, "127.0.0.1:8002", repository, metrics, AgentPolicy())
         >>> watch.start()
         >>> watch.report.state
         <AgentState.STARTING: 'starting'>
@@ -50,23 +52,28 @@ class AgentWatch:
     def __init__(
         self,
         client: TritonClient,
+        metrics_address: str,
         repository: ModelRepository,
         metrics: AgentMetrics,
         policy: AgentPolicy,
         server_pid_path: Path | None = None,
     ) -> None:
-        """``server_pid_path``: a file with the server's pid, where its processes can be seen from here.
-
-        It is written when the server is loaded; until then the state is ``STARTING``.
+        """
+        Args:
+            metrics_address: of the server: what its language models have computed.
+            server_pid_path: a file with the server's pid, where its processes can be seen from here. It is written when
+                the server is loaded; until then the state is ``STARTING``.
         """
         self.report = AgentReport()
         self._client = client
+        self._metrics_address = metrics_address
         self._repository = repository
         self._metrics = metrics
         self._policy = policy
         self._server_pid_path = server_pid_path
         self._health: HealthWatch | None = None
-        self._samples = Samples({}, frozenset(), {})
+        self._samples = Samples()
+        self._ready: frozenset[str] = frozenset()
         self._misses = 0
         self._stubs: StubWatch | None = None
         # Of servers that are gone.
@@ -88,11 +95,17 @@ class AgentWatch:
 
     def _run(self) -> None:
         while not self._stopped.is_set() and self.report.state is not AgentState.DRAINING:
+            error = ""
             try:
                 self._look()
-            except TriremeError as error:
-                # The server went away between two calls: the next look finds out.
-                _LOG.warning("%s", error)
+            except Exception as failure:
+                # Whatever it is, the last verdict holds, and the next look may go well.
+                error = describe(failure)
+                self._metrics.failed_look()
+                if error != self.report.error:
+                    _LOG.error("%s", error)
+            if error != self.report.error:
+                self._tell(error=error)
             self._stopped.wait(self._policy.interval_seconds)
 
     def _look(self) -> None:
@@ -110,19 +123,36 @@ class AgentWatch:
             # Who started it sees that too, and will start another: there is nothing to end.
             self._start_over()
             return
-        except ServerError as error:
+        except DeadlineError as error:
             self._missed(str(error))
             return
         self._misses = 0
+        try:
+            self._look_at_models()
+        except UnreachableError as error:
+            # The server went away between two calls: the next look finds out.
+            _LOG.warning("%s", error)
+        except DeadlineError as error:
+            self._missed(str(error))
+
+    def _look_at_models(self) -> None:
+        index = self._client.index(self._policy.health.probe_deadline_seconds)
+        ready = frozenset(entry.model for entry in index if entry.state == "READY")
+        ready = frozenset(model for model in ready if not model.endswith(CANARY_SUFFIX))
         if self.report.state is AgentState.DEAD:
-            self._recover()
-        elif self._health is None or self._has_loaded_more():
-            self._health = self._prove()
-            self._tell_health()
-        elif fault := self._health.look():
-            self._tell(state=AgentState.DEAD, fault=fault.reason)
+            # It answers again: nothing that was found before is true of it.
+            self._health = None
+        if self._health and ready == self._ready:
+            self._health.look()
         else:
-            self._tell_health()
+            health = self._health or self._make_health()
+            found = find_samples(self._client, self._repository, self._policy.health.probe_deadline_seconds)
+            _LOG.info("%d models are loaded, %d have golden samples", len(ready), len(found.of))
+            health.take(found)
+            self._health, self._samples, self._ready = health, found, ready
+            for problem in (f"{model}: {wrong[0]}" for model, wrong in health.problems.items() if wrong):
+                _LOG.warning("%s", problem)
+        self._tell_health()
 
     def _missed(self, error: str) -> None:
         self._misses += 1
@@ -131,48 +161,25 @@ class AgentWatch:
             self._tell(state=AgentState.DEAD, fault=f"tritonserver is frozen: it said nothing for {seconds:g} s")
         elif self.report.state is AgentState.READY:
             _LOG.warning("%s", error)
-            self._tell(state=AgentState.UNREADY)
-
-    def _recover(self) -> None:
-        """A server called dead says that it lives: it stays dead until all is right again."""
-        health = self._prove()
-        if not self._samples.missing and not any(health.problems.values()):
-            self._health = health
-            self._tell_health()
+            self._tell(state=AgentState.UNREADY, fault=error)
 
     def _start_over(self, **changes: object) -> None:
         self._health = None
         self._misses = 0
-        self._tell(state=AgentState.STARTING, problems={}, fault="", **changes)
+        self._tell(state=AgentState.STARTING, problems={}, out=(), fault="", **changes)
 
-    def _has_loaded_more(self) -> bool:
-        """Whether the server has loaded a model that it lacked."""
-        if not self._samples.missing:
-            return False
-        index = self._client.index(self._policy.health.probe_deadline_seconds)
-        return any(entry.state == "READY" and entry.model in self._samples.missing for entry in index)
-
-    def _prove(self) -> HealthWatch:
-        """Ask every golden sample of every model."""
+    def _make_health(self) -> HealthWatch:
         self._heals_before = self.report.heals
-        health = self._policy.health
-        self._samples = found = find_samples(self._client, self._repository, health.probe_deadline_seconds)
-        _LOG.info("asking the golden samples of %d models", len(found.of))
-        watch = HealthWatch(
+        return HealthWatch(
             self._client,
             self._repository,
-            found.of,
-            health,
+            self._policy.health,
             self._find_dead_stubs,
-            required=found.required,
             observer=self._metrics,
-            before_heal=lambda: self._tell(state=AgentState.HEALING),
+            generated=partial(generated, self._metrics_address),
+            out_changed=self._tell_health,
             only_canaries_ask=partial(only_canaries_ask, self._repository),
         )
-        watch.prove_all()
-        for problem in (f"{model}: {wrong[0]}" for model, wrong in watch.problems.items() if wrong):
-            _LOG.warning("%s", problem)
-        return watch
 
     def _find_dead_stubs(self) -> list[Stub]:
         return self._stubs.find_dead() if self._stubs else []
@@ -183,21 +190,21 @@ class AgentWatch:
         except (OSError, ValueError):
             return None
 
-    def _tell_health(self) -> None:
+    def _tell_health(self) -> bool:
+        """Report what the look has found; whether that made the replica not ready."""
         assert self._health is not None
-        problems = self._problems(self._health)
-        well = not any(problems.get(model) for model in self._samples.required)
+        was_ready = self.report.state is AgentState.READY
+        missing = {model: (f"not loaded: {reason}",) for model, reason in self._samples.missing.items()}
+        lack = self._samples.lack(self._health.out, self._health.failing)
         self._tell(
-            state=AgentState.READY if well else AgentState.UNREADY,
-            problems=problems,
+            state=AgentState.UNREADY if lack else AgentState.READY,
+            problems={**self._health.problems, **missing},
+            out=tuple(sorted({*self._health.out, *self._health.failing, *missing})),
             heals=self._heals_before + self._health.heals,
             last_heal=self._health.last_heal or self.report.last_heal,
-            fault="",
+            fault=lack,
         )
-
-    def _problems(self, health: HealthWatch) -> Mapping[str, tuple[str, ...]]:
-        missing = {model: (f"not loaded: {reason}",) for model, reason in self._samples.missing.items()}
-        return {**health.problems, **missing}
+        return was_ready and bool(lack)
 
     def _tell(self, **changes: object) -> None:
         with self._lock:

@@ -56,7 +56,7 @@ def agent(
     metrics = AgentMetrics()
     repository = ModelRepository(Settings.from_environment().repository_dir)
     with TritonClient(grpc_address, _admin_key(admin_key_file)) as client:
-        watch = AgentWatch(client, repository, metrics, AgentPolicy(), server_pid_file)
+        watch = AgentWatch(client, metrics_address, repository, metrics, AgentPolicy(), server_pid_file)
         watch.start()
         AgentServer(make_app(watch, metrics), watch, host, int(port), metrics_address, DrainPolicy()).run()
         watch.stop()

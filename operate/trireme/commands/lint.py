@@ -19,8 +19,8 @@ from trireme.settings import Settings
 def lint(path: Path | None, as_json: bool) -> int:
     """Judge the model repository, model folder or config file at PATH; the project's own repository without one.
 
-    Exit code 1 when a model has an error, that is, when Triton would refuse it. What each rule means is told in
-    docs/lint.md.
+    Exit code 1 when a model has an error, that is, when Triton or trireme serve would refuse it. What each rule
+    means is in docs/lint.md.
     """
     report = lint_path(path or Path(os.path.relpath(Settings.from_environment().repository_dir)))
     if as_json:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from trireme.errors import describe
 from trireme.release.inbox import Inbox
 from trireme.release.plans import plan_publish
 from trireme.release.workspace import open_workspace
@@ -32,9 +33,18 @@ def watch(directory: Path, interval_seconds: float, once: bool, actor: str | Non
             workspace.carry_out(plan, actor=actor, note=f"dropped into {directory}")
 
     inbox = Inbox(directory, publish, click.echo)
-    refused = inbox.look()
+    refused = _look(inbox)
     while True:
         time.sleep(interval_seconds)
-        refused += inbox.look()
+        refused += _look(inbox)
         if once:
             return 1 if refused else 0
+
+
+def _look(inbox: Inbox) -> int:
+    try:
+        return inbox.look()
+    except Exception as error:
+        # A folder that vanished, a disk that is full: the next look may go well.
+        click.echo(f"{inbox.path}: {describe(error)}")
+        return 1

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trireme.errors import TriremeError
+from trireme.errors import TriremeError, describe
 from trireme.files import write_atomic
 from trireme.manifest import MANIFEST_NAME, read_manifest, verify_files
 from trireme.release.lock import LockedError
@@ -51,11 +51,12 @@ class Inbox:
                 self.publish(entry.name, entry)
             except LockedError as error:
                 self.progress(str(error))
-            except (TriremeError, OSError) as error:
+            except Exception as error:
+                # Whatever it is, the next folder is looked at.
                 refused += 1
-                self.progress(f"refused {entry.name}: {error}")
+                self.progress(f"refused {entry.name}: {describe(error)}")
                 moved = self._move(entry, ".rejected")
-                write_atomic(moved.with_name(f"{moved.name}.reason"), f"{error}\n".encode())
+                write_atomic(moved.with_name(f"{moved.name}.reason"), f"{describe(error)}\n".encode())
             else:
                 self._move(entry, ".published")
         return refused

@@ -31,12 +31,12 @@ class Preflight:
     Attributes:
         runtime: what the throw-away server is started from.
         max_accuracy_drop: how much less accurate than the serving version it may be, by the two manifests.
-        ready_deadline_seconds: more than it takes to load and warm up; a model that hangs in its load is found by it.
+        stall_seconds: a load that makes no progress for so long hangs.
     """
 
     runtime: EmbeddedRuntime
     max_accuracy_drop: float = 0.01
-    ready_deadline_seconds: float = 120.0
+    stall_seconds: float = 120.0
 
     def check(self, folder: ModelFolder, copy: Path, version: int) -> None:
         """Check what lies in ``copy`` as that version of the model in ``folder``.
@@ -63,9 +63,7 @@ class Preflight:
             flags = ServerFlags(repository, load_models=loadable, exit_on_error=False)
         try:
             with (
-                TritonServer.start(
-                    flags, runtime=self.runtime, ready_deadline_seconds=self.ready_deadline_seconds
-                ) as server,
+                TritonServer.start(flags, runtime=self.runtime, stall_seconds=self.stall_seconds) as server,
                 TritonClient(server.grpc_address) as client,
             ):
                 if not client.is_version_ready(folder.name, version, _SAMPLE_DEADLINE_SECONDS):

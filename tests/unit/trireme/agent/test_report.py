@@ -7,7 +7,9 @@ from trireme.agent.report import AgentReport, AgentState
 
 
 def test_a_report_is_read_as_it_was_told() -> None:
-    told = AgentReport(AgentState.DEAD, {"echo": (), "route": ("hello: wrong", "more")}, 2, "died", "frozen", 7)
+    told = AgentReport(
+        AgentState.DEAD, {"echo": (), "route": ("hello: wrong", "more")}, ("echo",), 2, "died", "frozen", server_pid=7
+    )
     assert AgentReport.from_json(json.loads(json.dumps(told.to_json()))) == told
 
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trireme.agent.samples import only_canaries_ask
+from trireme.agent.samples import Samples, only_canaries_ask
 from trireme.repository import ModelRepository
 
 ENSEMBLE = """platform: "ensemble"
@@ -28,3 +29,33 @@ def test_a_version_is_a_canarys_where_no_variant_is_pinned_to_it(
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.pbtxt").write_text(ENSEMBLE % pin)
     assert only_canaries_ask(ModelRepository(tmp_path), "worker", versions) is only
+
+
+# Two variants over workers of their own, one route, and a model that no route has.
+SAMPLES = Samples(
+    loaded=frozenset(("route", "small", "large", "small_worker", "large_worker", "lonely")),
+    steps={"small": frozenset(("small_worker",)), "large": frozenset(("large_worker",))},
+    routes={"route": ("small", "large")},
+)
+
+
+@pytest.mark.parametrize(
+    ("out", "failing", "missing", "lack"),
+    [
+        ((), (), (), ""),
+        (("small_worker",), ("lonely",), (), ""),
+        (("small",), (), ("lonely",), ""),
+        ((), ("small_worker", "large_worker", "small", "large"), (), ""),
+        (("small_worker", "large"), (), (), "route route has no variant that is ready"),
+        (("small_worker",), (), ("large",), "route route has no variant that is ready"),
+        (("route",), (), (), "route route is out"),
+        ((), (), ("route",), "route route is out"),
+        ((), ("route",), (), "route route fails: broken"),
+        (("small", "route"), SAMPLES.loaded - {"small", "route"}, (), "no model is ready"),
+    ],
+)
+def test_a_replica_lacks_a_route_or_everything_or_nothing(
+    out: tuple[str, ...], failing: tuple[str, ...], missing: tuple[str, ...], lack: str
+) -> None:
+    samples = replace(SAMPLES, loaded=SAMPLES.loaded - set(missing), missing=dict.fromkeys(missing, "unloaded"))
+    assert samples.lack(out, dict.fromkeys(failing, "broken")) == lack

@@ -259,6 +259,18 @@ def test_the_command_prints_places_and_exits_by_the_errors(tmp_path: Path, capsy
     assert "1 models: 0 error" in capsys.readouterr().out
 
 
+def test_a_broken_golden_sample_is_an_error_with_its_file_and_field(tmp_path: Path) -> None:
+    folder = model(tmp_path, "net", 'backend: "x"')
+    (folder / "golden").mkdir()
+    form = '{"request": {"inputs": [%s]}, "response": {"outputs": []}}'
+    (folder / "golden" / "fine.json").write_text(form % "")
+    broken = '{"name": "X", "datatype": "FP32", "shape": [2], "data": [1]}'
+    (folder / "golden" / "broken.json").write_text(form % broken)
+    (finding,) = lint(folder, CPU).of(Severity.ERROR)
+    assert (finding.rule, finding.path) == ("golden-samples-are-readable", folder / "golden" / "broken.json")
+    assert "golden/broken.json: not a golden sample: request.inputs[0] (X): data has 1 values" in finding.problem
+
+
 def test_the_command_prints_json_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = model(tmp_path, "net", "inputs [ ]")
     assert main(["lint", "--json", str(folder)]) == 1

@@ -75,6 +75,14 @@ def test_what_is_refused_is_moved_away_with_the_reason(inbox: Inbox, published: 
     assert reason.read_text() == "it answers wrongly\n"
 
 
+def test_what_nobody_expected_is_a_refusal_too(inbox: Inbox, published: _Published) -> None:
+    published.error = KeyError("outputs")
+    (_drop(inbox) / ".done").touch()
+    assert inbox.look() == 1
+    (reason,) = (inbox.path / ".rejected").glob("*.reason")
+    assert reason.read_text().startswith("unexpected KeyError at test_inbox.py:")
+
+
 def test_it_waits_for_another_publisher(inbox: Inbox, published: _Published) -> None:
     published.error = LockedError("publish", "ada", 1, 2.0)
     (_drop(inbox) / ".done").touch()

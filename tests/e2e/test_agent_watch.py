@@ -1,0 +1,197 @@
+"""What an agent makes of models that fail, hang or are busy: the watch itself, in this process, on a real server."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from trireme.agent.health import HealthPolicy
+from trireme.agent.metrics import AgentMetrics
+from trireme.agent.report import AgentReport, AgentState
+from trireme.agent.watch import AgentPolicy, AgentWatch
+from trireme.repository import ModelRepository
+from trireme.server import ServerFlags, TritonServer
+from trireme.stubs import stub_processes
+from trireme.triton_client import TritonClient, VersionState
+
+from tests.e2e.serving import MODELS, wait_until
+
+HEALTH = HealthPolicy(
+    probe_deadline_seconds=2.0,
+    silent_stream_seconds=4.0,
+    first_pause_seconds=0.2,
+    most_pause_seconds=0.5,
+    notice_seconds=0.0,
+)
+
+
+class Watched:
+    """A server with an agent's watch, in a repository of ``echo``, ``writer`` and two models that are never asked."""
+
+    def __init__(self, directory: Path) -> None:
+        self.repository = directory / "models"
+        shutil.copytree(MODELS / "echo", self.repository / "echo")
+        shutil.copytree(Path(__file__).parent / "agent_models" / "writer", self.repository / "writer")
+        for name in ("unasked", "broken"):
+            shutil.copytree(MODELS / "echo", self.repository / name)
+        shutil.rmtree(self.repository / "unasked" / "golden")
+        (self.repository / "broken" / "golden" / "hello.json").write_text('{"request": {"inputs": 7}, "response": {}}')
+        self.server = TritonServer.start(ServerFlags(self.repository, admin_key="key"), directory=directory / "server")
+        self._pid_path = directory / "server.pid"
+        self._pid_path.write_text(str(self.server.pid))
+        self.metrics = AgentMetrics()
+        self.client = TritonClient(self.server.grpc_address, "key")
+        self.watch = self.start_watch(self.client)
+        self.states: list[AgentState] = []
+
+    def start_watch(self, client: TritonClient, metrics: AgentMetrics | None = None) -> AgentWatch:
+        watch = AgentWatch(
+            client,
+            self.server.metrics_address,
+            ModelRepository(self.repository),
+            metrics or self.metrics,
+            AgentPolicy(interval_seconds=0.05, health=HEALTH),
+            self._pid_path,
+        )
+        watch.start()
+        return watch
+
+    @property
+    def report(self) -> AgentReport:
+        report = self.watch.report
+        self.states.append(report.state)
+        return report
+
+    def wait_for(self, condition: Callable[[AgentReport], bool], what: str) -> None:
+        try:
+            wait_until(lambda: condition(self.report), what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.watch.report}") from None
+
+    def behave(self, behaviour: str) -> None:
+        (self.repository / "behaviour").write_text(behaviour)
+
+    def probes(self, model: str, outcome: str) -> float:
+        start = f'trireme_agent_probes_total{{model="{model}",outcome="{outcome}"}} '
+        found = [line for line in self.metrics.text().decode().splitlines() if line.startswith(start)]
+        return float(found[0].removeprefix(start)) if found else 0.0
+
+    def close(self) -> None:
+        self.watch.stop()
+        self.client.close()
+        self.server.kill()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    made = Watched(tmp_path_factory.mktemp("watched"))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def watched(running: Watched) -> Watched:
+    """Found ready, and left so."""
+    running.wait_for(lambda report: report.state is AgentState.READY and not report.out, "all was well")
+    running.states.clear()
+    return running
+
+
+def test_a_broken_golden_sample_is_a_problem_of_its_model_alone(watched: Watched) -> None:
+    (problem,) = watched.report.problems["broken"]
+    assert problem.startswith(f"{watched.repository}/broken/golden/hello.json: not a golden sample: request.inputs")
+    assert watched.report.problems["echo"] == ()
+
+
+def test_a_model_that_cannot_be_healed_is_out_and_the_replica_stays_ready(watched: Watched) -> None:
+    model, away = watched.repository / "echo" / "1" / "model.py", watched.repository / "model.py.away"
+    model.rename(away)
+    (stub,) = [stub for stub in stub_processes(watched.server.pid) if str(model) in stub.cmdline()]
+    stub.kill()
+    watched.wait_for(lambda report: "did not help" in "".join(report.problems["echo"]), "healing it had failed")
+    assert watched.report.out == ("echo",)
+    assert f"{model} is missing; restore it" in watched.report.problems["echo"][0]
+    assert 'trireme_agent_model_out{model="echo"} 1.0' in watched.metrics.text().decode()
+    away.rename(model)
+    watched.wait_for(lambda report: not report.out, "it was healed")
+    assert watched.report.problems["echo"] == ()
+    assert set(watched.states) == {AgentState.READY}
+
+
+def test_a_language_model_that_is_busy_is_left_alone(watched: Watched) -> None:
+    heals, unanswered = watched.report.heals, watched.probes("writer", "timeout")
+    watched.behave("busy")
+    # Longer than a model may be silent.
+    enough = unanswered + 1 + HEALTH.silent_stream_seconds / HEALTH.probe_deadline_seconds
+    watched.wait_for(lambda _: watched.probes("writer", "timeout") > enough, "it was asked in vain")
+    watched.behave("")
+    right = watched.probes("writer", "right")
+    watched.wait_for(lambda _: watched.probes("writer", "right") > right, "it answered")
+    assert watched.report.heals == heals
+    assert set(watched.states) == {AgentState.READY}
+
+
+def test_a_language_model_that_hangs_is_loaded_again(watched: Watched) -> None:
+    heals = watched.report.heals
+    watched.behave("hang")
+    watched.wait_for(lambda report: "writer" in report.out, "it was out")
+    watched.behave("")
+    watched.wait_for(lambda report: not report.out, "it was healed")
+    assert watched.report.heals > heals
+    assert "model writer answered nothing" in watched.report.last_heal
+    assert set(watched.states) == {AgentState.READY}
+
+
+def test_a_replica_whose_models_are_all_unloaded_is_not_ready(watched: Watched) -> None:
+    models = ("broken", "echo", "writer")
+    for model in models:
+        watched.client.unload(model, 30.0)
+    # One that has no golden samples is left.
+    watched.wait_for(lambda report: report.out == models, "it was seen")
+    assert watched.report.state is AgentState.READY
+    watched.client.unload("unasked", 30.0)
+    watched.wait_for(lambda report: report.state is AgentState.UNREADY, "it was not ready")
+    assert watched.report.fault == "no model is ready"
+    for model in (*models, "unasked"):
+        watched.client.load(model, 30.0)
+
+
+class Failing(TritonClient):
+    """Fails in a way that nobody expects, as long as told."""
+
+    fails, looks = True, 0
+
+    def index(self, deadline_seconds: float) -> list[VersionState]:
+        self.looks += 1
+        if self.fails:
+            raise ZeroDivisionError("by nobody expected")
+        return super().index(deadline_seconds)
+
+
+def test_what_the_server_refuses_is_reported(watched: Watched) -> None:
+    with TritonClient(watched.server.grpc_address, "another key") as client:
+        watch = watched.start_watch(client, AgentMetrics())
+        try:
+            wait_until(lambda: "restricted" in watch.report.error, "it was reported")
+            assert watch.report.state is AgentState.STARTING
+        finally:
+            watch.stop()
+
+
+def test_whatever_a_look_fails_with_is_reported_and_the_watch_goes_on(watched: Watched) -> None:
+    metrics = AgentMetrics()
+    with Failing(watched.server.grpc_address, "key") as client:
+        watch = watched.start_watch(client, metrics)
+        try:
+            wait_until(lambda: client.looks > 2, "it had looked again")
+            assert "trireme_agent_failed_looks_total" in metrics.text().decode()
+            assert watch.report.error.startswith("unexpected ZeroDivisionError at test_agent_watch.py:")
+            client.fails = False
+            wait_until(lambda: watch.report.state is AgentState.READY, "it was ready")
+            assert watch.report.error == ""
+        finally:
+            watch.stop()
