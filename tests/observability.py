@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 from trireme.errors import TriremeError
-from trireme.settings import Settings
 
-from tests.deploy.standin import fetch_debian_packages
+from tests.deploy.standin import PROMETHEUS_PACKAGES, debian_packages
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 PROMETHEUS, GRAFANA = DEPLOY / "prometheus", DEPLOY / "grafana"
@@ -30,15 +29,12 @@ def prometheus_programs() -> Path:
     found = shutil.which("promtool")
     if found and shutil.which("prometheus"):
         return Path(found).parent
-    unpacked = Settings.from_environment().state_dir / "prometheus-package"
-    if not unpacked.is_dir():
-        if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-            pytest.skip("Prometheus is not installed, and this is no Debian or Ubuntu to take its package from")
-        try:
-            fetch_debian_packages(("prometheus",), unpacked)
-        except TriremeError as error:
-            pytest.skip(f"Prometheus is not installed, and its package cannot be had: {error}")
-    return unpacked / "usr" / "bin"
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        pytest.skip("Prometheus is not installed, and this is no Debian or Ubuntu to take its package from")
+    try:
+        return debian_packages(PROMETHEUS_PACKAGES) / "usr" / "bin"
+    except TriremeError as error:
+        pytest.skip(f"Prometheus is not installed, and its package cannot be had: {error}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,8 @@ def report() -> Report:
     return Report(Path(os.environ.get("TRIREME_CHAOS_REPORT", default)))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformStack]:
-    """One for all scenarios of a module: what one of them breaks must be whole again for the next."""
-    made = PlatformStack(tmp_path_factory.mktemp("platform"))
-    try:
-        made.start()
-        yield made
-        made.stop()
-    finally:
-        made.kill()
+    """One for all scenarios: what one of them breaks must be whole again for the next."""
+    with PlatformStack(tmp_path_factory.mktemp("platform")) as running:
+        yield running

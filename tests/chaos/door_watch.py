@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from trireme.envoy.upstreams import GRPC_CLUSTER
 
+from tests.deadlines import scaled
+
 
 class DoorWatch:
     """Notes when Envoy leaves a replica and when it takes it again.
@@ -71,7 +73,9 @@ class DoorWatch:
         self.healthy = healthy
 
     def _hosts(self) -> list[dict[str, object]]:
-        with urllib.request.urlopen(f"http://{self._admin_address}/clusters?format=json", timeout=2.0) as answered:
+        with urllib.request.urlopen(
+            f"http://{self._admin_address}/clusters?format=json", timeout=scaled(2.0)
+        ) as answered:
             document = json.load(answered)
         return [
             host

@@ -1,4 +1,4 @@
-"""Two replicas in two zones behind Envoy, with light models."""
+"""Replicas behind Envoy, one in each zone, with light models."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.e2e.release_stack import ReleaseStack
 
 
 class PlatformStack(ReleaseStack):
-    """A ``trireme serve`` of two replicas, with a shell around it that a subclass may set."""
+    """A ``trireme serve`` of a replica in each zone, with a shell around it that a subclass may set."""
 
     wrapper: tuple[str, ...] = ()
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, zones: str = "a,b") -> None:
         super().__init__(directory)
         self._write_golden("echo")
-        self.options = ("--replicas=2", "--zones=a,b")
+        self.options = (f"--replicas={len(zones.split(','))}", f"--zones={zones}")
 
     def _command(self) -> list[str]:
         return [*self.wrapper, *super()._command()]

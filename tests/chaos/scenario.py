@@ -13,8 +13,8 @@ from tests.chaos.traffic import Traffic
 from tests.e2e.serving import wait_until
 
 _PER_SECOND = 40.0
-# Long enough to see a fault's late consequences, short enough for a suite.
-_BEFORE_SECONDS = 1.0
+# Enough to see a fault's late consequences, few enough for a suite.
+_BEFORE_SECONDS = 0.5
 _AFTER_SECONDS = 1.5
 
 
@@ -46,6 +46,11 @@ class Scenario:
         """It happens now: times count from here."""
         self.begin = time.monotonic()
 
+    def wait_for_traffic(self, seconds: float) -> None:
+        """Wait until as many further requests are answered as leave in this time."""
+        wanted = len(self.traffic.calls) + self.traffic.per_second * seconds
+        wait_until(lambda: len(self.traffic.calls) >= wanted, f"{wanted:.0f} requests were answered")
+
     def wait_until_left(self, name: str) -> None:
         wait_until(lambda: name in self.watch.left_after(self.begin), f"Envoy left {name}")
 
@@ -62,13 +67,12 @@ def scenario(
     with DoorWatch(stack.admin_address) as watch:
         wait_until(lambda: _is_well(stack, watch, stack.serving()), "the stack was well")
         with Traffic(stack.grpc_address, stack.http_address, per_second) as traffic:
-            time.sleep(_BEFORE_SECONDS)
             running = Scenario(stack, watch, traffic)
+            running.wait_for_traffic(_BEFORE_SECONDS)
             yield running
-            time.sleep(_AFTER_SECONDS)
+            running.wait_for_traffic(_AFTER_SECONDS)
         left, back = watch.left_after(running.begin), watch.back_after(running.begin)
     report.add(Finding(fault, traffic.summary(), left, back, running.facts))
-    assert len(traffic.calls) > per_second * _AFTER_SECONDS
     if spared:
         assert traffic.failures == []
 

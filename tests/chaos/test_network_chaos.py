@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from tests.chaos.report import Report
 from tests.chaos.scenario import scenario
 from tests.chaos.wire import Wire, why_not
 from tests.chaos.zone_replica import AGENT_PORT, GRPC_PORT, HTTP_PORT
+from tests.deadlines import scaled
+from tests.deploy.engine import install_debian_packages
 from tests.e2e.serving import wait_until
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there can be wires here")
@@ -54,6 +55,7 @@ class Zones:
 def zones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zones]:
     directory = tmp_path_factory.mktemp("zones")
     repository = PlatformStack(directory)
+    install_debian_packages({"ip": "iproute2"})
     with ExitStack() as stack:
         wires = []
         for number, zone in enumerate("ab"):
@@ -79,21 +81,23 @@ def zones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zones]:
         yield Zones(*wires, envoy)
 
 
+@pytest.mark.slow
 def test_a_zone_is_far_away(zones: Zones, report: Report) -> None:
     with scenario(zones, report, "200 ms of delay to a zone") as running:
         running.fault()
         zones.a.delay_seconds = 0.1
-        time.sleep(4.0)
+        running.wait_for_traffic(4.0)
         zones.a.delay_seconds = 0.0
     # Slow is not sick.
     assert running.watch.left_after(running.begin) == {}
 
 
+@pytest.mark.slow
 def test_wires_lose_packets(zones: Zones, report: Report) -> None:
     with scenario(zones, report, "1 % of packets lost") as running:
         running.fault()
         zones.a.loss = zones.b.loss = 0.01
-        time.sleep(6.0)
+        running.wait_for_traffic(6.0)
         zones.a.loss = zones.b.loss = 0.0
         running.wait_until_well("a", "b")
 
@@ -103,7 +107,7 @@ def test_a_zone_is_cut_off(zones: Zones, report: Report) -> None:
         running.fault()
         zones.a.is_cut = True
         running.wait_until_left("a")
-        time.sleep(2.0)
+        running.wait_for_traffic(2.0)
         zones.a.is_cut = False
         running.wait_until_well("a", "b")
         before = running.watch.requests()["a"]
@@ -113,4 +117,4 @@ def test_a_zone_is_cut_off(zones: Zones, report: Report) -> None:
 def _end(replica: subprocess.Popen[bytes]) -> None:
     assert replica.stdin is not None
     replica.stdin.close()
-    replica.wait(timeout=60.0)
+    replica.wait(timeout=scaled(60.0))

@@ -12,16 +12,27 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
+import pytest
 from trireme.envoy.endpoint import Endpoint
 from trireme.envoy.files import write_endpoints
 
 from tests.chaos.platform_stack import PlatformStack
 from tests.chaos.report import Report
 from tests.chaos.scenario import Scenario, scenario
+from tests.deadlines import scaled
 from tests.e2e.serving import wait_until
 
 _BOTH = ("r0", "r1")
-_RECONNECT_SECONDS = 3.0
+
+
+def test_all_replicas_are_restarted_in_turn(platform: PlatformStack, report: Report) -> None:
+    with scenario(platform, report, "rolling restart") as running:
+        before = {platform.server_of(name).pid for name in _BOTH}
+        running.fault()
+        done = platform.verb("restart")
+        assert done.returncode == 0, done.stderr
+        running.wait_until_well(*_BOTH)
+        assert not before & {platform.server_of(name).pid for name in _BOTH}
 
 
 def test_a_stub_is_killed(platform: PlatformStack, report: Report) -> None:
@@ -34,6 +45,7 @@ def test_a_stub_is_killed(platform: PlatformStack, report: Report) -> None:
         assert platform.stub_of("r0", "echo_worker").pid != killed.pid
 
 
+@pytest.mark.slow
 def test_the_stub_of_a_route_is_killed(platform: PlatformStack, report: Report) -> None:
     with scenario(platform, report, "kill -9 of a router's stub") as running:
         heals = platform.replicas()["r1"]["heals"]
@@ -48,6 +60,7 @@ def test_a_server_is_killed(platform: PlatformStack, report: Report) -> None:
         _kill_server(platform, running, "r0")
 
 
+@pytest.mark.slow
 def test_an_agent_is_killed(platform: PlatformStack, report: Report) -> None:
     with scenario(platform, report, "kill -9 of an agent") as running:
         killed, server = platform.agent_of("r1"), platform.server_of("r1")
@@ -58,10 +71,11 @@ def test_an_agent_is_killed(platform: PlatformStack, report: Report) -> None:
         assert platform.server_of("r1").pid == server.pid
 
 
+@pytest.mark.slow
 def test_the_favourite_of_envoy_is_killed(platform: PlatformStack, report: Report) -> None:
     with scenario(platform, report, "kill -9 of the replica that Envoy asks most") as running:
         before = running.watch.requests()
-        time.sleep(1.0)
+        running.wait_for_traffic(1.0)
         asked = {name: count - before[name] for name, count in running.watch.requests().items()}
         _kill_server(platform, running, max(asked, key=lambda name: asked[name]))
 
@@ -77,6 +91,7 @@ def test_a_server_is_stopped(platform: PlatformStack, report: Report) -> None:
         assert not stopped.is_running()
 
 
+@pytest.mark.slow
 def test_a_stub_is_stopped(platform: PlatformStack, report: Report) -> None:
     with scenario(platform, report, "SIGSTOP of a stub") as running:
         stopped = platform.stub_of("r0", "echo_worker")
@@ -87,16 +102,7 @@ def test_a_stub_is_stopped(platform: PlatformStack, report: Report) -> None:
         running.wait_until_well(*_BOTH)
 
 
-def test_all_replicas_are_restarted_in_turn(platform: PlatformStack, report: Report) -> None:
-    with scenario(platform, report, "rolling restart") as running:
-        before = {platform.server_of(name).pid for name in _BOTH}
-        running.fault()
-        done = platform.verb("restart")
-        assert done.returncode == 0, done.stderr
-        running.wait_until_well(*_BOTH)
-        assert not before & {platform.server_of(name).pid for name in _BOTH}
-
-
+@pytest.mark.slow
 def test_a_replica_accepts_and_never_answers(platform: PlatformStack, report: Report) -> None:
     with scenario(platform, report, "a replica that accepts and never answers") as running, _black_hole() as hole:
         envoy_directory = platform.state_dir / "run" / "envoy"
@@ -108,20 +114,21 @@ def test_a_replica_accepts_and_never_answers(platform: PlatformStack, report: Re
         running.wait_until_well(*_BOTH)
 
 
+@pytest.mark.slow
 def test_scale_up_with_a_slow_start_and_down(platform: PlatformStack, report: Report) -> None:
     behaviour = platform.repository / "echo_worker" / "1" / "behaviour.json"
     before = behaviour.read_text()
     with scenario(platform, report, "scale 1, 3 (slow to start), 1") as running:
         for count in (1, 3, 1, 2):
             behaviour.write_text(json.dumps({"load_seconds": 4}) if count == 3 else before)
-            done = platform.verb("scale", str(count))
-            assert done.returncode == 0, done.stderr
+            _scale(platform, count)
             running.wait_until_well(*(f"r{number}" for number in range(count)))
 
 
-def test_a_zone_is_killed(platform: PlatformStack, report: Report) -> None:
-    assert platform.verb("scale", "4").returncode == 0
-    with scenario(platform, report, "kill -9 of everything in a zone") as running:
+@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_zone_is_killed(platform: PlatformStack, report: Report, replicas: int) -> None:
+    _scale(platform, replicas)
+    with scenario(platform, report, f"kill -9 of everything in a zone, {replicas} replicas") as running:
         lost = [name for name, replica in platform.replicas().items() if replica["zone"] == "b"]
         processes = [
             process
@@ -129,24 +136,25 @@ def test_a_zone_is_killed(platform: PlatformStack, report: Report) -> None:
             for root in (platform.server_of(name), platform.agent_of(name))
             for process in (root, *root.children(recursive=True))
         ]
-        assert len(lost) == 2
+        assert len(lost) == replicas / 2
         running.fault()
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         for name in lost:
             running.wait_until_left(name)
-        running.wait_until_well("r0", "r1", "r2", "r3")
-    assert platform.verb("scale", "2").returncode == 0
+        running.wait_until_well(*(f"r{number}" for number in range(replicas)))
+    _scale(platform, 2)
 
 
 def test_a_version_is_published_and_rolled_back_while_a_server_dies(platform: PlatformStack, report: Report) -> None:
     with scenario(platform, report, "publish and rollback while a server is killed") as running:
-        publish = platform.start_verb("publish", "echo_worker", str(platform.source("late", load_seconds=3)))
-        wait_until(lambda: (platform.repository / "echo_worker" / "2").exists(), "the load began")
+        loading = platform.repository / "echo_worker" / str(platform.versions()[-1] + 1)
+        publish = platform.start_verb("publish", "echo_worker", str(platform.source("late", load_seconds=1)))
+        wait_until(loading.exists, "the load began")
         running.fault()
         platform.server_of("r0").kill()
-        told = publish.communicate(timeout=120.0)[0]
+        told = publish.communicate(timeout=scaled(120.0))[0]
         running.facts["publish"] = told.strip().splitlines()[-1]
         running.wait_until_well(*_BOTH)
         if publish.returncode:
@@ -160,6 +168,7 @@ def test_a_version_is_published_and_rolled_back_while_a_server_dies(platform: Pl
     assert {platform.worker() for _ in range(20)} == {1}
 
 
+@pytest.mark.slow
 def test_envoy_itself_is_killed(platform: PlatformStack, report: Report) -> None:
     """There is one Envoy: what was in flight is lost, and what comes until it is back."""
     with scenario(platform, report, "kill -9 of Envoy (failures expected)", spared=False) as running:
@@ -168,12 +177,18 @@ def test_envoy_itself_is_killed(platform: PlatformStack, report: Report) -> None
         killed.kill()
         wait_until(lambda: platform.envoy_pid() not in (None, killed.pid), "there was a new one")
         running.wait_until_well(*_BOTH)
-        # Callers' channels wait a little before they connect anew.
-        time.sleep(_RECONNECT_SECONDS)
+        new = time.monotonic()
+        # Channels wait a little before they connect again.
+        wait_until(lambda: running.traffic.answered_since(new), "every kind of caller was answered")
         back = time.monotonic()
-        time.sleep(2.0)
+        running.wait_for_traffic(2.0)
     late = [call for call in running.traffic.calls if call.due > back and call.failure]
     assert late == []
+
+
+def _scale(platform: PlatformStack, replicas: int) -> None:
+    done = platform.verb("scale", str(replicas))
+    assert done.returncode == 0, done.stderr
 
 
 def _kill_server(platform: PlatformStack, running: Scenario, name: str) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 
 import psutil
+import pytest
 from trireme.shared_memory import SHM_DIR
 
 from tests.chaos.platform_stack import PlatformStack
@@ -23,6 +24,7 @@ _CAPACITY_SECONDS = 4.0
 _MIB = 1024**2
 
 
+@pytest.mark.slow
 def test_memory_files_and_regions_stay_flat(platform: PlatformStack, report: Report) -> None:
     callers = Traffic(platform.grpc_address, platform.http_address, 0.0)
     per_second = _SHARE_OF_CAPACITY * callers.measure_capacity(_CAPACITY_SECONDS)

@@ -16,6 +16,8 @@ import psutil
 import pytest
 from trireme.shared_memory import SHM_DIR
 
+from tests.chaos.platform_stack import PlatformStack
+from tests.deadlines import scaled
 from tests.e2e.release_stack import Callers, ReleaseStack, kill_when
 from tests.e2e.serving import wait_until
 
@@ -50,18 +52,16 @@ _CANARY = ("--steps=50", "--min-requests=120", "--window-seconds=0", "--max-erro
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[ReleaseStack]:
-    made = ReleaseStack(tmp_path)
-    try:
-        made.start()
-        yield made
-        made.stop()
-    finally:
-        made.kill()
+    """One of its own: only version 1, and nothing released yet."""
+    with ReleaseStack(tmp_path) as running:
+        yield running
 
 
 def _die(stack: ReleaseStack, entry: int, when: str, *verb: str) -> int:
     command = [sys.executable, "-c", _DYING_VERB, str(entry), when, *verb]
-    done = subprocess.run(command, env=stack.environment(), capture_output=True, text=True, timeout=90.0, check=False)
+    done = subprocess.run(
+        command, env=stack.environment(), capture_output=True, text=True, timeout=scaled(90.0), check=False
+    )
     assert done.returncode in (0, _KILLED), done.stderr
     return done.returncode
 
@@ -77,6 +77,7 @@ def _recover_twice(stack: ReleaseStack) -> None:
     assert _run(stack, "recover") == "nothing was cut off\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_publish_killed_at_any_entry_leaves_the_old_version_serving(stack: ReleaseStack, when: str) -> None:
     source = str(stack.source("good"))
@@ -95,6 +96,7 @@ def test_publish_killed_at_any_entry_leaves_the_old_version_serving(stack: Relea
     assert callers.workers_of("echo_standard") == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_promote_rollback_and_prune_killed_at_any_entry_end_at_the_old_or_the_new(
     stack: ReleaseStack, when: str
@@ -128,6 +130,7 @@ def test_promote_rollback_and_prune_killed_at_any_entry_end_at_the_old_or_the_ne
     assert callers.failures == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_canary_killed_at_any_entry_is_closed_or_promoted(stack: ReleaseStack, when: str) -> None:
     assert stack.publish().returncode == 0
@@ -149,6 +152,7 @@ def test_a_canary_killed_at_any_entry_is_closed_or_promoted(stack: ReleaseStack,
     assert callers.failures == []
 
 
+@pytest.mark.slow
 def test_rollback_closes_the_canary_of_a_dead_controller_and_goes_no_further(stack: ReleaseStack) -> None:
     for _ in range(2):
         assert stack.publish("good" if stack.versions() == [1] else "good_too").returncode == 0
@@ -163,37 +167,42 @@ def test_rollback_closes_the_canary_of_a_dead_controller_and_goes_no_further(sta
     assert callers.workers_of("echo_standard") == {2}
 
 
-def test_rollback_ends_a_canary_whose_controller_lives(stack: ReleaseStack) -> None:
-    assert stack.publish().returncode == 0
-    with Callers(stack) as callers:
-        canary = stack.start_verb("canary", "echo_standard", "--steps=25,100", "--window-seconds=60")
-        wait_until(lambda: stack.traffic() is not None, "the canary had traffic")
-        refused = stack.verb("canary", "echo_standard")
+def test_rollback_ends_a_canary_whose_controller_lives(platform: PlatformStack) -> None:
+    old = platform.worker()
+    assert platform.publish("worse").returncode == 0
+    with Callers(platform) as callers:
+        canary = platform.start_verb("canary", "echo_standard", "--steps=25,100", "--window-seconds=60")
+        wait_until(lambda: platform.traffic() is not None, "the canary had traffic")
+        refused = platform.verb("canary", "echo_standard")
         assert refused.returncode == 1
         assert "'trireme canary echo_standard' of" in refused.stderr
-        _run(stack, "rollback", "echo_standard")
-        told = canary.communicate(timeout=60.0)[0]
+        _run(platform, "rollback", "echo_standard")
+        told = canary.communicate(timeout=scaled(60.0))[0]
     assert canary.returncode == 1
     assert "the canary of echo_standard was ended by another command" in told
-    assert (stack.worker(), stack.traffic()) == (1, None)
+    assert (platform.worker(), platform.traffic()) == (old, None)
     assert callers.failures == []
 
 
-def test_publish_killed_in_the_middle_of_a_load_is_undone(stack: ReleaseStack) -> None:
-    with Callers(stack) as callers:
-        publish = stack.start_verb("publish", "echo_worker", str(stack.source("late", load_seconds=4)))
-        kill_when(publish, lambda: (stack.repository / "echo_worker" / "2").exists())
-        _recover_twice(stack)
-        assert (stack.versions(), stack.worker(), stack.worker("echo_worker")) == ([1], 1, 1)
-        assert stack.publish().returncode == 0
+def test_publish_killed_in_the_middle_of_a_load_is_undone(platform: PlatformStack) -> None:
+    versions, worker = platform.versions(), platform.worker()
+    loading = platform.repository / "echo_worker" / str(versions[-1] + 1)
+    with Callers(platform) as callers:
+        publish = platform.start_verb("publish", "echo_worker", str(platform.source("cut off", load_seconds=1)))
+        kill_when(publish, loading.exists)
+        _recover_twice(platform)
+        assert (platform.versions(), platform.worker()) == (versions, worker)
+        assert platform.worker("echo_worker") == versions[-1]
+        assert platform.publish("whole").returncode == 0
     assert callers.failures == []
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_of_a_load_comes_back_with_the_old_version(stack: ReleaseStack) -> None:
-    publish = stack.start_verb("publish", "echo_worker", str(stack.source("late", load_seconds=4)))
+    publish = stack.start_verb("publish", "echo_worker", str(stack.source("late", load_seconds=1)))
     wait_until(lambda: (stack.repository / "echo_worker" / "2").exists(), "the load began")
     stack.server().kill()
-    told = publish.communicate(timeout=120.0)[0]
+    told = publish.communicate(timeout=scaled(120.0))[0]
     assert publish.returncode == 1, told
     assert "Traceback" not in told
     wait_until(lambda: stack.state()["phase"] == "serving", "the server was back")
@@ -204,6 +213,7 @@ def test_a_server_killed_in_the_middle_of_a_load_comes_back_with_the_old_version
     assert stack.worker() == 2
 
 
+@pytest.mark.slow
 def test_rollback_while_the_server_is_down_holds_when_it_is_back(stack: ReleaseStack) -> None:
     assert stack.publish().returncode == 0
     _run(stack, "promote", "echo_standard", "--to=2")
@@ -213,41 +223,41 @@ def test_rollback_while_the_server_is_down_holds_when_it_is_back(stack: ReleaseS
     assert stack.worker() == 1
 
 
-def test_a_full_disk_while_staging_leaves_nothing(stack: ReleaseStack) -> None:
-    source = stack.source("large")
+def test_a_full_disk_while_staging_leaves_nothing(platform: PlatformStack) -> None:
+    worker = platform.repository / "echo_worker"
+    before = sorted(worker.iterdir())
+    source = platform.source("large")
     (source / "weights.bin").write_bytes(bytes(8 * 1024**2))
     (source / "manifest.json").unlink()
     limit = 4 * 1024**2
-    with Callers(stack) as callers:
+    with Callers(platform) as callers:
         done = subprocess.run(
             [sys.executable, "-m", "trireme.cli", "publish", "echo_worker", str(source)],
-            env=stack.environment(), capture_output=True, text=True, timeout=90.0, check=False,
+            env=platform.environment(), capture_output=True, text=True, timeout=scaled(90.0), check=False,
             # The kernel then refuses to write more, as it does when the disk is full.
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )  # fmt: skip
     assert done.returncode == 1
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
-    assert sorted(entry.name for entry in (stack.repository / "echo_worker").iterdir()) == [
-        "1",
-        "config.pbtxt",
-        "golden",
-    ]
-    assert stack.verb("recover").stdout == "nothing was cut off\n"
+    assert sorted(worker.iterdir()) == before
+    assert platform.verb("recover").stdout == "nothing was cut off\n"
     assert callers.failures == []
 
 
+@pytest.mark.slow
 def test_of_two_publishers_at_once_one_is_told_to_wait(stack: ReleaseStack) -> None:
     sources = [str(stack.source(name)) for name in ("one", "two")]
     with Callers(stack) as callers:
         publishers = [stack.start_verb("publish", "echo_worker", source) for source in sources]
-        told = [publisher.communicate(timeout=90.0)[0] for publisher in publishers]
+        told = [publisher.communicate(timeout=scaled(90.0))[0] for publisher in publishers]
     assert sorted(publisher.returncode for publisher in publishers) == [0, 1], told
     assert any("has been changing the repository for" in text for text in told)
     assert stack.versions() == [1, 2]
     assert callers.failures == []
 
 
+@pytest.mark.slow
 def test_cycles_leave_memory_processes_and_regions_as_they_were(stack: ReleaseStack) -> None:
     def cycle() -> None:
         # What a version is checked for in a server of its own takes seconds and leaves nothing in this one.

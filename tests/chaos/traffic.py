@@ -15,6 +15,8 @@ import tritonclient.grpc as triton_grpc
 from tritonclient.grpc import aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
+from tests.deadlines import scaled
+
 _ASKED = ("gRPC echo", "gRPC echo_standard", "HTTP echo_worker")
 # Those of a caller at most; what a proxy holds for them is then bounded too.
 HTTP_CONNECTIONS = 32
@@ -52,11 +54,13 @@ class Traffic:
         []
     """
 
-    def __init__(self, grpc_address: str, http_address: str, per_second: float, deadline_seconds: float = 20.0) -> None:
+    def __init__(
+        self, grpc_address: str, http_address: str, per_second: float, deadline_seconds: float = scaled(20.0)
+    ) -> None:
         self.calls: list[Call] = []
+        self.per_second = per_second
         self._grpc_address = grpc_address
         self._http_address = http_address
-        self._per_second = per_second
         self._deadline_seconds = deadline_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="traffic")
@@ -73,6 +77,10 @@ class Traffic:
     @property
     def failures(self) -> list[str]:
         return [f"{call.asked} after {call.seconds:.2f} s: {call.failure}" for call in self.calls if call.failure]
+
+    def answered_since(self, begin: float) -> bool:
+        """Whether each kind of request that was due after ``begin`` has had a right answer."""
+        return {call.asked for call in self.calls if call.due >= begin and not call.failure} == set(_ASKED)
 
     def summary(self) -> Mapping[str, object]:
         seconds = np.array([call.seconds for call in self.calls if not call.failure] or [np.nan])
@@ -112,7 +120,7 @@ class Traffic:
         async with triton_aio.InferenceServerClient(self._grpc_address) as grpc_client, _session() as http:
             begin, number = time.monotonic(), 0
             while not self._stop.is_set():
-                due = begin + number / self._per_second
+                due = begin + number / self.per_second
                 await asyncio.sleep(max(due - time.monotonic(), 0.0))
                 task = asyncio.create_task(self._ask(grpc_client, http, number, due))
                 running.add(task)

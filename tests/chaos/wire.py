@@ -18,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 
+from tests.deadlines import scaled
+
 _TUN = Path("/dev/net/tun")
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _PACKET_BYTES = 65536
@@ -26,7 +28,7 @@ _PACKET_BYTES = 65536
 def why_not() -> str:
     """Why there can be no wire here; empty where there can."""
     if os.geteuid() != 0:
-        return "network namespaces need root"
+        return "network namespaces need root; run: sudo make chaos"
     if not os.access(_TUN, os.R_OK | os.W_OK):
         return f"{_TUN} cannot be opened"
     tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False)
@@ -92,4 +94,4 @@ def _open_tun(device: str) -> int:
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30.0)
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=scaled(30.0))

@@ -52,8 +52,9 @@ def main(name: str, address: str, directory: Path) -> None:
             dict(os.environ),
         )
         sys.stdin.read()
-        # Nobody asks any more: there is nothing to drain.
+        # Nobody asks any more: there is nothing to drain, and a cut connection would keep an orderly end waiting.
         agent.child.kill()
+        server.kill()
 
 
 if __name__ == "__main__":

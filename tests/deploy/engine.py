@@ -16,8 +16,10 @@ from pathlib import Path
 
 from trireme.errors import ServerError, SetupError
 
-START_DEADLINE_SECONDS = 60
-STOP_DEADLINE_SECONDS = 60
+from tests.deadlines import scaled
+
+START_DEADLINE_SECONDS = scaled(60)
+STOP_DEADLINE_SECONDS = scaled(60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,10 @@ def run(command: Sequence[str], environment: dict[str, str], *, deadline_seconds
     name = f"{' '.join(command):.120}"
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=deadline_seconds, check=False
+            command, env=environment, capture_output=True, text=True, timeout=scaled(deadline_seconds), check=False
         )
     except subprocess.TimeoutExpired:
-        raise ServerError(f"{name} ran past its deadline of {deadline_seconds:.0f} s") from None
+        raise ServerError(f"{name} ran past its deadline of {scaled(deadline_seconds):.0f} s") from None
     if done.returncode:
         raise ServerError(f"{name} failed with {done.returncode}: {(done.stdout + done.stderr).strip()[-3000:]}")
     return done.stdout
@@ -98,7 +100,7 @@ def install_debian_packages(package_of: Mapping[str, str]) -> None:
         return
     if not shutil.which("apt-get"):
         raise SetupError("this machine has no apt-get", f"install {', '.join(missing)}")
-    print(f"compose-test: installing {', '.join(missing)} with apt-get", flush=True)
+    print(f"installing {', '.join(missing)} with apt-get", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "--quiet", "update"], environment, deadline_seconds=180)
     run(
@@ -153,6 +155,6 @@ def _await_answer(engine: Engine, daemon: subprocess.Popen[bytes], log_path: Pat
 def _answers(engine: Engine) -> bool:
     asked = ["docker", "version", "--format", "{{.Server.Version}}"]
     try:
-        return subprocess.run(asked, env=engine.environment(), capture_output=True, timeout=10).returncode == 0
+        return subprocess.run(asked, env=engine.environment(), capture_output=True, timeout=scaled(10)).returncode == 0
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return False

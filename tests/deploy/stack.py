@@ -9,6 +9,7 @@ from pathlib import Path
 from trireme.repository import ModelRepository
 from trireme.triton_client import TritonClient
 
+from tests.deadlines import scaled
 from tests.deploy.compose import Compose
 from tests.deploy.engine import Engine, run
 
@@ -65,7 +66,7 @@ class Stack:
     def is_ready(self, replica: str) -> bool:
         """What its agent says."""
         try:
-            with urllib.request.urlopen(f"http://{self._address(replica)}:8003/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://{self._address(replica)}:8003/readyz", timeout=scaled(5)) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False

@@ -17,6 +17,7 @@ from trireme.repository import ModelRepository
 from trireme.server import ServerFlags
 from trireme.settings import Settings
 
+from tests.deadlines import scaled
 from tests.deploy.compose import Compose
 
 STANDIN = "tests/deploy/docker-compose.standin.yml"
@@ -172,7 +173,7 @@ def test_triton_gets_the_flags_that_trireme_serve_gives_it(services: Services) -
 
 
 def test_envoy_is_told_what_trireme_would_tell_it_today(settings: Settings, tmp_path: Path) -> None:
-    subprocess.run([settings.project_dir / "deploy/make-envoy-config", tmp_path], check=True, timeout=60)
+    subprocess.run([settings.project_dir / "deploy/make-envoy-config", tmp_path], check=True, timeout=scaled(60))
     committed = settings.project_dir / "deploy/envoy"
     rendered = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.json")}
     assert rendered

@@ -18,12 +18,13 @@ from trireme.readiness import prove
 from trireme.triton_client import TritonClient
 from trireme.variants import find_tasks
 
+from tests.deadlines import scaled
 from tests.deploy.stack import PROJECT, REPLICAS, Stack
 from tests.e2e.serving import wait_until
 
 pytestmark = pytest.mark.docker
 
-ANSWER_DEADLINE_SECONDS = 60
+ANSWER_DEADLINE_SECONDS = scaled(60)
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_the_repository_api_is_closed_at_the_door_and_asks_for_the_key_inside(
     with pytest.raises(ServerError):
         client.index(ANSWER_DEADLINE_SECONDS)
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(stack.url("ENVOY_HTTP_PORT", "/v2/repository/index"), b"", timeout=10)
+        urllib.request.urlopen(stack.url("ENVOY_HTTP_PORT", "/v2/repository/index"), b"", timeout=scaled(10))
     with refused.value:
         assert 400 <= refused.value.code < 500
     for replica in REPLICAS:
@@ -170,7 +171,7 @@ def test_a_request_larger_than_shared_memory_fails_alone(stack: Stack) -> None:
 
 def test_prometheus_reads_every_part(stack: Stack) -> None:
     def health_by_target() -> dict[str, str]:
-        with urllib.request.urlopen(stack.url("PROMETHEUS_PORT", "/api/v1/targets"), timeout=10) as answer:
+        with urllib.request.urlopen(stack.url("PROMETHEUS_PORT", "/api/v1/targets"), timeout=scaled(10)) as answer:
             targets = json.load(answer)["data"]["activeTargets"]
         return {f"{target['labels']['job']} {target['labels']['instance']}": target["health"] for target in targets}
 

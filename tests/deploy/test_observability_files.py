@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.deadlines import scaled
 from tests.observability import GRAFANA, PROMETHEUS, dashboards, metrics_in, panel_expressions, prometheus_programs
 
 BOARDS = dashboards()
@@ -17,7 +18,11 @@ BOARDS = dashboards()
 
 def promtool(*arguments: str | Path) -> None:
     done = subprocess.run(
-        [prometheus_programs() / "promtool", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [prometheus_programs() / "promtool", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=scaled(60),
+        check=False,
     )
     told = done.stdout + done.stderr
     assert done.returncode == 0, told

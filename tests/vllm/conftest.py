@@ -19,11 +19,12 @@ from trireme.settings import Settings
 from trireme_client import GenerationChunk, TriremeClient
 from trireme_export.exporter import Exporter
 
+from tests.deadlines import scaled
 from tests.vllm.tiny_adapter import write_adapter
 
 CONTEXT_TOKENS = 1024
-LOAD_DEADLINE_SECONDS = 180.0
-DEADLINE_MS = 120_000
+LOAD_DEADLINE_SECONDS = scaled(180.0)
+DEADLINE_MS = round(scaled(120_000))
 
 # 30 layers, 3 key-value heads of 64 numbers, bfloat16. In blocks of 128 tokens.
 KV_CACHE_BYTES_PER_TOKEN = 2 * 30 * 3 * 64 * 2
@@ -80,7 +81,7 @@ class Stack:
         self.admin.load_model(model, client_timeout=LOAD_DEADLINE_SECONDS)
 
     def unload(self, model: str) -> None:
-        self.admin.unload_model(model, client_timeout=60.0)
+        self.admin.unload_model(model, client_timeout=scaled(60.0))
 
     def generate(self, model: str, prompt: str | list[dict[str, str]], **sampling: Any) -> Generated:
         """Greedy, unless ``sampling`` says otherwise."""
@@ -115,10 +116,18 @@ class Stack:
 
     def metric(self, name: str, model: str) -> float:
         """The sum of a metric of ours over its other labels."""
-        with urllib.request.urlopen(f"http://{self.server.metrics_address}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.server.metrics_address}/metrics", timeout=scaled(10)) as answer:
             lines = answer.read().decode().splitlines()
         found = [line for line in lines if line.startswith(f"{name}{{") and f'model="{model}"' in line]
         return sum(float(line.rpartition(" ")[2]) for line in found)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What an earlier load left in this user's cache could hide what the first one on a machine needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CACHE_ROOT", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

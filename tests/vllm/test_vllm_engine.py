@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator
 
 import psutil
@@ -15,10 +14,10 @@ from trireme.repository import ModelRepository
 from trireme_client import ClientError, InvalidRequestError
 from tritonclient.utils import InferenceServerException
 
+from tests.e2e.serving import wait_until
 from tests.vllm.conftest import Generated, Stack
 
 PROMPT = "List the first ten prime numbers:"
-DEADLINE_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +25,6 @@ def chat(stack: Stack) -> Iterator[Stack]:
     stack.load("chat")
     yield stack
     stack.unload("chat")
-
-
-def wait_until(reached: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not reached():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
-        time.sleep(0.1)
 
 
 def test_the_exported_model_answers_its_golden_samples(stack: Stack) -> None:
@@ -46,6 +38,7 @@ def test_the_exported_model_answers_its_golden_samples(stack: Stack) -> None:
         stack.unload(name)
 
 
+@pytest.mark.slow
 def test_more_than_the_cache_holds_waits_and_is_answered(chat: Stack) -> None:
     """Eight times 310 tokens, in blocks for 2048."""
 
@@ -66,6 +59,7 @@ def test_more_than_the_cache_holds_waits_and_is_answered(chat: Stack) -> None:
     assert chat.generate("chat", PROMPT).finish_reason == "length"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "fits"),
     [
@@ -80,11 +74,13 @@ def test_an_answer_has_the_form_that_is_asked_for(
     assert fits(chat.generate("chat", "Tell me:", structured_outputs=form, max_tokens=64).text)
 
 
+@pytest.mark.slow
 def test_a_form_that_is_none_is_refused(chat: Stack) -> None:
     with pytest.raises(InvalidRequestError, match=r"invalid_request \(structured_outputs\): .*regex"):
         chat.generate("chat", "Tell me:", structured_outputs={"regex": "["})
 
 
+@pytest.mark.slow
 def test_requests_with_and_without_an_adapter_share_a_batch(stack: Stack) -> None:
     stack.load("adapters")
     try:
@@ -105,6 +101,7 @@ def test_requests_with_and_without_an_adapter_share_a_batch(stack: Stack) -> Non
         stack.unload("adapters")
 
 
+@pytest.mark.slow
 def test_speculation_brings_several_tokens_at_once(stack: Stack) -> None:
     stack.load("speculative")
     try:
@@ -140,6 +137,7 @@ def next_words(stack: Stack, model: str) -> tuple[list[str], float]:
     return said, sum(word == right for word, right in zip(said, expected, strict=True)) / len(expected)
 
 
+@pytest.mark.slow
 def test_eight_bit_weights_say_what_the_full_ones_say(chat: Stack) -> None:
     said, share = next_words(chat, "chat")
     chat.load("int8")
@@ -165,6 +163,7 @@ def test_a_model_that_vllm_cannot_do_is_refused_at_load(stack: Stack, model: str
         stack.load(model)
 
 
+@pytest.mark.slow
 def test_a_stub_that_dies_leaves_no_process_and_is_loaded_anew(chat: Stack) -> None:
     stream = chat.client.generate(
         "chat", text="A story:", sampling_parameters={"max_tokens": 1000, "ignore_eos": True}, deadline_ms=5_000

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from trireme.settings import Settings
 from trireme_client import InvalidRequestError
 from tritonclient.utils import InferenceServerException
 
-from tests.vllm.conftest import ENGINE, LOAD_DEADLINE_SECONDS, Stack, write_model
+from tests.deadlines import scaled
+from tests.e2e.serving import wait_until
+from tests.vllm.conftest import ENGINE, Stack, write_model
 
 KEY = "a-key-for-the-test"
 PROMPT = "The capital of France is"
@@ -32,7 +33,7 @@ class Upstream:
     url: str
 
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=scaled(10)) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
 
@@ -59,23 +60,20 @@ def upstream(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
-        wait_for_health(process, f"http://127.0.0.1:{port}/health", folder / "log")
-        yield Upstream(f"http://127.0.0.1:{port}")
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers_health(process, url, folder / "log"), "the server was healthy")
+        yield Upstream(url)
     finally:
         # Its engine is a process of its own, that outlives it otherwise.
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+        process.wait(scaled(30))
 
 
-def wait_for_health(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + LOAD_DEADLINE_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text(errors="replace")[-2000:]
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
-            if answer.status == 200:
-                return
-        time.sleep(0.3)
-    raise AssertionError(f"{url} did not answer within {LOAD_DEADLINE_SECONDS} s")
+def answers_health(process: subprocess.Popen[bytes], url: str, log: Path) -> bool:
+    assert process.poll() is None, log.read_text(errors="replace")[-2000:]
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=scaled(5)) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +141,7 @@ def test_a_caller_who_leaves_frees_the_place_upstream(elsewhere: Stack, upstream
         next(stream)
     assert upstream.metric("vllm:num_requests_running") == 1
     stream.close()
-    deadline = time.monotonic() + 20.0
-    while upstream.metric("vllm:num_requests_running"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: upstream.metric("vllm:num_requests_running") == 0, "the request had left")
     assert upstream.metric("vllm:generation_tokens_total") < 700
 
 

@@ -45,6 +45,8 @@ def enter_vllm_environment() -> None:
     # Packages that vLLM does not pin but would use where it finds them are no part of its environment either.
     own = [path for path in sys.path if not path.endswith("site-packages")]
     sys.path[:] = [*own, str(packages)]
+    # vLLM inspects the class of a model in a child process, which is to find vLLM too.
+    sys.executable = str(directory / "bin" / "python")
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     # An embedded interpreter starts in the C locale, in which vLLM's sources cannot be read.
