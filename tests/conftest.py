@@ -11,6 +11,8 @@ import tritonclient.grpc as triton_grpc
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
 
+from tests.servers import throw_away_server
+
 # A shell's background job ignores Ctrl-C, and its children would too: tests of Ctrl-C start children that do not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -19,7 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def repository_server() -> Iterator[TritonServer]:
     """A tritonserver with every model of the repository. Tests leave its models as they found them."""
     flags = ServerFlags(Settings.from_environment().repository_dir, exit_on_error=False)
-    with TritonServer.start(flags) as running:
+    with throw_away_server(flags) as running:
         yield running
 
 

@@ -18,6 +18,7 @@ from trireme.server import ServerFlags, TritonServer
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests.deadlines import scaled
+from tests.servers import throw_away_server
 
 PATIENCE_SECONDS = scaled(30.0)
 DOUBLER = """
@@ -77,8 +78,8 @@ class Models:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
-    flags = ServerFlags(tmp_path_factory.mktemp("onnx"), load_models=(), exit_on_error=False, exit_timeout_seconds=2)
-    with TritonServer.start(flags) as server:
+    flags = ServerFlags(tmp_path_factory.mktemp("onnx"), load_models=(), exit_on_error=False)
+    with throw_away_server(flags) as server:
         found = Models(server)
         with contextlib.closing(found.client):
             yield found

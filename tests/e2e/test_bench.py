@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trireme.server import ServerFlags, TritonServer
+from trireme.server import ServerFlags
 from trireme.settings import Settings
 
 from tests.deadlines import scaled
+from tests.servers import throw_away_server
 
 pytestmark = pytest.mark.slow
 TRIREME = Path(sys.executable).with_name("trireme")
@@ -50,7 +51,7 @@ def test_sweep_finds_a_rate_and_says_it(tmp_path: Path) -> None:
     slo = tmp_path / "slo.toml"
     slo.write_text(f"[tasks.{MODEL}]\np50_ms = 2000\n")
     flags = ServerFlags(Settings.from_environment().repository_dir, load_models=(MODEL,))
-    with TritonServer.start(flags) as server:
+    with throw_away_server(flags) as server:
         report = _bench(
             "sweep", "--model", MODEL, "--url", server.grpc_address, "--slo", slo, "--from", 10, "--to", 40,
             "--within", 0.5, "--seconds", 2, "--repetitions", 1, "--output", tmp_path,

@@ -21,7 +21,7 @@ import tritonclient.grpc as triton_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from trireme.server import ServerFlags, TritonServer
+from trireme.server import ServerFlags
 from trireme_client import (
     AsyncTriremeClient,
     ClosedError,
@@ -38,6 +38,7 @@ from trireme_client import (
 from trireme_client.tensors import DTYPES
 
 from tests.deadlines import scaled
+from tests.servers import throw_away_server
 
 MODELS = Path(__file__).with_name("client_models")
 ADMIN_KEY = "a-key-for-tests"
@@ -50,7 +51,7 @@ def server(tmp_path_factory):
     """A server with the models of ``client_models``; a copy, since the server writes beside what it runs."""
     repository = tmp_path_factory.mktemp("client") / "models"
     shutil.copytree(MODELS, repository)
-    with TritonServer.start(ServerFlags(repository, admin_key=ADMIN_KEY)) as running:
+    with throw_away_server(ServerFlags(repository, admin_key=ADMIN_KEY)) as running:
         yield running
 
 

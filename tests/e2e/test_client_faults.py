@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from trireme.server import ServerFlags, TritonServer
+from trireme.server import ServerFlags
 from trireme_client import (
     ClientError,
     DeadlineError,
@@ -25,6 +25,7 @@ from trireme_client import (
 )
 
 from tests.deadlines import scaled
+from tests.servers import throw_away_server
 
 MODELS = Path(__file__).with_name("client_models")
 HEALTH = HealthPolicy(interval_ms=200, probe_deadline_ms=1000, eject_after=2)
@@ -45,12 +46,12 @@ def repository(tmp_path_factory):
 def servers(repository):
     """Three replicas of the same models."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(TritonServer.start(ServerFlags(repository))) for _ in range(3)]
+        yield [stack.enter_context(throw_away_server(ServerFlags(repository))) for _ in range(3)]
 
 
 @pytest.fixture
 def server(repository):
-    with TritonServer.start(ServerFlags(repository)) as running:
+    with throw_away_server(ServerFlags(repository)) as running:
         yield running
 
 
@@ -146,7 +147,7 @@ def test_a_stream_ends_soon_after_its_server_is_gone(server, how):
 
 
 def test_a_restarted_server_is_found_and_told_of_shared_memory_once_more(repository):
-    with TritonServer.start(ServerFlags(repository)) as first:
+    with throw_away_server(ServerFlags(repository)) as first:
         flags = first.flags
         with TriremeClient(first.grpc_address, retry=RetryPolicy(max_attempts=50, max_backoff_ms=500)) as client:
             with client.shared_memory(4096) as region:
@@ -155,7 +156,7 @@ def test_a_restarted_server_is_found_and_told_of_shared_memory_once_more(reposit
                 kill(first)
                 with pytest.raises((UnavailableError, DeadlineError)):
                     client.infer("identity", {"FP32": x}, ["FP32_OUT"], deadline_ms=500)
-                with TritonServer.start(flags):
+                with throw_away_server(flags):
                     result = client.infer("identity", {"FP32": x}, ["FP32_OUT"], deadline_ms=20_000)
                     assert result["FP32_OUT"].tolist() == [[1.0] * 4]
             assert not list(Path("/dev/shm").glob("trireme-client-*"))

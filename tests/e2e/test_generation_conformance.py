@@ -27,6 +27,7 @@ from trireme_client import ClientError, TriremeClient
 
 from tests.deadlines import scaled
 from tests.e2e.serving import wait_until
+from tests.servers import throw_away_server
 
 BYSTANDER = Path(__file__).parent / "client_models" / "identity"
 CONTEXT_TOKENS, CACHE_TOKENS, STEP_TOKENS = 1024, 1536, 64
@@ -66,7 +67,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     ENGINES[request.param](repository)
     shutil.copytree(BYSTANDER, repository / BYSTANDER.name)
     # Short, since a request to an engine that was killed counts as in flight for good.
-    with TritonServer.start(ServerFlags(repository, exit_timeout_seconds=3)) as server:
+    with throw_away_server(ServerFlags(repository)) as server:
         yield server
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trireme.server import ServerFlags, TritonServer
+from trireme.server import ServerFlags
 from trireme_client import ClientError, TriremeClient
 
 from tests.e2e.serving import Serve
+from tests.servers import throw_away_server
 
 MODELS = Path(__file__).parent / "generation_models"
 ENGINE, VARIANT, ROUTE = "generation_economy_engine", "generation_economy", "text_generation"
@@ -88,7 +89,7 @@ def test_what_callers_report_moves_a_fast_request_to_the_fast_variant(client: Tr
 
 def test_a_variant_that_is_not_loaded_is_left_before_the_first_token(serve: Serve) -> None:
     with (
-        TritonServer.start(ServerFlags(serve.repository, load_models=(ROUTE, VARIANT))) as server,
+        throw_away_server(ServerFlags(serve.repository, load_models=(ROUTE, VARIANT))) as server,
         TriremeClient(server.grpc_address) as client,
     ):
         first = list(client.generate(ROUTE, "one two", tier="premium"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.deadlines import scaled
 from tests.lint_corpus.corpus import Case, all_cases
+from tests.servers import throw_away_server
 
 CORPUS_DIR = Path(__file__).parents[1] / "lint_corpus"
 # The models of the corpus read nothing: a load that takes longer hangs.
@@ -73,13 +73,15 @@ def verdicts(cases: list[Case], repository: Path, runtime: EmbeddedRuntime) -> l
     batches = [quiet[first : first + CASES_PER_SERVER] for first in range(0, len(quiet), CASES_PER_SERVER)]
     found: list[Verdict] = []
     for batch in batches:
-        with _throw_away(repository, runtime) as server, ThreadPoolExecutor(2) as pool:
+        with throw_away_server(_flags(repository), runtime) as server, ThreadPoolExecutor(2) as pool:
             found += pool.map(lambda case: _load(server, case, BUSY_DEADLINE_S), batch)
+            if not server.is_alive():
+                print(server.log_path.read_text(errors="replace")[-4000:])
     # A server with starved stubs may abort, and be none the wiser about the cases that were still to come.
     alone = [case for case in cases if case.breaks_server] + [verdict.case for verdict in found if verdict.lost]
 
     def load_alone(case: Case) -> Verdict:
-        with _throw_away(repository, runtime) as server:
+        with throw_away_server(_flags(repository), runtime) as server:
             return _load(server, case, HANG_DEADLINE_S)
 
     # Those that hang use no core while their deadline passes.
@@ -88,16 +90,8 @@ def verdicts(cases: list[Case], repository: Path, runtime: EmbeddedRuntime) -> l
     return [verdict for verdict in found if not verdict.lost] + judged_alone
 
 
-@contextlib.contextmanager
-def _throw_away(repository: Path, runtime: EmbeddedRuntime) -> Iterator[TritonServer]:
-    """A server that is killed: to end in order it would wait for loads that hang, and a second for each stub."""
-    server = TritonServer.start(ServerFlags(repository, load_models=(), exit_on_error=False), runtime=runtime)
-    try:
-        yield server
-        if not server.is_alive():
-            print(server.log_path.read_text(errors="replace")[-4000:])
-    finally:
-        server.kill()
+def _flags(repository: Path) -> ServerFlags:
+    return ServerFlags(repository, load_models=(), exit_on_error=False)
 
 
 def _load(server: TritonServer, case: Case, deadline_s: float) -> Verdict:

@@ -17,6 +17,7 @@ from trireme.server import ServerFlags, TritonServer, free_ports
 from trireme_loadtest.record import LoadRecord
 
 from tests.deadlines import scaled
+from tests.servers import throw_away_server
 
 PROJECT = Path(__file__).parents[2]
 MODELS = Path(__file__).parent / "load_models"
@@ -28,12 +29,8 @@ GUARD_SECONDS = scaled(90)
 
 @pytest.fixture(scope="module")
 def slow_server() -> Iterator[TritonServer]:
-    running = TritonServer.start(ServerFlags(MODELS, load_models=("slow",)))
-    try:
+    with throw_away_server(ServerFlags(MODELS, load_models=("slow",))) as running:
         yield running
-    finally:
-        # Told to end, it would end its twenty stubs one after the other, a second each.
-        running.kill()
 
 
 @pytest.fixture
@@ -163,7 +160,7 @@ def test_users_that_stream_count_tokens_and_are_held_to_them(tmp_path: Path) -> 
     slo.write_text("[all]\nttft_p95_ms = 5000\ninter_token_p95_ms = 5000\nminimum_token_rate = 1\n")
     models = Path(__file__).parent / "generation_models"
     flags = ServerFlags(models, load_models=("text_generation", "generation_economy", "generation_premium"))
-    with TritonServer.start(flags) as server:
+    with throw_away_server(flags) as server:
         command = _locust(server, "--headless", "-u", "4", "-r", "4", "-t", "3s", file=GENERATION_LOCUSTFILE)
         done = _run([*command, "--slo", str(slo), "--report", str(tmp_path / "report")])
 

@@ -18,6 +18,7 @@ from trireme.settings import Settings
 from trireme_loadtest.record import LoadRecord
 
 from tests.deadlines import scaled
+from tests.servers import throw_away_server
 
 MODELS = Path(__file__).parent / "load_models"
 TRIREME = Path(sys.executable).with_name("trireme")
@@ -29,7 +30,7 @@ GUARD_SECONDS = scaled(90)
 def economy() -> Iterator[TritonServer]:
     """A server of its own: one test freezes it."""
     flags = ServerFlags(Settings.from_environment().repository_dir, load_models=(MODEL,))
-    with TritonServer.start(flags) as running:
+    with throw_away_server(flags) as running:
         yield running
 
 
@@ -143,7 +144,7 @@ def test_a_server_that_freezes_for_three_seconds_breaks_the_verdict(economy: Tri
 
 def test_a_server_that_ends_during_the_run_is_counted_by_code(tmp_path: Path) -> None:
     slo = _slo(tmp_path, "[all]\nerror_rate = 0.01\n")
-    with TritonServer.start(ServerFlags(MODELS, load_models=("counting",))) as server:
+    with throw_away_server(ServerFlags(MODELS, load_models=("counting",))) as server:
         stopper = threading.Timer(2.0, server.process.kill)
         stopper.start()
         done = _valid_load(
@@ -165,7 +166,7 @@ def _texts(folder: Path) -> Path:
 
 def test_streams_are_held_against_time_to_first_response_and_the_gaps(tmp_path: Path) -> None:
     slo = _slo(tmp_path, "[tasks.counting]\nttft_p50_ms = 5000\ninter_token_p50_ms = 10\n")
-    with TritonServer.start(ServerFlags(MODELS, load_models=("counting",))) as server:
+    with throw_away_server(ServerFlags(MODELS, load_models=("counting",))) as server:
         done = _load(
             "run", "--model", "counting", "--url", server.grpc_address, "--arrivals", "constant:8", "--seconds", 2,
             "--inputs", _texts(tmp_path), "--slo", slo, "--output", tmp_path / "report",

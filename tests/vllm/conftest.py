@@ -20,6 +20,7 @@ from trireme_client import GenerationChunk, TriremeClient
 from trireme_export.exporter import Exporter
 
 from tests.deadlines import scaled
+from tests.servers import throw_away_server
 from tests.vllm.tiny_adapter import write_adapter
 
 CONTEXT_TOKENS = 1024
@@ -157,7 +158,7 @@ def stack(repository: Path, weights: Path) -> Iterator[Stack]:
     (repository / "missing_adapter/1/multi_lora.json").write_text(json.dumps({"brief": "nowhere"}))
     flags = ServerFlags(repository, load_models=(), exit_on_error=False)
     with (
-        TritonServer.start(flags) as server,
+        throw_away_server(flags) as server,
         TriremeClient(server.grpc_address) as client,
         contextlib.closing(triton_grpc.InferenceServerClient(server.grpc_address)) as admin,
     ):

@@ -11,6 +11,7 @@ from trireme.server import ServerFlags, TritonServer
 
 import tests.e2e.test_generation_conformance as conformance
 from tests.e2e.test_generation_conformance import *  # noqa: F403
+from tests.servers import throw_away_server
 from tests.vllm.conftest import CONFIG, KV_CACHE_BYTES_PER_TOKEN, write_model
 
 # Of vLLM's greedy text it is not promised that other requests in the batch, or speculation, leave it as it is.
@@ -36,7 +37,7 @@ def server(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     }
     write_model(repository, "plain", CONFIG, content)
     shutil.copytree(conformance.BYSTANDER, repository / conformance.BYSTANDER.name)
-    with TritonServer.start(ServerFlags(repository)) as server:
+    with throw_away_server(ServerFlags(repository)) as server:
         yield server
         # An orderly end takes it 30 s once a stub was killed.
         server.kill()

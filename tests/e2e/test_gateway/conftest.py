@@ -10,6 +10,7 @@ import pytest
 from trireme.server import ServerFlags, TritonServer
 
 from tests.e2e.gateway_process import GatewayProcess
+from tests.servers import throw_away_server
 
 MODELS = Path(__file__).parents[1] / "gateway_models"
 # An ensemble that is pinned to an engine's version, and streams.
@@ -31,7 +32,7 @@ def write_models(folder: Path) -> Path:
 @pytest.fixture(scope="package")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """The Triton."""
-    with TritonServer.start(ServerFlags(write_models(tmp_path_factory.mktemp("gateway") / "models"))) as running:
+    with throw_away_server(ServerFlags(write_models(tmp_path_factory.mktemp("gateway") / "models"))) as running:
         yield running
 
 

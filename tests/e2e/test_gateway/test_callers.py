@@ -11,10 +11,11 @@ import time
 import httpx
 import psutil
 import pytest
-from trireme.server import ServerFlags, TritonServer
+from trireme.server import ServerFlags
 
 from tests.e2e.gateway_process import DEADLINE_SECONDS, GatewayProcess, sum_metric
 from tests.e2e.test_gateway.conftest import write_models
+from tests.servers import throw_away_server
 
 LONG = {"model": "scripted", "prompt": "say=2000 every_ms=50", "max_tokens": 2000}
 SHORT = {"model": "scripted", "prompt": "say=2"}
@@ -124,7 +125,7 @@ def test_engine_that_fails_on_the_way_ends_the_stream_with_an_error(gateway):
 
 def test_engine_that_dies_on_the_way_ends_the_stream_and_others_never_notice(tmp_path):
     with (
-        TritonServer.start(ServerFlags(write_models(tmp_path / "models"))) as server,
+        throw_away_server(ServerFlags(write_models(tmp_path / "models"))) as server,
         GatewayProcess(tmp_path, triton=server.grpc_address) as gateway,
     ):
         *texts, last = read_broken_stream(gateway, "say=9 every_ms=20 die_after=3")
@@ -138,7 +139,7 @@ def test_engine_that_dies_on_the_way_ends_the_stream_and_others_never_notice(tmp
 def test_triton_that_is_gone_is_a_503(tmp_path):
     models = write_models(tmp_path / "models")
     with (
-        TritonServer.start(ServerFlags(models)) as server,
+        throw_away_server(ServerFlags(models)) as server,
         GatewayProcess(tmp_path, triton=server.grpc_address) as door,
     ):
         assert httpx.get(f"{door.url}/healthz").status_code == 200

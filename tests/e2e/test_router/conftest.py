@@ -16,6 +16,7 @@ import tritonclient.grpc as triton_grpc
 from trireme.server import ServerFlags, TritonServer
 
 from tests.deadlines import scaled
+from tests.servers import throw_away_server
 
 PATIENCE_SECONDS = scaled(30.0)
 VARIANTS = {"economy": "small", "standard": "medium", "premium": "large"}
@@ -153,8 +154,8 @@ class Echo:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
     repository = EchoRepository(tmp_path_factory.mktemp("repository"))
     # A stub that was killed holds the server back at its end: do not wait long for it.
-    flags = ServerFlags(repository.path, exit_on_error=False, exit_timeout_seconds=3)
-    with TritonServer.start(flags) as server:
+    flags = ServerFlags(repository.path, exit_on_error=False)
+    with throw_away_server(flags) as server:
         echo = Echo(server, repository)
         with contextlib.closing(echo.client):
             yield echo
