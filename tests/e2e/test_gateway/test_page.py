@@ -32,7 +32,8 @@ def test_example_runs_as_it_stands(kind, text, door):
     result = subprocess.run(command, capture_output=True, text=True, timeout=scaled(120), check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
-    assert "error" not in result.stdout
+    # The word itself a language model may say.
+    assert '"error"' not in result.stdout
 
 
 def test_task_of_generation_is_routed_and_says_how(door):
