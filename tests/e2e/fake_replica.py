@@ -38,7 +38,8 @@ class FakeReplica:
 
     Attributes:
         ready: what its agent says.
-        behaviour: before each gRPC inference. http_status: of each HTTP inference.
+        behaviour: before each gRPC inference.
+        http_status: of each HTTP inference; 0: the connection ends instead. http_error: what it says then.
         asked: the request id (header) of each inference that reached it, in order.
     """
 
@@ -47,6 +48,7 @@ class FakeReplica:
         self.ready = True
         self.behaviour: Behaviour = answer
         self.http_status = 200
+        self.http_error = ""
         self.asked: list[str] = []
         self._agent = _serve_http(self._handle_agent)
         self._http = _serve_http(self._handle_http)
@@ -77,7 +79,13 @@ class FakeReplica:
     def _handle_http(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
         self.asked.append(handler.headers.get("x-request-id", ""))
-        _send(handler, self.http_status, {"name": self.name, "path": handler.path, "bytes": len(body)})
+        if not self.http_status:
+            handler.connection.shutdown(socket.SHUT_RDWR)
+        elif self.http_error:
+            _send(handler, self.http_status, {"error": self.http_error})
+        else:
+            told = {"sequence": handler.headers.get("x-trireme-sequence"), "bytes": len(body)}
+            _send(handler, self.http_status, {"name": self.name, "path": handler.path, **told})
 
 
 class Cable:

@@ -11,7 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 from trireme.envoy.endpoint import FrontDoor, TlsFiles
-from trireme.envoy.upstreams import BUFFER_BYTES, BY_PREFIX_CLUSTER, GRPC_CLUSTER, HTTP_CLUSTER
+from trireme.envoy.upstreams import (
+    BUFFER_BYTES,
+    BY_PREFIX_CLUSTER,
+    GRPC_BY_SEQUENCE_CLUSTER,
+    GRPC_CLUSTER,
+    HTTP_BY_SEQUENCE_CLUSTER,
+    HTTP_CLUSTER,
+    lua,
+)
 from trireme.ports import LOOPBACK
 
 Json = dict[str, Any]
@@ -21,6 +29,10 @@ MIB = 1024**2
 HTTP_BODY_BYTES = 4 * MIB
 # Requests that share their beginning go where it is in the cache, see ``trireme_client.generation``.
 PREFIX_HEADER = "x-trireme-prefix"
+# Requests of one sequence go where its state is. The client sets it; of HTTP requests ``requests.lua`` does.
+SEQUENCE_HEADER = "x-trireme-sequence"
+# To ``attempts.lua``: after how long without an answer another replica is asked too.
+PATIENCE_HEADER = "x-trireme-patience-ms"
 # A stream without a byte for this long is dead; a language model says something at every token.
 _IDLE_SECONDS = 300
 
@@ -38,12 +50,14 @@ _GRPC_METHODS = (
 )
 # What tritonserver says of a model whose process has died: "Stub process 'm_0' is not healthy."
 _DEAD_STUB = "Stub process"
+_CHECKS = "envoy.filters.http.lua"
 _GRPC_SERVICE = "/inference.GRPCInferenceService"
 _MODEL_PATH = r"/v2/models/[^/]+(/versions/[0-9]+)?"
 _INFER_PATH = rf"{_MODEL_PATH}/infer"
+_GENERATE_PATH = rf"{_MODEL_PATH}/generate(_stream)?"
 _HTTP_PATHS = (
     r"/v2(/health/live|/health/ready|/models/stats)?",
-    rf"{_MODEL_PATH}(/(ready|config|stats|generate|generate_stream))?",
+    rf"{_MODEL_PATH}(/(ready|config|stats))?",
 )
 _NOT_HERE = (
     "only inference, metadata, health and statistics are served here; what controls a server, ask the replica itself"
@@ -56,10 +70,7 @@ def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
     Args:
         rds: where the routes of gRPC and HTTP come from (an Envoy ConfigSource).
     """
-    limit = {
-        "name": "envoy.filters.http.buffer",
-        "typed_config": _typed("extensions.filters.http.buffer.v3.Buffer", max_request_bytes=HTTP_BODY_BYTES),
-    }
+    http_filters = [_limit(), {"name": _CHECKS, "typed_config": lua("requests"), "disabled": True}]
     statistics = {
         "name": "envoy.filters.http.grpc_stats",
         "typed_config": _typed("extensions.filters.http.grpc_stats.v3.FilterConfig", emit_filter_state=True),
@@ -74,7 +85,7 @@ def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
         for suffix, one in doors.items()
         for listener in (
             _listener(one, f"grpc{suffix}", "grpc", one.grpc_port, rds["grpc"], [statistics]),
-            _listener(one, f"http{suffix}", "http", one.http_port, rds["http"], [limit]),
+            _listener(one, f"http{suffix}", "http", one.http_port, rds["http"], http_filters),
         )
     ]
 
@@ -86,7 +97,7 @@ def routes(door: FrontDoor) -> Mapping[str, Json]:
     """
     return {
         "grpc": _route_table("grpc", [*_grpc_routes(door), _refusal(_NOT_HERE)]),
-        "http": _route_table("http", [*_http_routes(door), _refusal(f'{{"error":"{_NOT_HERE}"}}')]),
+        "http": _route_table("http", [*_http_routes(door), _refusal(_NOT_HERE)]),
     }
 
 
@@ -96,29 +107,51 @@ def _grpc_routes(door: FrontDoor) -> list[Json]:
     retries["retriable_headers"] = [{"name": "grpc-message", "string_match": {"contains": _DEAD_STUB}}]
     entries: list[Json] = []
     for method in _GRPC_METHODS:
-        path = {"path": f"{_GRPC_SERVICE}/{method}"}
+        match = {"path": f"{_GRPC_SERVICE}/{method}"}
         again = _second_try(door) if method == "ModelInfer" else {}
         if method in ("ModelInfer", "ModelStreamInfer"):
-            by_prefix = _action(BY_PREFIX_CLUSTER, retries, again)
-            by_prefix["hash_policy"] = [{"header": {"header_name": PREFIX_HEADER}}]
-            header = {"name": PREFIX_HEADER, "present_match": True}
-            entries.append({"match": {**path, "headers": [header]}, "route": by_prefix})
-        entries.append({"match": path, "route": _action(GRPC_CLUSTER, retries, again)})
-    return [*entries, {"match": {"prefix": "/grpc.health.v1.Health/"}, "route": _action(GRPC_CLUSTER, retries, {})}]
+            entries.append(_by_header(SEQUENCE_HEADER, match, _action(GRPC_BY_SEQUENCE_CLUSTER)))
+            entries.append(_by_header(PREFIX_HEADER, match, _action(BY_PREFIX_CLUSTER, retries, again)))
+        entries.append(_route(match, _action(GRPC_CLUSTER, retries, again)))
+    return [*entries, _route({"prefix": "/grpc.health.v1.Health/"}, _action(GRPC_CLUSTER, retries))]
 
 
 def _http_routes(door: FrontDoor) -> list[Json]:
-    retries = _retries("connect-failure,refused-stream,reset,gateway-error,retriable-status-codes")
-    # Here a dead process and a model's exception look alike, but for the body.
-    retries["retriable_status_codes"] = [500]
-    again = {_INFER_PATH: _second_try(door)}
-    return [
-        {
-            "match": {"safe_regex": {"regex": path}},
-            "route": _action(HTTP_CLUSTER, retries, again.get(path, {})),
-        }
-        for path in (_INFER_PATH, *_HTTP_PATHS)
-    ]
+    # A dead process is among these, see ``attempts.lua``.
+    retries = _retries("connect-failure,refused-stream,reset,gateway-error")
+    checked = {"typed_per_filter_config": {_CHECKS: _typed("config.route.v3.FilterConfig", config={})}}
+    entries: list[Json] = []
+    for path in (_INFER_PATH, _GENERATE_PATH):
+        match = {"safe_regex": {"regex": path}}
+        again = _second_try(door) if path == _INFER_PATH else {}
+        entries.append({**_by_header(SEQUENCE_HEADER, match, _action(HTTP_BY_SEQUENCE_CLUSTER)), **checked})
+        entries.append({**_route(match, _action(HTTP_CLUSTER, retries, again)), **checked})
+    others = [_route({"safe_regex": {"regex": path}}, _action(HTTP_CLUSTER, retries)) for path in _HTTP_PATHS]
+    return [*entries, *others]
+
+
+def _route(match: Json, action: Json) -> Json:
+    """Headers that ``attempts.lua`` reads are Envoy's own, not the caller's."""
+    patience = action["retry_policy"].get("per_try_timeout") if "retry_policy" in action else None
+    own = [{"header": {"key": PATIENCE_HEADER, "value": f"{float(patience[:-1]) * 1000:g}"}}] if patience else []
+    return {
+        "match": match,
+        "route": action,
+        "request_headers_to_remove": ["x-forwarded-host", PATIENCE_HEADER],
+        "request_headers_to_add": own,
+    }
+
+
+def _by_header(header: str, match: Json, action: Json) -> Json:
+    """Requests that have the header, each to the replica of its value."""
+    with_header = {**match, "headers": [{"name": header, "present_match": True}]}
+    return _route(with_header, {**action, "hash_policy": [{"header": {"header_name": header}}]})
+
+
+def _limit() -> Json:
+    """Joins a body's chunks, too: tritonserver 24.10 dies of 600,000 of one byte."""
+    config = _typed("extensions.filters.http.buffer.v3.Buffer", max_request_bytes=HTTP_BODY_BYTES)
+    return {"name": "envoy.filters.http.buffer", "typed_config": config}
 
 
 def _listener(door: FrontDoor, name: str, protocol: str, port: int, rds: Json, filters: list[Json]) -> Json:
@@ -137,6 +170,9 @@ def _listener(door: FrontDoor, name: str, protocol: str, port: int, rds: Json, f
         common_http_protocol_options={"idle_timeout": "3600s"},
         access_log=[_access_log(door, protocol)],
     )
+    if protocol == "http":
+        # As Triton says its errors.
+        manager["local_reply_config"] = {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}}
     chain: Json = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
     if door.tls:
         chain["transport_socket"] = _tls(door.tls, "h2" if protocol == "grpc" else "http/1.1")
@@ -195,19 +231,27 @@ def _route_table(name: str, entries: list[Json]) -> Json:
     return {
         **_typed("config.route.v3.RouteConfiguration"),
         "name": name,
-        "virtual_hosts": [{"name": name, "domains": ["*"], "routes": entries}],
+        "virtual_hosts": [
+            {"name": name, "domains": ["*"], "routes": entries, "include_request_attempt_count": True},
+        ],
     }
 
 
-def _action(cluster: str, retries: Json, second_try: Json) -> Json:
+def _action(cluster: str, retries: Json | None = None, second_try: Json | None = None) -> Json:
     # No timeout of Envoy's own: the caller's deadline goes with the request, and a stream lasts as long as it talks.
-    return {
+    action: Json = {
         "cluster": cluster,
         "timeout": "0s",
         "max_stream_duration": {"grpc_timeout_header_max": "0s"},
-        "retry_policy": {**retries, **second_try},
-        **({"hedge_policy": {"hedge_on_per_try_timeout": True}} if second_try else {}),
+        # How ``attempts.lua`` sees that a request was sent.
+        "auto_host_rewrite": True,
+        "append_x_forwarded_host": True,
     }
+    if retries:
+        action["retry_policy"] = {**retries, **(second_try or {})}
+    if second_try:
+        action["hedge_policy"] = {"hedge_on_per_try_timeout": True}
+    return action
 
 
 def _second_try(door: FrontDoor) -> Json:
