@@ -47,7 +47,7 @@ class Call:
     Attributes:
         deadline_ms: the one budget, from here to the return.
         metadata: sent with every request of it.
-        sequence: the id, as text, of a stateful model's sequence; such a request is never sent twice, nor to another replica.
+        sequence: a stateful model's; such a request is never sent twice, nor to another replica.
         affinity_key: calls of one key go to one replica, unless that is overloaded.
         repeatable: whether a lost request may be sent again and a slow one hedged.
         sent: whether a server has or may have executed some of it.

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from trireme.envoy.endpoint import Endpoint
 from trireme.ports import LOOPBACK
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tests.deadlines import scaled
 
@@ -139,6 +139,13 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ServerReady(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ARG002, N802
         return service_pb2.ServerReadyResponse(ready=True)
+
+    def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ARG002, N802
+        """A model ``m`` that takes numbers."""
+        answer = service_pb2.ModelConfigResponse()
+        answer.config.name = request.name
+        answer.config.input.add(name="X", data_type=model_config_pb2.TYPE_FP32, dims=[1])
+        return answer
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._begin(context)
