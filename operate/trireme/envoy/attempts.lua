@@ -49,8 +49,9 @@ function envoy_on_request(handle)
   note(handle, "at", now)
 end
 
--- Of an attempt that was lost with a model's process.
-local function note_lost(handle, reason)
+-- Of an attempt that was lost with a model's process: Envoy tries again because of the header.
+local function note_lost(handle, headers, reason)
+  headers:replace("x-trireme-lost", "1")
   note(handle, "reason", reason)
   if reason:find(NOT_AGAIN, 1, true) then note(handle, "spared", -MOST_LOST) end
 end
@@ -68,7 +69,7 @@ function envoy_on_response(handle)
     if not code or code == "0" then return end
     local message = headers:get("grpc-message") or ""
     if message:find(DEAD_PROCESS, 1, true) then
-      note_lost(handle, message)
+      note_lost(handle, headers, message)
     elseif code == "14" then
       note_spared(handle)
     end
@@ -79,8 +80,7 @@ function envoy_on_response(handle)
     local text = body and body:getBytes(0, body:length()) or ""
     local sentence = text:match('^{"error":%s*"(.*)"}%s*$') or text
     if sentence:find(DEAD_PROCESS, 1, true) then
-      note_lost(handle, sentence)
-      return headers:replace(":status", "503")
+      return note_lost(handle, headers, sentence)
     end
     for _, mistake in ipairs(MISTAKES) do
       if sentence:sub(1, #mistake) == mistake then return headers:replace(":status", "400") end

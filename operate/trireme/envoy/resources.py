@@ -48,8 +48,8 @@ _GRPC_METHODS = (
     "ModelInfer",
     "ModelStreamInfer",
 )
-# What tritonserver says of a model whose process has died: "Stub process 'm_0' is not healthy."
-_DEAD_STUB = "Stub process"
+# Of an answer: that the model's process is dead. Of a request: how often the caller lost it. See ``attempts.lua``.
+_LOST_HEADER = "x-trireme-lost"
 _CHECKS = "envoy.filters.http.lua"
 _GRPC_SERVICE = "/inference.GRPCInferenceService"
 _MODEL_PATH = r"/v2/models/[^/]+(/versions/[0-9]+)?"
@@ -103,8 +103,6 @@ def routes(door: FrontDoor) -> Mapping[str, Json]:
 
 def _grpc_routes(door: FrontDoor) -> list[Json]:
     retries = _retries("connect-failure,refused-stream,reset,unavailable,retriable-headers")
-    # INTERNAL is also what a model's own exception is, which would only come again.
-    retries["retriable_headers"] = [{"name": "grpc-message", "string_match": {"contains": _DEAD_STUB}}]
     entries: list[Json] = []
     for method in _GRPC_METHODS:
         match = {"path": f"{_GRPC_SERVICE}/{method}"}
@@ -117,8 +115,7 @@ def _grpc_routes(door: FrontDoor) -> list[Json]:
 
 
 def _http_routes(door: FrontDoor) -> list[Json]:
-    # A dead process is among these, see ``attempts.lua``.
-    retries = _retries("connect-failure,refused-stream,reset,gateway-error")
+    retries = _retries("connect-failure,refused-stream,reset,gateway-error,retriable-headers")
     checked = {"typed_per_filter_config": {_CHECKS: _typed("config.route.v3.FilterConfig", config={})}}
     entries: list[Json] = []
     for path in (_INFER_PATH, _GENERATE_PATH):
@@ -261,6 +258,9 @@ def _second_try(door: FrontDoor) -> Json:
 def _retries(conditions: str) -> Json:
     return {
         "retry_on": conditions,
+        # A status alone does not tell a dead process from a model's own exception, which would only come again.
+        "retriable_headers": [{"name": _LOST_HEADER, "present_match": True}],
+        # Connections that are refused count as well; how often it is sent, ``attempts.lua`` limits.
         "num_retries": 3,
         "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
         # Another replica, not the one that has just failed.
