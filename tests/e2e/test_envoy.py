@@ -95,8 +95,8 @@ class Caller:
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
-    def ask(self, *, prefix: str = "", request_id: str = "", size_bytes: int = 0) -> str:
-        metadata = {"x-trireme-prefix": prefix, "x-request-id": request_id}
+    def ask(self, *, prefix: str = "", sequence: str = "", request_id: str = "", size_bytes: int = 0) -> str:
+        metadata = {"x-trireme-prefix": prefix, "x-trireme-sequence": sequence, "x-request-id": request_id}
         request = service_pb2.ModelInferRequest(model_name="m", raw_input_contents=[bytes(size_bytes)])
         answered = self._stub.ModelInfer(
             request, timeout=_DEADLINE_SECONDS, metadata=[pair for pair in metadata.items() if pair[1]]
@@ -468,6 +468,31 @@ def test_prompts_that_begin_alike_meet_the_same_replica_while_it_is_well(
         assert caller.ask(prefix=prefix) == home or home == "a0"
 
 
+def test_a_sequence_meets_one_replica_over_both_protocols_at_any_load_and_is_never_sent_twice(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], door: FrontDoor
+) -> None:
+    start()
+    for replica in replicas:
+        replica.behaviour = lambda _: time.sleep(0.02)
+    with ThreadPoolExecutor(24) as threads:
+        homes = {
+            sequence: set(threads.map(lambda _: caller.ask(sequence=sequence), range(24)))  # noqa: B023
+            for sequence in ("7", "order 17", "x")
+        }
+    assert all(len(names) == 1 for names in homes.values())
+    for sequence, json_text in (("7", "7"), ("order%2017", '"order 17"'), ("x", '"x"')):
+        body = f'{{"inputs": [{{"parameters": {{"sequence_id": 3}}}}], "parameters": {{"sequence_id": {json_text}}}}}'
+        status, document = _post(door, body=body.encode())
+        assert (status, document["sequence"]) == (200, sequence)
+        assert {caller.ask(sequence=sequence)} == {document["name"]}
+    for replica in replicas:
+        replica.asked.clear()
+        replica.behaviour = lambda _, replica=replica: replica.kill_grpc()
+    with pytest.raises(grpc.RpcError):
+        caller.ask(sequence="7")
+    assert sum(len(replica.asked) for replica in replicas) == 1
+
+
 def test_grpc_methods_that_control_a_server_are_not_served(start: Callable[..., EnvoyProcess], caller: Caller) -> None:
     start()
     service = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -601,14 +626,15 @@ def _ask_over_tls(door: FrontDoor, authority: bytes, key: bytes | None = None, c
         return Caller(channel).ask()
 
 
-def _post(door: FrontDoor, path: str = "/v2/models/m/infer", size_bytes: int = 2) -> tuple[int, dict[str, Any]]:
+def _post(
+    door: FrontDoor, path: str = "/v2/models/m/infer", size_bytes: int = 2, body: bytes = b""
+) -> tuple[int, dict[str, Any]]:
     # http.client sends the path as it stands.
     connection = http.client.HTTPConnection(LOOPBACK, door.http_port, timeout=_DEADLINE_SECONDS)
     with contextlib.closing(connection):
-        connection.request("POST", path, body=bytes(size_bytes))
+        connection.request("POST", path, body=body or bytes(size_bytes))
         answered = connection.getresponse()
-        body = answered.read()
-        return answered.status, json.loads(body)
+        return answered.status, json.loads(answered.read())
 
 
 def _admin(envoy: EnvoyProcess, path: str) -> str:

@@ -280,9 +280,6 @@ def test_a_wrong_grpc_request_is_an_error_of_its_own(stack: Stack) -> None:
         "raw is too short": request([1, 1], ABC[:-1]),
         "raw is too long": request([1, 1], ABC + b"x"),
         "no raw": service_pb2.ModelInferRequest(model_name="echo", inputs=[text]).SerializeToString(),
-        "more raw than inputs": service_pb2.ModelInferRequest(
-            model_name="echo", inputs=[text], raw_input_contents=[ABC, ABC]
-        ).SerializeToString(),
     }
     with grpc.insecure_channel(stack.envoy.door.grpc_address) as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
