@@ -1,5 +1,5 @@
 -- Checks the body of an HTTP inference before Triton sees it: what Triton would die of, or would answer for another
--- text than the caller meant. Everything else that is wrong with a request Triton says itself, see attempts.lua.
+-- text than the caller meant. Everything else that is wrong with a request Triton says itself, see failures.lua.
 
 -- tritonserver 24.10 dies of JSON nested some ten thousand deep. Tensors have few dimensions.
 local MOST_DEPTH = 64

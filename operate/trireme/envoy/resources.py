@@ -70,7 +70,7 @@ def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
     Args:
         rds: where the routes of gRPC and HTTP come from (an Envoy ConfigSource).
     """
-    http_filters = [_limit(), {"name": _CHECKS, "typed_config": lua("requests"), "disabled": True}]
+    http_filters = [_limit(), {**lua("requests"), "disabled": True}]
     statistics = {
         "name": "envoy.filters.http.grpc_stats",
         "typed_config": _typed("extensions.filters.http.grpc_stats.v3.FilterConfig", emit_filter_state=True),

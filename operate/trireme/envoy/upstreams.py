@@ -125,38 +125,53 @@ def cluster_of(door: FrontDoor, name: str, endpoints: Sequence[Endpoint], eds: J
 
 
 def lua(script: str) -> Json:
-    """The filter's configuration, with one of the scripts beside this module."""
-    return {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
-        "default_source_code": {
-            "inline_string": importlib.resources.files(__package__).joinpath(f"{script}.lua").read_text()
-        },
-    }
+    """The filter, with one of the scripts beside this module."""
+    source = importlib.resources.files(__package__).joinpath(f"{script}.lua").read_text()
+    config = _typed("extensions.filters.http.lua.v3.Lua", default_source_code={"inline_string": source})
+    return {"name": "envoy.filters.http.lua", "typed_config": config}
 
 
 def _attempt_filters() -> list[Json]:
-    """Of each attempt of a request, the last of them its sending; see ``attempts.lua``."""
+    """Of each attempt of a request, the last of them its sending; see ``attempts.lua`` and ``failures.lua``."""
     connected = {"key": "x-trireme-connected", "value": "%UPSTREAM_LOCAL_ADDRESS%"}
     mutations = [
         {"remove": connected["key"]},
         {"append": {"header": connected, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
     ]
+    mutation = _typed(
+        "extensions.filters.http.header_mutation.v3.HeaderMutation", mutations={"request_mutations": mutations}
+    )
     return [
-        {
-            "name": "envoy.filters.http.header_mutation",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
-                "mutations": {"request_mutations": mutations},
-            },
-        },
-        {"name": "envoy.filters.http.lua", "typed_config": lua("attempts")},
+        _but_at_first({"name": "envoy.filters.http.header_mutation", "typed_config": mutation}),
+        _but_at_first(lua("attempts")),
+        lua("failures"),
         {
             "name": "envoy.filters.http.upstream_codec",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
-            },
+            "typed_config": _typed("extensions.filters.http.upstream_codec.v3.UpstreamCodec"),
         },
     ]
+
+
+def _but_at_first(http_filter: Json) -> Json:
+    """The filter where it costs nothing: not at the first attempt of a request that was never lost before."""
+
+    def is_one(name: str) -> Json:
+        header = _typed("type.matcher.v3.HttpRequestHeaderMatchInput", header_name=name)
+        return {"single_predicate": {"input": {"name": name, "typed_config": header}, "value_match": {"exact": "1"}}}
+
+    at_first = [is_one("x-envoy-attempt-count"), {"not_matcher": is_one("x-trireme-lost")}]
+    skip = {"name": "skip", "typed_config": _typed("extensions.filters.common.matcher.action.v3.SkipFilter")}
+    matcher = {"predicate": {"and_matcher": {"predicate": at_first}}, "on_match": {"action": skip}}
+    config = _typed(
+        "extensions.common.matching.v3.ExtensionWithMatcher",
+        extension_config=http_filter,
+        xds_matcher={"matcher_list": {"matchers": [matcher]}},
+    )
+    return {"name": http_filter["name"], "typed_config": config}
+
+
+def _typed(type_name: str, **fields: Any) -> Json:
+    return {"@type": f"type.googleapis.com/envoy.{type_name}", **fields}
 
 
 def _health_check() -> Json:

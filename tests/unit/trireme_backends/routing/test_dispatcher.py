@@ -232,7 +232,7 @@ def test_a_request_that_ends_its_variants_processes_is_sent_to_two_and_takes_no_
 
     world.behaviour = dict.fromkeys(("small", "medium", "large"), die_of_poison)
     poisoned, *others = world.submit(*((["poison" if number == 0 else "hello"], Ask()) for number in range(4)))
-    with pytest.raises(BackendError, match="^not sent again: this request was lost with 2 processes; Stub process"):
+    with pytest.raises(BackendError, match=r"^not sent again: this request was lost with 2 processes; Stub process"):
         poisoned.answer()
     assert all(other.answer() for other in others)
 
