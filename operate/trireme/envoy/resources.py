@@ -93,7 +93,7 @@ def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
 def routes(door: FrontDoor) -> Mapping[str, Json]:
     """By listener, which requests go where.
 
-    Inference may be asked twice: what fails before its answer has begun, and may go well elsewhere, is tried again.
+    Inference may be sent twice: what fails before its answer has begun, and may go well elsewhere, is sent again.
     """
     return {
         "grpc": _route_table("grpc", [*_grpc_routes(door), _refusal(_NOT_HERE)]),
@@ -106,12 +106,12 @@ def _grpc_routes(door: FrontDoor) -> list[Json]:
     entries: list[Json] = []
     for method in _GRPC_METHODS:
         match = {"path": f"{_GRPC_SERVICE}/{method}"}
-        again = _second_try(door) if method == "ModelInfer" else {}
+        second_try = door.second_try_seconds if method == "ModelInfer" else 0.0
         if method in ("ModelInfer", "ModelStreamInfer"):
-            entries.append(_by_header(SEQUENCE_HEADER, match, _action(GRPC_BY_SEQUENCE_CLUSTER)))
-            entries.append(_by_header(PREFIX_HEADER, match, _action(BY_PREFIX_CLUSTER, retries, again)))
-        entries.append(_route(match, _action(GRPC_CLUSTER, retries, again)))
-    return [*entries, _route({"prefix": "/grpc.health.v1.Health/"}, _action(GRPC_CLUSTER, retries))]
+            entries.append(_route(match, GRPC_BY_SEQUENCE_CLUSTER, by_header=SEQUENCE_HEADER))
+            entries.append(_route(match, BY_PREFIX_CLUSTER, retries, second_try, by_header=PREFIX_HEADER))
+        entries.append(_route(match, GRPC_CLUSTER, retries, second_try))
+    return [*entries, _route({"prefix": "/grpc.health.v1.Health/"}, GRPC_CLUSTER, retries)]
 
 
 def _http_routes(door: FrontDoor) -> list[Json]:
@@ -120,29 +120,44 @@ def _http_routes(door: FrontDoor) -> list[Json]:
     entries: list[Json] = []
     for path in (_INFER_PATH, _GENERATE_PATH):
         match = {"safe_regex": {"regex": path}}
-        again = _second_try(door) if path == _INFER_PATH else {}
-        entries.append({**_by_header(SEQUENCE_HEADER, match, _action(HTTP_BY_SEQUENCE_CLUSTER)), **checked})
-        entries.append({**_route(match, _action(HTTP_CLUSTER, retries, again)), **checked})
-    others = [_route({"safe_regex": {"regex": path}}, _action(HTTP_CLUSTER, retries)) for path in _HTTP_PATHS]
-    return [*entries, *others]
+        second_try = door.second_try_seconds if path == _INFER_PATH else 0.0
+        entries.append({**_route(match, HTTP_BY_SEQUENCE_CLUSTER, by_header=SEQUENCE_HEADER), **checked})
+        entries.append({**_route(match, HTTP_CLUSTER, retries, second_try), **checked})
+    return [*entries, *(_route({"safe_regex": {"regex": path}}, HTTP_CLUSTER, retries) for path in _HTTP_PATHS)]
 
 
-def _route(match: Json, action: Json) -> Json:
-    """Headers that ``attempts.lua`` reads are Envoy's own, not the caller's."""
-    patience = action["retry_policy"].get("per_try_timeout") if "retry_policy" in action else None
-    own = [{"header": {"key": PATIENCE_HEADER, "value": f"{float(patience[:-1]) * 1000:g}"}}] if patience else []
-    return {
-        "match": match,
-        "route": action,
-        "request_headers_to_remove": ["x-forwarded-host", PATIENCE_HEADER],
-        "request_headers_to_add": own,
+def _route(
+    match: Json, cluster: str, retries: Json | None = None, second_try_seconds: float = 0.0, *, by_header: str = ""
+) -> Json:
+    """Requests that match, to a replica of the cluster.
+
+    Args:
+        retries: what is sent again, and how; nothing, where the state of a sequence is in the replica.
+        second_try_seconds: without an answer for so long another replica is asked too; 0: never.
+        by_header: those with this header alone, all of one value to the same replica.
+    """
+    action: Json = {
+        "cluster": cluster,
+        # None of Envoy's own: the caller's deadline goes with the request, and a stream lasts as long as it talks.
+        "timeout": "0s",
+        "max_stream_duration": {"grpc_timeout_header_max": "0s"},
+        # How ``attempts.lua`` sees that a request was sent.
+        "auto_host_rewrite": True,
+        "append_x_forwarded_host": True,
     }
-
-
-def _by_header(header: str, match: Json, action: Json) -> Json:
-    """Requests that have the header, each to the replica of its value."""
-    with_header = {**match, "headers": [{"name": header, "present_match": True}]}
-    return _route(with_header, {**action, "hash_policy": [{"header": {"header_name": header}}]})
+    # What ``attempts.lua`` reads is Envoy's own, not the caller's.
+    route: Json = {"match": match, "route": action, "request_headers_to_remove": ["x-forwarded-host", PATIENCE_HEADER]}
+    if retries:
+        action["retry_policy"] = retries
+    if second_try_seconds:
+        action["retry_policy"] = {**(retries or {}), "per_try_timeout": f"{second_try_seconds:g}s"}
+        action["hedge_policy"] = {"hedge_on_per_try_timeout": True}
+        patience = {"key": PATIENCE_HEADER, "value": f"{second_try_seconds * 1000:g}"}
+        route["request_headers_to_add"] = [{"header": patience}]
+    if by_header:
+        route["match"] = {**match, "headers": [{"name": by_header, "present_match": True}]}
+        action["hash_policy"] = [{"header": {"header_name": by_header}}]
+    return route
 
 
 def _limit() -> Json:
@@ -232,27 +247,6 @@ def _route_table(name: str, entries: list[Json]) -> Json:
             {"name": name, "domains": ["*"], "routes": entries, "include_request_attempt_count": True},
         ],
     }
-
-
-def _action(cluster: str, retries: Json | None = None, second_try: Json | None = None) -> Json:
-    # No timeout of Envoy's own: the caller's deadline goes with the request, and a stream lasts as long as it talks.
-    action: Json = {
-        "cluster": cluster,
-        "timeout": "0s",
-        "max_stream_duration": {"grpc_timeout_header_max": "0s"},
-        # How ``attempts.lua`` sees that a request was sent.
-        "auto_host_rewrite": True,
-        "append_x_forwarded_host": True,
-    }
-    if retries:
-        action["retry_policy"] = {**retries, **(second_try or {})}
-    if second_try:
-        action["hedge_policy"] = {"hedge_on_per_try_timeout": True}
-    return action
-
-
-def _second_try(door: FrontDoor) -> Json:
-    return {"per_try_timeout": f"{door.second_try_seconds:g}s"} if door.second_try_seconds else {}
 
 
 def _retries(conditions: str) -> Json:
