@@ -4,8 +4,14 @@
 local NOT_AGAIN = "not sent again: "
 -- What tritonserver says of a model whose process has died: "Stub process 'm_0' is not healthy."
 local DEAD_PROCESS = "Stub process"
--- How tritonserver begins to say, as INTERNAL, that it cannot read a request.
-local MISTAKES = {"failed to parse the request JSON buffer", "Unable to parse", "Unable to set", "failed to get request params"}
+-- What tritonserver says, as INTERNAL, when it cannot read a request: "Unable to parse 'shape': attempt to access JSON
+-- non-array as array".
+local MISTAKES = {
+  "failed to parse the request JSON buffer",
+  "attempt to access JSON",
+  "attempt to access non-existing object member",
+  "attempt to get members",
+}
 
 local function note_lost(handle, headers, reason)
   -- Because of this header Envoy tries again.
@@ -40,7 +46,7 @@ function envoy_on_response(handle)
     local sentence = text:match('^{"error":%s*"(.*)"}%s*$') or text
     if sentence:find(DEAD_PROCESS, 1, true) then return note_lost(handle, headers, sentence) end
     for _, mistake in ipairs(MISTAKES) do
-      if sentence:sub(1, #mistake) == mistake then return headers:replace(":status", "400") end
+      if sentence:find(mistake, 1, true) then return headers:replace(":status", "400") end
     end
   elseif status == "502" or status == "503" or status == "504" then
     note_spared(handle)
