@@ -35,6 +35,9 @@ T = TypeVar("T")
 _LEAST_SECONDS = 0.0005
 # What can be told apart while another replica waits: a server that takes longer to greet is passed over.
 _GREETING_SECONDS = 1.0
+# A request that was lost with a process may have ended it: it is sent to one more, counted together with Envoy.
+_MOST_LOST = 2
+_LOST_HEADER = "x-trireme-lost"
 
 
 @dataclass(slots=True)
@@ -44,7 +47,7 @@ class Call:
     Attributes:
         deadline_ms: the one budget, from here to the return.
         metadata: sent with every request of it.
-        sequence_id: of a stateful model; such a request is never sent twice, nor to another replica.
+        sequence: a stateful model's; such a request is never sent twice, nor to another replica.
         affinity_key: calls of one key go to one replica, unless that is overloaded.
         repeatable: whether a lost request may be sent again and a slow one hedged.
         sent: whether a server has or may have executed some of it.
@@ -56,7 +59,7 @@ class Call:
     version: str = ""
     request_id: str = ""
     metadata: Metadata = ()
-    sequence_id: int = 0
+    sequence: str = ""
     affinity_key: str = ""
     repeatable: bool = True
     hedgeable: bool = True
@@ -93,11 +96,11 @@ class Caller:
             ClientError: as the tree in ``errors`` says.
         """
 
-        async def attempt(replica: Replica) -> Message:
+        async def attempt(replica: Replica, metadata: Metadata) -> Message:
             await prepare(replica)
             call.in_flight += 1
             try:
-                return await self._send(replica, request, call)
+                return await self._send(replica, request, call, metadata)
             except WireError as error:
                 if judge(error) is not Verdict.REGION_UNKNOWN or not replica.regions:
                     raise
@@ -106,7 +109,7 @@ class Caller:
             # The server was restarted and knows no region any more: once again with what it is told now.
             replica.regions.clear()
             await prepare(replica)
-            return await self._send(replica, request, call)
+            return await self._send(replica, request, call, metadata)
 
         if self._hedge is not None:
             self._hedges.earn()
@@ -115,8 +118,8 @@ class Caller:
     async def ask(self, method: str, request: Message, call: Call) -> Message:
         """Make a call that is no inference."""
 
-        async def attempt(replica: Replica) -> Message:
-            return await replica.wire.call(method, request, self._timeout_s(call), call.metadata)
+        async def attempt(replica: Replica, metadata: Metadata) -> Message:
+            return await replica.wire.call(method, request, self._timeout_s(call), metadata)
 
         return await self._retried(call, attempt, inference=False)
 
@@ -132,9 +135,9 @@ class Caller:
         """
         late = False
 
-        async def attempt(replica: Replica) -> tuple[Replica, WireStream, Message | None]:
+        async def attempt(replica: Replica, metadata: Metadata) -> tuple[Replica, WireStream, Message | None]:
             self._stamp(request, call)
-            stream = replica.wire.stream(request, call.remaining_s(), call.metadata)
+            stream = replica.wire.stream(request, call.remaining_s(), metadata)
 
             def give_up() -> None:
                 nonlocal late
@@ -158,15 +161,15 @@ class Caller:
         self._pool.watch()
         return await self._retried(call, attempt, inference=True)
 
-    async def _retried(self, call: Call, attempt: Callable[[Replica], Awaitable[T]], *, inference: bool) -> T:
+    async def _retried(self, call: Call, attempt: Callable[[Replica, Metadata], Awaitable[T]], *, inference: bool) -> T:
         """Run ``attempt`` on one replica after another, as far as that is safe and the retry policy allows."""
         self._retries.earn()
         tried: list[Replica] = []
-        sends = waits = 0
+        sends = waits = lost = 0
         while True:
             if call.remaining_s() < _LEAST_SECONDS:
                 raise call.deadline_error()
-            replica = self._pool.pick(tried, call.sequence_id, call.affinity_key)
+            replica = self._pool.pick(tried, call.sequence, call.affinity_key)
             call.endpoint = replica.endpoint.address
             wire, greeted = replica.wire, False
             tried.append(replica)
@@ -175,7 +178,7 @@ class Caller:
                     await self._greet(replica, call, hurry=self._pool.has_other(tried))
                 greeted = True
                 sends += 1
-                answer = await attempt(replica)
+                answer = await attempt(replica, (*call.metadata, (_LOST_HEADER, str(lost))) if lost else call.metadata)
             except WireError as error:
                 failure = error
             else:
@@ -193,11 +196,14 @@ class Caller:
                     self._pool.unreachable(replica)
             if greeted and inference and verdict in (Verdict.LOST, Verdict.DEADLINE):
                 call.sent = True
-            elsewhere = not call.sequence_id and self._pool.has_other(tried)
+            if greeted and inference and verdict in (Verdict.LOST, Verdict.SICK):
+                lost += 1
+            elsewhere = not call.sequence and self._pool.has_other(tried)
             wait_s = 0.0 if elsewhere else self._backoff_s(waits)
             if (
                 max(sends, waits + 1) >= self._retry.max_attempts
                 or wait_s >= call.remaining_s()
+                or lost >= _MOST_LOST
                 or not self._may_repeat(verdict, call, greeted=greeted, elsewhere=elsewhere)
             ):
                 raise await self.error(failure, call, greeted=greeted) from None
@@ -228,32 +234,34 @@ class Caller:
                 raise
         replica.proven = True
 
-    async def _send(self, replica: Replica, request: Message, call: Call) -> Message:
+    async def _send(self, replica: Replica, request: Message, call: Call, metadata: Metadata) -> Message:
         if self._latencies is None:
             self._stamp(request, call)
-            return await replica.wire.call("ModelInfer", request, self._timeout_s(call), call.metadata)
+            return await replica.wire.call("ModelInfer", request, self._timeout_s(call), metadata)
         delay_s = self._latencies.at_percentile(call.model) if call.hedgeable else None
         began = time.monotonic()
         if delay_s is None:
             self._stamp(request, call)
-            answer = await replica.wire.call("ModelInfer", request, self._timeout_s(call), call.metadata)
+            answer = await replica.wire.call("ModelInfer", request, self._timeout_s(call), metadata)
         else:
-            answer = await self._send_hedged(replica, request, call, delay_s)
+            answer = await self._send_hedged(replica, request, call, metadata, delay_s)
         self._latencies.record(call.model, time.monotonic() - began)
         return answer
 
-    async def _send_hedged(self, replica: Replica, request: Message, call: Call, delay_s: float) -> Message:
+    async def _send_hedged(
+        self, replica: Replica, request: Message, call: Call, metadata: Metadata, delay_s: float
+    ) -> Message:
         """Send; after ``delay_s`` without an answer send again elsewhere; the first good answer wins."""
         assert self._hedge is not None
         racing: dict[Pending, Wire] = {}
         second: Replica | None = None
         try:
-            racing[self._start(replica.wire, request, call)] = replica.wire
+            racing[self._start(replica.wire, request, call, metadata)] = replica.wire
             await self._runtime.first_done(list(racing), max(delay_s, self._hedge.min_delay_ms / 1000))
             if not any(pending.done() for pending in racing) and self._hedges.spend():
                 second = self._pool.pick([replica])
                 if second.proven:
-                    racing[self._start(second.wire, request, call)] = second.wire
+                    racing[self._start(second.wire, request, call, metadata)] = second.wire
             while True:
                 if len(racing) > 1:
                     await self._runtime.first_done(list(racing), call.remaining_s())
@@ -270,9 +278,9 @@ class Caller:
             if second is not None:
                 self._pool.release(second)
 
-    def _start(self, wire: Wire, request: Message, call: Call) -> Pending:
+    def _start(self, wire: Wire, request: Message, call: Call, metadata: Metadata) -> Pending:
         self._stamp(request, call)
-        return wire.start("ModelInfer", request, self._timeout_s(call), call.metadata)
+        return wire.start("ModelInfer", request, self._timeout_s(call), metadata)
 
     def _stamp(self, request: Message, call: Call) -> None:
         """Count an attempt and tell the server how long the request may wait in its queue, in microseconds."""
@@ -300,7 +308,7 @@ class Caller:
             return QueueTimeoutError(call.deadline_ms, facts)
         if verdict is Verdict.QUEUE_FULL:
             return OverloadedError(f"the server's queue is full: {message}", facts)
-        if verdict in (Verdict.LOST, Verdict.STOPPING):
+        if verdict in (Verdict.LOST, Verdict.STOPPING, Verdict.NOT_AGAIN):
             when = "while the request was in flight" if greeted else "before the request was sent"
             return UnavailableError(f"the server was lost {when}: {message}", facts)
         if verdict in (Verdict.INVALID, Verdict.REGION_UNKNOWN):

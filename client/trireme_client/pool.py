@@ -93,7 +93,7 @@ class Pool:
     def replicas(self) -> tuple[Replica, ...]:
         return tuple(self._replicas)
 
-    def pick(self, avoid: Collection[Replica] = (), sequence_id: int = 0, affinity_key: str = "") -> Replica:
+    def pick(self, avoid: Collection[Replica] = (), sequence: str = "", affinity_key: str = "") -> Replica:
         """The replica for the next request, counted as in flight until ``release``.
 
         Healthy ones before sick ones, not yet tried before tried, own zone before others; of these the one with the
@@ -106,8 +106,8 @@ class Pool:
             pool = self._replicas
             if len(pool) > 1:
                 pool = [r for r in pool if r.healthy] or pool
-                if sequence_id:
-                    pool = _ranked(pool, str(sequence_id))[:1]
+                if sequence:
+                    pool = _ranked(pool, sequence)[:1]
                 pool = [r for r in pool if r not in avoid] or pool
                 pool = [r for r in pool if r.endpoint.zone == self._zone] or pool
                 if affinity_key:

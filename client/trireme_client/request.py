@@ -23,6 +23,8 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 _MARGIN_BYTES = 64 * 1024
 
 # Parameters that have an argument of their own, or mean something to the server.
+# What tritonserver takes as a correlation id.
+_LONGEST_SEQUENCE_NAME = 128
 _RESERVED = frozenset({"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"})
 
 
@@ -31,15 +33,18 @@ class SequenceStep:
     """One request of a sequence to a stateful model.
 
     Attributes:
-        id: the sequence's number, 1 to 2**63 - 1.
+        id: the sequence's number, 1 to 2**63 - 1, or its name, of at most 128 bytes.
     """
 
-    id: int
+    id: int | str
     start: bool = False
     end: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.id < 2**63:
+        if isinstance(self.id, str):
+            if not 0 < len(self.id.encode()) <= _LONGEST_SEQUENCE_NAME:
+                raise ValueError(f"SequenceStep.id is {self.id!r}; a name has 1 to {_LONGEST_SEQUENCE_NAME} bytes")
+        elif not 0 < self.id < 2**63:
             raise ValueError(f"SequenceStep.id is {self.id}; it must be 1 to 2**63 - 1")
 
 
@@ -156,7 +161,7 @@ def _set_parameters(
             raise InvalidRequestError(f"parameter {key!r} is reserved by the server")
         _set_parameter(request.parameters[key], key, value)
     if sequence is not None:
-        request.parameters["sequence_id"].int64_param = sequence.id
+        _set_parameter(request.parameters["sequence_id"], "sequence_id", sequence.id)
         request.parameters["sequence_start"].bool_param = sequence.start
         request.parameters["sequence_end"].bool_param = sequence.end
     if priority is not None:

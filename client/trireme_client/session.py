@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
+from urllib.parse import quote
 
 from trireme_client._protos import Message, pb
 from trireme_client.call import Call, Caller
@@ -28,6 +29,8 @@ T = TypeVar("T")
 _FRESH_SPEC_SECONDS = 1.0
 _REQUEST_ID_HEADER = "x-request-id"
 _AFFINITY_HEADER = "x-trireme-prefix"
+_SEQUENCE_HEADER = "x-trireme-sequence"
+_HEADER_TEXT = "".join(map(chr, range(0x21, 0x7F)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +98,17 @@ class Session:
             metadata += ((_REQUEST_ID_HEADER, request_id),)
         if affinity_key:
             metadata += ((_AFFINITY_HEADER, affinity_key),)
+        sequence_id = str(sequence.id) if sequence else ""
+        if sequence_id:
+            # As Envoy's own, of HTTP requests without this header: `requests.lua`.
+            metadata += ((_SEQUENCE_HEADER, quote(sequence_id, safe=_HEADER_TEXT)),)
         call = Call(
             deadline_ms=deadline_ms,
             model=model,
             version="" if version is None else str(version),
             request_id=request_id,
             metadata=metadata,
-            sequence_id=sequence.id if sequence else 0,
+            sequence=sequence_id,
             affinity_key=affinity_key,
             repeatable=sequence is None,
         )

@@ -16,6 +16,7 @@ class Verdict(enum.Enum):
 
     DEADLINE = enum.auto()  # its own deadline passed
     LOST = enum.auto()  # the connection broke: executed or not, nobody knows
+    NOT_AGAIN = enum.auto()  # Envoy, or a route on the server, lost it with two processes
     STOPPING = enum.auto()  # the server ends: not executed
     SICK = enum.auto()  # the model's process on this replica is dead: not executed
     NOT_FOUND = enum.auto()
@@ -28,6 +29,7 @@ class Verdict(enum.Enum):
 
 
 _SENTENCES = (
+    ("not sent again: ", Verdict.NOT_AGAIN),
     ("unable to find shared memory region", Verdict.REGION_UNKNOWN),
     ("request timeout expired", Verdict.QUEUE_TIMEOUT),
     ("exceeds maximum queue size", Verdict.QUEUE_FULL),

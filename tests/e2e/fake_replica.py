@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from trireme.envoy.endpoint import Endpoint
 from trireme.ports import LOOPBACK
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tests.deadlines import scaled
 
@@ -38,7 +38,8 @@ class FakeReplica:
 
     Attributes:
         ready: what its agent says.
-        behaviour: before each gRPC inference. http_status: of each HTTP inference.
+        behaviour: before each gRPC inference.
+        http_status: of each HTTP inference; 0: the connection ends instead. http_error: what it says then.
         asked: the request id (header) of each inference that reached it, in order.
     """
 
@@ -47,6 +48,7 @@ class FakeReplica:
         self.ready = True
         self.behaviour: Behaviour = answer
         self.http_status = 200
+        self.http_error = ""
         self.asked: list[str] = []
         self._agent = _serve_http(self._handle_agent)
         self._http = _serve_http(self._handle_http)
@@ -77,7 +79,13 @@ class FakeReplica:
     def _handle_http(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
         self.asked.append(handler.headers.get("x-request-id", ""))
-        _send(handler, self.http_status, {"name": self.name, "path": handler.path, "bytes": len(body)})
+        if not self.http_status:
+            handler.connection.shutdown(socket.SHUT_RDWR)
+        elif self.http_error:
+            _send(handler, self.http_status, {"error": self.http_error})
+        else:
+            told = {"sequence": handler.headers.get("x-trireme-sequence"), "bytes": len(body)}
+            _send(handler, self.http_status, {"name": self.name, "path": handler.path, **told})
 
 
 class Cable:
@@ -131,6 +139,13 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ServerReady(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ARG002, N802
         return service_pb2.ServerReadyResponse(ready=True)
+
+    def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ARG002, N802
+        """A model ``m`` that takes numbers."""
+        answer = service_pb2.ModelConfigResponse()
+        answer.config.name = request.name
+        answer.config.input.add(name="X", data_type=model_config_pb2.TYPE_FP32, dims=[1])
+        return answer
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._begin(context)

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from trireme.envoy.endpoint import FrontDoor, TlsFiles
 from trireme.envoy.process import EnvoyProcess
 from trireme.envoy.upstreams import GRPC_CLUSTER, HTTP_CLUSTER
 from trireme.errors import ServerError
 from trireme.ports import LOOPBACK, free_ports
+from trireme_client import TriremeClient, UnavailableError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.certificates import make_certificates
@@ -32,6 +34,7 @@ from tests.e2e.fake_replica import FakeReplica, answer, fail
 
 # Hang guards, not measures.
 _DEADLINE_SECONDS = scaled(20.0)
+DEAD_PROCESS = "in ensemble 'e', Stub process 'm_0' is not healthy."
 # ModelStreamInfer beside these.
 _INFERENCE = {
     *("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig"),
@@ -92,8 +95,8 @@ class Caller:
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
-    def ask(self, *, prefix: str = "", request_id: str = "", size_bytes: int = 0) -> str:
-        metadata = {"x-trireme-prefix": prefix, "x-request-id": request_id}
+    def ask(self, *, prefix: str = "", sequence: str = "", request_id: str = "", size_bytes: int = 0) -> str:
+        metadata = {"x-trireme-prefix": prefix, "x-trireme-sequence": sequence, "x-request-id": request_id}
         request = service_pb2.ModelInferRequest(model_name="m", raw_input_contents=[bytes(size_bytes)])
         answered = self._stub.ModelInfer(
             request, timeout=_DEADLINE_SECONDS, metadata=[pair for pair in metadata.items() if pair[1]]
@@ -144,12 +147,8 @@ def test_statistics_are_told_to_prometheus(start: Callable[..., EnvoyProcess], c
 
 @pytest.mark.parametrize(
     "broken",
-    [
-        fail(grpc.StatusCode.UNAVAILABLE),
-        fail(grpc.StatusCode.INTERNAL, "in ensemble 'e', Stub process 'm_0' is not healthy."),
-        "killed",
-    ],
-    ids=["UNAVAILABLE", "dead stub", "refused"],
+    [fail(grpc.StatusCode.UNAVAILABLE), "killed"],
+    ids=["UNAVAILABLE", "refused"],
 )
 def test_what_a_replica_fails_before_its_answer_another_one_answers(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], broken: Any
@@ -227,14 +226,99 @@ def test_large_requests_are_tried_again_too(
     assert caller.ask(size_bytes=40 * 1024**2) in ("a0", "a1", "b0")
 
 
-@pytest.mark.parametrize("status", [500, 503])
 def test_http_is_tried_again_on_another_replica(
-    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], door: FrontDoor, status: int
+    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], door: FrontDoor
 ) -> None:
     start()
     for replica in replicas[:2]:
-        replica.http_status = status
+        replica.http_status = 503
     assert [_post(door)[1]["name"] for _ in range(30)] == ["b0"] * 30
+
+
+def test_what_a_dead_process_does_not_answer_another_replica_answers(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], door: FrontDoor
+) -> None:
+    start()
+    replicas[0].behaviour = fail(grpc.StatusCode.INTERNAL, DEAD_PROCESS)
+    replicas[0].http_status, replicas[0].http_error = 500, DEAD_PROCESS
+    assert set(caller.ask_often(40)) == {"a1", "b0"}
+    assert {_post(door)[1]["name"] for _ in range(40)} == {"a1", "b0"}
+    assert replicas[0].asked
+
+
+@pytest.mark.parametrize("protocol", ["gRPC", "HTTP", "client"])
+@pytest.mark.parametrize("poison", ["ends the server", "ends the model's process"])
+def test_a_request_that_ends_what_it_meets_meets_two_replicas(
+    start: Callable[..., EnvoyProcess],
+    caller: Caller,
+    replicas: Sequence[FakeReplica],
+    door: FrontDoor,
+    protocol: str,
+    poison: str,
+) -> None:
+    start()
+    for replica in replicas:
+        if poison == "ends the server":
+            replica.behaviour = lambda _, replica=replica: replica.kill_grpc()
+            replica.http_status = 0
+        else:
+            replica.behaviour = fail(grpc.StatusCode.INTERNAL, DEAD_PROCESS)
+            replica.http_status, replica.http_error = 500, DEAD_PROCESS
+    reason = DEAD_PROCESS if poison == "ends the model's process" else "the connection ended"
+    if protocol == "gRPC":
+        with pytest.raises(grpc.RpcError) as raised:
+            caller.ask()
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        sentence = raised.value.details()
+    elif protocol == "HTTP":
+        status, document = _post(door)
+        assert status == 503
+        sentence = document["error"]
+    else:
+        with TriremeClient(door.grpc_address) as client, pytest.raises(UnavailableError) as lost:
+            client.infer("m", {"X": np.zeros(1, np.float32)})
+        sentence = str(lost.value)
+    assert f"not sent again: this request was lost with 2 processes; the last one: {reason}" in sentence
+    assert sum(len(replica.asked) for replica in replicas) == 2
+
+
+def test_beside_one_loss_in_flight_any_number_of_connections_may_be_refused(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    start()
+    replicas[1].kill_grpc()
+
+    def end_the_first(_: grpc.ServicerContext) -> None:
+        if sum(len(replica.asked) for replica in replicas) == 1:
+            next(replica for replica in replicas if replica.asked).kill_grpc()
+
+    replicas[0].behaviour = replicas[2].behaviour = end_the_first
+    assert caller.ask() in ("a0", "b0")
+    assert sum(len(replica.asked) for replica in replicas) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [("Unable to parse 'shape': attempt to access JSON non-array as array", 400), ("my own", 500)]
+)
+def test_what_is_wrong_with_an_http_request_is_told_and_not_tried_again(
+    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], door: FrontDoor, error: str, status: int
+) -> None:
+    envoy = start()
+    for replica in replicas:
+        replica.http_status, replica.http_error = 500, error
+    assert [_post(door) for _ in range(20)] == [(status, {"error": error})] * 20
+    assert sum(len(replica.asked) for replica in replicas) == 20
+    assert all(envoy.healthy(HTTP_CLUSTER).values())
+
+
+def test_a_slow_request_is_answered_however_many_replicas_are_asked_too(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
+) -> None:
+    start(second_try_seconds=0.2)
+    for replica in replicas:
+        replica.behaviour = lambda _: time.sleep(0.8)
+    assert caller.ask()
+    assert sum(len(replica.asked) for replica in replicas) > 2
 
 
 def test_http_bodies_that_would_end_a_tritonserver_are_refused(
@@ -384,6 +468,31 @@ def test_prompts_that_begin_alike_meet_the_same_replica_while_it_is_well(
         assert caller.ask(prefix=prefix) == home or home == "a0"
 
 
+def test_a_sequence_meets_one_replica_over_both_protocols_at_any_load_and_is_never_sent_twice(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], door: FrontDoor
+) -> None:
+    start()
+    for replica in replicas:
+        replica.behaviour = lambda _: time.sleep(0.02)
+    with ThreadPoolExecutor(24) as threads:
+        homes = {
+            sequence: set(threads.map(lambda _: caller.ask(sequence=sequence), range(24)))  # noqa: B023
+            for sequence in ("7", "order 17", "x")
+        }
+    assert all(len(names) == 1 for names in homes.values())
+    for sequence, json_text in (("7", "7"), ("order%2017", '"order 17"'), ("x", '"x"')):
+        body = f'{{"inputs": [{{"parameters": {{"sequence_id": 3}}}}], "parameters": {{"sequence_id": {json_text}}}}}'
+        status, document = _post(door, body=body.encode())
+        assert (status, document["sequence"]) == (200, sequence)
+        assert {caller.ask(sequence=sequence)} == {document["name"]}
+    for replica in replicas:
+        replica.asked.clear()
+        replica.behaviour = lambda _, replica=replica: replica.kill_grpc()
+    with pytest.raises(grpc.RpcError):
+        caller.ask(sequence="7")
+    assert sum(len(replica.asked) for replica in replicas) == 1
+
+
 def test_grpc_methods_that_control_a_server_are_not_served(start: Callable[..., EnvoyProcess], caller: Caller) -> None:
     start()
     service = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -517,14 +626,15 @@ def _ask_over_tls(door: FrontDoor, authority: bytes, key: bytes | None = None, c
         return Caller(channel).ask()
 
 
-def _post(door: FrontDoor, path: str = "/v2/models/m/infer", size_bytes: int = 2) -> tuple[int, dict[str, Any]]:
+def _post(
+    door: FrontDoor, path: str = "/v2/models/m/infer", size_bytes: int = 2, body: bytes = b""
+) -> tuple[int, dict[str, Any]]:
     # http.client sends the path as it stands.
     connection = http.client.HTTPConnection(LOOPBACK, door.http_port, timeout=_DEADLINE_SECONDS)
     with contextlib.closing(connection):
-        connection.request("POST", path, body=bytes(size_bytes))
+        connection.request("POST", path, body=body or bytes(size_bytes))
         answered = connection.getresponse()
-        body = answered.read()
-        return answered.status, json.loads(body) if answered.status == 200 else {}
+        return answered.status, json.loads(answered.read())
 
 
 def _admin(envoy: EnvoyProcess, path: str) -> str:

@@ -11,7 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 from trireme.envoy.endpoint import FrontDoor, TlsFiles
-from trireme.envoy.upstreams import BUFFER_BYTES, BY_PREFIX_CLUSTER, GRPC_CLUSTER, HTTP_CLUSTER
+from trireme.envoy.upstreams import (
+    BUFFER_BYTES,
+    BY_PREFIX_CLUSTER,
+    GRPC_BY_SEQUENCE_CLUSTER,
+    GRPC_CLUSTER,
+    HTTP_BY_SEQUENCE_CLUSTER,
+    HTTP_CLUSTER,
+    lua,
+)
 from trireme.ports import LOOPBACK
 
 Json = dict[str, Any]
@@ -21,6 +29,10 @@ MIB = 1024**2
 HTTP_BODY_BYTES = 4 * MIB
 # Requests that share their beginning go where it is in the cache, see ``trireme_client.generation``.
 PREFIX_HEADER = "x-trireme-prefix"
+# Requests of one sequence go where its state is. The client sets it; of HTTP requests ``requests.lua`` does.
+SEQUENCE_HEADER = "x-trireme-sequence"
+# To ``attempts.lua``: after how long without an answer another replica is asked too.
+PATIENCE_HEADER = "x-trireme-patience-ms"
 # A stream without a byte for this long is dead; a language model says something at every token.
 _IDLE_SECONDS = 300
 
@@ -36,14 +48,16 @@ _GRPC_METHODS = (
     "ModelInfer",
     "ModelStreamInfer",
 )
-# What tritonserver says of a model whose process has died: "Stub process 'm_0' is not healthy."
-_DEAD_STUB = "Stub process"
+# Of an answer: that the model's process is dead. Of a request: how often the caller lost it. See ``attempts.lua``.
+_LOST_HEADER = "x-trireme-lost"
+_CHECKS = "envoy.filters.http.lua"
 _GRPC_SERVICE = "/inference.GRPCInferenceService"
 _MODEL_PATH = r"/v2/models/[^/]+(/versions/[0-9]+)?"
 _INFER_PATH = rf"{_MODEL_PATH}/infer"
+_GENERATE_PATH = rf"{_MODEL_PATH}/generate(_stream)?"
 _HTTP_PATHS = (
     r"/v2(/health/live|/health/ready|/models/stats)?",
-    rf"{_MODEL_PATH}(/(ready|config|stats|generate|generate_stream))?",
+    rf"{_MODEL_PATH}(/(ready|config|stats))?",
 )
 _NOT_HERE = (
     "only inference, metadata, health and statistics are served here; what controls a server, ask the replica itself"
@@ -56,10 +70,7 @@ def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
     Args:
         rds: where the routes of gRPC and HTTP come from (an Envoy ConfigSource).
     """
-    limit = {
-        "name": "envoy.filters.http.buffer",
-        "typed_config": _typed("extensions.filters.http.buffer.v3.Buffer", max_request_bytes=HTTP_BODY_BYTES),
-    }
+    http_filters = [_limit(), {**lua("requests"), "disabled": True}]
     statistics = {
         "name": "envoy.filters.http.grpc_stats",
         "typed_config": _typed("extensions.filters.http.grpc_stats.v3.FilterConfig", emit_filter_state=True),
@@ -74,7 +85,7 @@ def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
         for suffix, one in doors.items()
         for listener in (
             _listener(one, f"grpc{suffix}", "grpc", one.grpc_port, rds["grpc"], [statistics]),
-            _listener(one, f"http{suffix}", "http", one.http_port, rds["http"], [limit]),
+            _listener(one, f"http{suffix}", "http", one.http_port, rds["http"], http_filters),
         )
     ]
 
@@ -82,43 +93,77 @@ def listeners(door: FrontDoor, rds: Mapping[str, Json]) -> list[Json]:
 def routes(door: FrontDoor) -> Mapping[str, Json]:
     """By listener, which requests go where.
 
-    Inference may be asked twice: what fails before its answer has begun, and may go well elsewhere, is tried again.
+    Inference may be sent twice: what fails before its answer has begun, and may go well elsewhere, is sent again.
     """
     return {
         "grpc": _route_table("grpc", [*_grpc_routes(door), _refusal(_NOT_HERE)]),
-        "http": _route_table("http", [*_http_routes(door), _refusal(f'{{"error":"{_NOT_HERE}"}}')]),
+        "http": _route_table("http", [*_http_routes(door), _refusal(_NOT_HERE)]),
     }
 
 
 def _grpc_routes(door: FrontDoor) -> list[Json]:
     retries = _retries("connect-failure,refused-stream,reset,unavailable,retriable-headers")
-    # INTERNAL is also what a model's own exception is, which would only come again.
-    retries["retriable_headers"] = [{"name": "grpc-message", "string_match": {"contains": _DEAD_STUB}}]
     entries: list[Json] = []
     for method in _GRPC_METHODS:
-        path = {"path": f"{_GRPC_SERVICE}/{method}"}
-        again = _second_try(door) if method == "ModelInfer" else {}
+        match = {"path": f"{_GRPC_SERVICE}/{method}"}
+        second_try = door.second_try_seconds if method == "ModelInfer" else 0.0
         if method in ("ModelInfer", "ModelStreamInfer"):
-            by_prefix = _action(BY_PREFIX_CLUSTER, retries, again)
-            by_prefix["hash_policy"] = [{"header": {"header_name": PREFIX_HEADER}}]
-            header = {"name": PREFIX_HEADER, "present_match": True}
-            entries.append({"match": {**path, "headers": [header]}, "route": by_prefix})
-        entries.append({"match": path, "route": _action(GRPC_CLUSTER, retries, again)})
-    return [*entries, {"match": {"prefix": "/grpc.health.v1.Health/"}, "route": _action(GRPC_CLUSTER, retries, {})}]
+            entries.append(_route(match, GRPC_BY_SEQUENCE_CLUSTER, by_header=SEQUENCE_HEADER))
+            entries.append(_route(match, BY_PREFIX_CLUSTER, retries, second_try, by_header=PREFIX_HEADER))
+        entries.append(_route(match, GRPC_CLUSTER, retries, second_try))
+    return [*entries, _route({"prefix": "/grpc.health.v1.Health/"}, GRPC_CLUSTER, retries)]
 
 
 def _http_routes(door: FrontDoor) -> list[Json]:
-    retries = _retries("connect-failure,refused-stream,reset,gateway-error,retriable-status-codes")
-    # Here a dead process and a model's exception look alike, but for the body.
-    retries["retriable_status_codes"] = [500]
-    again = {_INFER_PATH: _second_try(door)}
-    return [
-        {
-            "match": {"safe_regex": {"regex": path}},
-            "route": _action(HTTP_CLUSTER, retries, again.get(path, {})),
-        }
-        for path in (_INFER_PATH, *_HTTP_PATHS)
-    ]
+    retries = _retries("connect-failure,refused-stream,reset,gateway-error,retriable-headers")
+    checked = {"typed_per_filter_config": {_CHECKS: _typed("config.route.v3.FilterConfig", config={})}}
+    entries: list[Json] = []
+    for path in (_INFER_PATH, _GENERATE_PATH):
+        match = {"safe_regex": {"regex": path}}
+        second_try = door.second_try_seconds if path == _INFER_PATH else 0.0
+        entries.append({**_route(match, HTTP_BY_SEQUENCE_CLUSTER, by_header=SEQUENCE_HEADER), **checked})
+        entries.append({**_route(match, HTTP_CLUSTER, retries, second_try), **checked})
+    return [*entries, *(_route({"safe_regex": {"regex": path}}, HTTP_CLUSTER, retries) for path in _HTTP_PATHS)]
+
+
+def _route(
+    match: Json, cluster: str, retries: Json | None = None, second_try_seconds: float = 0.0, *, by_header: str = ""
+) -> Json:
+    """Requests that match, to a replica of the cluster.
+
+    Args:
+        retries: what is sent again, and how; nothing, where the state of a sequence is in the replica.
+        second_try_seconds: without an answer for so long another replica is asked too; 0: never.
+        by_header: those with this header alone, all of one value to the same replica.
+    """
+    action: Json = {
+        "cluster": cluster,
+        # None of Envoy's own: the caller's deadline goes with the request, and a stream lasts as long as it talks.
+        "timeout": "0s",
+        "max_stream_duration": {"grpc_timeout_header_max": "0s"},
+        # How ``attempts.lua`` sees that a request was sent.
+        "auto_host_rewrite": True,
+        "append_x_forwarded_host": True,
+    }
+    # What ``attempts.lua`` reads is Envoy's own, not the caller's.
+    route: Json = {"match": match, "route": action, "request_headers_to_remove": ["x-forwarded-host", PATIENCE_HEADER]}
+    if retries:
+        action["retry_policy"] = retries
+    if second_try_seconds:
+        action["retry_policy"] = {**(retries or {}), "per_try_timeout": f"{second_try_seconds:g}s"}
+        action["hedge_policy"] = {"hedge_on_per_try_timeout": True}
+        patience = {"key": PATIENCE_HEADER, "value": f"{second_try_seconds * 1000:g}"}
+        route["request_headers_to_add"] = [{"header": patience}]
+    if by_header:
+        route["match"] = {**match, "headers": [{"name": by_header, "present_match": True}]}
+        action["hash_policy"] = [{"header": {"header_name": by_header}}]
+    return route
+
+
+def _limit() -> Json:
+    """Joins a body's chunks, too: tritonserver 24.10 dies of 600,000 of one byte."""
+    config = _typed("extensions.filters.http.buffer.v3.Buffer", max_request_bytes=HTTP_BODY_BYTES)
+    return {"name": "envoy.filters.http.buffer", "typed_config": config}
 
 
 def _listener(door: FrontDoor, name: str, protocol: str, port: int, rds: Json, filters: list[Json]) -> Json:
@@ -137,6 +182,9 @@ def _listener(door: FrontDoor, name: str, protocol: str, port: int, rds: Json, f
         common_http_protocol_options={"idle_timeout": "3600s"},
         access_log=[_access_log(door, protocol)],
     )
+    if protocol == "http":
+        # As Triton says its errors.
+        manager["local_reply_config"] = {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}}
     chain: Json = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
     if door.tls:
         chain["transport_socket"] = _tls(door.tls, "h2" if protocol == "grpc" else "http/1.1")
@@ -195,28 +243,18 @@ def _route_table(name: str, entries: list[Json]) -> Json:
     return {
         **_typed("config.route.v3.RouteConfiguration"),
         "name": name,
-        "virtual_hosts": [{"name": name, "domains": ["*"], "routes": entries}],
+        "virtual_hosts": [
+            {"name": name, "domains": ["*"], "routes": entries, "include_request_attempt_count": True},
+        ],
     }
-
-
-def _action(cluster: str, retries: Json, second_try: Json) -> Json:
-    # No timeout of Envoy's own: the caller's deadline goes with the request, and a stream lasts as long as it talks.
-    return {
-        "cluster": cluster,
-        "timeout": "0s",
-        "max_stream_duration": {"grpc_timeout_header_max": "0s"},
-        "retry_policy": {**retries, **second_try},
-        **({"hedge_policy": {"hedge_on_per_try_timeout": True}} if second_try else {}),
-    }
-
-
-def _second_try(door: FrontDoor) -> Json:
-    return {"per_try_timeout": f"{door.second_try_seconds:g}s"} if door.second_try_seconds else {}
 
 
 def _retries(conditions: str) -> Json:
     return {
         "retry_on": conditions,
+        # A status alone does not tell a dead process from a model's own exception, which would only come again.
+        "retriable_headers": [{"name": _LOST_HEADER, "present_match": True}],
+        # Connections that are refused count as well; how often it is sent, ``attempts.lua`` limits.
         "num_retries": 3,
         "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
         # Another replica, not the one that has just failed.

@@ -202,11 +202,22 @@ def test_a_deadline_under_a_millisecond_is_refused(fake, connect, deadline_ms):
         connect(fake.address).infer("double", ROW, deadline_ms=deadline_ms)
 
 
-def test_a_lost_request_is_sent_again(fake, connect):
+def test_a_lost_request_is_sent_once_more(fake, connect):
     client = connect(fake.address)
+    fake.fail_next("double", "UNAVAILABLE", "Socket closed")
+    assert client.infer("double", ROW).timings.attempts == 2
     fake.fail_next("double", "UNAVAILABLE", "Socket closed", times=2)
-    result = client.infer("double", ROW)
-    assert result.timings.attempts == 3
+    with pytest.raises(UnavailableError) as caught:
+        client.infer("double", ROW)
+    assert caught.value.attempts == 2
+
+
+def test_a_request_that_envoy_lost_twice_is_not_sent_again(fake, connect):
+    client = connect(fake.address)
+    fake.fail_next("double", "UNAVAILABLE", "not sent again: this request was lost with 2 processes", times=2)
+    with pytest.raises(UnavailableError, match="not sent again"):
+        client.infer("double", ROW)
+    assert fake.calls["ModelInfer"] == 1
 
 
 def test_the_last_failure_is_told_when_attempts_are_used_up(fake, connect):

@@ -23,6 +23,8 @@ from trireme_client.wire import WireError
         (lambda: HealthPolicy(interval_ms=0), "HealthPolicy.interval_ms"),
         (lambda: HealthPolicy(probe_inputs={"X": [1.0]}), "given together with probe_model"),
         (lambda: SequenceStep(0), "SequenceStep.id is 0"),
+        (lambda: SequenceStep(""), "SequenceStep.id is ''"),
+        (lambda: SequenceStep("é" * 65), "a name has 1 to 128 bytes"),
         (lambda: Tls(certificate="a.pem"), "certificate and key together"),
         (lambda: Tls(ca="/nowhere/ca.pem"), "there is no file /nowhere/ca.pem"),
         (lambda: TriremeClient("a:1", compression="zip"), "compression is 'zip'"),

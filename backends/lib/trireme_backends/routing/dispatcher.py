@@ -320,12 +320,16 @@ class Dispatcher:
         job.attempt += 1
         if job.probe:
             return
-        job.alone = False
+        # One of a merged call may be what ended the variant's process: the others must not share its next call.
+        job.alone = fault is Fault.UNHEALTHY
         job.last_error = message
         job.tried.append(Tried(lane.name, fault, (now - job.placed) * 1000))
         if sum(tried.fault is Fault.ERROR for tried in job.tried) > 1:
             # Two variants say so: it lies in the request, and more calls would only cost.
             self._give_up(job, RequestError(message))
+        elif sum(tried.fault is Fault.UNHEALTHY for tried in job.tried) > 1:
+            # It may be what ends them. Envoy and the client know the first words.
+            self._give_up(job, CallError(fault, f"not sent again: this request was lost with 2 processes; {message}"))
         elif now >= job.ticket.deadline:
             self._give_up(job, UnavailableError(message))
         else:

@@ -225,6 +225,18 @@ def test_failing_variant_is_left_for_the_next_one(world: World, sick: str, behav
     assert [(one["variant"], one["fault"]) for one in told["tried"]] == [(sick, fault)]
 
 
+def test_a_request_that_ends_its_variants_processes_is_sent_to_two_and_takes_no_neighbour_along(world: World) -> None:
+    def die_of_poison(texts: list[str]) -> None:
+        if "poison" in texts:
+            raise CallError(Fault.UNHEALTHY, "Stub process 'm_0' is not healthy.")
+
+    world.behaviour = dict.fromkeys(("small", "medium", "large"), die_of_poison)
+    poisoned, *others = world.submit(*((["poison" if number == 0 else "hello"], Ask()) for number in range(4)))
+    with pytest.raises(BackendError, match=r"^not sent again: this request was lost with 2 processes; Stub process"):
+        poisoned.answer()
+    assert all(other.answer() for other in others)
+
+
 def test_hanging_variant_is_left_when_its_time_is_over(world_that_leaves_medium_early: World, hang: Hang) -> None:
     world = world_that_leaves_medium_early
     world.behaviour["medium"] = hang

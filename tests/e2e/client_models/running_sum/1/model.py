@@ -11,10 +11,12 @@ class TritonPythonModel:
     def execute(self, requests):
         responses = []
         for request in requests:
-            x, start, sequence = (
+            x, start = (
                 int(pb_utils.get_input_tensor_by_name(request, name).as_numpy().reshape(-1)[0])
-                for name in ("X", "START", "ID")
+                for name in ("X", "START")
             )
+            # A number or a name. As a control input (CONTROL_SEQUENCE_CORRID) tritonserver 24.10 refuses names.
+            sequence = request.correlation_id()
             self.sums[sequence] = x if start else self.sums[sequence] + x
             total = np.array([[self.sums[sequence]]], np.int32)
             responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("SUM", total)]))

@@ -1,0 +1,54 @@
+-- Tells what Triton's failures mean, before Envoy decides whether there is another attempt: a caller's mistake, a model
+-- whose process is dead, or an attempt that surely did nothing. See attempts.lua.
+
+local NOT_AGAIN = "not sent again: "
+-- What tritonserver says of a model whose process has died: "Stub process 'm_0' is not healthy."
+local DEAD_PROCESS = "Stub process"
+-- What tritonserver says, as INTERNAL, when it cannot read a request: "Unable to parse 'shape': attempt to access JSON
+-- non-array as array".
+local MISTAKES = {
+  "failed to parse the request JSON buffer",
+  "attempt to access JSON",
+  "attempt to access non-existing object member",
+  "attempt to get members",
+}
+
+local function note_lost(handle, headers, reason)
+  -- Because of this header Envoy tries again.
+  headers:replace("x-trireme-lost", "1")
+  local metadata = handle:streamInfo():dynamicMetadata()
+  metadata:set("trireme", "reason", reason)
+  if reason:find(NOT_AGAIN, 1, true) then metadata:set("trireme", "spared", -1) end
+end
+
+local function note_spared(handle)
+  local metadata = handle:streamInfo():dynamicMetadata()
+  metadata:set("trireme", "spared", ((metadata:get("trireme") or {}).spared or 0) + 1)
+end
+
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  local status = headers:get(":status")
+  if status == "200" then
+    local code = headers:get("grpc-status")
+    if not code or code == "0" then return end
+    local message = headers:get("grpc-message") or ""
+    if message:find(DEAD_PROCESS, 1, true) then
+      note_lost(handle, headers, message)
+    elseif code == "14" then
+      note_spared(handle)
+    end
+  elseif status == "500" then
+    local body = handle:body()
+    -- Waiting for the body makes what was taken before it invalid.
+    headers = handle:headers()
+    local text = body and body:getBytes(0, body:length()) or ""
+    local sentence = text:match('^{"error":%s*"(.*)"}%s*$') or text
+    if sentence:find(DEAD_PROCESS, 1, true) then return note_lost(handle, headers, sentence) end
+    for _, mistake in ipairs(MISTAKES) do
+      if sentence:find(mistake, 1, true) then return headers:replace(":status", "400") end
+    end
+  elseif status == "502" or status == "503" or status == "504" then
+    note_spared(handle)
+  end
+end
