@@ -240,6 +240,15 @@ def test_model_that_answers_wrongly_ends_the_start(fresh: Serve) -> None:
     assert processes_of(fresh) == []
 
 
+def test_a_broken_golden_sample_ends_the_start_with_its_file_and_field(fresh: Serve) -> None:
+    golden = fresh.repository / "echo" / "golden" / "hello.json"
+    golden.write_text(golden.read_text().replace('"shape": [1, 1]', '"shape": [2, 1]'))
+    done = fresh.run_to_its_end()
+    assert done.returncode == 1
+    assert f"echo: {golden}: not a golden sample: request.inputs[0] (TEXT): data has 1 values" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_server_ends_with_a_serve_that_is_killed(fresh: Serve) -> None:
     fresh.start()
     fresh.kill()
