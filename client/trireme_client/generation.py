@@ -124,7 +124,7 @@ class Prompt:
 
 def _json(name: str, value: object) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(name, f"cannot be written as JSON: {error}") from None
 

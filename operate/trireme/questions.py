@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,14 @@ class TextAnswer:
     version: str
     reason: str
     latency_ms: float
+
+    @property
+    def not_finite(self) -> str:
+        """The first output with a number that is none, such as NaN; "" where all are finite."""
+        for name, value in self.outputs.items():
+            if any(isinstance(one, float) and not math.isfinite(one) for one in np.ravel(value).tolist()):
+                return name
+        return ""
 
 
 def require_text_model(config: ModelConfig) -> None:

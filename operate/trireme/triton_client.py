@@ -177,7 +177,9 @@ class TritonClient:
             raise ServerError(f"{model} ended its stream without an answer")
         latency_ms = (time.perf_counter() - started) * 1000
         names = dict.fromkeys(name for answer in answers for name in answer.outputs)
-        outputs = {name: np.concatenate([a.outputs[name] for a in answers if name in a.outputs]) for name in names}
+        outputs = {
+            name: _joined(model, name, [a.outputs[name] for a in answers if name in a.outputs]) for name in names
+        }
         return Answer(outputs, model, answers[-1].version, latency_ms)
 
     def is_live(self, deadline_seconds: float) -> bool:
@@ -251,6 +253,14 @@ class TritonClient:
             if error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED"):
                 raise UnavailableError(in_one_line(error.message())) from None
             raise ServerError(in_one_line(error.message())) from None
+
+
+def _joined(model: str, output: str, pieces: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    shapes = sorted({piece.shape[1:] for piece in pieces})
+    if len(shapes) == 1:
+        return np.concatenate(pieces)
+    told = " and ".join(str([-1, *shape]) for shape in shapes)
+    raise ServerError(f"{model} streamed {output} in pieces of the shapes {told}, which cannot be joined")
 
 
 def in_one_line(reason: str) -> str:
