@@ -63,6 +63,7 @@ class Call:
     began: float = field(default_factory=time.monotonic)
     attempts: int = 0
     endpoint: str = ""
+    proxy: str = ""
     sent: bool = False
     in_flight: int = 0
 
@@ -71,7 +72,8 @@ class Call:
 
     def facts(self) -> CallFacts:
         elapsed_ms = (time.monotonic() - self.began) * 1000
-        return CallFacts(self.model, self.version, self.request_id, self.attempts, self.endpoint, elapsed_ms)
+        return CallFacts(self.model, self.version, self.request_id, self.attempts, self.endpoint, elapsed_ms,
+                         self.proxy)  # fmt: skip
 
     def deadline_error(self) -> DeadlineError:
         return DeadlineError(self.deadline_ms, sent=self.sent or self.in_flight > 0, facts=self.facts())
@@ -167,7 +169,7 @@ class Caller:
             if call.remaining_s() < _LEAST_SECONDS:
                 raise call.deadline_error()
             replica = self._pool.pick(tried, call.sequence_id, call.affinity_key)
-            call.endpoint = replica.endpoint.address
+            call.endpoint, call.proxy = replica.endpoint.address, replica.proxy
             wire, greeted = replica.wire, False
             tried.append(replica)
             try:

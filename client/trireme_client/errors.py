@@ -30,6 +30,7 @@ class CallFacts:
         attempts: requests sent, hedges included; 0 when nothing was sent.
         endpoint: the replica of the last attempt.
         elapsed_ms: since the call began.
+        proxy: the variable of the environment that names the proxy on the way to the replica; empty without one.
     """
 
     model: str = ""
@@ -38,11 +39,13 @@ class CallFacts:
     attempts: int = 0
     endpoint: str = ""
     elapsed_ms: float = 0.0
+    proxy: str = ""
 
     def __str__(self) -> str:
         told = {
             "model": f"{self.model}:{self.version}" if self.version else self.model,
             "endpoint": self.endpoint,
+            "proxy": f"of the variable {self.proxy}, unless no_proxy names the host" if self.proxy else "",
             "request": self.request_id,
             "attempts": self.attempts,
             "after": f"{self.elapsed_ms:.0f} ms",

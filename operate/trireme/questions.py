@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from trireme_client import ClientError, TriremeClient
+from trireme_client import ClientError, Endpoint, TriremeClient
 
 from trireme.errors import ServerError, TriremeError
 from trireme.golden import Tensors
@@ -86,7 +86,7 @@ def ask_chat(
     messages = [{"role": "user", "content": text.decode()}]
     sampling = {"temperature": 0, "max_tokens": _MOST_CHAT_TOKENS}
     try:
-        with TriremeClient(grpc_address, deadline_ms=deadline_seconds * 1000) as client:
+        with TriremeClient(Endpoint(grpc_address, direct=True), deadline_ms=deadline_seconds * 1000) as client:
             chunks = list(client.generate(model, messages=messages, sampling_parameters=sampling, tier=tier))
     except ClientError as error:
         raise ServerError(error.problem) from None
