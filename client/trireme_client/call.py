@@ -17,6 +17,7 @@ from trireme_client.errors import (
     DeadlineError,
     InvalidRequestError,
     LateError,
+    ModelDiedError,
     ModelNotFoundError,
     OverloadedError,
     QueueTimeoutError,
@@ -309,7 +310,8 @@ class Caller:
             return InvalidRequestError(f"the server refuses the request: {message}", facts)
         if verdict is Verdict.UNSUPPORTED:
             return UnsupportedError(f"the server refuses the request: {message}", facts)
-        return ServerFaultError(failure.status, message, facts)
+        kind = ModelDiedError if verdict is Verdict.SICK else ServerFaultError
+        return kind(failure.status, message, facts)
 
     async def _known_models(self, call: Call) -> list[str]:
         """Names of the models that are loaded, as far as the server tells before the deadline."""

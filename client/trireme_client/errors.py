@@ -11,6 +11,7 @@ ClientError
 │   └── UnsupportedError     right, but beyond this language model or its engine; another one may do it
 ├── ModelNotFoundError       no such model or version; says which models exist
 ├── ServerFaultError         the server or the model failed on a request it had accepted
+│   └── ModelDiedError   the process of the model is dead or frozen: it was not executed
 └── ClosedError              the client was closed, or belongs to another process
 """
 
@@ -143,6 +144,10 @@ class ServerFaultError(ClientError):
     def __init__(self, status: str, message: str, facts: CallFacts | None = None) -> None:
         super().__init__(f"the server failed: {status}: {message}", facts)
         self.status, self.message = status, message
+
+
+class ModelDiedError(ServerFaultError):
+    """The model's process on the replica is dead or frozen; a later request may be answered."""
 
 
 class ClosedError(ClientError):
