@@ -244,7 +244,7 @@ class GenerationCall:
         try:
             result = await self._ask_route({**self._parameters, **({"tried": tried} if tried else {})}, self._left_ms())
         except (UnavailableError, InvalidRequestError, ServerFaultError) as error:
-            # That there is no other variant, or none within the limits, tells less than why the first one failed.
+            # That there is no other variant, or none within the limits, explains less than why the first one failed.
             raise self._error or error from None
         variant, version, reason = (_text(result, output) for output in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON"))
         return Decision(variant, version, reason, json.loads(reason).get("leave_after_ms"))
@@ -258,7 +258,7 @@ class GenerationCall:
         if isinstance(error, ModelNotFoundError):
             # The caller named the route, and it is there.
             error = UnavailableError(f"the variant {variant} is not loaded", error.facts)
-        # Why the variant failed that was chosen first tells the caller more than what came of falling back.
+        # Why the variant failed that was chosen first explains more than what came of falling back.
         self._error = self._error or error
         return True
 

@@ -261,8 +261,8 @@ def _joined(model: str, output: str, pieces: list[npt.NDArray[Any]]) -> npt.NDAr
     shapes = sorted({piece.shape[1:] for piece in pieces})
     if len(shapes) == 1:
         return np.concatenate(pieces)
-    told = " and ".join(str([-1, *shape]) for shape in shapes)
-    raise ServerError(f"{model} streamed {output} in pieces of the shapes {told}, which cannot be joined")
+    listed = " and ".join(str([-1, *shape]) for shape in shapes)
+    raise ServerError(f"{model} streamed {output} in pieces of the shapes {listed}, which cannot be joined")
 
 
 def in_one_line(reason: str) -> str:

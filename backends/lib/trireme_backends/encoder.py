@@ -125,5 +125,5 @@ def _stacked(rows: Sequence[Vectors]) -> Vectors | BackendError:
     shapes = sorted({row.shape for row in rows})
     if len(shapes) == 1:
         return np.stack(rows)
-    told = " and ".join(str(list(shape)) for shape in shapes)
-    return AnswerError(f"the texts came out in the shapes {told}, which make no tensor; send them one a request")
+    listed = " and ".join(str(list(shape)) for shape in shapes)
+    return AnswerError(f"the texts came out in the shapes {listed}, which make no tensor; send them one a request")

@@ -51,9 +51,9 @@ def answer(server: FakeServer, texts: list[str], encoding: str) -> dict[str, Any
 @pytest.mark.parametrize("texts", [["a"] * 64 + ["one two three four"], [f"{'a ' * (k % 9)}b" for k in range(2048)]],
                          ids=["65", "2048"])  # fmt: skip
 def test_texts_of_any_number_and_length_are_embedded_in_order_and_their_tokens_counted(fake, texts):
-    told = answer(fake, texts, "float")
-    assert [entry["embedding"][0] for entry in told["data"]] == [len(text) for text in texts]
-    assert told["usage"]["prompt_tokens"] == sum(len(text.split()) for text in texts)
+    answered = answer(fake, texts, "float")
+    assert [entry["embedding"][0] for entry in answered["data"]] == [len(text) for text in texts]
+    assert answered["usage"]["prompt_tokens"] == sum(len(text.split()) for text in texts)
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])

@@ -36,8 +36,8 @@ def test_time_and_absence_have_statuses_of_their_own():
         (UnavailableError("lost"), 503),
         (ModelDiedError("INTERNAL", "Stub process 'a_0_0' is not healthy."), 503),
     ):
-        told = from_client_error(error)
-        assert (told.status, told.headers) == (status, {"retry-after": "1"})
+        answer = from_client_error(error)
+        assert (answer.status, answer.headers) == (status, {"retry-after": "1"})
 
 
 @pytest.mark.parametrize("text", ["8080", ":8080", "host:", "host:70000", "host:-1", "host:x"])

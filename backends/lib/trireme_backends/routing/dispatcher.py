@@ -351,7 +351,7 @@ class Dispatcher:
         if first is not None:
             self._tell(job, first, Reason.CASCADE_KEPT, first.job, first.variant, first.version, first.seen_ms)
         elif job.tried and isinstance(error, UnavailableError):
-            # Why the variant failed that was chosen for the request tells more than what came of falling back.
+            # Why the variant failed that was chosen first explains more than what came of falling back.
             fault = job.tried[0].fault
             failed = fault.may_lie_in_request
             self._refuse(job.ticket, CallError(fault, job.first_error) if failed else UnavailableError(job.first_error))
