@@ -68,5 +68,4 @@ vllm-test:  ## real vLLM behind the contract, in the server's process and as a s
 
 clean:  ## remove all that set-up, export and servers made
 	rm -rf .venv .trireme reports .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	rm -rf model_repository/*/warmup
-	find model_repository -regex '.*/[0-9]+/\(model.onnx\|model.gguf\|model.json\|tokenizer.json\|manifest.json\)' -delete
+	for recipe in model_repository/*/export.toml; do rm -rf "$${recipe%/*}/1" "$${recipe%/*}/warmup"; done

@@ -8,6 +8,7 @@ of them gets one line, the others a line for each Python.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -42,8 +43,10 @@ def resolve(interpreter: str) -> tuple[str, dict[str, str]]:
     return f"{major}.{minor}", {name: version for name, version in chosen.items() if name not in OURS}
 
 
-def main(interpreters: list[str]) -> None:
-    resolved = dict(resolve(interpreter) for interpreter in interpreters)
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("interpreters", nargs="+", metavar="PYTHON", help="a Python to resolve for, e.g. python3.11")
+    resolved = dict(resolve(interpreter) for interpreter in parser.parse_args(argv).interpreters)
     versions: dict[str, dict[str, str]] = defaultdict(dict)
     for python, packages in resolved.items():
         for name, version in packages.items():

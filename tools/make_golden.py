@@ -6,6 +6,7 @@ export which is wrong is found by them. Run after ``trireme export --all``, whic
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,8 @@ class Source:
     head: SoftmaxHead
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     settings = Settings.from_environment()
     repository = ModelRepository(settings.repository_dir)
     for tier in COSINE:
@@ -148,4 +150,4 @@ def _write(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import triton_python_backend_utils as pb_utils
-from trireme_backends.errors import BackendError
+from trireme_backends.errors import AnswerError, BackendError
 from trireme_backends.labels import LabelDecoder
 from trireme_backends.model import Model
 
@@ -22,5 +22,6 @@ class TritonPythonModel:
             label, score = self._decoder.decode(pb_utils.get_input_tensor_by_name(request, "PROBABILITIES").as_numpy())
         except BackendError as error:
             sentence = error.about(request.request_id())
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence, pb_utils.TritonError.INVALID_ARG))
+            code = pb_utils.TritonError.INTERNAL if isinstance(error, AnswerError) else pb_utils.TritonError.INVALID_ARG
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence, code))
         return pb_utils.InferenceResponse([pb_utils.Tensor("LABEL", label), pb_utils.Tensor("SCORE", score)])

@@ -44,7 +44,11 @@ class TritonPythonModel:
         self._deadline_ms = route.deadline_ms
         self._metrics = TritonMetrics(route)
         pins, traffic = Pins(model_dir.parent), TrafficFile(model_dir / TRAFFIC_NAME)
-        self._streams = Streams(route, pins=pins, traffic=traffic, observer=self._metrics) if route.streams else None
+        self._streams = (
+            Streams(route, pins=pins, traffic=traffic, observer=self._metrics, is_loaded=pb_utils.is_model_ready)
+            if route.streams
+            else None
+        )
         self._dispatcher = Dispatcher(route, call=self._call, pins=pins, traffic=traffic, observer=self._metrics)
         self._metrics.waiting_rows = self._dispatcher.waiting_rows
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import triton_python_backend_utils as pb_utils
 from trireme_backends.encoder import Done, Encoder, Vectors
-from trireme_backends.errors import BackendError
+from trireme_backends.errors import AnswerError, BackendError
 from trireme_backends.model import Model
 from trireme_backends.onnx_encoder import OnnxEncoder
 from trireme_backends.text import TextTokenizer, decode_texts
@@ -21,6 +21,7 @@ from trireme_backends.text import TextTokenizer, decode_texts
 class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         model = Model.from_arguments(args)
+        self._name = model.name
         (self._output,) = model.output_names()
         self._tokenizer = TextTokenizer(model.file("tokenizer.json"), model.integer("max_tokens", 256, least=3))
         encode = OnnxEncoder(model.file("model.onnx"), self._output)
@@ -43,8 +44,10 @@ class TritonPythonModel:
 
         def reply(answer: Vectors | BackendError) -> None:
             if isinstance(answer, BackendError):
-                error = pb_utils.TritonError(answer.about(request_id), pb_utils.TritonError.INVALID_ARG)
-                response = pb_utils.InferenceResponse(error=error)
+                sentence, code = answer.about(request_id), pb_utils.TritonError.INVALID_ARG
+                if isinstance(answer, AnswerError):
+                    sentence, code = f"model '{self._name}': {sentence}", pb_utils.TritonError.INTERNAL
+                response = pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence, code))
             else:
                 response = pb_utils.InferenceResponse([pb_utils.Tensor(self._output, answer)])
             sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

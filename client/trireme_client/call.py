@@ -17,6 +17,7 @@ from trireme_client.errors import (
     DeadlineError,
     InvalidRequestError,
     LateError,
+    ModelDiedError,
     ModelNotFoundError,
     OverloadedError,
     QueueTimeoutError,
@@ -66,6 +67,7 @@ class Call:
     began: float = field(default_factory=time.monotonic)
     attempts: int = 0
     endpoint: str = ""
+    proxy: str = ""
     sent: bool = False
     in_flight: int = 0
 
@@ -74,7 +76,8 @@ class Call:
 
     def facts(self) -> CallFacts:
         elapsed_ms = (time.monotonic() - self.began) * 1000
-        return CallFacts(self.model, self.version, self.request_id, self.attempts, self.endpoint, elapsed_ms)
+        return CallFacts(self.model, self.version, self.request_id, self.attempts, self.endpoint, elapsed_ms,
+                         self.proxy)  # fmt: skip
 
     def deadline_error(self) -> DeadlineError:
         return DeadlineError(self.deadline_ms, sent=self.sent or self.in_flight > 0, facts=self.facts())
@@ -170,7 +173,7 @@ class Caller:
             if call.remaining_s() < _LEAST_SECONDS:
                 raise call.deadline_error()
             replica = self._pool.pick(tried, call.sequence, call.affinity_key)
-            call.endpoint = replica.endpoint.address
+            call.endpoint, call.proxy = replica.endpoint.address, replica.proxy
             wire, greeted = replica.wire, False
             tried.append(replica)
             try:
@@ -315,7 +318,8 @@ class Caller:
             return InvalidRequestError(f"the server refuses the request: {message}", facts)
         if verdict is Verdict.UNSUPPORTED:
             return UnsupportedError(f"the server refuses the request: {message}", facts)
-        return ServerFaultError(failure.status, message, facts)
+        kind = ModelDiedError if verdict is Verdict.SICK else ServerFaultError
+        return kind(failure.status, message, facts)
 
     async def _known_models(self, call: Call) -> list[str]:
         """Names of the models that are loaded, as far as the server tells before the deadline."""

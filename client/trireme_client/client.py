@@ -117,7 +117,8 @@ class AsyncTriremeClient:
 
         Args:
             inputs: by name: arrays, Python values, or ``SharedTensor``. More rows than the model's ``max_batch_size``
-                are sent in several requests, from asyncio up to four at once, and joined in order.
+                are sent in several requests, from asyncio up to four at once, and joined in order; an output whose
+                rows then differ in shape is an array of dtype object, one array a row.
             outputs: names, or a mapping to ``SharedTensor`` for those to be written there; None: all.
             version: None: the server's choice.
             parameters: reach the model's ``execute``, types kept.
@@ -154,7 +155,11 @@ class AsyncTriremeClient:
             nothing = pb.ModelInferResponse(model_name=model, model_version=call.version)
             return self._result(nothing, no_rows(await self._session.spec(call), outputs), call, 0)
         parts = [self._read(response, outputs, call) for response in responses]
-        return self._result(responses[-1], join(parts), call, len(requests))
+        try:
+            joined = join(parts, [request.inputs[0].shape[0] for request in requests] if len(parts) > 1 else ())
+        except ValueError as error:
+            raise ServerFaultError("MALFORMED", f"the answers cannot be joined: {error}", call.facts()) from None
+        return self._result(responses[-1], joined, call, len(requests))
 
     async def stream(
         self,

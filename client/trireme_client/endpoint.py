@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
+_EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
 _DEFAULT_PORTS = {"grpc": 8001, "http": 8000, "https": 8000}
 
 
@@ -17,10 +21,12 @@ class Endpoint:
     Attributes:
         address: ``host:port`` or ``grpc://host:port`` for gRPC, ``http://host:port`` or ``https://host:port`` for HTTP.
         zone: where it stands; a client with the same zone prefers it.
+        direct: never through a proxy that the environment names; addresses of this machine never are.
     """
 
     address: str
     zone: str = ""
+    direct: bool = False
     scheme: str = field(init=False, default="grpc", repr=False)
     host: str = field(init=False, default="", repr=False)
     port: int = field(init=False, default=0, repr=False)
@@ -58,6 +64,16 @@ class Endpoint:
         return False
 
     @property
+    def proxy_variable(self) -> str:
+        """The variable of the environment that names the proxy on the way to this server; "" where there is none."""
+        host = self.name or self.host
+        # HTTP goes through none, gRPC through the first of these. By the name that the caller gave, not by its IPs.
+        excepted = next((os.environ[name] for name in _EXCEPTIONS if os.environ.get(name)), "")
+        if self.scheme != "grpc" or self.direct or _is_loopback(self.host) or _excepts(excepted, host):
+            return ""
+        return next((name for name in PROXY_VARIABLES if os.environ.get(name)), "")
+
+    @property
     def admin_header(self) -> str:
         """The header in which Triton looks for the key of its restricted APIs."""
         return "triton-grpc-protocol-admin-key" if self.scheme == "grpc" else "admin-key"
@@ -68,6 +84,24 @@ class Endpoint:
         found = replace(self, address=f"{self.scheme}://{host}:{self.port}")
         object.__setattr__(found, "name", self.host)
         return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _excepts(excepted: str, host: str) -> bool:
+    """Whether ``no_proxy`` names a host, by its ending or by a network in CIDR form."""
+    for entry in filter(None, (part.strip() for part in excepted.lower().split(","))):
+        if entry == "*" or host.endswith(entry):
+            return True
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(host) in ipaddress.ip_network(entry):
+                return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ ClientError
 │   └── UnsupportedError     right, but beyond this language model or its engine; another one may do it
 ├── ModelNotFoundError       no such model or version; says which models exist
 ├── ServerFaultError         the server or the model failed on a request it had accepted
+│   └── ModelDiedError   the process of the model is dead or frozen: it was not executed
 └── ClosedError              the client was closed, or belongs to another process
 """
 
@@ -30,6 +31,7 @@ class CallFacts:
         attempts: requests sent, hedges included; 0 when nothing was sent.
         endpoint: the replica of the last attempt.
         elapsed_ms: since the call began.
+        proxy: the variable of the environment that names the proxy on the way to the replica; empty without one.
     """
 
     model: str = ""
@@ -38,11 +40,13 @@ class CallFacts:
     attempts: int = 0
     endpoint: str = ""
     elapsed_ms: float = 0.0
+    proxy: str = ""
 
     def __str__(self) -> str:
         told = {
             "model": f"{self.model}:{self.version}" if self.version else self.model,
             "endpoint": self.endpoint,
+            "proxy": f"of the variable {self.proxy}, unless no_proxy names the host" if self.proxy else "",
             "request": self.request_id,
             "attempts": self.attempts,
             "after": f"{self.elapsed_ms:.0f} ms",
@@ -140,6 +144,10 @@ class ServerFaultError(ClientError):
     def __init__(self, status: str, message: str, facts: CallFacts | None = None) -> None:
         super().__init__(f"the server failed: {status}: {message}", facts)
         self.status, self.message = status, message
+
+
+class ModelDiedError(ServerFaultError):
+    """The model's process on the replica is dead or frozen; a later request may be answered."""
 
 
 class ClosedError(ClientError):

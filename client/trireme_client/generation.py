@@ -23,6 +23,7 @@ from trireme_client.errors import (
     InvalidInputError,
     InvalidRequestError,
     LateError,
+    ModelDiedError,
     ModelNotFoundError,
     OverloadedError,
     ServerFaultError,
@@ -124,7 +125,7 @@ class Prompt:
 
 def _json(name: str, value: object) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(name, f"cannot be written as JSON: {error}") from None
 
@@ -242,8 +243,8 @@ class GenerationCall:
         tried = ",".join(f"{variant}:{fault}" for variant, fault in self._tried.items())
         try:
             result = await self._ask_route({**self._parameters, **({"tried": tried} if tried else {})}, self._left_ms())
-        except (UnavailableError, InvalidRequestError) as error:
-            # That there is no other variant, or none within the limits, tells less than why this one failed.
+        except (UnavailableError, InvalidRequestError, ServerFaultError) as error:
+            # That there is no other variant, or none within the limits, explains less than why the first one failed.
             raise self._error or error from None
         variant, version, reason = (_text(result, output) for output in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON"))
         return Decision(variant, version, reason, json.loads(reason).get("leave_after_ms"))
@@ -254,9 +255,11 @@ class GenerationCall:
         if pace.ttft_s is not None or not pace.fault or variant in self._tried or isinstance(error, DeadlineError):
             return False
         self._tried[variant] = pace.fault
-        # What a variant cannot do tells the caller more than that the next one is not there.
-        if not isinstance(self._error, UnsupportedError):
-            self._error = error
+        if isinstance(error, ModelNotFoundError):
+            # The caller named the route, and it is there.
+            error = UnavailableError(f"the variant {variant} is not loaded", error.facts)
+        # Why the variant failed that was chosen first explains more than what came of falling back.
+        self._error = self._error or error
         return True
 
     async def _report(self, variant: str, pace: Pace) -> None:
@@ -307,7 +310,8 @@ def _fault_of(error: ClientError) -> str:
 # The first that fits.
 _FAULTS = (
     (DeadlineError, "late"), (LateError, "late"), (OverloadedError, "overloaded"), (UnavailableError, "unhealthy"),
-    (ModelNotFoundError, "not_ready"), (UnsupportedError, "unsupported"), (ServerFaultError, "error"),
+    (ModelNotFoundError, "not_ready"), (UnsupportedError, "unsupported"), (ModelDiedError, "unhealthy"),
+    (ServerFaultError, "error"),
 )  # fmt: skip
 
 

@@ -30,7 +30,11 @@ _CHANNEL_OPTIONS = (
 def _channel(module: Any, endpoint: Endpoint, options: WireOptions) -> Any:
     """A channel of ``grpc`` or ``grpc.aio``; neither connects before the first call."""
     compression = _COMPRESSION[options.compression]
-    settings: list[tuple[str, Any]] = [*_CHANNEL_OPTIONS]
+    # Decided by the name that the caller gave: gRPC sees one of its IPs.
+    settings: list[tuple[str, Any]] = [
+        *_CHANNEL_OPTIONS,
+        ("grpc.enable_http_proxy", int(bool(endpoint.proxy_variable))),
+    ]
     if endpoint.name:
         settings.append(("grpc.default_authority", f"{endpoint.name}:{endpoint.port}"))
     if options.tls is None:

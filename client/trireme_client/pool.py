@@ -33,11 +33,12 @@ class Replica:
         proven: the present connection has carried an answer, so a failure after it may have reached the server.
         healthy: it gets requests.
         outstanding: requests in flight.
+        proxy: the variable of the environment that names the proxy on the way to it.
         regions: names of shared memory regions registered with it.
     """
 
     def __init__(self, endpoint: Endpoint, wire: Wire) -> None:
-        self.endpoint, self.wire = endpoint, wire
+        self.endpoint, self.wire, self.proxy = endpoint, wire, endpoint.proxy_variable
         self.proven = False
         self.healthy = True
         self.outstanding = 0

@@ -180,6 +180,8 @@ def _set_parameter(slot: Message, key: str, value: object) -> None:
     elif isinstance(value, str):
         slot.string_param = value
     elif isinstance(value, (float, np.floating)):
+        if not math.isfinite(value):  # models get their parameters as JSON, which has no word for it
+            raise InvalidRequestError(f"parameter {key!r} is {value}; expected a finite number")
         slot.double_param = float(value)
     else:
         raise InvalidRequestError(f"parameter {key!r} is {value!r}; expected str, int, bool or float")
@@ -225,11 +227,30 @@ def no_rows(spec: ModelSpec, outputs: Outputs | None) -> dict[str, Array]:
     }
 
 
-def join(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """The outputs of a call that was split, rows in order."""
+def join(parts: Sequence[Mapping[str, Array]], rows: Sequence[int]) -> dict[str, Array]:
+    """The outputs of a call that was split into requests of so many ``rows``, in order.
+
+    An output whose rows differ in shape from one request to the next, such as texts padded to the longest of their
+    request, becomes an array of dtype object that holds one array a row.
+
+    Raises:
+        ValueError: an answer does not have the rows of its request.
+    """
     if len(parts) == 1:
         return dict(parts[0])
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    joined = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        arrays = [part[name] for part in parts if name in part]
+        if [array.shape[:1] for array in arrays] != [(count,) for count in rows]:
+            shapes = ", ".join(str(list(array.shape)) for array in arrays)
+            raise ValueError(f"output {name!r} came in the shapes {shapes} for requests of {list(rows)} rows")
+        if len({array.shape[1:] for array in arrays}) == 1:
+            joined[name] = np.concatenate(arrays)
+        else:
+            joined[name] = np.empty(sum(rows), dtype=object)
+            for index, row in enumerate(row for array in arrays for row in array):
+                joined[name][index] = row
+    return joined
 
 
 def read_parameters(message: Message) -> dict[str, Parameter]:

@@ -33,7 +33,8 @@ class InferResult:
     """The answer of one model.
 
     Attributes:
-        outputs: by name; BYTES are arrays of dtype object holding ``bytes``; read-only views of the message.
+        outputs: by name; BYTES are arrays of dtype object holding ``bytes``; read-only views of the message. Where a
+            call was split and the rows of an output differ in shape, an array of dtype object, one array a row.
         version: the version that answered.
         parameters: what the server says about the answer.
     """

@@ -187,7 +187,7 @@ class Session:
             WireError: it failed.
         """
         key = self._options.admin_key
-        call.endpoint = replica.endpoint.address
+        call.endpoint, call.proxy = replica.endpoint.address, replica.proxy
         if call.remaining_s() <= 0:
             raise call.deadline_error()
         metadata = (*call.metadata, (replica.endpoint.admin_header, key)) if key else call.metadata

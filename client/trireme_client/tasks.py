@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from trireme_client.errors import InvalidInputError, InvalidRequestError
+from trireme_client.errors import InvalidInputError, InvalidRequestError, ServerFaultError
 from trireme_client.request import Parameter
 from trireme_client.results import Classifications, Embeddings, InferResult, Route
 from trireme_client.tensors import Array
@@ -57,7 +57,7 @@ def _limit(name: str, limit_ms: float | None) -> dict[str, Parameter]:
 
 def embeddings(result: InferResult) -> Embeddings:
     """Read an embedding model's answer."""
-    vectors = result["EMBEDDING"]
+    vectors = _rows(result, "EMBEDDING")
     return Embeddings(_routes(result, len(vectors)), result.request_id, result.timings, vectors)
 
 
@@ -70,8 +70,17 @@ def classifications(result: InferResult) -> Classifications:
         result.timings,
         labels,
         result["SCORE"].reshape(-1),
-        result["PROBABILITIES"],
+        _rows(result, "PROBABILITIES"),
     )
+
+
+def _rows(result: InferResult, output: str) -> Array:
+    """An output with rows of one length: the requests of a split call may have met two versions of a model."""
+    rows = result[output]
+    if rows.dtype == object:
+        widths = ", ".join(str(width) for width in sorted({len(row) for row in rows}))
+        raise ServerFaultError("MALFORMED", f"{result.model} gave rows of {output} with {widths} numbers in one call")
+    return rows
 
 
 def _routes(result: InferResult, rows: int) -> tuple[Route, ...]:

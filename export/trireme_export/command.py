@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 from trireme.errors import TriremeError
+from trireme.files import json_text
 from trireme.settings import Settings
 
 from trireme_export.lock import one_export_at_a_time
@@ -47,4 +47,4 @@ def export(models: tuple[str, ...], every: bool, force: bool, as_json: bool) -> 
             say(f"{name}: {'done' if done.made else 'already there'}")
             made.append({"model": done.model, "made": done.made, **asdict(done.manifest)})
     if as_json:
-        click.echo(json.dumps({"models": made}, indent=2))
+        click.echo(json_text({"models": made}))

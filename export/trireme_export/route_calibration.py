@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 from trireme.errors import ConfigError
-from trireme.files import write_atomic, write_json_atomic
+from trireme.files import json_text, write_atomic, write_json_atomic
 from trireme.repository import ModelRepository
 from trireme.routing.routes import RouteFolder, find_route
 from trireme.server import ServerFlags, TritonServer
@@ -131,7 +131,7 @@ def calibrate(task: str, most_loss: float, write: bool, plot_path: Path | None, 
     if write:
         _write(found, found_points)
         click.echo(f"wrote {found.route_path}; it holds from the next load of {task} on", err=True)
-    click.echo(json.dumps(found_points.as_json(), indent=2) if as_json else found_points.as_text())
+    click.echo(json_text(found_points.as_json()) if as_json else found_points.as_text())
 
 
 def _ask_both(repository_dir: Path, route: Route, cascade: Cascade, texts: Sequence[str]) -> tuple[Side, Side]:

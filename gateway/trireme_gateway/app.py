@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from trireme_client import AsyncTriremeClient, ClientError
+from trireme_client import AsyncTriremeClient, ClientError, Endpoint
 
 from trireme_gateway import kserve
 from trireme_gateway.asks import RouteAsk
@@ -70,7 +70,9 @@ class Gateway:
     async def _running(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002
         timeout = aiohttp.ClientTimeout(total=self._settings.request_timeout_seconds)
         async with (
-            AsyncTriremeClient(self._settings.triton.split(",")) as self._client,
+            AsyncTriremeClient(
+                [Endpoint(one, direct=True) for one in self._settings.triton.split(",")]
+            ) as self._client,
             aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as self._http,
         ):
             self._catalogue = Catalogue(self._client)

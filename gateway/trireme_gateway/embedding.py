@@ -7,10 +7,11 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from trireme_client import AsyncTriremeClient, ClientError, Embeddings, ModelSpec
 
 from trireme_gateway.asks import RouteAsk
-from trireme_gateway.errors import from_client_error, invalid
+from trireme_gateway.errors import ApiError, from_client_error, invalid
 from trireme_gateway.fields import EmbeddingFields
 from trireme_gateway.visit import Visit
 
@@ -61,10 +62,16 @@ async def _count_tokens(client: AsyncTriremeClient, tokenizer: str, texts: Seque
         return 0
     # Alike lengths in one request: the tokenizer pads to the longest.
     result = await client.infer(tokenizer, {"TEXT": sorted(texts, key=len)}, ["ATTENTION_MASK"], deadline_ms=timeout_ms)
-    return int(result["ATTENTION_MASK"].sum())
+    # Row by row: the requests of a split call are padded each to its own longest text.
+    return sum(int(row.sum()) for row in result["ATTENTION_MASK"])
 
 
 def _vectors(embedded: Embeddings, encoding: str) -> list[Any]:
+    finite = np.isfinite(embedded.vectors).all(axis=1)
+    if not finite.all():
+        row = int(finite.argmin())
+        problem = f"{embedded.routes[row].variant} answered input[{row}] with a value that is not a finite number"
+        raise ApiError(500, problem, kind="server_error", code="engine_failed")
     if encoding == "float":
         floats: list[Any] = embedded.vectors.tolist()
         return floats

@@ -12,6 +12,7 @@ from trireme_client import (
     DeadlineError,
     InvalidInputError,
     InvalidRequestError,
+    ModelDiedError,
     ModelNotFoundError,
     OverloadedError,
     UnavailableError,
@@ -23,6 +24,7 @@ _ENGINE_ERROR = re.compile(
     re.DOTALL,
 )
 _OF_THE_REQUEST = ("invalid_request", "context_length_exceeded", "unsupported")
+_RETRY = {"retry-after": "1"}
 _INVALID, _SERVER = "invalid_request_error", "server_error"
 
 
@@ -82,13 +84,14 @@ def from_client_error(error: ClientError, renamed: dict[str, str] | None = None)
     if found := _ENGINE_ERROR.search(error.problem):
         return _from_engine(found[1], found[2], found[3], renamed or {})
     if isinstance(error, DeadlineError):
-        return ApiError(504, f"The request took too long: {error.problem}", kind="timeout_error", code="timeout")
+        return ApiError(504, f"The request took too long: {error.problem}", kind="timeout_error", code="timeout",
+                        headers=_RETRY)  # fmt: skip
     if isinstance(error, ModelNotFoundError):
         return model_not_found(error.model, ())
     if isinstance(error, OverloadedError):
         return _overloaded(error.problem)
-    if isinstance(error, UnavailableError):
-        return ApiError(503, error.problem, kind=_SERVER, code="unavailable", headers={"retry-after": "1"})
+    if isinstance(error, (UnavailableError, ModelDiedError)):
+        return ApiError(503, error.problem, kind=_SERVER, code="unavailable", headers=_RETRY)
     if isinstance(error, InvalidInputError):
         return invalid(error.tensor, error.reason)
     if isinstance(error, InvalidRequestError):
@@ -108,6 +111,4 @@ def _from_engine(word: str, param: str | None, problem: str, renamed: dict[str, 
 
 
 def _overloaded(problem: str) -> ApiError:
-    return ApiError(
-        503, f"Too many requests wait: {problem}", kind=_SERVER, code="overloaded", headers={"retry-after": "1"}
-    )
+    return ApiError(503, f"Too many requests wait: {problem}", kind=_SERVER, code="overloaded", headers=_RETRY)

@@ -12,7 +12,7 @@ from typing import Any
 
 from locust import User, constant, events, task
 from locust.argument_parser import LocustArgumentParser
-from trireme_client import ClientError, TriremeClient
+from trireme_client import ClientError, Endpoint, TriremeClient
 
 from trireme_loadtest.generation_load import Prompt, mixed_prompts
 from trireme_loadtest.locust_users import GrpcFailure, status_of
@@ -47,7 +47,9 @@ class GenerationUser(User):
 
     def on_start(self) -> None:
         options = self.environment.parsed_options
-        self._client = TriremeClient(options.grpc_address, deadline_ms=options.request_deadline * 1000)
+        self._client = TriremeClient(
+            Endpoint(options.grpc_address, direct=True), deadline_ms=options.request_deadline * 1000
+        )
 
     def on_stop(self) -> None:
         self._client.close()

@@ -23,9 +23,11 @@ from locust import FastHttpUser, User, constant, events, task
 from locust.argument_parser import LocustArgumentParser
 from trireme.errors import TriremeError
 from trireme.golden import Tensors
+from trireme.triton_client import CHANNEL_ARGUMENTS
 from trireme_client import (
     ClientError,
     DeadlineError,
+    Endpoint,
     InvalidRequestError,
     ModelNotFoundError,
     ServerFaultError,
@@ -152,7 +154,7 @@ class TritonGrpcUser(_GrpcUser):
     def on_start(self) -> None:
         options = self.environment.parsed_options
         self._deadline_seconds = options.request_deadline
-        self._client = triton_grpc.InferenceServerClient(options.grpc_address)
+        self._client = triton_grpc.InferenceServerClient(options.grpc_address, channel_args=CHANNEL_ARGUMENTS)
 
     def on_stop(self) -> None:
         # It closes itself when it goes. Closed by hand it would be closed twice, and gRPC counts gevent's channels: at
@@ -179,7 +181,9 @@ class TriremeClientUser(_GrpcUser):
 
     def on_start(self) -> None:
         options = self.environment.parsed_options
-        self._client = TriremeClient(options.grpc_address, deadline_ms=options.request_deadline * 1000)
+        self._client = TriremeClient(
+            Endpoint(options.grpc_address, direct=True), deadline_ms=options.request_deadline * 1000
+        )
 
     def on_stop(self) -> None:
         self._client.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +11,8 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from trireme.direct_http import open_direct
+from trireme.triton_client import CHANNEL_ARGUMENTS
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from trireme_loadtest.errors import TargetError
@@ -51,7 +52,7 @@ class GrpcView:
         return self._ask(model, "ModelStatistics", service_pb2.ModelStatisticsRequest(name=model))
 
     def _ask(self, model: str, method: str, request: Message) -> Any:
-        with grpc.insecure_channel(self._address) as channel:
+        with grpc.insecure_channel(self._address, options=CHANNEL_ARGUMENTS) as channel:
             try:
                 return getattr(service_pb2_grpc.GRPCInferenceServiceStub(channel), method)(
                     request, timeout=DEADLINE_SECONDS, wait_for_ready=False
@@ -79,7 +80,7 @@ class HttpView:
     def _ask(self, model: str, what: str) -> bytes:
         url = f"http://{self._address}/v2/models/{urllib.parse.quote(model, safe='')}/{what}"
         try:
-            with urllib.request.urlopen(url, timeout=DEADLINE_SECONDS) as answer:
+            with open_direct(url, DEADLINE_SECONDS) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
             raise no_model(model, self._address, error.read()[:200].decode(errors="replace")) from None

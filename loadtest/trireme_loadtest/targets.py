@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 import aiohttp
 import grpc
 import grpc.aio
+from trireme.triton_client import CHANNEL_ARGUMENTS
 from tritonclient.grpc import service_pb2
 
 from trireme_loadtest.errors import RequestFailed
@@ -49,7 +50,7 @@ class _GrpcChannel:
     async def __aenter__(self: _Channel) -> _Channel:
         # Not one of the process-wide pool: two targets do not share a connection.
         self._channel = grpc.aio.insecure_channel(
-            self._address, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+            self._address, options=[*CHANNEL_ARGUMENTS, ("grpc.use_local_subchannel_pool", 1)]
         )
         self._infer = self._channel.unary_unary(f"{_SERVICE}/ModelInfer")
         self._stream_infer = self._channel.stream_stream(f"{_SERVICE}/ModelStreamInfer")

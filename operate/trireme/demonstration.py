@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from trireme_client import ClientError, GenerationChunk, TriremeClient
+from trireme_client import ClientError, Endpoint, GenerationChunk, TriremeClient
 
 from trireme.errors import ServerError
 from trireme.golden import GoldenSample, load_golden
@@ -59,7 +59,7 @@ class Chat:
             ServerError: it did not answer.
         """
         try:
-            with TriremeClient(grpc_address, deadline_ms=_DEADLINE_SECONDS * 1000) as client:
+            with TriremeClient(Endpoint(grpc_address, direct=True), deadline_ms=_DEADLINE_SECONDS * 1000) as client:
                 yield from client.generate(
                     self.model, messages=self.messages, sampling_parameters=self.sampling_parameters
                 )

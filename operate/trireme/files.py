@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trireme.errors import TriremeError
+
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace ``path`` by ``data`` in one rename, flushed to disk first.
@@ -33,9 +35,21 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         raise
 
 
+def json_text(value: Any, *, ensure_ascii: bool = True) -> str:
+    """``value`` as indented JSON, for machines.
+
+    Raises:
+        TriremeError: a number is not finite, which JSON cannot say.
+    """
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
+    except ValueError as error:
+        raise TriremeError(f"the result cannot be written as JSON: {error}") from None
+
+
 def write_json_atomic(path: Path, value: Any, *, mode: int = 0o644) -> None:
     """``write_atomic`` of ``value`` as indented JSON."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), mode=mode)
+    write_atomic(path, (json_text(value, ensure_ascii=False) + "\n").encode(), mode=mode)
 
 
 @contextmanager

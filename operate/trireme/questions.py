@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from trireme_client import ClientError, TriremeClient
+from trireme_client import ClientError, Endpoint, TriremeClient
 
 from trireme.errors import ServerError, TriremeError
 from trireme.golden import Tensors
@@ -39,6 +40,14 @@ class TextAnswer:
     version: str
     reason: str
     latency_ms: float
+
+    @property
+    def not_finite(self) -> str:
+        """The first output with a number that is none, such as NaN; "" where all are finite."""
+        for name, value in self.outputs.items():
+            if any(isinstance(one, float) and not math.isfinite(one) for one in np.ravel(value).tolist()):
+                return name
+        return ""
 
 
 def require_text_model(config: ModelConfig) -> None:
@@ -77,7 +86,7 @@ def ask_chat(
     messages = [{"role": "user", "content": text.decode()}]
     sampling = {"temperature": 0, "max_tokens": _MOST_CHAT_TOKENS}
     try:
-        with TriremeClient(grpc_address, deadline_ms=deadline_seconds * 1000) as client:
+        with TriremeClient(Endpoint(grpc_address, direct=True), deadline_ms=deadline_seconds * 1000) as client:
             chunks = list(client.generate(model, messages=messages, sampling_parameters=sampling, tier=tier))
     except ClientError as error:
         raise ServerError(error.problem) from None

@@ -6,12 +6,13 @@ import itertools
 import math
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+
+from trireme.direct_http import open_direct
 
 _Values = Mapping[tuple[str, ...], float]
 
@@ -31,7 +32,7 @@ class Metrics:
     def read(cls, address: str, deadline_seconds: float) -> Metrics:
         """The page of the server at ``host:port``."""
         try:
-            with urllib.request.urlopen(f"http://{address}/metrics", timeout=deadline_seconds) as answer:
+            with open_direct(f"http://{address}/metrics", deadline_seconds) as answer:
                 return cls.parse(answer.read().decode())
         except (urllib.error.URLError, OSError, ValueError):
             return cls()

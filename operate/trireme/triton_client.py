@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton_grpc
-from trireme_client import ClientError, OverloadedError, RetryPolicy, TriremeClient
+from trireme_client import ClientError, Endpoint, OverloadedError, RetryPolicy, TriremeClient
 from trireme_client import DeadlineError as ClientDeadlineError
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -30,12 +30,14 @@ _NO_CONNECTION = re.compile(
 _STACK = re.compile(r"(?:\n|\\n)+At:(?:(?:\n|\\n)\s+[^\n\\]+?\(\d+\): [^\n\\;]*)+(?:\n|\\n)*")
 
 
-# A server that is back is found within a second; gRPC's own pauses between two attempts grow to two minutes.
-_CHANNEL_ARGUMENTS = [
+# A server that is back is found within a second; gRPC's own pauses between two attempts grow to two minutes. What the
+# stack runs itself is never asked through a proxy that the environment names.
+CHANNEL_ARGUMENTS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),
 ]
 
 
@@ -97,9 +99,9 @@ class TritonClient:
 
     def __init__(self, grpc_address: str, admin_key: str | None = None) -> None:
         self._address = grpc_address
-        self._client = triton_grpc.InferenceServerClient(grpc_address, channel_args=_CHANNEL_ARGUMENTS)
+        self._client = triton_grpc.InferenceServerClient(grpc_address, channel_args=CHANNEL_ARGUMENTS)
         # Connects when it is first used. One attempt, as everywhere here: whoever asks wants to see what fails.
-        self._streaming = TriremeClient(grpc_address, retry=RetryPolicy(max_attempts=1))
+        self._streaming = TriremeClient(Endpoint(grpc_address, direct=True), retry=RetryPolicy(max_attempts=1))
         self._decoupled: dict[str, bool] = {}
         self._admin_headers = {"triton-grpc-protocol-admin-key": admin_key} if admin_key else None
 
@@ -177,7 +179,9 @@ class TritonClient:
             raise ServerError(f"{model} ended its stream without an answer")
         latency_ms = (time.perf_counter() - started) * 1000
         names = dict.fromkeys(name for answer in answers for name in answer.outputs)
-        outputs = {name: np.concatenate([a.outputs[name] for a in answers if name in a.outputs]) for name in names}
+        outputs = {
+            name: _joined(model, name, [a.outputs[name] for a in answers if name in a.outputs]) for name in names
+        }
         return Answer(outputs, model, answers[-1].version, latency_ms)
 
     def is_live(self, deadline_seconds: float) -> bool:
@@ -251,6 +255,14 @@ class TritonClient:
             if error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED"):
                 raise UnavailableError(in_one_line(error.message())) from None
             raise ServerError(in_one_line(error.message())) from None
+
+
+def _joined(model: str, output: str, pieces: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    shapes = sorted({piece.shape[1:] for piece in pieces})
+    if len(shapes) == 1:
+        return np.concatenate(pieces)
+    listed = " and ".join(str([-1, *shape]) for shape in shapes)
+    raise ServerError(f"{model} streamed {output} in pieces of the shapes {listed}, which cannot be joined")
 
 
 def in_one_line(reason: str) -> str:

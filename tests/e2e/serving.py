@@ -39,7 +39,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 class Serve:
     """One ``trireme serve``; also runs the other verbs against it. ``with`` starts it, and stops it with its checks."""
 
-    def __init__(self, directory: Path, models: Path = MODELS, options: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, models: Path = MODELS, options: Sequence[str] = (), **environment: str) -> None:
         self.repository = directory / "models"
         shutil.copytree(models, self.repository, copy_function=_link_weights)
         self.state_dir = directory / "state"
@@ -47,7 +47,7 @@ class Serve:
         (self.state_dir / "runtime").symlink_to(Settings.from_environment().runtime_dir)
         self.output_path = directory / "output"
         self.grpc_port, self.http_port, self.metrics_port = free_ports(3)
-        self.options = options
+        self.options, self._environment = options, environment
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Serve:
@@ -102,7 +102,7 @@ class Serve:
 
     def environment(self) -> dict[str, str]:
         own = {"TRIREME_STATE_DIR": str(self.state_dir), "TRIREME_REPOSITORY_DIR": str(self.repository)}
-        return {**os.environ, **own}
+        return {**os.environ, **own, **self._environment}
 
     def _has_ended(self) -> bool:
         return self.process is None or self.process.poll() is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import numpy as np
 import pytest
@@ -53,3 +54,14 @@ def test_asyncio_gives_the_same(repository_server, client):
 def test_a_parameter_the_router_refuses_is_told(client):
     with pytest.raises(ClientError, match="min_quality"):
         client.embed("a", parameters={"min_quality": "high"})
+
+
+def test_a_route_that_decides_counts_only_loaded_variants(client):
+    names = ("generation_economy", "generation_premium")
+    loaded = [name for name in names if client.is_ready(name)]
+    result = client.infer(
+        "text_generation", {"PROMPT_CHARACTERS": [5]}, parameters={"tier": "premium", "explain": True}
+    )
+    reason = json.loads(result["ROUTE_REASON"][0])
+    assert [one["variant"] for one in reason["considered"] if one["verdict"] != "not_loaded"] == loaded
+    assert ("leave_after_ms" in reason) == (len(loaded) > 1)

@@ -1,4 +1,7 @@
-"""``trireme serve`` with TLS: callers come with a certificate, what runs beside it needs none."""
+"""``trireme serve`` with TLS: callers come with a certificate, what runs beside it needs none.
+
+All of it runs in an environment that names a proxy, as every shell of a company does.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ def serve(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     files = {"certificate": "server.pem", "key": "server.key", "client-ca": "ca.pem"}
     options = [f"--tls-{name}={folder / file}" for name, file in files.items()]
     (gateway_port,) = free_ports(1)
-    running = Serve(tmp_path_factory.mktemp("tls"), options=[*options, f"--gateway-port={gateway_port}"])
+    # Nobody listens at this proxy: the stack's own addresses are reached without.
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"), "http://127.0.0.1:9")
+    options.append(f"--gateway-port={gateway_port}")
+    running = Serve(tmp_path_factory.mktemp("tls"), options=options, **proxies)
     with running:
         yield running
 

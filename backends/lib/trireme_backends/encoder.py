@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trireme_backends.errors import BackendError, RequestError
+from trireme_backends.errors import AnswerError, BackendError, RequestError
 from trireme_backends.length_batching import choose_batch
 from trireme_backends.text import TokenIds, pad
 
@@ -44,7 +44,7 @@ class _Job:
             else:
                 self._rows[row] = answer
         if finished:
-            self._done(self._error or np.stack(self._rows))
+            self._done(self._error or _stacked(self._rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +114,16 @@ class Encoder:
             return [error] if len(batch) == 1 else [self._answers([text])[0] for text in batch]
         if len(vectors) != len(batch):
             return [RequestError(f"the model gave {len(vectors)} rows for {len(batch)} texts")] * len(batch)
-        return list(vectors)
+        finite = np.isfinite(vectors.reshape(len(batch), -1)).all(axis=1)
+        return [
+            vector if well else AnswerError(f"row {text.row} of the answer holds a value that is not a finite number")
+            for text, vector, well in zip(batch, vectors, finite, strict=True)
+        ]
+
+
+def _stacked(rows: Sequence[Vectors]) -> Vectors | BackendError:
+    shapes = sorted({row.shape for row in rows})
+    if len(shapes) == 1:
+        return np.stack(rows)
+    listed = " and ".join(str(list(shape)) for shape in shapes)
+    return AnswerError(f"the texts came out in the shapes {listed}, which make no tensor; send them one a request")

@@ -3,6 +3,7 @@
 BackendError
 ├── ModelError      the model cannot be loaded: its configuration or a file of its version is wrong
 └── RequestError    one request cannot be answered; its neighbours in the batch are
+    └── AnswerError     the request is right, and what the model made of it is no answer
 """
 
 from __future__ import annotations
@@ -22,3 +23,7 @@ class ModelError(BackendError):
 
 class RequestError(BackendError):
     """A request is wrong by itself; those it was batched with are answered."""
+
+
+class AnswerError(RequestError):
+    """The model answered a right request with something that cannot be given to the caller."""

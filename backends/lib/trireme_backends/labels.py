@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trireme_backends.errors import ModelError, RequestError
+from trireme_backends.errors import AnswerError, ModelError, RequestError
 
 
 class LabelDecoder:
@@ -33,14 +33,15 @@ class LabelDecoder:
         """``LABEL`` BYTES [rows, 1] and ``SCORE`` FP32 [rows, 1] of ``PROBABILITIES`` FP32 [rows, labels].
 
         Raises:
-            RequestError: there is not one probability for each label, or one is not a number.
+            RequestError: there is not one probability for each label.
+            AnswerError: one is not a finite number.
         """
         if probabilities.ndim != 2 or probabilities.shape[1] != len(self._labels):
             raise RequestError(
                 f"PROBABILITIES has the shape {list(probabilities.shape)}; it must be [rows, {len(self._labels)}], "
                 "a column for each label"
             )
-        if np.isnan(probabilities).any():
-            row = int(np.isnan(probabilities).any(axis=1).argmax())
-            raise RequestError(f"row {row} of PROBABILITIES holds a value that is not a number")
+        finite = np.isfinite(probabilities).all(axis=1)
+        if not finite.all():
+            raise AnswerError(f"row {int(finite.argmin())} of PROBABILITIES holds a value that is not a finite number")
         return self._labels[probabilities.argmax(axis=1)][:, None], probabilities.max(axis=1, keepdims=True)

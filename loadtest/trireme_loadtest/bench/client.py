@@ -15,6 +15,7 @@ import click
 import numpy as np
 import tritonclient.grpc as triton_grpc
 from trireme.server import ServerFlags, TritonServer
+from trireme.triton_client import CHANNEL_ARGUMENTS
 from trireme_client import HedgePolicy, TriremeClient
 
 from trireme_loadtest.bench.shape import (
@@ -73,7 +74,9 @@ def client(options: RunOptions) -> None:
         # A copy: the server leaves compiled files in what it serves.
         shutil.copytree(MODELS, repository)
         server = stack.enter_context(TritonServer.start(ServerFlags(repository)))
-        bare = stack.enter_context(contextlib.closing(triton_grpc.InferenceServerClient(server.grpc_address)))
+        bare = stack.enter_context(
+            contextlib.closing(triton_grpc.InferenceServerClient(server.grpc_address, channel_args=CHANNEL_ARGUMENTS))
+        )
         ours, http, hedged = (
             stack.enter_context(TriremeClient(address, deadline_ms=DEADLINE_MS, hedge=hedge))
             for address, hedge in (

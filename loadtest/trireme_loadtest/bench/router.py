@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import urllib.request
 from collections.abc import Mapping, Sequence
 
 import click
 import numpy as np
+from trireme.direct_http import open_direct
 from trireme.repository import ModelRepository
 from trireme.routing.routes import find_route
 from trireme.server import ServerFlags, TritonServer
@@ -174,7 +174,7 @@ def _answers_by_reason(server: TritonServer) -> dict[str, float]:
     """The router's answers so far, by reason."""
     # The router tells its metrics every half second.
     time.sleep(1.0)
-    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=10) as response:
+    with open_direct(f"http://{server.metrics_address}/metrics", 10.0) as response:
         found: dict[str, float] = {}
         for reason, count in _REASON.findall(response.read().decode()):
             found[reason] = found.get(reason, 0.0) + float(count)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
-from trireme.files import write_atomic
+from trireme.files import json_text, write_atomic
 
 from trireme_loadtest.compare import compare as compare_runs
 from trireme_loadtest.record import LoadRecord
@@ -25,4 +24,4 @@ def compare(first: Path, second: Path, html_path: Path | None, as_json: bool) ->
     if html_path:
         write_atomic(html_path, compare_html(before, after, differences).encode())
         click.echo(f"  wrote {html_path}", err=True)
-    click.echo(json.dumps(compare_json(differences), indent=2) if as_json else compare_text(differences))
+    click.echo(json_text(compare_json(differences)) if as_json else compare_text(differences))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+from trireme.files import json_text
 from trireme.settings import Settings
 
 from trireme_loadtest.arrivals import Arrivals
@@ -56,7 +56,7 @@ def run(
     verdict = judge(record, slo) if slo else None
     folder = output_dir or Settings.from_environment().project_dir / f"reports/load-{record.started_at:%Y%m%d-%H%M%S}"
     write_reports(record, verdict, folder)
-    click.echo(json.dumps(summary(record, verdict), indent=2) if as_json else text_report(record, verdict))
+    click.echo(json_text(summary(record, verdict)) if as_json else text_report(record, verdict))
     click.echo(f"  wrote {folder}/report.html, report.txt, run.json" + (", junit.xml" if verdict else ""), err=True)
     return verdict.outcome.value if verdict else 0
 

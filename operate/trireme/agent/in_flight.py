@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Collection
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+
+from trireme.direct_http import open_direct
 
 # Requests that wait for a model, and those that a language engine is at. What a model is computing just now has no
 # metric: tritonserver itself waits for that when it is told to end.
@@ -43,7 +44,7 @@ def generated(metrics_address: str, models: Collection[str]) -> float:
 
 def _samples(metrics_address: str) -> list[Sample]:
     try:
-        with urllib.request.urlopen(f"http://{metrics_address}/metrics", timeout=_CALL_SECONDS) as answer:
+        with open_direct(f"http://{metrics_address}/metrics", _CALL_SECONDS) as answer:
             text = answer.read().decode()
     except (urllib.error.URLError, OSError):
         return []

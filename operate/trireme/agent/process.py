@@ -13,6 +13,7 @@ from typing import Any
 
 from trireme.agent.report import AgentReport
 from trireme.child import Child
+from trireme.direct_http import open_direct
 from trireme.errors import ServerError
 
 _CALL_SECONDS = 2.0
@@ -77,7 +78,7 @@ class AgentProcess:
     def _call(self, method: str, path: str) -> dict[str, Any]:
         request = urllib.request.Request(f"http://{self.flags.listen}{path}", method=method)
         try:
-            with urllib.request.urlopen(request, timeout=_CALL_SECONDS) as answer:
+            with open_direct(request, _CALL_SECONDS) as answer:
                 body = answer.read()
         except urllib.error.HTTPError as error:
             # Red has a body too.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
+from trireme.files import json_text
 from trireme.release.engine import Plan
 from trireme.release.workspace import Workspace
 
@@ -38,6 +38,6 @@ def run_plan(
         (release,) = (release for release in workspace.journal.releases() if release.identity == identity)
         shown |= {"release": identity, "callers": release.reason}
     if as_json:
-        click.echo(json.dumps(shown, indent=2))
+        click.echo(json_text(shown))
     elif dry_run:
         click.echo(plan.describe())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
 
-from trireme.errors import NotFoundError
+from trireme.errors import NotFoundError, ServerError
+from trireme.files import json_text
 from trireme.model_config import load_model_config
 from trireme.questions import TextAnswer, ask_chat, ask_text, reason_in_short, require_text_model
 from trireme.repository import ModelRepository
@@ -38,8 +38,13 @@ def ask(task_or_model: str, texts: Sequence[str], tier: str | None, as_json: boo
     else:
         with TritonClient(address) as client:
             answers = [ask_text(client, model, question, _DEADLINE_SECONDS, tier) for question in questions]
+    for number, answer in enumerate(answers, 1):
+        if name := answer.not_finite:
+            raise ServerError(
+                f"{answer.variant} v{answer.version} answered text {number} with {name} that is not a finite number"
+            )
     if as_json:
-        click.echo(json.dumps([asdict(answer) for answer in answers], indent=2, ensure_ascii=False))
+        click.echo(json_text([asdict(answer) for answer in answers], ensure_ascii=False))
         return
     for answer in answers:
         click.echo(_as_line(answer))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import IO
 
 import click
 
 from trireme.commands._release import history_options, plan_options, progress
+from trireme.files import json_text
 from trireme.release.canary import Canary, CanaryPolicy
 from trireme.release.pins import wanted_pins
 from trireme.release.plans import plan_canary, plan_promote
@@ -62,7 +62,7 @@ def canary(
     if dry_run:
         plans = plan_canary(repository, variant, pins), plan_promote(repository, variant, pins)
         if as_json:
-            click.echo(json.dumps({"steps": percents, "plans": [plan.to_json() for plan in plans]}, indent=2))
+            click.echo(json_text({"steps": percents, "plans": [plan.to_json() for plan in plans]}))
             return
         click.echo(plans[0].describe())
         click.echo(f"then, while it is as good: {', '.join(f'{percent:g} %' for percent in percents)} of the traffic")
@@ -75,7 +75,7 @@ def canary(
     asked = [line.rstrip("\n") for line in texts if line.strip()] if texts else ()
     told = Canary(settings, variant, pins, policy, progress(as_json), asked).run(actor, note)
     if as_json:
-        click.echo(json.dumps({"verb": "canary", "subject": variant, "promoted": pins, "judgement": told}, indent=2))
+        click.echo(json_text({"verb": "canary", "subject": variant, "promoted": pins, "judgement": told}))
 
 
 def _read_steps(text: str) -> tuple[float, ...]:

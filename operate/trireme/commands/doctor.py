@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from trireme.doctor import Status, examine
+from trireme.files import json_text
 from trireme.settings import Settings
 
 
@@ -24,5 +23,5 @@ def doctor(as_json: bool) -> int:
             click.echo(str(check))
     failed = any(check.status is Status.FAIL for check in checks)
     if as_json:
-        click.echo(json.dumps({"passed": not failed, "checks": [check.as_json() for check in checks]}, indent=2))
+        click.echo(json_text({"passed": not failed, "checks": [check.as_json() for check in checks]}))
     return 1 if failed else 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 
 import click
 
+from trireme.files import json_text
 from trireme.release.journal import Release
 from trireme.release.workspace import journal_of
 from trireme.settings import Settings
@@ -20,7 +20,7 @@ def history(subject: str | None, as_json: bool) -> None:
     """List the releases of all models and variants, or of SUBJECT, oldest first."""
     found = [r for r in journal_of(Settings.from_environment()).releases() if subject in (None, r.subject)]
     if as_json:
-        click.echo(json.dumps([asdict(release) for release in found], indent=2))
+        click.echo(json_text([asdict(release) for release in found]))
         return
     for release in found:
         click.echo(_as_line(release))

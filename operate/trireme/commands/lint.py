@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import click
 
+from trireme.files import json_text
 from trireme.lint import Report, Severity
 from trireme.lint import lint as lint_path
 from trireme.settings import Settings
@@ -29,7 +29,7 @@ def lint(path: Path | None, as_json: bool) -> int:
             "models": list(report.models),
             "findings": [finding.as_json() for finding in report.findings],
         }
-        click.echo(json.dumps(document, indent=2))
+        click.echo(json_text(document))
     else:
         for finding in report.findings:
             click.echo(str(finding))

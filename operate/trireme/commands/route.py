@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import entry_points
 
 import click
 
+from trireme.files import json_text
 from trireme.repository import ModelRepository
 from trireme.run_state import RunDirectory
 from trireme.settings import Settings
@@ -47,7 +47,7 @@ def explain(task: str, params: tuple[str, ...], as_json: bool) -> None:
     parameters = dict(_split(param) for param in params)
     state = RunDirectory(settings.run_dir).read() if RunDirectory(settings.run_dir).is_held() else None
     told = explain_live(found, parameters, state.grpc_address) if state else explain_offline(found, parameters)
-    click.echo(json.dumps(told.as_json(), indent=2) if as_json else told.as_text())
+    click.echo(json_text(told.as_json()) if as_json else told.as_text())
 
 
 @route.command()
@@ -64,7 +64,7 @@ def check(tasks: tuple[str, ...], as_json: bool) -> int:
     routes = [find_route(repository, task) for task in tasks] if tasks else find_routes(repository)
     problems = {found.name: check_route(found) for found in routes}
     if as_json:
-        click.echo(json.dumps({"passed": not any(problems.values()), "problems": problems}, indent=2))
+        click.echo(json_text({"passed": not any(problems.values()), "problems": problems}))
     else:
         for name, found_problems in problems.items():
             for line in found_problems or [f"{name}: well"]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 
 from trireme.admin_key import ensure_admin_key
+from trireme.files import json_text
 from trireme.run_state import RunDirectory
 from trireme.settings import Settings
 from trireme.status import ReplicaStatus, Status, read_status
@@ -20,7 +20,7 @@ def status(as_json: bool) -> int:
     directory = RunDirectory(Settings.from_environment().run_dir)
     state = directory.running()
     found = read_status(state, ensure_admin_key(directory.admin_key_path))
-    click.echo(json.dumps(asdict(found), indent=2) if as_json else _as_text(found))
+    click.echo(json_text(asdict(found)) if as_json else _as_text(found))
     return 0 if found.serving else 1
 
 

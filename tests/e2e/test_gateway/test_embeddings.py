@@ -45,6 +45,18 @@ def test_usage_counts_the_tokens_that_are_read(door):
         assert told["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
 
 
+@pytest.mark.parametrize("tier", ["economy", "standard", "premium"])
+def test_texts_of_any_number_and_length_are_embedded_in_order(door, tier):
+    longer = "one two three four five six seven eight nine ten"
+    for texts, tokens in ((["a"] * 64 + [longer], 64 * 3 + 12), ([f"{k % 10} a" for k in range(2048)], 2048 * 4)):
+        answer = door.post("embeddings", {"model": "text_embedding", "input": texts}, **{"x-trireme-tier": tier})
+        assert answer.status_code == 200, answer.text
+        found = np.array([entry["embedding"] for entry in answer.json()["data"]])
+        alone = door.post("embeddings", {"model": "text_embedding", "input": texts[-1]}, **{"x-trireme-tier": tier})
+        assert found[-1] @ np.array(alone.json()["data"][0]["embedding"]) > 0.98
+        assert answer.json()["usage"]["prompt_tokens"] == tokens
+
+
 def test_task_routes_by_headers_and_says_how(door):
     headers = {"x-trireme-tier": "economy", "x-trireme-max-latency-ms": "5000"}
     answer = door.post("embeddings", {"model": "text_embedding", "input": "x"}, **headers)

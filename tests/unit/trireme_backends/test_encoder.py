@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from trireme_backends.encoder import Encoder, Vectors
-from trireme_backends.errors import BackendError, RequestError
+from trireme_backends.errors import AnswerError, BackendError, RequestError
 
 from tests.deadlines import scaled
 
@@ -105,3 +105,33 @@ def test_a_flood_waits_outside() -> None:
     thread.join(PATIENCE_SECONDS)
     encoder.close()
     assert len(answers) == 40
+
+
+def test_only_the_text_whose_vector_is_not_finite_fails_and_its_row_is_named() -> None:
+    gate = threading.Event()
+
+    def encode(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        gate.wait(PATIENCE_SECONDS)
+        return np.where(ids[:, :1] == POISON, np.nan, token_sums(np.where(ids == POISON, 0, ids), mask))
+
+    encoder = Encoder(encode, threads=1)
+    answers: dict[str, Vectors | BackendError] = {}
+    for name, texts in {"first": [[1]], "neighbour": [[2], [3]], "broken": [[4], [POISON]]}.items():
+        encoder.submit(texts, lambda answer, name=name: answers.update({name: answer}))
+    gate.set()
+    encoder.close()
+    assert isinstance(broken := answers.pop("broken"), AnswerError)
+    assert str(broken) == "row 1 of the answer holds a value that is not a finite number"
+    assert {name: answer.tolist() for name, answer in answers.items()} == {
+        "first": [[1, 1]], "neighbour": [[2, 1], [3, 1]],
+    }  # fmt: skip
+
+
+def test_texts_that_make_no_tensor_together_are_refused_with_their_shapes() -> None:
+    encoder = Encoder(lambda ids, mask: ids * mask, threads=1)
+    answers: queue.Queue[Vectors | BackendError] = queue.Queue()
+    encoder.submit([[1] * 900, [1, 2]], answers.put)  # too different for one batch
+    assert "the texts came out in the shapes [2] and [900]" in str(answers.get(timeout=PATIENCE_SECONDS))
+    encoder.submit([[7]], answers.put)
+    encoder.close()
+    assert str(answers.get(timeout=PATIENCE_SECONDS)) == "[[7]]"

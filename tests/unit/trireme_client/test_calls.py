@@ -463,3 +463,40 @@ def test_a_stream_is_one_request(fake, connect, rows):
     )
     with pytest.raises(InvalidRequestError, match="a stream is one request"):
         list(connect(fake.address).stream("rows", {"N": np.zeros((rows, 1), np.int32)}))
+
+
+def pad(inputs):
+    """A number a character, padded to the longest text of the request."""
+    longest = max(len(row[0]) for row in inputs["TEXT"])
+    return {"CODES": np.array([[*row[0], *[0] * (longest - len(row[0]))] for row in inputs["TEXT"]])}
+
+
+def test_rows_of_a_split_call_that_differ_in_shape_come_one_array_a_row(fake, connect):
+    fake.add_model("pad", inputs={"TEXT": ("BYTES", [1])}, outputs={"CODES": ("INT32", [-1])}, max_batch_size=4,
+                   compute=pad)  # fmt: skip
+    client = connect(fake.address)
+    rows = client.infer("pad", {"TEXT": ["a"] * 4 + ["bcd"]})["CODES"]
+    assert [row.tolist() for row in rows] == [[97]] * 4 + [[98, 99, 100]]
+    assert client.infer("pad", {"TEXT": ["a"] * 6})["CODES"].tolist() == [[97]] * 6
+
+
+def test_answers_of_a_split_call_with_too_few_rows_are_refused_with_output_and_shapes(fake, connect):
+    fake.add_model("loses", inputs={"X": ("FP32", [2])}, outputs={"Y": ("FP32", [2])}, max_batch_size=4,
+                   compute=lambda inputs: {"Y": inputs["X"][1:]})  # fmt: skip
+    with pytest.raises(
+        ServerFaultError, match=r"output 'Y' came in the shapes \[3, 2\], \[1, 2\] for .* \[4, 2\] rows"
+    ):
+        connect(fake.address).infer("loses", {"X": np.ones((6, 2), np.float32)})
+
+
+def test_vectors_of_two_widths_in_one_call_are_refused(fake, connect):
+    fake.add_model("text_embedding", inputs={"TEXT": ("BYTES", [1])}, outputs={"EMBEDDING": ("FP32", [-1])},
+                   compute=lambda inputs: {"EMBEDDING": np.ones((1, len(inputs["TEXT"][0, 0])))},
+                   max_batch_size=1)  # fmt: skip
+    with pytest.raises(ServerFaultError, match="text_embedding gave rows of EMBEDDING with 2, 3 numbers in one call"):
+        connect(fake.address).embed(["ab", "abc"])
+
+
+def test_a_parameter_that_is_not_finite_is_refused_here(fake, connect):
+    with pytest.raises(InvalidRequestError, match="'share' is nan; expected a finite number"):
+        connect(fake.address).infer("double", {"X": [[1.0, 2.0]]}, parameters={"share": float("nan")})

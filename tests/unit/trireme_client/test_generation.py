@@ -17,8 +17,10 @@ from trireme_client import (
     FakeServer,
     InvalidInputError,
     InvalidRequestError,
+    ModelDiedError,
     ServerFaultError,
     TriremeClient,
+    UnavailableError,
     UnsupportedError,
 )
 from trireme_client.spec import Pin
@@ -341,3 +343,20 @@ def test_an_overloaded_replica_hands_its_prompts_on():
             for chunks in running:
                 chunks.close()
     assert busy == [3, 5]
+
+
+@pytest.mark.parametrize("second", ["missing", "broken"])
+def test_when_every_variant_fails_the_first_ones_reason_is_told(fake, connect, second):
+    fake.add_generation_model("stuck", words)
+    fake.add_generation_model("broken", words)
+    fake.fail_next("stuck", "INTERNAL", "Stub process 'stuck_0_0' is not healthy.")
+    fake.fail_next("broken", "INTERNAL", "out of memory")
+    add_route(fake, ["stuck", second])
+    with pytest.raises(ModelDiedError, match="stuck_0_0"):
+        list(connect(fake.address).generate("text_generation", "one"))
+
+
+def test_a_route_whose_only_variant_is_not_loaded_is_unavailable_not_unknown(fake, connect):
+    add_route(fake, ["missing"])
+    with pytest.raises(UnavailableError, match="the variant missing is not loaded"):
+        list(connect(fake.address).generate("text_generation", "one"))

@@ -8,7 +8,7 @@ from trireme_backends.generation.errors import (
     OverloadedError,
     UnsupportedError,
 )
-from trireme_client import DeadlineError, ServerFaultError, UnavailableError
+from trireme_client import DeadlineError, ModelDiedError, ServerFaultError, UnavailableError
 from trireme_gateway.errors import GatewayError, from_client_error
 from trireme_gateway.settings import Address, GatewaySettings
 
@@ -31,9 +31,13 @@ def test_engines_errors_keep_their_meaning_and_the_callers_names(error, status, 
 
 
 def test_time_and_absence_have_statuses_of_their_own():
-    assert from_client_error(DeadlineError(5, sent=True)).status == 504
-    gone = from_client_error(UnavailableError("lost"))
-    assert (gone.status, gone.headers) == (503, {"retry-after": "1"})
+    for error, status in (
+        (DeadlineError(5, sent=True), 504),
+        (UnavailableError("lost"), 503),
+        (ModelDiedError("INTERNAL", "Stub process 'a_0_0' is not healthy."), 503),
+    ):
+        answer = from_client_error(error)
+        assert (answer.status, answer.headers) == (status, {"retry-after": "1"})
 
 
 @pytest.mark.parametrize("text", ["8080", ":8080", "host:", "host:70000", "host:-1", "host:x"])

@@ -38,6 +38,8 @@ INPUTS: dict[str, tuple[str, bool]] = {
     "return_num_output_tokens": ("TYPE_BOOL", True),
 }
 # name -> Triton's datatype; all have the shape [-1]. All but the first are sent where ``return_<name>`` is true.
+# How OpenAI and vLLM write the logarithm of nothing: JSON has no infinity.
+_LEAST_LOGPROB = -9999.0
 OUTPUTS: dict[str, str] = {
     "text_output": "TYPE_STRING",
     "finish_reason": "TYPE_STRING",
@@ -128,7 +130,14 @@ def response_tensors(request: GenerationRequest, piece: Piece) -> list[tuple[str
     """The outputs of one piece; of the whole answer where the request does not stream."""
     text = (request.prompt or "") + piece.text if request.echo else piece.text
     logprobs = [
-        {str(one.token_id): {"logprob": one.logprob, "rank": one.rank, "decoded_token": one.text} for one in token}
+        {
+            str(one.token_id): {
+                "logprob": max(_LEAST_LOGPROB, one.logprob),
+                "rank": one.rank,
+                "decoded_token": one.text,
+            }
+            for one in token
+        }
         for token in piece.logprobs
     ]
     values: dict[str, Tensor] = {

@@ -44,6 +44,7 @@ class Health(str, Enum):
     READY = "ready"
     BREAKER_OPEN = "breaker_open"
     SATURATED = "saturated"
+    NOT_LOADED = "not_loaded"
 
 
 class Verdict(str, Enum):
@@ -59,6 +60,7 @@ class Verdict(str, Enum):
     ALREADY_TRIED = "already_tried"
     BREAKER_OPEN = "breaker_open"
     SATURATED = "saturated"
+    NOT_LOADED = "not_loaded"
 
 
 @dataclass(frozen=True, slots=True)

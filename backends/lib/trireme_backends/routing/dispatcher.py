@@ -113,12 +113,15 @@ class Dispatcher:
         version = self._pins.pin(lane.name).version
         alone = call.jobs[0].ticket if len(call.jobs) == 1 else None
         outcome: Tensors | CallError
+        broken: Sequence[int] = ()
         try:
             outcome = self._call_variant(
                 lane.name, _merged(call.jobs), call.jobs[0].ticket.parameters, alone.request_id if alone else ""
             )
             if any(len(array) != call.rows for array in outcome.values()):
                 outcome = CallError(Fault.ERROR, f"{lane.name} answered another number of rows than it was asked")
+            else:
+                broken = _broken_rows(outcome, call.rows)
         except CallError as error:
             outcome = error
         except Exception as error:  # whatever it is: the call must end, or its slot is lost
@@ -134,7 +137,7 @@ class Dispatcher:
             else:
                 # The variant gets its next call before the answers of this one are handed out.
                 self._start_calls(lane, now)
-                self._succeeded(call, outcome, version, now)
+                self._succeeded(call, outcome, broken, version, now)
         self._deliver()
         self._observer.called(
             lane.name, outcome.fault.value if isinstance(outcome, CallError) else "ok", rows=call.rows
@@ -215,11 +218,19 @@ class Dispatcher:
                 self._outbox.append(functools.partial(self._workers.run, functools.partial(self._run, call)))
                 self._watch(job, lane, self._lanes.latest(job, lane))
 
-    def _succeeded(self, call: Call, outputs: Tensors, version: str, now: float) -> None:
+    def _succeeded(self, call: Call, outputs: Tensors, broken: Sequence[int], version: str, now: float) -> None:
         lane = call.lane
-        if not call.abandoned:
+        if broken and any(job.probe for job in call.jobs):
+            self._sick(lane, now)
+        elif not broken and not call.abandoned:
             self._change_breaker(lane, lane.breaker.succeeded)
         for row, job in call.waiting_jobs():
+            mine_broken = next((index - row for index in broken if row <= index < row + job.count), None)
+            if mine_broken is not None:
+                asked = mine_broken if job.rows is None else job.rows[mine_broken]
+                message = f"{lane.name} answered row {asked} with a value that is not a finite number"
+                self._next_variant(job, lane, Fault.NOT_FINITE, message, now)
+                continue
             job.attempt += 1
             if not job.probe:
                 whole = len(call.jobs) == 1
@@ -237,7 +248,7 @@ class Dispatcher:
         )
         for tried in job.tried:
             # This variant answers what that one failed on: it was not the request.
-            if tried.fault is Fault.ERROR:
+            if tried.fault.may_lie_in_request:
                 self._sick(self._lanes.named(tried.variant), now)
         cascade = self._route.cascade
         if job.first_answer:
@@ -271,6 +282,9 @@ class Dispatcher:
         ticket, first = job.ticket, job.first_answer
         assert first is not None
         assert ticket.outputs is not None
+        if any(array.shape[1:] != ticket.outputs[name].shape[1:] for name, array in outputs.items()):
+            self._give_up(job, UnavailableError("the answers of the two tiers cannot stand in one tensor"))
+            return
         for name, array in outputs.items():
             whole = np.array(ticket.outputs[name])
             whole[job.rows] = array
@@ -280,7 +294,7 @@ class Dispatcher:
     def _failed(self, call: Call, error: CallError, now: float) -> None:
         lane = call.lane
         jobs = [job for _, job in call.waiting_jobs()]
-        if error.fault is not Fault.ERROR or any(job.probe for job in jobs):
+        if not error.fault.may_lie_in_request or any(job.probe for job in jobs):
             self._sick(lane, now, surely=error.fault in (Fault.NOT_READY, Fault.UNHEALTHY))
         elif len(jobs) > 1 and lane.breaker.state is BreakerState.CLOSED:
             # One bad row must fail alone: each request goes again by itself.
@@ -322,7 +336,7 @@ class Dispatcher:
             return
         # One of a merged call may be what ended the variant's process: the others must not share its next call.
         job.alone = fault is Fault.UNHEALTHY
-        job.last_error = message
+        job.first_error = job.first_error or message
         job.tried.append(Tried(lane.name, fault, (now - job.placed) * 1000))
         if sum(tried.fault is Fault.ERROR for tried in job.tried) > 1:
             # Two variants say so: it lies in the request, and more calls would only cost.
@@ -340,10 +354,11 @@ class Dispatcher:
         first = job.first_answer
         if first is not None:
             self._tell(job, first, Reason.CASCADE_KEPT, first.job, first.variant, first.version, first.seen_ms)
-        elif job.last_error and isinstance(error, UnavailableError):
-            failed = job.tried[-1].fault is Fault.ERROR
-            refusal = CallError(Fault.ERROR, job.last_error) if failed else UnavailableError(job.last_error)
-            self._refuse(job.ticket, refusal)
+        elif job.tried and isinstance(error, UnavailableError):
+            # Why the variant failed that was chosen first explains more than what came of falling back.
+            fault = job.tried[0].fault
+            failed = fault.may_lie_in_request
+            self._refuse(job.ticket, CallError(fault, job.first_error) if failed else UnavailableError(job.first_error))
         else:
             self._refuse(job.ticket, error)
 
@@ -375,3 +390,13 @@ def _merged(jobs: Sequence[Job]) -> Tensors:
         return jobs[0].inputs
     inputs = [job.inputs for job in jobs]
     return {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
+
+
+def _broken_rows(outputs: Tensors, rows: int) -> Sequence[int]:
+    """The rows that hold a value which is not a finite number."""
+    broken = np.zeros(rows, dtype=np.bool_)
+    for array in outputs.values():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            broken |= ~np.isfinite(array.reshape(rows, -1)).all(axis=1)
+    found: list[int] = np.flatnonzero(broken).tolist()
+    return found

@@ -45,18 +45,24 @@ class UnavailableError(BackendError):
 class Fault(str, Enum):
     """Why a variant was left for the next one.
 
-    ERROR may lie in the request, which shows when another variant is asked; NOT_READY and UNHEALTHY lie in the
-    variant. UNSUPPORTED: the variant is well, and cannot do what is asked. OVERLOADED: its queue was full. LATE: no
-    answer in its share of the time. BREAKER_OPEN: it turned out sick while the request waited.
+    ERROR and NOT_FINITE (the answer holds a value that is not a finite number) may lie in the request, which shows
+    when another variant is asked; NOT_READY and UNHEALTHY lie in the variant. UNSUPPORTED: the variant is well, and
+    cannot do what is asked. OVERLOADED: its queue was full. LATE: no answer in its share of the time. BREAKER_OPEN: it
+    failed other requests while this one waited.
     """
 
     ERROR = "error"
+    NOT_FINITE = "not_finite"
     NOT_READY = "not_ready"
     UNHEALTHY = "unhealthy"
     UNSUPPORTED = "unsupported"
     OVERLOADED = "overloaded"
     LATE = "late"
     BREAKER_OPEN = "breaker_open"
+
+    @property
+    def may_lie_in_request(self) -> bool:
+        return self in (Fault.ERROR, Fault.NOT_FINITE)
 
 
 # Triton hands every failure of a call on as INTERNAL: only the sentence tells them apart.
@@ -69,6 +75,7 @@ _SIGNS = (
     ("is not healthy", Fault.UNHEALTHY),
     ("Exceeds maximum queue size", Fault.OVERLOADED),
     ("Request timeout expired", Fault.OVERLOADED),
+    ("not a finite number", Fault.NOT_FINITE),
 )
 
 

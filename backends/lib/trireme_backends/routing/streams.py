@@ -99,8 +99,11 @@ class Streams:
         traffic: TrafficFile,
         observer: Observer,
         clock: Callable[[], float] = time.monotonic,
+        is_loaded: Callable[[str], bool] = lambda name: True,  # noqa: ARG005
     ) -> None:
+        """``is_loaded``: whether the server has loaded a variant now; one that it has not cannot be chosen."""
         self._route, self._pins, self._traffic, self._observer, self._clock = route, pins, traffic, observer, clock
+        self._is_loaded = is_loaded
         self._lanes = {variant.name: _Lane(variant) for variant in route.variants}
         self._lock = threading.Lock()
 
@@ -150,7 +153,8 @@ class Streams:
         if request.asked.max_ms_per_token is not None:
             # One number decides: whichever of the two limits is nearer, as a share of the time to the first token.
             p95_ms = max(p95_ms, lane.pace.p95_ms(pace_ms, now) / request.asked.max_ms_per_token * time_left_ms)
-        return VariantState(self._pins.quality(variant), p95_ms, lane.health(now))
+        health = lane.health(now) if self._is_loaded(variant.name) else Health.NOT_LOADED
+        return VariantState(self._pins.quality(variant), p95_ms, health)
 
     def _side(self, request: StreamRequest, variant: Variant) -> tuple[_Lane, str]:
         """The variant's lane, or its canary's where the traffic says so and the canary is well."""
@@ -162,7 +166,7 @@ class Streams:
         position = random.random() * 100 if key is None else sticky_position(key)
         if traffic.goes_to_canary(variant.name, position) and variant.canary not in request.asked.tried:
             canary = self._lanes.setdefault(variant.canary, _Lane(variant))
-            if canary.health(self._clock()) is Health.READY:
+            if canary.health(self._clock()) is Health.READY and self._is_loaded(variant.canary):
                 return canary, variant.canary
         return self._lanes[variant.name], variant.name
 

@@ -103,7 +103,7 @@ class Job:
         alone: it must not be merged: it was in a merged call that failed.
         probe: a copy of a request that a resting variant gets; nobody waits for its answer.
         point_ms: expected time of the present try, see ``latency``.
-        last_error: what the variant said that was tried last.
+        first_error: what the variant said that was tried first.
     """
 
     ticket: Ticket
@@ -117,7 +117,7 @@ class Job:
     point_ms: float = 0.0
     decision: Decision | None = None
     tried: list[Tried] = field(default_factory=list)
-    last_error: str = ""
+    first_error: str = ""
 
     @property
     def count(self) -> int:

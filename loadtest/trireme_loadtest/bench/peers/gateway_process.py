@@ -7,12 +7,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import TracebackType
 
 import aiohttp
+from trireme.direct_http import open_direct
 from trireme.errors import ServerError
 from trireme.ports import LOOPBACK, free_ports
 
@@ -36,7 +36,7 @@ class GatewayProcess:
         ends = time.monotonic() + _START_DEADLINE_SECONDS
         while time.monotonic() < ends and self._process.poll() is None:
             try:
-                with urllib.request.urlopen(f"{self._url}/healthz", timeout=2.0):
+                with open_direct(f"{self._url}/healthz", 2.0):
                     return self
             except OSError:
                 time.sleep(0.1)

@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 from trireme.errors import ServerError, SetupError
 from trireme.files import staged_directory
+from trireme.ports import LOOPBACK
 from trireme.settings import Settings
 
 # The last release of the client whose wheel carries the binary.
@@ -104,7 +105,8 @@ class PerfAnalyzer:
         }
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, self.library_dirs))}
+        libraries = os.pathsep.join(map(str, self.library_dirs))
+        return {**os.environ, "LD_LIBRARY_PATH": libraries, "no_grpc_proxy": LOOPBACK}
 
 
 def _download(folder: Path) -> None:

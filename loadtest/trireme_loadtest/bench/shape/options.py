@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from trireme.files import json_text
 from trireme.settings import Settings
 
 from trireme_loadtest.bench.shape.report import Report
@@ -39,7 +39,7 @@ class RunOptions:
         """Write ``<name>-<time>.json`` and ``.md`` and print one of the two."""
         for path in report.write(self.output_dir):
             click.echo(f"  wrote {path}", err=True)
-        click.echo(json.dumps(report.as_json(), indent=2) if self.as_json else report.as_markdown())
+        click.echo(json_text(report.as_json()) if self.as_json else report.as_markdown())
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from trireme.release.proof.versions import OUTPUT, mark_of
-from trireme.triton_client import text_tensor
+from trireme.triton_client import CHANNEL_ARGUMENTS, text_tensor
 
 _DEADLINE_SECONDS = 30.0
 _TEXTS = (
@@ -74,7 +74,7 @@ class OpenLoop:
 
     async def _run(self) -> None:
         running: set[asyncio.Task[None]] = set()
-        async with triton_aio.InferenceServerClient(self._address) as client:
+        async with triton_aio.InferenceServerClient(self._address, channel_args=CHANNEL_ARGUMENTS) as client:
             start, number = time.time(), 0
             while not self._stop.is_set():
                 due = start + number * self._period_seconds

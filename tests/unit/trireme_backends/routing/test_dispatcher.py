@@ -16,7 +16,7 @@ import pytest
 from trireme_backends.errors import BackendError, RequestError
 from trireme_backends.routing.breaker import BreakerState
 from trireme_backends.routing.dispatcher import Dispatcher
-from trireme_backends.routing.errors import CallError, Fault, LimitError, UnavailableError
+from trireme_backends.routing.errors import CallError, Fault, LimitError, UnavailableError, fault_of
 from trireme_backends.routing.parameters import Ask, OnSlaRisk
 from trireme_backends.routing.pins import Pins
 from trireme_backends.routing.route import AUTO, Cascade, Limits, Route, Tier, Variant
@@ -38,6 +38,9 @@ class World:
     ) -> None:
         self.behaviour: dict[str, Behaviour] = {}
         self.calls: list[tuple[str, int]] = []
+        # Variants that answer the text "nan" with NaN, and that answer with a class more.
+        self.not_finite: set[str] = set()
+        self.wider: set[str] = set()
         self.running: Counter[str] = Counter()
         self.most_running: Counter[str] = Counter()
         self.parameters: list[str] = []
@@ -78,7 +81,12 @@ class World:
                 self.running[variant] -= 1
         answers = [[f"{variant}:{text}".encode()] for text in texts]
         sure = [[0.95, 0.05] if "sure" in text and "unsure" not in text else [0.55, 0.45] for text in texts]
-        return {"ANSWER": np.array(answers, dtype=np.object_), "PROBABILITIES": np.array(sure, dtype=np.float32)}
+        probabilities = np.array(sure, dtype=np.float32)
+        if variant in self.not_finite:
+            probabilities[["nan" in text for text in texts], 1] = np.nan
+        if variant in self.wider:
+            probabilities = np.pad(probabilities, [(0, 0), (0, 1)])
+        return {"ANSWER": np.array(answers, dtype=np.object_), "PROBABILITIES": probabilities}
 
     def submit(self, *requests: tuple[list[str], Ask], parameters: str = "") -> list[Pending]:
         pending = [Pending(len(texts)) for texts, _ in requests]
@@ -509,3 +517,56 @@ def test_many_callers_with_mixed_wishes_get_the_answers_of_the_variant_that_is_n
         thread.join(PATIENCE_SECONDS * 3)
     assert not any(thread.is_alive() for thread in threads)
     assert faults == []
+
+
+def test_a_row_that_is_not_finite_goes_to_the_next_variant_and_its_neighbours_are_answered(
+    world: World, hang: Hang
+) -> None:
+    world.not_finite = {"medium"}
+    world.behaviour["medium"] = hang
+    held = world.submit(*[(["hello"], Ask())] * LIMITS.max_calls_in_flight)
+    waiting = world.submit((["one", "two"], Ask()), (["fine", "nan"], Ask()))
+    world.behaviour.clear()
+    hang.release.set()
+    assert {variant_of(one.answer()) for one in (*held, waiting[0])} == {"medium"}
+    moved = waiting[1].answer()
+    assert ("medium", 4) in world.calls
+    assert variant_of(moved) == "small"
+    assert reason_of(moved)["tried"][0]["fault"] == "not_finite"
+
+
+def test_a_row_that_no_variant_answers_finitely_is_an_error_with_model_and_row(world: World) -> None:
+    world.not_finite = {"small", "medium", "large"}
+    pending = world.submit((["fine", "nan"], Ask()))[0]
+    with pytest.raises(CallError, match=r"^medium answered row 1 with a value that is not a finite number$"):
+        pending.answer()
+
+
+def test_an_encoder_that_refuses_a_row_as_not_finite_is_asked_for_its_neighbours_alone(
+    world: World, hang: Hang
+) -> None:
+    def refuse(texts: list[str]) -> None:
+        if "nan" in texts:
+            raise CallError(fault_of("row 0 of X is not a finite number"), "row 0 of X is not a finite number")
+
+    world.behaviour["medium"] = hang
+    held = world.submit(*[(["hello"], Ask())] * LIMITS.max_calls_in_flight)
+    waiting = world.submit((["fine"], Ask()), (["nan"], Ask()))
+    world.behaviour["medium"] = refuse
+    hang.release.set()
+    assert [variant_of(one.answer()) for one in (*held, *waiting)] == ["medium", "medium", "medium", "small"]
+
+
+def test_the_first_answer_stands_where_the_seconds_has_another_shape(cascade: World) -> None:
+    cascade.wider = {"large"}
+    answer = cascade.submit((["sure", "unsure"], Ask(tier=AUTO)))[0].answer()
+    assert [reason_of(answer, row)["reason"] for row in (0, 1)] == ["cascade_sure", "cascade_kept"]
+
+
+def test_the_caller_gets_the_first_failures_reason_when_every_variant_fails(world: World) -> None:
+    def overloaded(_: list[str]) -> None:
+        raise CallError(Fault.OVERLOADED, "medium: Exceeds maximum queue size")
+
+    world.behaviour = {"medium": overloaded, "small": not_ready, "large": raise_error}
+    with pytest.raises(UnavailableError, match=r"^medium: Exceeds maximum queue size$"):
+        world.ask()

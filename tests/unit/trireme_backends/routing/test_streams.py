@@ -39,8 +39,9 @@ class Route:
         self.now = 0.0
         self.streams = Streams(
             load_route(path), pins=Pins(directory), traffic=TrafficFile(self.traffic_path), observer=Silent(),
-            clock=lambda: self.now,
+            clock=lambda: self.now, is_loaded=lambda name: name not in self.unloaded,
         )  # fmt: skip
+        self.unloaded = set()
         self.count = 0
 
     def ask(self, *, characters=0, deadline_s=60.0, request_id=None, **parameters):
@@ -195,3 +196,23 @@ def test_a_route_that_streams_has_no_cascade(tmp_path):
     path.write_text(json.dumps(ROUTE | {"cascade": {}}))
     with pytest.raises(RouteFileError, match="cascade"):
         load_route(path)
+
+
+def test_a_variant_that_is_not_loaded_is_neither_chosen_nor_waited_for(route):
+    route.unloaded = {"large"}
+    named = route.ask(tier="premium", explain=True)
+    told = json.loads(named.reason_json)
+    assert named.variant == "small"
+    assert "leave_after_ms" not in told
+    assert {one["variant"]: one["verdict"] for one in told["considered"]} == {"small": "chosen", "large": "not_loaded"}
+    with pytest.raises(UnavailableError, match=r"small \(already_tried\), large \(not_loaded\)"):
+        route.ask(tried="small:late")
+    route.unloaded.clear()
+    assert route.ask(tier="premium").variant == "large"
+
+
+def test_a_canary_that_is_not_loaded_gets_nothing(route):
+    route.traffic_path.write_text('{"canary_percent": {"large": 100}}')
+    assert route.ask().variant == "large__canary"
+    route.unloaded = {"large__canary"}
+    assert route.ask().variant == "large"

@@ -1,0 +1,73 @@
+"""No work is lost in silence: scripts change nothing unasked, and git ignores only what export makes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[3]
+SCRIPTS = ["tools/bootstrap.py", "tools/lock.py", "tools/make_golden.py", "deploy/make-envoy-config",
+           "deploy/make-secrets", "deploy/roll"]  # fmt: skip
+
+
+def run(script: str, *arguments: str, checkout: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable] if script.endswith(".py") else []
+    return subprocess.run(
+        [*command, str(checkout / script), *arguments], cwd=checkout, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts alone, so that one which does its work in spite of its arguments changes no real file."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for folder in ("tools", "deploy"):
+        shutil.copytree(PROJECT / folder, copy / folder)
+    return copy
+
+
+def test_every_script_that_can_be_run_is_listed() -> None:
+    runnable = {path for path in (PROJECT / "deploy").iterdir() if path.is_file() and path.stat().st_mode & 0o100}
+    assert {*runnable, *(PROJECT / "tools").glob("*.py")} == {PROJECT / script for script in SCRIPTS}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_printed_and_what_is_unknown_is_refused_before_any_file_changes(script: str, checkout: Path) -> None:
+    before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
+    helped, refused = (run(script, argument, checkout=checkout) for argument in ("--help", "--no-such-option"))
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert len(helped.stdout.split()) > 10
+    assert refused.returncode == 2
+    assert refused.stderr
+    assert {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()} == before
+
+
+def test_git_ignores_what_export_makes_and_nothing_of_the_users(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True, timeout=60)
+    for path in (PROJECT / ".gitignore", *PROJECT.glob("model_repository/*/.gitignore")):
+        copy = tmp_path / path.relative_to(PROJECT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    recipes = [path.parent.relative_to(PROJECT) for path in sorted(PROJECT.glob("model_repository/*/export.toml"))]
+    made = [
+        f"{folder}/{name}"
+        for folder in recipes
+        for name in ("1/model.onnx", "1/model.gguf", "1/manifest.json", "12/tokenizer.json", "warmup/short.TEXT")
+    ]
+    users = [f"model_repository/{name}" for name in (
+        "mine/1/model.py", "mine/1/labels.txt", "mine/1/model.onnx", "mine/1/vocab/words.txt", "mine/2/model.json",
+        "mine/warmup/first", "mine/config.pbtxt", "text_embedding/1/route.json", "text_embedding/2/model.py",
+        "sentiment_label_decoder/1/labels.json", "embedding_economy/1/.gitkeep",
+    )]  # fmt: skip
+    committed = [f"{folder}/{name}" for folder in recipes for name in ("config.pbtxt", "export.toml", "golden/a.json")]
+    paths = "\n".join([*made, *users, *committed])
+    asked = subprocess.run(
+        ["git", "check-ignore", "--no-index", "--stdin"], cwd=tmp_path, input=paths, capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert recipes
+    assert asked.stdout.split() == made
