@@ -31,8 +31,9 @@ test-all: models  ## every test, also those that are long by nature, chaos, cont
 	@$(TRIREME) export generation_premium_engine
 	@TRIREME_HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "not docker" tests/unit tests/contract tests/deploy tests/e2e
 	@$(PYTEST) -m "not docker" -o faulthandler_timeout=3600 tests/chaos
+	@.venv/bin/python -m tests.deploy.prepare
 	@$(PYTEST) -m docker tests/deploy
-	@$(PYTEST) tests/vllm
+	@$(PYTEST) -m "" tests/vllm
 
 chaos: models  ## replicas, zones, networks, releases fail under traffic; the report is in reports/chaos
 	@$(DEVELOP)
@@ -55,16 +56,17 @@ bench: models  ## measure our variants beside the in-process limit and a naive s
 	@$(TRIREME) bench serving
 
 compose-test: models  ## the same repository in containers, on a real Docker engine
-	@$(PYTHON) tools/bootstrap.py --extra dev
-	@.venv/bin/python -m pytest -s -m docker tests/deploy
+	@$(DEVELOP)
+	@.venv/bin/python -m tests.deploy.prepare
+	@$(PYTEST) -m "docker and not slow" tests/deploy
 
 vllm:  ## make the environment of vLLM on a CPU, 2.5 GB, and the model that it serves
 	@$(PYTHON) tools/bootstrap.py --vllm
 	@$(TRIREME) export generation_premium_engine
 
 vllm-test:  ## real vLLM behind the contract, in the server's process and as a server of its own
-	@$(PYTHON) tools/bootstrap.py --vllm --extra dev
-	@.venv/bin/python -m pytest tests/vllm
+	@$(DEVELOP) --vllm
+	@$(PYTEST) tests/vllm
 
 clean:  ## remove all that set-up, export and servers made
 	rm -rf .venv .trireme reports .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
