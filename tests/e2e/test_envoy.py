@@ -35,6 +35,7 @@ from tests.e2e.fake_replica import FakeReplica, answer, fail
 # Hang guards, not measures.
 _DEADLINE_SECONDS = scaled(20.0)
 DEAD_PROCESS = "in ensemble 'e', Stub process 'm_0' is not healthy."
+NOT_LOADED = "Request for unknown model: 'm' has no available versions"
 # ModelStreamInfer beside these.
 _INFERENCE = {
     *("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig"),
@@ -244,6 +245,31 @@ def test_what_a_dead_process_does_not_answer_another_replica_answers(
     assert set(caller.ask_often(40)) == {"a1", "b0"}
     assert {_post(door)[1]["name"] for _ in range(40)} == {"a1", "b0"}
     assert replicas[0].asked
+
+
+def test_what_one_replica_has_not_loaded_another_one_answers(
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], door: FrontDoor
+) -> None:
+    start()
+
+    def unload_from(lacking: Sequence[FakeReplica]) -> None:
+        for replica in lacking:
+            replica.behaviour = fail(grpc.StatusCode.NOT_FOUND, NOT_LOADED)
+            replica.http_status, replica.http_error = 404, NOT_LOADED
+
+    unload_from(replicas[:1])
+    assert set(caller.ask_often(40)) == {"a1", "b0"}
+    assert {_post(door)[1]["name"] for _ in range(40)} == {"a1", "b0"}
+    assert replicas[0].asked
+    # A name that nobody knows is a caller's mistake: two are asked, and the caller gets what they say.
+    unload_from(replicas)
+    for replica in replicas:
+        replica.asked.clear()
+    with pytest.raises(grpc.RpcError) as raised:
+        caller.ask()
+    assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.NOT_FOUND, NOT_LOADED)
+    assert _post(door) == (404, {"error": NOT_LOADED})
+    assert sum(len(replica.asked) for replica in replicas) == 2 + 2
 
 
 @pytest.mark.parametrize("protocol", ["gRPC", "HTTP", "client"])

@@ -25,6 +25,7 @@ from trireme.envoy.process import EnvoyProcess
 from trireme.envoy.upstreams import HTTP_CLUSTER
 from trireme.ports import LOOPBACK, free_ports
 from trireme.server import ServerFlags, TritonServer
+from trireme.triton_client import TritonClient, text_tensor
 from trireme_client import SequenceStep, TriremeClient
 from tritonclient.grpc import service_pb2
 
@@ -315,6 +316,23 @@ def test_a_sequence_is_pinned_by_its_json_as_well(stack: Stack) -> None:
             assert status == 200, answer
             sums.append(json.loads(answer)["outputs"][0]["data"][0])
         assert sums == [1, 2, 3, 4, 5]
+
+
+def test_a_model_that_one_of_two_replicas_lacks_is_answered_by_the_other(stack: Stack) -> None:
+    with (
+        TritonClient(stack.servers[0].grpc_address) as lacking,
+        TritonClient(f"{LOOPBACK}:{stack.envoy.door.grpc_port}") as caller,
+    ):
+        lacking.unload("echo", DEADLINE_SECONDS)
+        try:
+            for _ in range(20):
+                answer = caller.infer("echo", {"TEXT": text_tensor(b"a fine day")}, DEADLINE_SECONDS)
+                assert answer.outputs["ANSWER"].tolist() == [[b"a fine day"]]
+                assert texts_in(stack.post(of(good()))) == ["a fine day"]
+        finally:
+            lacking.load("echo", DEADLINE_SECONDS)
+    assert stack.post(of(good()), path="/v2/models/nowhere/infer")[0] == 404
+    stack.assert_well()
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 -- Tells what Triton's failures mean, before Envoy decides whether there is another attempt: a caller's mistake, a model
--- whose process is dead, or an attempt that surely did nothing. See attempts.lua.
+-- whose process is dead or that this replica has not loaded, or an attempt that surely did nothing. See attempts.lua.
 
 local NOT_AGAIN = "not sent again: "
 -- What tritonserver says of a model whose process has died: "Stub process 'm_0' is not healthy."
 local DEAD_PROCESS = "Stub process"
+-- What it says of a model that it has not loaded, as NOT_FOUND or with 404.
+local NOT_LOADED = "Request for unknown model"
 -- What tritonserver says, as INTERNAL, when it cannot read a request: "Unable to parse 'shape': attempt to access JSON
 -- non-array as array".
 local MISTAKES = {
@@ -26,6 +28,15 @@ local function note_spared(handle)
   metadata:set("trireme", "spared", ((metadata:get("trireme") or {}).spared or 0) + 1)
 end
 
+-- Another replica may have the model; one is asked.
+local function note_not_loaded(handle, headers)
+  local metadata = handle:streamInfo():dynamicMetadata()
+  if (metadata:get("trireme") or {}).elsewhere then return end
+  metadata:set("trireme", "elsewhere", true)
+  note_spared(handle)
+  headers:replace("x-trireme-lost", "1")
+end
+
 function envoy_on_response(handle)
   local headers = handle:headers()
   local status = headers:get(":status")
@@ -35,9 +46,13 @@ function envoy_on_response(handle)
     local message = headers:get("grpc-message") or ""
     if message:find(DEAD_PROCESS, 1, true) then
       note_lost(handle, headers, message)
+    elseif code == "5" and message:find(NOT_LOADED, 1, true) then
+      note_not_loaded(handle, headers)
     elseif code == "14" then
       note_spared(handle)
     end
+  elseif status == "404" then
+    note_not_loaded(handle, headers)
   elseif status == "500" then
     local body = handle:body()
     -- Waiting for the body makes what was taken before it invalid.
