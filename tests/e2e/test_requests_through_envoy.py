@@ -337,8 +337,7 @@ def test_a_model_that_one_of_two_replicas_lacks_is_answered_by_the_other(stack: 
 
 @pytest.mark.slow
 def test_two_thousand_mutated_bodies_get_no_5xx_and_leave_their_neighbours_alone(stack: Stack) -> None:
-    seed = int(os.environ.get("TRIREME_FUZZ_SEED", random.randrange(2**32)))
-    print(f"TRIREME_FUZZ_SEED={seed}")
+    seed = fuzz_seed()
     dice = random.Random(seed)
     for number in range(2000):
         body, headers, path = mutated(dice)
@@ -350,6 +349,62 @@ def test_two_thousand_mutated_bodies_get_no_5xx_and_leave_their_neighbours_alone
         elif status != 200:
             assert json.loads(answer)["error"], told
         stack.assert_well()
+
+
+@pytest.mark.slow
+def test_a_thousand_mutated_grpc_messages_are_errors_of_their_own(stack: Stack) -> None:
+    seed = fuzz_seed()
+    dice = random.Random(seed)
+    with grpc.insecure_channel(stack.envoy.door.grpc_address) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for number in range(1000):
+            message = mutated_message(dice)
+            error = infer.future(message, timeout=DEADLINE_SECONDS).exception()
+            code = error.code() if isinstance(error, grpc.RpcError) else grpc.StatusCode.OK
+            assert code in GRPC_MISTAKES, f"seed {seed}, number {number}: {message!r}: {error}"
+            stack.assert_well()
+
+
+def fuzz_seed() -> int:
+    seed = int(os.environ.get("TRIREME_FUZZ_SEED", random.randrange(2**32)))
+    print(f"TRIREME_FUZZ_SEED={seed}")
+    return seed
+
+
+# Triton says INTERNAL of a message that is no protobuf, and of some tensors.
+GRPC_MISTAKES = (
+    grpc.StatusCode.OK,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+
+
+def mutated_message(dice: random.Random) -> bytes:
+    """A gRPC inference with an odd shape, datatype or tensor, or with bytes changed, cut off or added."""
+    text = service_pb2.ModelInferRequest.InferInputTensor(
+        name=dice.choice(["TEXT", "TEXT", "TEXT", "", "OTHER"]),
+        datatype=dice.choice(["BYTES", "BYTES", "BYTES", "INT32", "FP16", ""]),
+        shape=dice.choice([[1, 1], [1, 1], [], [0], [2, 1], [-1, 1], [2**31, 1], [2**62, 2], [1] * 40]),
+    )
+    request = service_pb2.ModelInferRequest(
+        model_name="echo",
+        model_version=dice.choice(["", "", "1", "9", "-1", "x" * 100]),
+        id=dice.choice(["", "é" * 10]),
+        inputs=[text] * dice.choice([1, 1, 1, 0, 2]),
+        raw_input_contents=[dice.choice([ABC, ABC, ABC[:-1], ABC + b"x", b"", b"\xff" * 4])]
+        * dice.choice([1, 1, 0, 2]),
+    )
+    for name in ("sequence_id", "timeout", "priority", "triton_x"):
+        if dice.random() < 0.1:
+            request.parameters[name].int64_param = dice.choice([-1, 0, 2**62])
+    body = bytearray(request.SerializeToString())
+    for _ in range(dice.choice([0, 0, 1, 3])):
+        at = dice.randrange(len(body))
+        body[at : at + dice.choice([0, 1, 4])] = dice.choice([b"", bytes([dice.randrange(256)]), b"\xff" * 9])
+        body = body or bytearray(b"\0")
+    return bytes(body)
 
 
 def iter_bytes(body: bytes) -> Iterator[bytes]:
