@@ -207,7 +207,7 @@ class Replica:
             except Exception as error:
                 self._fail(error)
                 self.failure = error if isinstance(error, TriremeError) else ServerError(describe(error))
-                # Whoever waits for the start decides whether it is tried again.
+                # The caller of the start decides whether it is tried again.
                 self._leaving.wait(self._policy.interval_seconds)
             while not self._leaving.is_set():
                 try:

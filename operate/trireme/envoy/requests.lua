@@ -93,14 +93,14 @@ end
 
 -- How much of the body is JSON, before binary tensors; or nil and what is wrong.
 local function json_length(headers, size)
-  local told = headers:get("inference-header-content-length")
-  if not told then return size end
-  local number = told:match("^%d+$") and tonumber(told)
+  local declared = headers:get("inference-header-content-length")
+  if not declared then return size end
+  local number = declared:match("^%d+$") and tonumber(declared)
   if not number then
-    return nil, "Inference-Header-Content-Length: '" .. told .. "' is not a number; give the bytes of JSON before the tensors"
+    return nil, "Inference-Header-Content-Length: '" .. declared .. "' is not a number; give the bytes of JSON before the tensors"
   end
   if number > size then
-    return nil, "Inference-Header-Content-Length: " .. told .. " is more than the body's " .. size .. " bytes"
+    return nil, "Inference-Header-Content-Length: " .. declared .. " is more than the body's " .. size .. " bytes"
   end
   return number
 end
