@@ -11,7 +11,9 @@ from pathlib import Path
 
 from trireme.admin_key import ensure_admin_key
 from trireme.agent.process import AgentFlags, AgentProcess
+from trireme.loading import plan_loading
 from trireme.ports import LOOPBACK
+from trireme.repository import ModelRepository
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
 
@@ -29,8 +31,10 @@ class _OpenFlags(ServerFlags):
 
 def main(name: str, address: str, directory: Path) -> None:
     key = ensure_admin_key(directory / "admin.key")
+    repository = ModelRepository(Settings.from_environment().repository_dir)
     flags = _OpenFlags(
-        Settings.from_environment().repository_dir,
+        repository.path,
+        load_models=plan_loading(repository).models,
         grpc_port=GRPC_PORT,
         http_port=HTTP_PORT,
         metrics_port=METRICS_PORT,
