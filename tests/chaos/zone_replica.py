@@ -39,8 +39,6 @@ def main(name: str, address: str, directory: Path) -> None:
         http_port=HTTP_PORT,
         metrics_port=METRICS_PORT,
         admin_key=key,
-        # One model of the repository has no version yet.
-        exit_on_error=False,
     )
     with TritonServer.start(flags, directory=directory / "server") as server:
         (directory / "server.pid").write_text(str(server.pid))
