@@ -263,9 +263,9 @@ class GenerationCall:
             # That there is no other variant, or none within the limits, explains less than why the first one failed.
             raise self._error or error from None
         variant, version, reason = (_text(result, output) for output in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON"))
-        told = json.loads(reason)
-        stream_from = Pin(**told["stream_from"]) if "stream_from" in told else None
-        return Decision(variant, version, reason, stream_from, told.get("leave_after_ms"))
+        details = json.loads(reason)
+        stream_from = Pin(**details["stream_from"]) if "stream_from" in details else None
+        return Decision(variant, version, reason, stream_from, details.get("leave_after_ms"))
 
     def _may_leave(self, variant: str, error: ClientError, pace: Pace) -> bool:
         """Whether another variant may do what this one failed on before its first token."""

@@ -123,7 +123,7 @@ class Pins:
                 try:
                     pin = read_pin(self._repository_dir / variant)
                 except VersionStepError:
-                    # Only another file changes that. Of the version before nobody knows whether it still serves.
+                    # Kept until the file is replaced, and not the pin before: that version may no longer serve.
                     pin = UNKNOWN
                 self._pins[variant] = (seen, pin)
         except (OSError, ValueError):
@@ -142,7 +142,8 @@ class Pins:
 def _is_whole(config: model_config_pb2.ModelConfig) -> bool:
     step, *others = config.ensemble_scheduling.step
     maps = (*step.input_map.items(), *step.output_map.items())
-    return not others and step.model_version > 0 and all(inner == outer for inner, outer in maps)
+    is_pinned = bool(step.model_version > 0)
+    return is_pinned and not others and all(inner == outer for inner, outer in maps)
 
 
 def _has_manifest(step: Any, repository_dir: Path) -> bool:
