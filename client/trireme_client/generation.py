@@ -32,7 +32,7 @@ from trireme_client.errors import (
 )
 from trireme_client.request import Parameter
 from trireme_client.results import InferResult
-from trireme_client.spec import ModelSpec
+from trireme_client.spec import ModelSpec, Pin
 
 if TYPE_CHECKING:
     from trireme_client.call import Call
@@ -201,7 +201,10 @@ class GenerationCall:
 
     async def _stream(self, decision: Decision, pace: Pace) -> AsyncGenerator[GenerationChunk, None]:
         asked_at = time.monotonic()
-        async with aclosing(self._results(decision.variant, "", {}, decision.leave_after_ms)) as results:
+        streamed = self._results(
+            decision.variant, "", {}, stream_from=decision.stream_from, first_within_ms=decision.leave_after_ms
+        )
+        async with aclosing(streamed) as results:
             async for result in results:
                 chunk = _read_chunk(result, decision.variant, decision.version, decision.reason)
                 pace.came(chunk, time.monotonic() - asked_at)
@@ -209,26 +212,34 @@ class GenerationCall:
                 asked_at = time.monotonic()
 
     async def _results(
-        self, model: str, version: str, parameters: Mapping[str, Parameter], first_within_ms: float | None = None
+        self,
+        model: str,
+        version: str,
+        parameters: Mapping[str, Parameter],
+        *,
+        stream_from: Pin | None = None,
+        first_within_ms: float | None = None,
     ) -> AsyncGenerator[InferResult, None]:
         """Answers of a model; of an ensemble that is pinned to an engine those of the engine itself.
 
         Tritonserver does not hand a cancellation on to the steps of an ensemble: the engine would write to the end for
-        nobody. The pin is asked for each time, as a release may move it at any time.
+        nobody. Where the route did not name the engine (``stream_from``), the pin is read from the server's
+        configuration each time, as a release may move it at any time.
         """
-        affinity_key = self._call.affinity_key
-        spec = await self._client.spec(
-            model, version=version, deadline_ms=self._left_ms(), affinity_key=affinity_key, current=True
-        )
-        places = [(spec.pin.model, spec.pin.version)] if spec.pin else []
+        spec = None
+        if stream_from is None:
+            spec = await self._spec(model, version, current=True)
+            stream_from = spec.pin
+        places = [(stream_from.model, stream_from.version)] if stream_from else []
         for place, place_version in [*places, (model, version)]:
             begun = False
-            results = self._client.stream(
-                place, self._prompt.inputs(spec), version=place_version, parameters=parameters,
-                deadline_ms=self._left_ms(), headers=self._headers, request_id=self._call.request_id,
-                affinity_key=affinity_key, first_within_ms=first_within_ms,
-            )  # fmt: skip
             try:
+                inputs = self._prompt.inputs(spec or await self._spec(place, place_version))
+                results = self._client.stream(
+                    place, inputs, version=place_version, parameters=parameters, deadline_ms=self._left_ms(),
+                    headers=self._headers, request_id=self._call.request_id, affinity_key=self._call.affinity_key,
+                    first_within_ms=first_within_ms,
+                )  # fmt: skip
                 async with aclosing(results):
                     async for result in results:
                         begun = True
@@ -239,6 +250,11 @@ class GenerationCall:
                 if begun or place == model:
                     raise
 
+    async def _spec(self, model: str, version: str, *, current: bool = False) -> ModelSpec:
+        return await self._client.spec(
+            model, version=version, deadline_ms=self._left_ms(), affinity_key=self._call.affinity_key, current=current
+        )
+
     async def _decide(self) -> Decision:
         tried = ",".join(f"{variant}:{fault}" for variant, fault in self._tried.items())
         try:
@@ -247,7 +263,9 @@ class GenerationCall:
             # That there is no other variant, or none within the limits, explains less than why the first one failed.
             raise self._error or error from None
         variant, version, reason = (_text(result, output) for output in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON"))
-        return Decision(variant, version, reason, json.loads(reason).get("leave_after_ms"))
+        details = json.loads(reason)
+        stream_from = Pin(**details["stream_from"]) if "stream_from" in details else None
+        return Decision(variant, version, reason, stream_from, details.get("leave_after_ms"))
 
     def _may_leave(self, variant: str, error: ClientError, pace: Pace) -> bool:
         """Whether another variant may do what this one failed on before its first token."""
@@ -289,12 +307,14 @@ class Decision:
 
     Attributes:
         version: that the variant is pinned to. reason: the route's, JSON.
+        stream_from: the model to ask in place of the variant; None where the route names none.
         leave_after_ms: without a token by then another variant is asked; None: there is no other.
     """
 
     variant: str
     version: str
     reason: str
+    stream_from: Pin | None
     leave_after_ms: float | None
 
 

@@ -101,6 +101,22 @@ class EchoRepository:
         )
         (self.path / name / "1").mkdir(exist_ok=True)
 
+    def chain(self, name: str, first: str, version: int, second: str) -> None:
+        """Write an ensemble that hands the answer of one worker to another; the first carries the version."""
+        steps = (
+            f'{{ model_name: "{second}_worker" model_version: 1 input_map {{ key: "TEXT" value: "first" }}'
+            ' output_map { key: "ANSWER" value: "ANSWER" } }, '
+            f'{{ model_name: "{first}_worker" model_version: {version} input_map {{ key: "TEXT" value: "TEXT" }}'
+            ' output_map { key: "ANSWER" value: "first" } output_map { key: "SEEN" value: "SEEN" } }'
+        )
+        self._write(
+            name,
+            'platform: "ensemble" max_batch_size: 16 input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]'
+            f" {_outputs(*_OUTPUT_NAMES)} ensemble_scheduling {{ step [ {steps} ] }}"
+            f' parameters {{ key: "version_step" value {{ string_value: "{first}_worker" }} }}',
+        )
+        (self.path / name / "1").mkdir(exist_ok=True)
+
     def behave(self, name: str, **told: Any) -> None:
         """Tell a variant how to misbehave from its next batch on; nothing told: well."""
         _replace(self.path / f"{name}_worker" / "behaviour.json", json.dumps(told))

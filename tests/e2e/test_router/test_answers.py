@@ -152,6 +152,22 @@ def test_new_pin_is_named_at_once(echo: Echo) -> None:
         echo.client.load_model("medium")
 
 
+def test_the_version_of_a_variant_of_two_steps_is_that_of_its_version_step(echo: Echo) -> None:
+    echo.repository.write_worker("bert", 1, 2)
+    echo.repository.write_worker("medium_decoder", 1)
+    echo.repository.chain("medium__canary", "bert", 2, "medium_decoder")
+    for name in ("bert_worker", "medium_decoder_worker", "medium__canary"):
+        echo.client.load_model(name)
+    try:
+        echo.repository.set_traffic('{"canary_percent": {"medium": 100}}')
+        routed = echo.ask("x")
+        assert routed.answers == ["medium_decoder:bert:x"]
+        assert routed.seen[0]["version"] == "2"
+        assert routed.versions == ["2"]
+    finally:
+        echo.client.unload_model("medium__canary")
+
+
 def test_canary_traffic_is_followed_from_the_next_request_on(echo: Echo) -> None:
     echo.repository.pin("medium__canary", 1, worker="large_worker")
     echo.client.load_model("medium__canary")

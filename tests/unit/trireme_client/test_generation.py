@@ -39,8 +39,8 @@ def fake():
         yield server
 
 
-def add_route(server, variants, *, reports=None, leave_after_ms=None):
-    """A route that names the first of its variants that was not tried."""
+def add_route(server, variants, *, reports=None, leave_after_ms=None, stream_from=None):
+    """A route that names the first of its variants that was not tried, and the engine ``stream_from`` of it."""
 
     def decide(_):
         parameters = server.requests[-1].parameters
@@ -52,6 +52,8 @@ def add_route(server, variants, *, reports=None, leave_after_ms=None):
             tried = {entry.split(":")[0] for entry in parameters.get("tried", "").split(",")}
             names = [variant for variant in variants if variant not in tried]
         reason = {"reason": "fallback" if "tried" in parameters else "requested_tier", "leave_after_ms": leave_after_ms}
+        if stream_from is not None:
+            reason["stream_from"] = stream_from
         told = {"VARIANT": names[0], "VARIANT_VERSION": "7", "ROUTE_REASON": json.dumps(reason)}
         return {name: np.array([text.encode()], object) for name, text in told.items()}
 
@@ -210,6 +212,25 @@ def test_a_route_names_the_variant_and_hears_how_fast_it_was(fake, connect):
     assert report["ttft_ms"] > 0
     assert report["ms_per_token"] > 0
     assert "fault" not in report
+
+
+def test_the_engine_that_a_route_names_is_asked_without_reading_configurations_again(fake, connect):
+    fake.add_generation_model("engine", words)
+    add_route(fake, ["chat"], stream_from={"model": "engine", "version": "3"})
+    client = connect(fake.address)
+    read = []
+    for _ in range(2):
+        chunks = list(client.generate("text_generation", "one two"))
+        assert text(chunks) == "one two "
+        assert {(chunk.model, chunk.version) for chunk in chunks} == {("chat", "7")}
+        read.append(fake.calls["ModelConfig"])
+    assert [(request.model, request.version) for request in fake.requests].count(("engine", "3")) == 2
+    assert read[0] == read[1]
+
+
+def test_an_engine_that_the_replica_does_not_have_is_asked_through_its_variant(fake, connect):
+    add_route(fake, ["chat"], stream_from={"model": "engine", "version": "3"})
+    assert text(connect(fake.address).generate("text_generation", "one two")) == "one two "
 
 
 def test_before_the_first_token_another_variant_is_tried(fake, connect):

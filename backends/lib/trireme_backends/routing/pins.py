@@ -5,15 +5,32 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from trireme_backends.routing.route import Variant
 
+# The parameter of an ensemble's config.pbtxt that names the step whose version is the ensemble's.
+VERSION_STEP = "version_step"
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_MANIFEST_NAME = "manifest.json"
+
+
+class VersionStepError(ValueError):
+    """An ensemble does not say which of its steps carries its version.
+
+    Attributes:
+        problem, fix: the two halves of the sentence.
+    """
+
+    def __init__(self, problem: str, fix: str) -> None:
+        super().__init__(f"{problem}; {fix}")
+        self.problem, self.fix = problem, fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +38,23 @@ class Pin:
     """The model version that does a variant's work.
 
     Attributes:
-        model: the pinned step of the ensemble, or the variant itself where it is no ensemble.
-        quality: accuracy on held-out rows from the version's manifest; None where it tells none.
+        model: the version step of the ensemble, or the variant itself where it is not an ensemble.
+        quality: accuracy on held-out rows from the version's manifest; None where the manifest has none.
+        is_whole_variant: the ensemble is this one step, pinned, with every tensor under its own name, so that callers
+            may call the step in place of the ensemble.
     """
 
     model: str
     version: str
     quality: float | None = None
+    is_whole_variant: bool = False
 
 
 UNKNOWN = Pin("", "")
 
 
 def read_pin(variant_dir: Path) -> Pin:
-    """The pin of a variant. Of an ensemble's steps it is the one whose name is nearest to the variant's.
+    """The pin of a variant; of an ensemble it is its version step.
 
     Raises:
         OSError: the variant has no ``config.pbtxt``.
@@ -46,12 +66,43 @@ def read_pin(variant_dir: Path) -> Pin:
         )
     except text_format.ParseError as error:
         raise ValueError(str(error)) from None
-    steps = config.ensemble_scheduling.step
-    if not steps:
+    repository_dir = variant_dir.parent
+    if not config.ensemble_scheduling.step:
         return _pin(variant_dir, _newest_version(variant_dir, list(config.version_policy.specific.versions)))
-    step = max(steps, key=lambda step: _common_characters(step.model_name, variant_dir.name))
-    step_dir = variant_dir.parent / step.model_name
-    return _pin(step_dir, step.model_version if step.model_version > 0 else _newest_version(step_dir, []))
+    step = version_step(config, repository_dir)
+    return _pin(repository_dir / step.model_name, _version_of(step, repository_dir), _is_whole(config))
+
+
+def version_step(config: model_config_pb2.ModelConfig, repository_dir: Path) -> Any:
+    """The step of an ensemble that carries its version.
+
+    It is the step that the parameter ``version_step`` names; without the parameter the only step, or else the only one
+    whose version has a ``manifest.json``.
+
+    Raises:
+        VersionStepError: the parameter names no step, or several steps could be meant.
+    """
+    steps = list(config.ensemble_scheduling.step)
+    models = list(dict.fromkeys(step.model_name for step in steps))
+    if VERSION_STEP in config.parameters:
+        named = config.parameters[VERSION_STEP].string_value
+        if named not in models:
+            raise VersionStepError(f"{VERSION_STEP} names '{named}', which is not a step", f"one of {_listed(models)}")
+        steps = [step for step in steps if step.model_name == named]
+    elif len(models) > 1:
+        steps = [step for step in steps if _has_manifest(step, repository_dir)] or steps
+        models = list(dict.fromkeys(step.model_name for step in steps))
+        if len(models) > 1:
+            line = f'parameters {{ key: "{VERSION_STEP}" value {{ string_value: "{models[0]}" }} }}'
+            raise VersionStepError(
+                f"any of the steps {_listed(models)} could carry the version", f"name one, such as {line}"
+            )
+    versions = sorted({step.model_version for step in steps})
+    if len(versions) != 1:
+        raise VersionStepError(
+            f"'{steps[0].model_name}' is called at versions {_listed(versions)}", "pin its steps to one version"
+        )
+    return steps[0]
 
 
 class Pins:
@@ -62,13 +113,18 @@ class Pins:
         self._pins: dict[str, tuple[tuple[int, int], Pin]] = {}
 
     def pin(self, variant: str) -> Pin:
-        """The pin as the file says it now; the last good one while the file is wrong, ``UNKNOWN`` before any."""
+        """The pin as the file says it now; the last good one while the file cannot be read, ``UNKNOWN`` before any and
+        where the file does not say which step carries the version."""
         held, pin = self._pins.get(variant, ((0, 0), UNKNOWN))
         try:
             status = os.stat(f"{self._repository_dir}/{variant}/config.pbtxt")  # noqa: PTH116 - pathlib takes ten times as long
             seen = (status.st_ino, status.st_mtime_ns)
             if seen != held:
-                pin = read_pin(self._repository_dir / variant)
+                try:
+                    pin = read_pin(self._repository_dir / variant)
+                except VersionStepError:
+                    # Kept until the file is replaced, and not the pin before: that version may no longer serve.
+                    pin = UNKNOWN
                 self._pins[variant] = (seen, pin)
         except (OSError, ValueError):
             pass
@@ -83,18 +139,38 @@ class Pins:
         return variant.tier.rank / 10 if quality is None else quality
 
 
-def _common_characters(left: str, right: str) -> int:
-    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+def _is_whole(config: model_config_pb2.ModelConfig) -> bool:
+    step, *others = config.ensemble_scheduling.step
+    maps = (*step.input_map.items(), *step.output_map.items())
+    is_pinned = bool(step.model_version > 0)
+    return is_pinned and not others and all(inner == outer for inner, outer in maps)
 
 
-def _pin(model_dir: Path, version: int) -> Pin:
+def _has_manifest(step: Any, repository_dir: Path) -> bool:
+    try:
+        version = _version_of(step, repository_dir)
+    except (OSError, ValueError):
+        return False
+    return (repository_dir / step.model_name / str(version) / _MANIFEST_NAME).is_file()
+
+
+def _version_of(step: Any, repository_dir: Path) -> int:
+    pinned = int(step.model_version)
+    return pinned if pinned > 0 else _newest_version(repository_dir / step.model_name, [])
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names))
+
+
+def _pin(model_dir: Path, version: int, is_whole_variant: bool = False) -> Pin:
     quality: float | None
     try:
-        manifest = json.loads((model_dir / str(version) / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((model_dir / str(version) / _MANIFEST_NAME).read_text(encoding="utf-8"))
         quality = float(manifest["accuracy"]["accuracy"])
     except (OSError, ValueError, KeyError, TypeError):
         quality = None
-    return Pin(model_dir.name, str(version), quality)
+    return Pin(model_dir.name, str(version), quality, is_whole_variant)
 
 
 def _newest_version(model_dir: Path, specific: list[int]) -> int:

@@ -144,7 +144,11 @@ class Streams:
             running = _Running(streams, request.prompt_characters, ttft_ms, pace_ms, deadline, probe)
             lane.running[request.request_id] = running
         told = self._told(decision, name, lane, (ttft_ms, pace_ms), request, now)
-        return RowRoute(name, self._pins.pin(name).version, decision.reason, json.dumps(told))
+        pin = self._pins.pin(name)
+        if pin.is_whole_variant:
+            # A cancellation reaches this model; an ensemble does not hand it on.
+            told["stream_from"] = {"model": pin.model, "version": pin.version}
+        return RowRoute(name, pin.version, decision.reason, json.dumps(told))
 
     def _state(self, variant: Variant, request: StreamRequest, time_left_ms: float, now: float) -> VariantState:
         lane = self._lanes[variant.name]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trireme_backends.routing.errors import RouteFileError
+from trireme_backends.routing.pins import VERSION_STEP, VersionStepError, version_step
 from trireme_backends.routing.route import Route, load_route
 
 from trireme.lint.finding import Complaint, did_you_mean, error, warning
@@ -70,6 +71,27 @@ def routed_variants_fit(subject: Subject) -> Iterator[Complaint]:
                         )
 
 
+def version_step_is_known(subject: Subject) -> Iterator[Complaint]:
+    """The parameter `version_step` of an ensemble names a step; a variant has it where several steps could be meant."""
+    config = subject.config
+    if subject.folder is None or not config.steps:
+        return
+    try:
+        version_step(config.message, subject.folder.path.parent)
+    except VersionStepError as fault:
+        if VERSION_STEP in config.parameters:
+            yield error(fault.problem, fault.fix, "parameters", VERSION_STEP)
+        elif _is_variant(subject):
+            yield warning(f"{fault.problem}, so VARIANT_VERSION is empty", fault.fix, "ensemble_scheduling")
+
+
+def _is_variant(subject: Subject) -> bool:
+    """Whether it names its task, or a router names it."""
+    routes = (route for name in subject.neighbours for _, route in _routes(subject, name))
+    names = (variant.name for route in routes for variant in route.variants)
+    return "task" in subject.config.parameters or subject.config.name in names
+
+
 def models_do_not_call_themselves(subject: Subject) -> Iterator[Complaint]:
     """No model calls itself through the steps of ensembles and the variants of routes."""
     circle = _circle(subject, [subject.config.name])
@@ -121,5 +143,6 @@ RULES: tuple[Rule, ...] = (
     route_file_is_well_formed,
     routed_variants_exist,
     routed_variants_fit,
+    version_step_is_known,
     models_do_not_call_themselves,
 )

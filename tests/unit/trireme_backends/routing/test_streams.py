@@ -67,6 +67,17 @@ def test_the_tier_names_the_variant(route):
     assert route.ask(tier="standard").variant == "small"
 
 
+@pytest.mark.parametrize(("tensor", "stream_from"), [("text", {"model": "engine", "version": "3"}), ("renamed", None)])
+def test_the_answer_names_the_engine_to_stream_from(route, tensor, stream_from):
+    config = route.traffic_path.with_name("large") / "config.pbtxt"
+    config.parent.mkdir()
+    step = f'model_name: "engine" model_version: 3 input_map {{ key: "text" value: "{tensor}" }}'
+    config.write_text(f"ensemble_scheduling {{ step [ {{ {step} }} ] }}")
+    named = route.ask()
+    assert (named.variant, named.version) == ("large", "3")
+    assert json.loads(named.reason_json).get("stream_from") == stream_from
+
+
 def test_a_limit_on_the_first_token_moves_to_the_faster_variant(route):
     named = route.ask(max_ttft_ms=60)
     assert (named.variant, named.reason.value) == ("small", "moved_down")
