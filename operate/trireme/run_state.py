@@ -203,8 +203,3 @@ class RunDirectory:
 def _replica(fields: dict[str, Any]) -> ReplicaState:
     problems = {model: tuple(found) for model, found in fields.pop("problems").items()}
     return ReplicaState(**{**fields, "phase": Phase(fields["phase"]), "problems": problems})
-
-
-def _as_replica(fields: Mapping[str, Any]) -> ReplicaState:
-    problems = {model: tuple(found) for model, found in fields["problems"].items()}
-    return ReplicaState(**{**fields, "phase": Phase(fields["phase"]), "problems": problems})
