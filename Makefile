@@ -44,12 +44,13 @@ soak: models  ## 30 minutes at 60 % load, and 50 releases: memory, files and sha
 	@TRIREME_SOAK_SECONDS=1800 $(PYTEST) -m "" -o faulthandler_timeout=3600 tests/chaos/test_platform_soak.py
 	@TRIREME_RELEASE_CYCLES=50 $(PYTEST) -m "" tests/chaos/test_release_chaos.py -k cycles
 
-check:  ## ruff, mypy --strict and the import rules
+check:  ## ruff, mypy --strict, the import rules and dead code
 	@$(DEVELOP)
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache
+	@.venv/bin/vulture
 
 bench: models  ## measure our variants beside the in-process limit and a naive server
 	@$(PYTHON) tools/bootstrap.py --extra loadtest --perf-analyzer

@@ -1,26 +1,21 @@
-"""The router's metrics on Triton's own ``/metrics``, and its lines in Triton's log.
-
-An update is a message to the server, 20 microseconds: too much for every request. So what happens is noted down, and
-a thread of its own adds it up and sends it every half second.
-"""
+"""The router's metrics on Triton's own ``/metrics``, and its lines in Triton's log."""
 
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 from trireme_backends.errors import BackendError, RequestError
+from trireme_backends.flusher import Flusher
 from trireme_backends.routing.breaker import BreakerState
 from trireme_backends.routing.decision import Reason
 from trireme_backends.routing.errors import UnavailableError
 from trireme_backends.routing.route import Route
 from trireme_backends.routing.work import RowRoute
 
-_FLUSH_SECONDS = 0.5
 _LATENCY_BUCKETS_MS = [2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0]
 _BREAKER_VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
@@ -84,14 +79,11 @@ class TritonMetrics:
         self._traffic_errors: deque[str] = deque()
         # Asked before each sending; who has the queues sets it.
         self.waiting_rows: Callable[[], Mapping[str, int]] = dict
-        self._closed = threading.Event()
-        self._flusher = threading.Thread(target=self._run, daemon=True, name="router-metrics")
-        self._flusher.start()
+        self._flusher = Flusher(self._flush, "router-metrics")
 
     def close(self) -> None:
         """Send what was noted, and stop."""
-        self._closed.set()
-        self._flusher.join(timeout=2.0)
+        self._flusher.close()
 
     def replied(self, route: RowRoute, *, seen_ms: float, request_id: str) -> None:
         self._replies.append((route, seen_ms, request_id))
@@ -114,11 +106,6 @@ class TritonMetrics:
     def traffic_error(self, message: str) -> None:
         pb_utils.Logger.log_error(f"router {self._task}: {message}; the last good traffic holds")
         self._traffic_errors.append(message)
-
-    def _run(self) -> None:
-        while not self._closed.wait(_FLUSH_SECONDS):
-            self._flush()
-        self._flush()
 
     def _flush(self) -> None:
         counts: Counter[tuple[str, Labels]] = Counter()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import IO
 
 import click
 from trireme.errors import TriremeError
+from trireme.file_lock import FileLockedError, take_lock
 from trireme.files import json_text
 from trireme.settings import Settings
 
-from trireme_export.lock import one_export_at_a_time
+_LOCK_DEADLINE_SECONDS = 1800
 
 
 @click.command()
@@ -32,7 +35,7 @@ def export(models: tuple[str, ...], every: bool, force: bool, as_json: bool) -> 
     settings = Settings.from_environment()
     exporter = Exporter(settings, lambda model, step: say(f"{model}: {step}"))
     made = []
-    with one_export_at_a_time(settings.state_dir, lambda: say("another export runs; waiting for it")):
+    with _one_export_at_a_time(settings, lambda: say("another export runs; waiting for it")):
         for name in exporter.model_names() if every else models:
             if every and exporter.needs_vllm(name):
                 say(f"{name}: left out, it is for vLLM; make vllm sets that up and exports it")
@@ -48,3 +51,11 @@ def export(models: tuple[str, ...], every: bool, force: bool, as_json: bool) -> 
             made.append({"model": done.model, "made": done.made, **asdict(done.manifest)})
     if as_json:
         click.echo(json_text({"models": made}))
+
+
+def _one_export_at_a_time(settings: Settings, waiting: Callable[[], None]) -> IO[str]:
+    path = settings.state_dir / "export.lock"
+    try:
+        return take_lock(path, wait_seconds=_LOCK_DEADLINE_SECONDS, waiting=waiting)
+    except FileLockedError:
+        raise TriremeError(f"another export still holds {path}; see what it does, end it and run this again") from None

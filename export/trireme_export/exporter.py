@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +11,7 @@ import numpy as np
 import onnx
 from tokenizers import Tokenizer
 from trireme.errors import ConfigError, NotFoundError, TriremeError
-from trireme.files import remove_staged, staged_directory
+from trireme.files import link_or_copy, remove_staged, staged_directory
 from trireme.manifest import (
     Accuracy,
     Graph,
@@ -157,7 +155,7 @@ class Exporter:
                 write_engine_arguments(staged, folder.name, EXPORTED_VERSION, recipe.engine)
                 perplexity = write_safetensors(weights, staged, PERPLEXITY_TEXT, self.settings)
             else:
-                _link_or_copy(weights, staged / LANGUAGE_MODEL_NAME)
+                link_or_copy(weights, staged / LANGUAGE_MODEL_NAME)
                 settings = write_engine_file(staged, recipe.engine, folder.recipe_path)
                 perplexity = measure_perplexity(staged / LANGUAGE_MODEL_NAME, settings)
             self._say(f"perplexity: {perplexity.perplexity:.2f} on {perplexity.tokens} tokens")
@@ -184,7 +182,7 @@ class Exporter:
             plan = build_plan(graph, recipe.tensorrt, folder.name)
         with staged_directory(folder.version_dir(EXPORTED_VERSION)) as staged:
             if plan is None:
-                _link_or_copy(graph, staged / "model.onnx")
+                link_or_copy(graph, staged / "model.onnx")
             else:
                 (staged / "model.plan").write_bytes(plan)
             return Exported(folder.name, True, _write_manifest(staged, replace(shared, inputs_sha256=inputs)))
@@ -320,13 +318,6 @@ def _write_manifest(staged: Path, manifest: Manifest) -> Manifest:
 
 def _origin(source: OnnxSource | TorchSource | GgufSource | TokenizerSource) -> Origin:
     return Origin(source.package, source.version, source.sha256, source.origin, source.licence)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
 
 
 def _cpu_flags() -> tuple[str, ...]:

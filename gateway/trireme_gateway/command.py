@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import signal
 import socket
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import click
 import uvicorn
+from trireme.structured_log import JsonFormatter
 
 from trireme_gateway.connection import PatientProtocol
 from trireme_gateway.errors import GatewayError
 from trireme_gateway.keys import KeyFile
-from trireme_gateway.logs import log_as_json
 from trireme_gateway.settings import Address, GatewaySettings
 
 _DRAIN_SECONDS = 30
@@ -56,7 +57,7 @@ def serve(settings: GatewaySettings) -> None:
     # FastAPI takes a while to import: not for --help.
     from trireme_gateway.app import Gateway
 
-    log_as_json()
+    _log_as_json()
     _allow_many_connections()
     sockets = [_bound(address) for address in (settings.listen, settings.metrics_listen) if address is not None]
     config = uvicorn.Config(
@@ -75,6 +76,13 @@ def serve(settings: GatewaySettings) -> None:
         # uvicorn has its own meanwhile, and raises the signal again at its end.
         signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets)
+
+
+def _log_as_json() -> None:
+    """What this process logs goes to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 def _bound(address: Address) -> socket.socket:

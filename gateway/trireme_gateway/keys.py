@@ -6,18 +6,18 @@ A key is 256 random bits, so one round of SHA-256 is enough: there is no diction
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import re
 import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from trireme.file_lock import take_lock
+from trireme.files import write_json_atomic
 
 from trireme_gateway.errors import GatewayError
 
@@ -106,19 +106,10 @@ class KeyFile:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[list[ApiKey]]:
         """The keys, to be changed; written when the block ends well. One writer at a time."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_name(f".{self._path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with take_lock(self._path.with_name(f".{self._path.name}.lock")):
             keys = self.all() if self._path.exists() else []
             yield keys
-            document = {"keys": [asdict(key) for key in keys]}
-            # mkstemp makes it for this user alone.
-            handle, staged = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
-            with os.fdopen(handle, "w") as file:
-                json.dump(document, file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(staged).replace(self._path)
+            write_json_atomic(self._path, {"keys": [asdict(key) for key in keys]}, mode=0o600)
 
     def _refresh(self) -> None:
         try:

@@ -118,12 +118,11 @@ def _percentile(histogram: Histogram, objective: Objective) -> Finding:
 
 
 def _error_rate(task: TaskSummary, objective: Objective) -> Finding:
-    from scipy.stats import beta
+    from scipy.stats import binomtest
 
-    # Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial", 1934.
     failed, asked, rate = task.failed, task.asked, task.error_rate
-    low = float(beta.ppf(0.025, failed, asked - failed + 1)) if failed else 0.0
-    high = float(beta.ppf(0.975, failed + 1, asked - failed)) if failed < asked else 1.0
+    # Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial", 1934.
+    low, high = map(float, binomtest(failed, asked).proportion_ci()) if asked else (0.0, 1.0)
     kinds = ", ".join(f"{count} {kind}" for kind, count in task.errors.items())
     if rate > objective.limit:
         return Finding(objective, Outcome.BROKEN, rate, low, high, f"{failed} of {asked} failed: {kinds}")

@@ -79,7 +79,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
         raise
 
 
-def link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: str | Path, target: str | Path) -> None:
     """A hard link where the file system can, else a copy; for ``shutil.copytree``. Write neither in place."""
     try:
         os.link(source, target)

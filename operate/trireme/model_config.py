@@ -55,7 +55,6 @@ class TensorSpec:
     dims: tuple[int, ...]
     reshape: tuple[int, ...] | None = None
     optional: bool = False
-    ragged: bool = False
 
     @property
     def backend_dims(self) -> tuple[int, ...]:
@@ -254,7 +253,6 @@ def _tensor(tensor: Any) -> TensorSpec:
         datatype="BYTES" if datatype == "STRING" else datatype,
         dims=tuple(tensor.dims),
         reshape=tuple(tensor.reshape.shape) if tensor.HasField("reshape") else None,
-        # Only inputs may be optional or ragged.
+        # Only inputs may be optional.
         optional=bool(getattr(tensor, "optional", False)),
-        ragged=bool(getattr(tensor, "allow_ragged_batch", False)),
     )

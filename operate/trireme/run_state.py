@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from trireme.errors import ServerError
+from trireme.file_lock import FileLockedError, is_locked, take_lock
 from trireme.files import write_json_atomic
 
 
@@ -127,38 +126,23 @@ class RunDirectory:
     def _lock_path(self) -> Path:
         return self.path / "serve.lock"
 
-    @contextlib.contextmanager
-    def only_one(self) -> Iterator[None]:
-        """Hold the lock of ``trireme serve``. The system frees it with the process, however that ends.
+    def only_one(self) -> IO[str]:
+        """The lock of ``trireme serve``, to be held in a ``with`` statement.
 
         Raises:
             ServerError: another process holds it; names its pid.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self._lock_path.open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise ServerError(
-                    f"trireme serve runs already, pid {lock.read().strip() or 'unknown'}; "
-                    "see: trireme status, or stop it with Ctrl-C or SIGTERM"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            yield
+        try:
+            return take_lock(self._lock_path, str(os.getpid()), wait_seconds=0.0)
+        except FileLockedError as error:
+            raise ServerError(
+                f"trireme serve runs already, pid {error.owner or 'unknown'}; "
+                "see: trireme status, or stop it with Ctrl-C or SIGTERM"
+            ) from None
 
     def is_held(self) -> bool:
         """Whether a ``trireme serve`` runs."""
-        try:
-            with self._lock_path.open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return is_locked(self._lock_path)
 
     def write(self, state: ServingState) -> None:
         write_json_atomic(self._state_path, asdict(state))
@@ -202,9 +186,4 @@ class RunDirectory:
 
 def _replica(fields: dict[str, Any]) -> ReplicaState:
     problems = {model: tuple(found) for model, found in fields.pop("problems").items()}
-    return ReplicaState(**{**fields, "phase": Phase(fields["phase"]), "problems": problems})
-
-
-def _as_replica(fields: Mapping[str, Any]) -> ReplicaState:
-    problems = {model: tuple(found) for model, found in fields["problems"].items()}
     return ReplicaState(**{**fields, "phase": Phase(fields["phase"]), "problems": problems})

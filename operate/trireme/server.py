@@ -225,11 +225,6 @@ class TritonServer:
         """Whether the process exists; says nothing of whether it answers."""
         return self.process.poll() is None
 
-    def wait_for_end(self, deadline_seconds: float) -> None:
-        """Return when the process ends, or at the deadline."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=deadline_seconds)
-
     def wait_until_ready(self, stall_seconds: float, given_up: threading.Event | None = None) -> None:
         """Wait until the server says that it is ready.
 

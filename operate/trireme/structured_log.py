@@ -7,8 +7,11 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime, timezone
 
-# What a line may tell of the request, the model and the place; given by ``extra=`` or to the formatter.
-_FIELDS = ("request_id", "model", "version", "variant", "replica", "zone")
+# What a line may say of the request, the model and the place; given by ``extra=`` or to the formatter.
+_FIELDS = (
+    "request_id", "model", "version", "variant", "key", "status", "duration_ms", "input_tokens", "output_tokens",
+    "replica", "zone",
+)  # fmt: skip
 
 
 class JsonFormatter(logging.Formatter):
@@ -26,7 +29,7 @@ class JsonFormatter(logging.Formatter):
         self._known = known
 
     def format(self, record: logging.LogRecord) -> str:
-        told: Mapping[str, object] = {**self._known, **record.__dict__}
+        known: Mapping[str, object] = {**self._known, **record.__dict__}
         message = record.getMessage()
         if record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"
@@ -36,6 +39,6 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": message,
-            **{name: str(told[name]) for name in _FIELDS if told.get(name) not in (None, "")},
+            **{name: value for name in _FIELDS if (value := known.get(name)) not in (None, "")},
         }
         return json.dumps(line, ensure_ascii=False)

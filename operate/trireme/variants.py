@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trireme_backends.routing.route import Tier
+
 from trireme.errors import ConfigError, NotFoundError
 from trireme.model_config import ModelConfig, load_model_config
 from trireme.repository import ModelRepository
 
-TIERS = ("economy", "standard", "premium")
-DEFAULT_TIER = "standard"
+TIERS = tuple(tier.value for tier in Tier)
+DEFAULT_TIER = Tier.STANDARD.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trireme.file_lock import take_lock
 from trireme.files import staged_directory
 
 
@@ -17,10 +17,8 @@ def cached_directory(name: str, recipe: Sequence[str], make: Callable[[Path], No
     It appears by one rename, and one process makes it while others wait.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trireme"
-    base.mkdir(parents=True, exist_ok=True)
     directory = base / f"{name}-{hashlib.sha256(chr(0).join(recipe).encode()).hexdigest()[:12]}"
-    with (base / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with take_lock(base / f"{name}.lock"):
         if not directory.is_dir():
             with staged_directory(directory) as staged:
                 make(staged)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import psutil
+from trireme.files import link_or_copy
 from trireme.ports import free_ports
 from trireme.settings import Settings
 from trireme.shared_memory import SHM_DIR
@@ -147,11 +147,8 @@ class Serve:
 
 def _link_weights(source: str, target: str) -> None:
     """Copy a file, but link a large one: files of a version are never written to."""
-    if Path(source).suffix == ".onnx":
-        with contextlib.suppress(OSError):
-            os.link(source, target)
-            return
-    shutil.copy2(source, target)
+    copy = link_or_copy if Path(source).suffix == ".onnx" else shutil.copy2
+    copy(source, target)
 
 
 def processes_of(serve: Serve) -> list[psutil.Process]:

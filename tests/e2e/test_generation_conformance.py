@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from trireme.errors import ServerError
+from trireme.files import link_or_copy
 from trireme.repository import ModelRepository
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
@@ -49,13 +50,6 @@ def write_openvino_models(repository: Path) -> None:
         shutil.copy(exported.config_path, repository / name)
         link_or_copy(exported.version_dir(1) / "model.gguf", version / "model.gguf")
         (version / "model.json").write_text(json.dumps(engine | more))
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy(source, target)
 
 
 ENGINES = {"openvino_genai": write_openvino_models}

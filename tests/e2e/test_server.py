@@ -71,5 +71,5 @@ def test_what_every_server_without_a_gpu_logs_is_no_cause(models: Path) -> None:
         assert "unable to create stream for pipe" in server.log_path.read_text()
         assert server.errors_about("pipe") == []
         server.process.kill()
-        server.wait_for_end(10.0)
+        server.process.wait(10.0)
         assert server.failure_reason() == "killed by SIGKILL"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import json
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from trireme.errors import TriremeError
+from trireme.file_lock import FileLockedError, take_lock
 
 
 class LockedError(TriremeError):
@@ -25,40 +22,16 @@ class LockedError(TriremeError):
         )
 
 
-@contextmanager
-def release_lock(path: Path, verb: str, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the lock for the block, after waiting for another owner up to ``wait_seconds``.
-
-    The kernel drops it when its owner dies, so it never outlives one.
+def release_lock(path: Path, verb: str, wait_seconds: float = 0.0) -> IO[str]:
+    """The lock, to be held in a ``with`` statement, after waiting for another owner up to ``wait_seconds``.
 
     Raises:
         LockedError: another command holds it; names its verb, actor, pid and how long it has run.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        deadline = time.monotonic() + wait_seconds
-        while not _took(file):
-            if time.monotonic() >= deadline:
-                raise _locked_by(path)
-            time.sleep(0.1)
-        file.truncate(0)
-        json.dump({"verb": verb, "actor": getpass.getuser(), "pid": os.getpid(), "since": time.time()}, file)
-        file.flush()
-        yield
-
-
-def _took(file: IO[str]) -> bool:
+    owner = {"verb": verb, "actor": getpass.getuser(), "pid": os.getpid()}
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _locked_by(path: Path) -> LockedError:
-    try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
-        return LockedError(owner["verb"], owner["actor"], owner["pid"], time.time() - owner["since"])
-    except (ValueError, KeyError):
-        # It has the lock, but has not yet said who it is.
-        return LockedError("...", "someone", 0, 0.0)
+        return take_lock(path, json.dumps(owner), wait_seconds)
+    except FileLockedError as error:
+        # A new owner may not have written its name yet.
+        known = json.loads(error.owner or '{"verb": "...", "actor": "someone", "pid": 0}')
+        raise LockedError(known["verb"], known["actor"], known["pid"], error.age_seconds) from None

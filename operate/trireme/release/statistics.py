@@ -19,7 +19,7 @@ from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, fisher_exact
+from scipy.stats import binomtest, fisher_exact
 
 _RESAMPLES = 10_000
 # Equal requests give equal verdicts.
@@ -140,12 +140,12 @@ def judge_agreement(window: Window, limits: Limits) -> Judgement:
 
 def upper_bound(count: int, total: int, alpha: float) -> float:
     """The share is above this with a probability of at most ``alpha`` (Clopper and Pearson)."""
-    return 1.0 if count >= total else float(beta.ppf(1 - alpha, count + 1, total - count))
+    return float(binomtest(count, total, alternative="less").proportion_ci(1 - alpha).high)
 
 
 def lower_bound(count: int, total: int, alpha: float) -> float:
     """The share is below this with a probability of at most ``alpha`` (Clopper and Pearson)."""
-    return 0.0 if count == 0 else float(beta.ppf(alpha, count, total - count + 1))
+    return float(binomtest(count, total, alternative="greater").proportion_ci(1 - alpha).low)
 
 
 def _resampled_p95(values: npt.NDArray[np.float64], generator: np.random.Generator) -> npt.NDArray[np.float64]:

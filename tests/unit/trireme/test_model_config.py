@@ -59,13 +59,12 @@ def test_a_config_survives_the_way_through_text() -> None:
 
 def test_tensors_have_protocol_datatypes_and_backend_dims() -> None:
     config = parse(
-        'input { name: "A" data_type: TYPE_STRING dims: 1 reshape { } optional: true allow_ragged_batch: true }'
+        'input { name: "A" data_type: TYPE_STRING dims: 1 reshape { } optional: true }'
         'output { name: "B" data_type: TYPE_FP32 dims: [ 2, -1 ] }'
     )
     (first,), (second,) = config.inputs, config.outputs
     assert (first.datatype, first.dims, first.backend_dims) == ("BYTES", (1,), ())
     assert first.optional
-    assert first.ragged
     assert (second.datatype, second.dims, second.backend_dims) == ("FP32", (2, -1), (2, -1))
 
 

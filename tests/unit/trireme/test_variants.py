@@ -6,6 +6,9 @@ import pytest
 from trireme.errors import NotFoundError
 from trireme.repository import ModelRepository
 from trireme.variants import TIERS, find_task, find_tasks
+from trireme_backends.routing.route import AUTO
+from trireme_client import InvalidRequestError
+from trireme_client.tasks import route_parameters
 
 
 def add(repository: Path, name: str, head: str, **parameters: str) -> None:
@@ -47,3 +50,8 @@ def test_router_of_the_tasks_name_takes_precedence(repository: ModelRepository) 
     add(repository.path, "text_classification", 'backend: "router"', task="text_classification")
     (task,) = find_tasks(repository)
     assert (task.model(None), task.model("premium")) == ("text_classification", "text_classification")
+
+
+def test_the_client_accepts_the_tiers_of_routes() -> None:
+    with pytest.raises(InvalidRequestError, match=f"one of {', '.join([*TIERS, AUTO])}$"):
+        route_parameters("cheap", None, {})

@@ -1,22 +1,17 @@
-"""The metrics of generation on Triton's own ``/metrics``.
-
-An update is a message to the server, 20 microseconds: too much for every token. So what happens is noted down, and a
-thread of its own adds it up and sends it every half second.
-"""
+"""The metrics of generation on Triton's own ``/metrics``."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from trireme_backends.flusher import Flusher
 from trireme_backends.generation.contract import GenerationRequest
 from trireme_backends.generation.engine import EngineState, Piece
 from trireme_backends.generation.errors import GenerationError
 
-_FLUSH_SECONDS = 0.5
 _FIRST_TOKEN_BUCKETS_MS = [10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0]
 _INTER_TOKEN_BUCKETS_MS = [2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 200.0, 500.0, 1000.0]
 
@@ -90,14 +85,11 @@ class TritonMetrics:
         self._state = EngineState(0, 0, 0.0)
         self._state_told: EngineState | None = None
         self._steps_told = 0
-        self._closed = threading.Event()
-        self._flusher = threading.Thread(target=self._run, daemon=True, name="generation-metrics")
-        self._flusher.start()
+        self._flusher = Flusher(self._flush, "generation-metrics")
 
     def close(self) -> None:
         """Send what was noted, and stop."""
-        self._closed.set()
-        self._flusher.join(timeout=2.0)
+        self._flusher.close()
 
     def accepted(self, request: GenerationRequest) -> None:
         self._arrivals[id(request)] = time.monotonic()
@@ -133,11 +125,6 @@ class TritonMetrics:
     def _forget(self, request: GenerationRequest) -> None:
         self._arrivals.pop(id(request), None)
         self._last_tokens.pop(id(request), None)
-
-    def _run(self) -> None:
-        while not self._closed.wait(_FLUSH_SECONDS):
-            self._flush()
-        self._flush()
 
     def _flush(self) -> None:
         counts: Counter[tuple[str, str]] = Counter()
