@@ -13,8 +13,8 @@ class AgentState(str, enum.Enum):
 
     Attributes:
         STARTING: no server answers, or its golden samples are being asked for the first time.
-        READY: a model is there for every route, or for callers that ask models directly. ``/readyz`` is 200 in this state
-            alone. Models may be out, or answer wrongly: an alert's business.
+        READY: a model is there for every route, or for callers that ask models directly. ``/readyz`` is 200 in this
+            state alone. Models may be out, or answer wrongly: an alert's business.
         UNREADY: no model is there, or a route has no variant, or the server has just missed a call.
         DEAD: the server is frozen; only a new one helps. ``/livez`` is 503 in this state alone.
         DRAINING: it was asked to go; it takes no new requests and never becomes ready again.

@@ -151,7 +151,8 @@ def _has_manifest(step: Any, repository_dir: Path) -> bool:
         version = _version_of(step, repository_dir)
     except (OSError, ValueError):
         return False
-    return (repository_dir / step.model_name / str(version) / _MANIFEST_NAME).is_file()
+    manifest = repository_dir / str(step.model_name) / str(version) / _MANIFEST_NAME
+    return manifest.is_file()
 
 
 def _version_of(step: Any, repository_dir: Path) -> int:
