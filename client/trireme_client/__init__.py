@@ -17,9 +17,11 @@ from trireme_client.errors import (
     QueueTimeoutError,
     ServerFaultError,
     UnavailableError,
+    UnreachableError,
     UnsupportedError,
 )
 from trireme_client.generation import GenerationChunk
+from trireme_client.operator import OperatorClient
 from trireme_client.policy import HealthPolicy, HedgePolicy, RetryPolicy
 from trireme_client.request import SequenceStep
 from trireme_client.results import Classifications, Embeddings, InferResult, Route, Timings
@@ -47,6 +49,7 @@ __all__ = [
     "ModelDiedError",
     "ModelNotFoundError",
     "ModelSpec",
+    "OperatorClient",
     "OverloadedError",
     "QueueTimeoutError",
     "RetryPolicy",
@@ -60,5 +63,6 @@ __all__ = [
     "Tls",
     "TriremeClient",
     "UnavailableError",
+    "UnreachableError",
     "UnsupportedError",
 ]

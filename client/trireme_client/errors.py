@@ -4,6 +4,7 @@ ClientError
 ├── DeadlineError            the caller's deadline passed; ``sent`` tells whether a server may have seen it
 │   └── QueueTimeoutError    the server gave the request up in its queue: it was not executed
 ├── UnavailableError         no replica could be reached, or the connection broke
+│   ├── UnreachableError     nothing listens there, or the connection broke
 │   ├── OverloadedError      the server's queue is full: it was not executed
 │   └── LateError            a stream's first answer did not come in the time it was given
 ├── InvalidRequestError      the request cannot be right: refused here before sending, or by the server
@@ -103,6 +104,10 @@ class QueueTimeoutError(DeadlineError):
 
 class UnavailableError(ClientError):
     """No replica could be reached, or the connection broke while the request was in flight."""
+
+
+class UnreachableError(UnavailableError):
+    """Nothing listens there, or the connection broke: the server is not there, or ended during the call."""
 
 
 class OverloadedError(UnavailableError):

@@ -27,14 +27,16 @@ _CHANNEL_OPTIONS = (
 )
 
 
-def _channel(module: Any, endpoint: Endpoint, options: WireOptions) -> Any:
+def channel_options(endpoint: Endpoint) -> list[tuple[str, Any]]:
+    """gRPC's settings of every channel to a server."""
+    # Decided by the name that the caller gave: gRPC sees one of its IPs.
+    return [*_CHANNEL_OPTIONS, ("grpc.enable_http_proxy", int(bool(endpoint.proxy_variable)))]
+
+
+def channel(module: Any, endpoint: Endpoint, options: WireOptions) -> Any:
     """A channel of ``grpc`` or ``grpc.aio``; neither connects before the first call."""
     compression = _COMPRESSION[options.compression]
-    # Decided by the name that the caller gave: gRPC sees one of its IPs.
-    settings: list[tuple[str, Any]] = [
-        *_CHANNEL_OPTIONS,
-        ("grpc.enable_http_proxy", int(bool(endpoint.proxy_variable))),
-    ]
+    settings = channel_options(endpoint)
     if endpoint.name:
         settings.append(("grpc.default_authority", f"{endpoint.name}:{endpoint.port}"))
     if options.tls is None:
@@ -61,7 +63,7 @@ class BlockingGrpcWire:
     """A ``Wire`` whose awaits never suspend."""
 
     def __init__(self, endpoint: Endpoint, options: WireOptions) -> None:
-        self._channel = _channel(grpc, endpoint, options)
+        self._channel = channel(grpc, endpoint, options)
         self._stub = stubs.GRPCInferenceServiceStub(self._channel)
 
     async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Message:
@@ -116,7 +118,7 @@ class AsyncGrpcWire:
     """A ``Wire`` on the running event loop."""
 
     def __init__(self, endpoint: Endpoint, options: WireOptions) -> None:
-        self._channel = _channel(grpc.aio, endpoint, options)
+        self._channel = channel(grpc.aio, endpoint, options)
         self._stub = stubs.GRPCInferenceServiceStub(self._channel)
         self._closed = False
         self._has_cancelled = False

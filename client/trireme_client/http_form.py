@@ -18,6 +18,7 @@ from trireme_client._protos import Message, pb
 from trireme_client.request import read_parameters
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
+_OF_A_MODEL = {"ModelConfig": "config", "ModelReady": "ready", "ModelStatistics": "stats"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,10 @@ def write_request(method: str, request: Message) -> Form:
     """The HTTP request that asks what the gRPC method asks."""
     if method == "ModelInfer":
         return _write_inference(request)
-    if method in ("ModelConfig", "ModelReady"):
-        what = "config" if method == "ModelConfig" else "ready"
-        return Form(method, "GET", f"{_model_path(request.name, request.version)}/{what}")
+    if method in _OF_A_MODEL and request.name:
+        return Form(method, "GET", f"{_model_path(request.name, request.version)}/{_OF_A_MODEL[method]}")
+    if method == "RepositoryIndex":
+        return Form(method, "POST", "repository/index")
     if method in ("RepositoryModelLoad", "RepositoryModelUnload"):
         what = "load" if method == "RepositoryModelLoad" else "unload"
         return Form(method, "POST", f"repository/models/{quote(request.model_name, safe='')}/{what}")
@@ -49,6 +51,7 @@ def write_request(method: str, request: Message) -> Form:
     paths = {
         "ServerLive": "health/live",
         "ServerReady": "health/ready",
+        "ServerMetadata": "",
         "ModelStatistics": "models/stats",
         "SystemSharedMemoryStatus": "systemsharedmemory/status",
     }
@@ -103,9 +106,12 @@ def read_answer(method: str, content: bytes, headers: Mapping[str, str]) -> Mess
     if method == "ModelConfig":
         answer = pb.ModelConfigResponse()
         return _parse(content, answer, answer.config)
-    if method == "ModelStatistics":
-        answer = pb.ModelStatisticsResponse()
+    if method in ("ModelStatistics", "ServerMetadata"):
+        answer = getattr(pb, f"{method}Response")()
         return _parse(content, answer, answer)
+    if method == "RepositoryIndex":
+        answer = pb.RepositoryIndexResponse()
+        return _parse(b'{"models": %b}' % content, answer, answer)
     if method == "SystemSharedMemoryStatus":
         answer = pb.SystemSharedMemoryStatusResponse()
         for region in json.loads(content):

@@ -93,7 +93,7 @@ class AsyncHttpWire:
         try:
             async with self._session.request(
                 form.verb,
-                self._base + form.path,
+                (self._base + form.path).rstrip("/"),
                 data=io.BytesIO(body) if body else None,
                 headers=headers,
                 ssl=True if self._ssl is None else self._ssl,

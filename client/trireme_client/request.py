@@ -81,7 +81,7 @@ def build(
     requests = []
     for rows in _chunks(spec, tensors):
         request = pb.ModelInferRequest(model_name=spec.name, model_version=version, id=request_id)
-        _set_parameters(request, parameters or {}, sequence, priority)
+        set_parameters(request, parameters or {}, sequence, priority)
         _set_outputs(request, spec, outputs)
         _add_inputs(request, tensors, rows)
         requests.append(request)
@@ -153,9 +153,13 @@ def _check_size(size: int, tensor: str) -> None:
         )
 
 
-def _set_parameters(
-    request: Message, parameters: Mapping[str, Parameter], sequence: SequenceStep | None, priority: int | None
+def set_parameters(
+    request: Message,
+    parameters: Mapping[str, Parameter],
+    sequence: SequenceStep | None = None,
+    priority: int | None = None,
 ) -> None:
+    """Raises InvalidRequestError: a parameter is reserved or of a wrong type."""
     for key, value in parameters.items():
         if key in _RESERVED or key.startswith("triton_"):
             raise InvalidRequestError(f"parameter {key!r} is reserved by the server")

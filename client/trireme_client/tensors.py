@@ -35,6 +35,20 @@ DTYPES: dict[str, np.dtype[Any]] = {
 _LENGTH = struct.Struct("<I")
 
 
+def datatype_of(tensor: str, array: Array) -> str:
+    """The datatype of an array that is sent as it is.
+
+    Raises:
+        InvalidInputError: no datatype is of the array's dtype.
+    """
+    if array.dtype.kind in "SU":
+        return "BYTES"
+    found = next((datatype for datatype, dtype in DTYPES.items() if dtype == array.dtype), None)
+    if found is None:
+        raise InvalidInputError(tensor, f"is an array of {array.dtype}, which no datatype is")
+    return found
+
+
 def to_array(tensor: str, datatype: str, value: object) -> Array:
     """``value`` as an array of the model's ``datatype`` (BYTES: dtype object, elements ``str`` or ``bytes``).
 

@@ -234,6 +234,15 @@ def _service(fake: FakeServer) -> Any:
                 model_stats=[pb.ModelStatistics(name=name, version="1") for name in list(fake._models)]
             )
 
+        def ServerMetadata(self, request: Message, context: Any) -> Message:  # noqa: N802, ARG002
+            return pb.ServerMetadataResponse(name="fake", version="0")
+
+        def RepositoryIndex(self, request: Message, context: Any) -> Message:  # noqa: N802, ARG002
+            entry = pb.RepositoryIndexResponse.ModelIndex
+            return pb.RepositoryIndexResponse(
+                models=[entry(name=name, version="1", state="READY") for name in list(fake._models)]
+            )
+
         def ModelInfer(self, request: Message, context: Any) -> Message:  # noqa: N802
             return fake._infer(request, context)
 
@@ -241,8 +250,7 @@ def _service(fake: FakeServer) -> Any:
             for request in request_iterator:
                 yield from fake._stream(request, context)
 
-    for method in ("ServerLive", "ServerReady", "ModelReady", "ModelConfig", "ModelStatistics", "ModelInfer",
-                   "ModelStreamInfer"):  # fmt: skip
+    for method in [name for name in vars(Service) if name[0].isupper()]:
         setattr(Service, method, _counted(fake, method, getattr(Service, method)))
     return Service()
 

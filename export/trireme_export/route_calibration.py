@@ -17,9 +17,9 @@ from trireme.repository import ModelRepository
 from trireme.routing.routes import RouteFolder, find_route
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
-from trireme.triton_client import TritonClient
 from trireme_backends.routing.cascade import CurvePoint, choose, confidence, curve, fit_temperature
 from trireme_backends.routing.route import Cascade, Route, Tier
+from trireme_client import OperatorClient
 
 from trireme_export.labelled_data import load_labelled
 from trireme_export.recipe import LabelledData
@@ -150,7 +150,7 @@ def _ask(server: TritonServer, variant: str, output: str, texts: Sequence[str]) 
     array = np.array([[text.encode()] for text in texts], dtype=np.object_)
     parts = []
     before = _cpu_seconds(server.pid)
-    with TritonClient(server.grpc_address) as client:
+    with OperatorClient(server.grpc_address) as client:
         for start in range(0, len(array), ROWS_PER_REQUEST):
             answer = client.infer(variant, {"TEXT": array[start : start + ROWS_PER_REQUEST]}, DEADLINE_SECONDS)
             parts.append(answer.outputs[output])

@@ -19,7 +19,7 @@ from trireme_loadtest.machine_facts import MachineFacts
 from trireme_loadtest.open_loop import Progress, Samples, Schedule, TaskPlan
 from trireme_loadtest.record import Generator, LoadRecord, Window
 from trireme_loadtest.requests import grpc_body, http_body
-from trireme_loadtest.server_view import GrpcView, HttpView, ServerView, StatisticsMeter
+from trireme_loadtest.server_view import ServerView, StatisticsMeter
 from trireme_loadtest.slo import Slo
 
 PROTOCOLS = ("grpc", "http")
@@ -75,7 +75,7 @@ def run_load(plan: LoadPlan, slo: Slo | None, on_progress: Callable[[float, Prog
     if slo:
         slo.check_tasks(task.model for task in plan.tasks)
         slo.check_rates(_asked_rates(plan, schedule))
-    view: ServerView = GrpcView(plan.address) if plan.protocol == "grpc" else HttpView(plan.address)
+    view = ServerView(plan.address, plan.protocol)
     plans = [_task_plan(plan, task, view) for task in plan.tasks]
     meter = StatisticsMeter(view, [task.model for task in plan.tasks])
     machine = asdict(MachineFacts.read())

@@ -23,7 +23,6 @@ from locust import FastHttpUser, User, constant, events, task
 from locust.argument_parser import LocustArgumentParser
 from trireme.errors import TriremeError
 from trireme.golden import Tensors
-from trireme.triton_client import CHANNEL_ARGUMENTS
 from trireme_client import (
     ClientError,
     DeadlineError,
@@ -34,6 +33,7 @@ from trireme_client import (
     TriremeClient,
     UnavailableError,
 )
+from trireme_client.grpc_wire import channel_options
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from trireme_loadtest.load_task import LoadTask, parse_task
@@ -154,7 +154,9 @@ class TritonGrpcUser(_GrpcUser):
     def on_start(self) -> None:
         options = self.environment.parsed_options
         self._deadline_seconds = options.request_deadline
-        self._client = triton_grpc.InferenceServerClient(options.grpc_address, channel_args=CHANNEL_ARGUMENTS)
+        self._client = triton_grpc.InferenceServerClient(
+            options.grpc_address, channel_args=channel_options(Endpoint(options.grpc_address, direct=True))
+        )
 
     def on_stop(self) -> None:
         # It closes itself when it goes. Closed by hand it would be closed twice, and gRPC counts gevent's channels: at

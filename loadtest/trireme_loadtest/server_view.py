@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TypeVar
 
-import grpc
-from google.protobuf import json_format
-from google.protobuf.message import Message
-from trireme.direct_http import open_direct
-from trireme.triton_client import CHANNEL_ARGUMENTS
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from trireme_client import ClientError, DeadlineError, OperatorClient, UnavailableError
+from trireme_client.operator import VersionStatistics
+from tritonclient.grpc import model_config_pb2
 
 from trireme_loadtest.errors import TargetError
 from trireme_loadtest.record import ServerShare
 
 DEADLINE_SECONDS = 5.0
 _NANOSECONDS_PER_MS = 1e6
+_Result = TypeVar("_Result")
 
 
-class ServerView(Protocol):
-    """One protocol's way to ask."""
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """Asks the server at ``address`` (``host:port``) over ``protocol``, "grpc" or "http".
+
+    Each question has a connection of its own: the processes of the load generator are forked in between.
+    """
+
+    address: str
+    protocol: str
 
     def model_config(self, model: str) -> model_config_pb2.ModelConfig:
         """The model's configuration.
@@ -31,72 +34,23 @@ class ServerView(Protocol):
         Raises:
             TargetError: no server answers, or it does not serve this model.
         """
+        return self._ask(model, lambda client: client.model_config(model, DEADLINE_SECONDS))
 
-    def statistics(self, model: str) -> service_pb2.ModelStatisticsResponse:
-        """Counters since the model was loaded."""
+    def statistics(self, model: str) -> Sequence[VersionStatistics]:
+        """Counters since the model was loaded; it raises as ``model_config``."""
+        return self._ask(model, lambda client: client.statistics(DEADLINE_SECONDS, model))
 
-
-class GrpcView:
-    """Over gRPC; ``address`` is ``host:port``."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def model_config(self, model: str) -> model_config_pb2.ModelConfig:
-        answer: service_pb2.ModelConfigResponse = self._ask(
-            model, "ModelConfig", service_pb2.ModelConfigRequest(name=model)
-        )
-        return answer.config
-
-    def statistics(self, model: str) -> service_pb2.ModelStatisticsResponse:
-        return self._ask(model, "ModelStatistics", service_pb2.ModelStatisticsRequest(name=model))
-
-    def _ask(self, model: str, method: str, request: Message) -> Any:
-        with grpc.insecure_channel(self._address, options=CHANNEL_ARGUMENTS) as channel:
-            try:
-                return getattr(service_pb2_grpc.GRPCInferenceServiceStub(channel), method)(
-                    request, timeout=DEADLINE_SECONDS, wait_for_ready=False
-                )
-            except grpc.RpcError as error:
-                if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                    raise unreachable(self._address, "gRPC", error.code().name) from None
-                raise no_model(model, self._address, error.details()) from None
-
-
-class HttpView:
-    """Over HTTP; ``address`` is ``host:port``."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def model_config(self, model: str) -> model_config_pb2.ModelConfig:
-        return json_format.Parse(self._ask(model, "config"), model_config_pb2.ModelConfig(), ignore_unknown_fields=True)
-
-    def statistics(self, model: str) -> service_pb2.ModelStatisticsResponse:
-        return json_format.Parse(
-            self._ask(model, "stats"), service_pb2.ModelStatisticsResponse(), ignore_unknown_fields=True
-        )
-
-    def _ask(self, model: str, what: str) -> bytes:
-        url = f"http://{self._address}/v2/models/{urllib.parse.quote(model, safe='')}/{what}"
+    def _ask(self, model: str, question: Callable[[OperatorClient], _Result]) -> _Result:
         try:
-            with open_direct(url, DEADLINE_SECONDS) as answer:
-                return bytes(answer.read())
-        except urllib.error.HTTPError as error:
-            raise no_model(model, self._address, error.read()[:200].decode(errors="replace")) from None
-        except OSError as error:
-            raise unreachable(self._address, "HTTP", str(error)) from None
-
-
-def unreachable(address: str, protocol: str, reason: str) -> TargetError:
-    return TargetError(
-        f"no server answers at {address} over {protocol} ({reason}); start one with trireme serve, or name another "
-        "with --url"
-    )
-
-
-def no_model(model: str, address: str, reason: str | None) -> TargetError:
-    return TargetError(f"the server at {address} does not serve {model!r}: {reason}")
+            with OperatorClient(f"{self.protocol}://{self.address}") as client:
+                return question(client)
+        except (UnavailableError, DeadlineError) as error:
+            raise TargetError(
+                f"no server answers at {self.address} over {self.protocol} ({error.problem}); start one with "
+                "trireme serve, or name another with --url"
+            ) from None
+        except ClientError as error:
+            raise TargetError(f"the server at {self.address} does not serve {model!r}: {error.problem}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +70,7 @@ class StatisticsMeter:
     """What a run adds to the statistics of models and, for an ensemble, of its steps.
 
     Example:
-        >>> meter = StatisticsMeter(GrpcView("127.0.0.1:8001"), ["embedding_premium"])
+        >>> meter = StatisticsMeter(ServerView("127.0.0.1:8001", "grpc"), ["embedding_premium"])
         >>> meter.start()
         >>> shares = meter.stop()
     """
@@ -142,16 +96,15 @@ class StatisticsMeter:
         )
 
     def _read(self, model: str) -> _Totals:
-        versions = self._view.statistics(model).model_stats
-        stats = [version.inference_stats for version in versions]
+        versions = self._view.statistics(model)
         return _Totals(
-            requests=sum(one.success.count for one in stats),
-            rows=sum(version.inference_count for version in versions),
-            executions=sum(version.execution_count for version in versions),
-            queue_ns=sum(one.queue.ns for one in stats),
-            compute_input_ns=sum(one.compute_input.ns for one in stats),
-            compute_infer_ns=sum(one.compute_infer.ns for one in stats),
-            compute_output_ns=sum(one.compute_output.ns for one in stats),
+            requests=sum(one.succeeded for one in versions),
+            rows=sum(one.rows for one in versions),
+            executions=sum(one.executions for one in versions),
+            queue_ns=sum(one.queue_ns for one in versions),
+            compute_input_ns=sum(one.compute_input_ns for one in versions),
+            compute_infer_ns=sum(one.compute_infer_ns for one in versions),
+            compute_output_ns=sum(one.compute_output_ns for one in versions),
         )
 
 

@@ -14,7 +14,9 @@ from typing import Protocol, TypeVar
 import aiohttp
 import grpc
 import grpc.aio
-from trireme.triton_client import CHANNEL_ARGUMENTS
+from trireme_client import Endpoint
+from trireme_client.grpc_wire import channel
+from trireme_client.wire import WireOptions
 from tritonclient.grpc import service_pb2
 
 from trireme_loadtest.errors import RequestFailed
@@ -48,10 +50,7 @@ class _GrpcChannel:
         self._address, self._deadline_seconds = address, deadline_seconds
 
     async def __aenter__(self: _Channel) -> _Channel:
-        # Not one of the process-wide pool: two targets do not share a connection.
-        self._channel = grpc.aio.insecure_channel(
-            self._address, options=[*CHANNEL_ARGUMENTS, ("grpc.use_local_subchannel_pool", 1)]
-        )
+        self._channel = channel(grpc.aio, Endpoint(self._address, direct=True), WireOptions())
         self._infer = self._channel.unary_unary(f"{_SERVICE}/ModelInfer")
         self._stream_infer = self._channel.stream_stream(f"{_SERVICE}/ModelStreamInfer")
         return self

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from trireme.errors import ServerError
+from trireme_client import ClientError, OperatorClient
+
 from trireme.loading import plan_loading
 from trireme.repository import ModelRepository
-from trireme.triton_client import TritonClient
 
 _LOG = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ _MARGIN_SECONDS = 1.0
 
 
 def catch_up(
-    client: TritonClient,
+    client: OperatorClient,
     repository: ModelRepository,
     *,
     told_to_load: Collection[str],
@@ -35,7 +35,7 @@ def catch_up(
         deadline_seconds: for each call.
 
     Raises:
-        ServerError: the server does not tell which models it has.
+        ClientError: the server does not tell which models it has.
     """
     there = {folder.name for folder in repository.models()}
     for name in sorted({entry.model for entry in client.index(deadline_seconds) if entry.state == "READY"} - there):
@@ -47,6 +47,6 @@ def catch_up(
             _LOG.info("loading %s, which was released while the server started", name)
             try:
                 client.load(name, deadline_seconds)
-            except ServerError as error:
+            except ClientError as error:
                 # The golden samples tell what this means.
                 _LOG.warning("%s: %s", name, error)

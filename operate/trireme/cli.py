@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 import click
 
 from trireme import commands
-from trireme.errors import SetupError, TriremeError
+from trireme.errors import SetupError, expected_errors
 
 
 class _Verbs(click.Group):
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.Abort:
         click.echo("trireme: interrupted", err=True)
         return 130
-    except TriremeError as error:
+    except expected_errors() as error:
         click.echo(f"trireme: {error}", err=True)
         return 1
     except OSError as error:

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from trireme_client import ClientError, Endpoint, GenerationChunk, TriremeClient
+from trireme_client import ClientError, Endpoint, GenerationChunk, OperatorClient, TriremeClient
 
-from trireme.errors import ServerError
 from trireme.golden import GoldenSample, load_golden
 from trireme.model_config import load_model_config
 from trireme.questions import TextAnswer, describe, describe_outputs
 from trireme.repository import ModelFolder, ModelRepository
-from trireme.triton_client import TritonClient
 from trireme.variants import Task
 
 _DEADLINE_SECONDS = 30.0
@@ -56,15 +54,10 @@ class Chat:
         """Ask it, and yield the answer piece by piece.
 
         Raises:
-            ServerError: it did not answer.
+            ClientError: it did not answer.
         """
-        try:
-            with TriremeClient(Endpoint(grpc_address, direct=True), deadline_ms=_DEADLINE_SECONDS * 1000) as client:
-                yield from client.generate(
-                    self.model, messages=self.messages, sampling_parameters=self.sampling_parameters
-                )
-        except ClientError as error:
-            raise ServerError(error.problem) from None
+        with TriremeClient(Endpoint(grpc_address, direct=True), deadline_ms=_DEADLINE_SECONDS * 1000) as client:
+            yield from client.generate(self.model, messages=self.messages, sampling_parameters=self.sampling_parameters)
 
 
 def chats(repository: ModelRepository, task: Task) -> list[Chat]:
@@ -82,7 +75,7 @@ def chats(repository: ModelRepository, task: Task) -> list[Chat]:
     return found
 
 
-def demonstrate(client: TritonClient, repository: ModelRepository, task: Task) -> Iterator[Demonstration]:
+def demonstrate(client: OperatorClient, repository: ModelRepository, task: Task) -> Iterator[Demonstration]:
     """Ask each variant of ``task`` by its name, then its router, without a tier and with each.
 
     A task of language models is asked nothing: see ``chats``.
@@ -112,7 +105,7 @@ def _texts_asked(folder: ModelFolder) -> dict[bytes, GoldenSample]:
 
 
 def _ask(
-    client: TritonClient,
+    client: OperatorClient,
     model: str,
     tier: str | None,
     text: bytes,
@@ -124,7 +117,7 @@ def _ask(
     inputs = (sample or next(iter(golden.values()))[text]).inputs
     try:
         answer = client.infer(model, inputs, _DEADLINE_SECONDS, {"tier": tier} if tier else {})
-    except ServerError as error:
+    except ClientError as error:
         return Demonstration(asked, question, describe_outputs(sample.outputs) if sample else "", None, (str(error),))
     told = describe(answer)
     # A router's answer is right if it is that of the variant that it names.

@@ -4,7 +4,7 @@ TriremeError
 ├── ConfigError        a file a person wrote is wrong: says file, line, what and the mend
 ├── NotFoundError      a thing that was named does not exist: says what does
 ├── SetupError         something the machine must have is missing: says the command that mends it
-├── ServerError        a server process or a request to it failed
+├── ServerError        a server process failed; what a request to one ends with is a ClientError of trireme_client
 └── GateError          a measured number missed its threshold: says both
 """
 
@@ -46,7 +46,7 @@ class SetupError(TriremeError):
 
 
 class ServerError(TriremeError):
-    """A server did not start, died, or did not answer in time."""
+    """A server did not start, or died."""
 
 
 class GateError(TriremeError):
@@ -57,9 +57,17 @@ class GateError(TriremeError):
         self.gate, self.measured, self.threshold = gate, measured, threshold
 
 
+def expected_errors() -> tuple[type[Exception], ...]:
+    """What is raised on purpose, here and in the client."""
+    # Imported only where something has failed: it brings gRPC, and `trireme --help` starts fast.
+    from trireme_client import ClientError
+
+    return TriremeError, ClientError
+
+
 def describe(error: Exception) -> str:
     """One sentence for a log: of an error that nobody expected its type and place as well."""
-    if isinstance(error, TriremeError | OSError):
+    if isinstance(error, (*expected_errors(), OSError)):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

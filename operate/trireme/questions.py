@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from trireme_client import ClientError, Endpoint, TriremeClient
+from trireme_client import ClientError, Endpoint, InferResult, OperatorClient, TriremeClient
 
 from trireme.errors import ServerError, TriremeError
 from trireme.golden import Tensors
 from trireme.model_config import ModelConfig
-from trireme.triton_client import Answer, TritonClient, text_tensor
 
 _SHOWN_NUMBERS = 3
 _MOST_CHAT_TOKENS = 128
@@ -62,13 +61,18 @@ def require_text_model(config: ModelConfig) -> None:
         raise TriremeError(f"{config.name} takes {named or 'nothing'}, not one TEXT; ask a model that takes text")
 
 
+def text_tensor(*texts: bytes) -> npt.NDArray[np.object_]:
+    """Texts as a ``TEXT`` input: BYTES, shape [rows, 1]."""
+    return np.array(texts, dtype=np.object_).reshape(-1, 1)
+
+
 def ask_text(
-    client: TritonClient, model: str, text: bytes, deadline_seconds: float, tier: str | None = None
+    client: OperatorClient, model: str, text: bytes, deadline_seconds: float, tier: str | None = None
 ) -> TextAnswer:
     """Ask ``model``; ``tier`` is for routers.
 
     Raises:
-        ServerError: the server refused it or did not answer in time.
+        ClientError: the server refused it or did not answer in time.
     """
     parameters = {"tier": tier} if tier else {}
     return describe(client.infer(model, {"TEXT": text_tensor(text)}, deadline_seconds, parameters))
@@ -96,14 +100,14 @@ def ask_chat(
     return TextAnswer(answer, outputs, last.model, last.version, last.reason, latency_ms)
 
 
-def describe(answer: Answer) -> TextAnswer:
+def describe(answer: InferResult) -> TextAnswer:
     """The first row of ``answer`` for a person."""
     outputs = _as_document(answer.outputs)
     # A router says which variant answered; without one, it is the model that was asked.
     variant = outputs.pop("VARIANT", answer.model)
     version = outputs.pop("VARIANT_VERSION", answer.version)
     reason = outputs.pop("ROUTE_REASON", "")
-    return TextAnswer(_in_short(outputs), outputs, variant, version, reason, answer.latency_ms)
+    return TextAnswer(_in_short(outputs), outputs, variant, version, reason, answer.timings.total_ms)
 
 
 def describe_outputs(outputs: Tensors) -> str:

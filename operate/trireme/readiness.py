@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from trireme.errors import ServerError
+from trireme_client import ClientError, OperatorClient
+
 from trireme.golden import GoldenSample
-from trireme.triton_client import TritonClient
 
 
 def prove(
-    client: TritonClient, model: str, samples: Iterable[GoldenSample], deadline_seconds: float
+    client: OperatorClient, model: str, samples: Iterable[GoldenSample], deadline_seconds: float
 ) -> tuple[str, ...]:
     """Replay golden samples on a server; what is wrong with the answers, a sentence each.
 
@@ -21,7 +21,7 @@ def prove(
     for sample in samples:
         try:
             answer = client.infer(model, sample.inputs, deadline_seconds, sample.parameters)
-        except ServerError as error:
+        except ClientError as error:
             problems.append(f"{sample.case}: {error}")
             continue
         problems += sample.differences(answer.outputs)

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trireme_client import OperatorClient
+
 from trireme.agent.process import AgentFlags, AgentProcess
 from trireme.agent.report import AgentReport, AgentState
 from trireme.catch_up import catch_up
@@ -26,7 +28,6 @@ from trireme.repository import ModelRepository
 from trireme.run_state import Phase, ReplicaState
 from trireme.runtime import EmbeddedRuntime
 from trireme.server import ServerFlags, TritonServer
-from trireme.triton_client import TritonClient
 
 _LOG = logging.getLogger(__name__)
 
@@ -312,7 +313,7 @@ class Replica:
                 stall_seconds=self._policy.stall_seconds,
                 given_up=self._leaving,
             )
-        with TritonClient(server.grpc_address, self._plan.flags.admin_key) as client:
+        with OperatorClient(server.grpc_address, self._plan.flags.admin_key) as client:
             catch_up(
                 client,
                 self._plan.repository,
@@ -357,7 +358,7 @@ class Replica:
             self._changed()
 
 
-def _not_loaded(client: TritonClient, server: TritonServer, models: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _not_loaded(client: OperatorClient, server: TritonServer, models: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Models that the server could not load, with its reason; some of these stand only in its log."""
     index = client.index(deadline_seconds=10.0)
     ready = {entry.model for entry in index if entry.state == "READY"}

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
+from trireme_client import OperatorClient
+from trireme_client.operator import in_one_line
+
 from trireme.admin_key import hide_argument
 from trireme.child import ending_with_us
 from trireme.errors import ServerError
@@ -24,7 +27,6 @@ from trireme.progress import Progress
 from trireme.runtime import EmbeddedRuntime
 from trireme.settings import Settings
 from trireme.shared_memory import new_region_prefix, remove_regions
-from trireme.triton_client import TritonClient, in_one_line
 
 _LOG = logging.getLogger(__name__)
 
@@ -232,7 +234,7 @@ class TritonServer:
             ServerError: it ended before, made no progress for ``stall_seconds``, or ``given_up`` was set.
         """
         progress, next_look = Progress(self.pid, self.log_path), time.monotonic()
-        with TritonClient(self.grpc_address) as client:
+        with OperatorClient(self.grpc_address) as client:
             while not client.is_ready(1.0):
                 if not self.is_alive():
                     raise ServerError(f"tritonserver ended at its start: {self.failure_reason()}")

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import psutil
+from trireme_client import ClientError, OperatorClient
+from trireme_client.operator import VersionStatistics
 
-from trireme.errors import ServerError
 from trireme.run_state import Phase, ReplicaState, ServingState
 from trireme.stubs import stub_processes
-from trireme.triton_client import TritonClient, VersionCounts
 
 _DEADLINE_SECONDS = 5.0
 _MIB = 1024**2
@@ -88,15 +88,15 @@ def read_status(state: ServingState, admin_key: str) -> Status:
 
 def _replica_status(replica: ReplicaState, admin_key: str) -> ReplicaStatus:
     versions: dict[str, list[str]] = {}
-    counts: list[VersionCounts] = []
+    counts: list[VersionStatistics] = []
     silence = ""
-    with TritonClient(replica.grpc_address, admin_key) as client:
+    with OperatorClient(replica.grpc_address, admin_key) as client:
         try:
             for entry in client.index(_DEADLINE_SECONDS):
                 if entry.state == "READY":
                     versions.setdefault(entry.model, []).append(entry.version)
-            counts = client.counts(_DEADLINE_SECONDS)
-        except ServerError as error:
+            counts = client.statistics(_DEADLINE_SECONDS)
+        except ClientError as error:
             silence = str(error)
     models = [
         _model_status(name, versions.get(name, []), counts, silence or "; ".join(replica.problems.get(name, ())))
@@ -105,7 +105,7 @@ def _replica_status(replica: ReplicaState, admin_key: str) -> ReplicaStatus:
     return ReplicaStatus(replica, models)
 
 
-def _model_status(name: str, versions: Sequence[str], counts: Iterable[VersionCounts], problem: str) -> ModelStatus:
+def _model_status(name: str, versions: Sequence[str], counts: Iterable[VersionStatistics], problem: str) -> ModelStatus:
     own = [entry for entry in counts if entry.model == name]
     return ModelStatus(
         name=name,

@@ -14,7 +14,7 @@ from trireme.readiness import prove
 from trireme.repository import ModelFolder, ModelRepository, is_version
 from trireme.server import TritonServer
 from trireme.settings import Settings
-from trireme.triton_client import TritonClient
+from trireme_client import OperatorClient
 from tritonclient.grpc import model_config_pb2
 
 from tests.deadlines import scaled
@@ -87,5 +87,5 @@ def test_model_has_golden_samples(folder: ModelFolder) -> None:
 def test_golden_sample_is_answered_rightly(
     folder: ModelFolder, sample: GoldenSample, repository_server: TritonServer
 ) -> None:
-    with TritonClient(repository_server.grpc_address) as client:
+    with OperatorClient(repository_server.grpc_address) as client:
         assert prove(client, folder.name, [sample], deadline_seconds=scaled(60.0)) == ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trireme.repository import ModelRepository
-from trireme.triton_client import TritonClient
+from trireme_client import OperatorClient
 
 from tests.deadlines import scaled
 from tests.deploy.compose import Compose
@@ -55,13 +55,13 @@ class Stack:
     def inspect(self, service: str, field: str) -> str:
         return self.engine.docker("inspect", f"--format={{{{{field}}}}}", self.container(service)).strip()
 
-    def client(self) -> TritonClient:
+    def client(self) -> OperatorClient:
         """Through Envoy, as every caller."""
-        return TritonClient(f"127.0.0.1:{self.compose.environment['ENVOY_GRPC_PORT']}")
+        return OperatorClient(f"127.0.0.1:{self.compose.environment['ENVOY_GRPC_PORT']}")
 
-    def replica_client(self, replica: str) -> TritonClient:
+    def replica_client(self, replica: str) -> OperatorClient:
         """Past Envoy, with the admin key."""
-        return TritonClient(f"{self._address(replica)}:8001", self.secret("admin_key"))
+        return OperatorClient(f"{self._address(replica)}:8001", self.secret("admin_key"))
 
     def is_ready(self, replica: str) -> bool:
         """What its agent says."""

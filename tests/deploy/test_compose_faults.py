@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from trireme.errors import ServerError
-from trireme.triton_client import TritonClient
+from trireme_client import OperatorClient
 
 from tests.deadlines import scaled
 from tests.deploy.callers import Answers, callers
@@ -61,7 +61,7 @@ def test_a_changed_setting_is_rolled_out_and_nobody_notices(stack: Stack, rolled
 
 @contextmanager
 def _under_load(stack: Stack, what: str) -> Iterator[Answers]:
-    def ask_grpc(client: TritonClient) -> None:
+    def ask_grpc(client: OperatorClient) -> None:
         text = {"TEXT": np.array([[b"good"]], dtype=np.object_)}
         answer = client.infer("sentiment_economy", text, ANSWER_DEADLINE_SECONDS)
         assert answer.outputs["LABEL"].tolist() == [[b"positive"]]

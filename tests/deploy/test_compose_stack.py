@@ -15,8 +15,8 @@ from trireme.agent.samples import find_samples
 from trireme.demonstration import demonstrate
 from trireme.errors import ServerError
 from trireme.readiness import prove
-from trireme.triton_client import TritonClient
 from trireme.variants import find_tasks
+from trireme_client import ClientError, OperatorClient
 
 from tests.deadlines import scaled
 from tests.deploy.stack import PROJECT, REPLICAS, Stack
@@ -28,7 +28,7 @@ ANSWER_DEADLINE_SECONDS = scaled(60)
 
 
 @pytest.fixture
-def client(stack: Stack) -> Iterator[TritonClient]:
+def client(stack: Stack) -> Iterator[OperatorClient]:
     with stack.client() as connected:
         yield connected
 
@@ -43,7 +43,7 @@ def test_a_key_that_cannot_be_read_stops_the_start(built: Stack) -> None:
         _start_triton(built, "--shm-size=64m", "--user=4321:4321")
 
 
-def test_the_questions_of_the_demo_are_answered_right(stack: Stack, client: TritonClient) -> None:
+def test_the_questions_of_the_demo_are_answered_right(stack: Stack, client: OperatorClient) -> None:
     shown = [one for task in find_tasks(stack.repository) for one in demonstrate(client, stack.repository, task)]
     for one in shown:
         answer = one.answer.answer if one.answer else None
@@ -82,7 +82,7 @@ def test_the_same_samples_are_answered_over_http(stack: Stack) -> None:
     assert asked > 0
 
 
-def test_the_gateway_answers_who_shows_a_key_and_nobody_else(stack: Stack, client: TritonClient) -> None:
+def test_the_gateway_answers_who_shows_a_key_and_nobody_else(stack: Stack, client: OperatorClient) -> None:
     texts = ["good", "bad"]
     asked = {"model": "embedding_premium", "input": texts}
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -131,9 +131,9 @@ def test_every_process_is_nobody_special(stack: Stack) -> None:
 
 
 def test_the_repository_api_is_closed_at_the_door_and_asks_for_the_key_inside(
-    stack: Stack, client: TritonClient
+    stack: Stack, client: OperatorClient
 ) -> None:
-    with pytest.raises(ServerError):
+    with pytest.raises(ClientError):
         client.index(ANSWER_DEADLINE_SECONDS)
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(stack.url("ENVOY_HTTP_PORT", "/v2/repository/index"), b"", timeout=scaled(10))
@@ -162,7 +162,7 @@ def test_a_request_larger_than_shared_memory_fails_alone(stack: Stack) -> None:
     huge = {"TEXT": np.array([[b"x" * 100_000_000]], dtype=np.object_)}
     small = {"TEXT": np.array([[b"good"]], dtype=np.object_)}
     with stack.replica_client("a") as replica:
-        with pytest.raises(ServerError, match="shared memory"):
+        with pytest.raises(ClientError, match="shared memory"):
             replica.infer("embedding_premium", huge, ANSWER_DEADLINE_SECONDS)
         for _ in range(8):
             answer = replica.infer("embedding_premium", small, ANSWER_DEADLINE_SECONDS)

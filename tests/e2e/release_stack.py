@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from trireme.manifest import Manifest, record_files, write_manifest
-from trireme.triton_client import TritonClient, text_tensor
+from trireme.questions import text_tensor
+from trireme_client import OperatorClient
 
 from tests.deadlines import scaled
 from tests.e2e.serving import TRIREME, Serve
@@ -86,7 +87,7 @@ class ReleaseStack(Serve):
 
     def worker(self, model: str = "echo_standard") -> int:
         """The worker version that answers."""
-        with TritonClient(f"127.0.0.1:{self.grpc_port}") as client:
+        with OperatorClient(f"127.0.0.1:{self.grpc_port}") as client:
             return int(client.infer(model, {"TEXT": text_tensor(b"hello")}, 30.0).outputs["WORKER"][0, 0])
 
     def history(self) -> list[dict[str, Any]]:
@@ -166,7 +167,7 @@ class Callers:
         return {version for _, asked, version in self.answers if asked == model}
 
     def _ask(self, model: str, parameters: Mapping[str, str]) -> None:
-        with TritonClient(f"127.0.0.1:{self._stack.grpc_port}") as client:
+        with OperatorClient(f"127.0.0.1:{self._stack.grpc_port}") as client:
             while not self._stop.wait(self._period_seconds):
                 try:
                     answer = client.infer(model, {"TEXT": text_tensor(b"hello")}, 30.0, parameters)

@@ -17,9 +17,10 @@ from typing import Any
 import psutil
 from trireme.files import link_or_copy
 from trireme.ports import free_ports
+from trireme.questions import text_tensor
 from trireme.settings import Settings
 from trireme.shared_memory import SHM_DIR
-from trireme.triton_client import TritonClient, text_tensor
+from trireme_client import OperatorClient
 
 from tests.deadlines import scaled
 
@@ -127,7 +128,7 @@ class Serve:
         return psutil.Process(self.replica(number)["server_pid"])
 
     def ask(self, text: bytes, deadline_seconds: float = 30.0) -> bytes:
-        with TritonClient(f"127.0.0.1:{self.grpc_port}") as client:
+        with OperatorClient(f"127.0.0.1:{self.grpc_port}") as client:
             answer = client.infer("echo", {"TEXT": text_tensor(text)}, deadline_seconds)
         value: bytes = answer.outputs["ANSWER"][0][0]
         return value

@@ -20,7 +20,7 @@ from trireme.child import Child
 from trireme.ports import free_ports
 from trireme.server import ServerFlags, TritonServer
 from trireme.stubs import stub_processes
-from trireme.triton_client import TritonClient
+from trireme_client import OperatorClient
 
 from tests.deadlines import scaled
 from tests.e2e.serving import MODELS, wait_until
@@ -85,8 +85,8 @@ class Sidecar:
     def log(self) -> str:
         return (self._directory / "agent.log").read_text()
 
-    def client(self) -> TritonClient:
-        return TritonClient(self._agent_flags.grpc_address, self._flags.admin_key)
+    def client(self) -> OperatorClient:
+        return OperatorClient(self._agent_flags.grpc_address, self._flags.admin_key)
 
     def close(self) -> None:
         if self.agent:

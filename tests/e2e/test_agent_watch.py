@@ -14,7 +14,8 @@ from trireme.agent.watch import AgentPolicy, AgentWatch
 from trireme.repository import ModelRepository
 from trireme.server import ServerFlags, TritonServer
 from trireme.stubs import stub_processes
-from trireme.triton_client import TritonClient, VersionState
+from trireme_client import OperatorClient
+from trireme_client.operator import VersionState
 
 from tests.e2e.serving import MODELS, wait_until
 
@@ -42,11 +43,11 @@ class Watched:
         self._pid_path = directory / "server.pid"
         self._pid_path.write_text(str(self.server.pid))
         self.metrics = AgentMetrics()
-        self.client = TritonClient(self.server.grpc_address, "key")
+        self.client = OperatorClient(self.server.grpc_address, "key")
         self.watch = self.start_watch(self.client)
         self.states: list[AgentState] = []
 
-    def start_watch(self, client: TritonClient, metrics: AgentMetrics | None = None) -> AgentWatch:
+    def start_watch(self, client: OperatorClient, metrics: AgentMetrics | None = None) -> AgentWatch:
         watch = AgentWatch(
             client,
             self.server.metrics_address,
@@ -160,7 +161,7 @@ def test_a_replica_whose_models_are_all_unloaded_is_not_ready(watched: Watched) 
         watched.client.load(model, 30.0)
 
 
-class Failing(TritonClient):
+class Failing(OperatorClient):
     """Fails in a way that nobody expects, as long as told."""
 
     fails, looks = True, 0
@@ -173,7 +174,7 @@ class Failing(TritonClient):
 
 
 def test_what_the_server_refuses_is_reported(watched: Watched) -> None:
-    with TritonClient(watched.server.grpc_address, "another key") as client:
+    with OperatorClient(watched.server.grpc_address, "another key") as client:
         watch = watched.start_watch(client, AgentMetrics())
         try:
             wait_until(lambda: "restricted" in watch.report.error, "it was reported")

@@ -9,7 +9,7 @@ from pathlib import Path
 from trireme.catch_up import catch_up
 from trireme.repository import ModelRepository
 from trireme.server import ServerFlags
-from trireme.triton_client import TritonClient
+from trireme_client import OperatorClient
 
 from tests.e2e.serving import MODELS
 from tests.servers import throw_away_server
@@ -21,7 +21,7 @@ def test_a_server_takes_what_was_released_since_it_began_to_start(tmp_path: Path
         shutil.copytree(MODELS / "echo", models / name)
     repository = ModelRepository(models)
     started_at = time.time()
-    with throw_away_server(ServerFlags(models)) as server, TritonClient(server.grpc_address) as client:
+    with throw_away_server(ServerFlags(models)) as server, OperatorClient(server.grpc_address) as client:
 
         def ready() -> set[tuple[str, str]]:
             return {(entry.model, entry.version) for entry in client.index(30.0) if entry.state == "READY"}

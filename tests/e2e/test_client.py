@@ -24,11 +24,13 @@ from hypothesis.extra import numpy as hnp
 from trireme.server import ServerFlags
 from trireme_client import (
     AsyncTriremeClient,
+    ClientError,
     ClosedError,
     DeadlineError,
     InvalidInputError,
     InvalidRequestError,
     ModelNotFoundError,
+    OperatorClient,
     OverloadedError,
     QueueTimeoutError,
     SequenceStep,
@@ -229,6 +231,22 @@ def test_the_admin_key_opens_the_repository_and_is_sent_nowhere_else(server, cli
     assert client.is_ready("mark_last")
     with TriremeClient(server.grpc_address) as keyless, pytest.raises(ServerFaultError):
         keyless.load_model("mark_last")
+
+
+def test_an_operator_is_answered_alike_over_grpc_and_http(server):
+    answers = []
+    for address in (server.grpc_address, f"http://{server.http_address}"):
+        with OperatorClient(address, ADMIN_KEY) as operator, OperatorClient(address) as stranger:
+            operator.unload("identity", 20.0)
+            operator.load("identity", 20.0)
+            value = np.array([[b"here"]], object)
+            assert operator.infer("identity", {"BYTES": value}, 20.0)["BYTES_OUT"].tolist() == [[b"here"]]
+            with pytest.raises(ClientError, match=r"restricted|admin-key"):
+                stranger.index(5.0)
+            (counted,) = operator.statistics(5.0, "identity")
+            about = operator.server_version(5.0), operator.index(5.0), operator.model_config("identity", 5.0)
+            answers.append((*about, counted.succeeded, counted.rows, operator.is_live(5.0), operator.is_ready(5.0)))
+    assert answers[0] == answers[1]
 
 
 def test_streams_end_fail_and_are_left(grpc_client):

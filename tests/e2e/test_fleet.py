@@ -13,9 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
-from trireme.errors import ServerError
 from trireme.ports import free_ports
-from trireme.triton_client import TritonClient, text_tensor
+from trireme.questions import text_tensor
+from trireme_client import ClientError, OperatorClient
 
 from tests.deadlines import scaled
 from tests.e2e.serving import Serve, wait_until
@@ -49,12 +49,12 @@ class Callers:
             thread.join()
 
     def _ask(self) -> None:
-        with TritonClient(self._address) as client:
+        with OperatorClient(self._address) as client:
             while not self._ended.is_set():
                 try:
                     client.infer("echo", {"TEXT": text_tensor(b"hello")}, 30.0)
                     self.answered += 1
-                except ServerError as error:
+                except ClientError as error:
                     self.failures.append(str(error))
                 time.sleep(0.01)
 
@@ -89,7 +89,7 @@ def test_a_replica_that_is_ready_stays_so(serve: Serve) -> None:
 
 def test_each_replica_is_asked(serve: Serve) -> None:
     def succeeded(replica: dict[str, Any]) -> int:
-        with TritonClient(replica["grpc_address"]) as client:
+        with OperatorClient(replica["grpc_address"]) as client:
             return sum(counts.succeeded for counts in client.counts(10.0, "echo"))
 
     before = {name: succeeded(replica) for name, replica in replicas(serve).items()}
@@ -177,7 +177,7 @@ def test_envoy_that_ends_or_hangs_is_replaced(serve: Serve, harm: str) -> None:
 def _answers(serve: Serve) -> bool:
     try:
         return serve.ask(b"hello", 5.0) == b"hello"
-    except ServerError:
+    except ClientError:
         return False
 
 

@@ -18,13 +18,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from trireme.errors import ServerError
 from trireme.files import link_or_copy
 from trireme.repository import ModelRepository
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
-from trireme.triton_client import TritonClient
-from trireme_client import ClientError, TriremeClient
+from trireme_client import ClientError, OperatorClient, TriremeClient
 
 from tests.deadlines import scaled
 from tests.e2e.serving import wait_until
@@ -251,12 +249,12 @@ REFUSED = {
 
 def test_bad_requests_are_refused_by_name_and_the_next_is_answered(server: TritonServer, client: TriremeClient) -> None:
     wrong = {}
-    with TritonClient(server.grpc_address) as triton:
+    with OperatorClient(server.grpc_address) as triton:
         for case, (inputs, expected) in REFUSED.items():
             tensors = {name: np.array([value], np.object_) for name, value in inputs.items() if name != "sampling"}
             if "sampling" in inputs:
                 tensors["sampling_parameters"] = np.array([json.dumps(inputs["sampling"]).encode()], np.object_)
-            with pytest.raises(ServerError) as refused:
+            with pytest.raises(ClientError) as refused:
                 triton.infer("plain", tensors, DEADLINE_SECONDS)
             if expected not in str(refused.value):
                 wrong[case] = str(refused.value)
@@ -278,7 +276,7 @@ def test_an_engine_that_dies_ends_its_streams_and_nothing_else(server: TritonSer
     os.kill(stub.pid, signal.SIGKILL)
     with pytest.raises(ClientError):
         list(stream)
-    with TritonClient(server.grpc_address) as triton:
+    with OperatorClient(server.grpc_address) as triton:
         value = np.array([[b"still here"]], np.object_)
         assert triton.infer("identity", {"BYTES": value}, DEADLINE_SECONDS).outputs["BYTES_OUT"] == value
         os.utime(server.flags.repository_dir / "plain" / "1")

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from trireme.errors import ServerError
-from trireme.triton_client import TritonClient
+from trireme_client import ClientError, OperatorClient
 
 from tests.e2e.release_stack import ReleaseStack
 from tests.e2e.serving import wait_until
@@ -26,10 +25,10 @@ def versions(stack: ReleaseStack) -> dict[str, list[int]]:
     """By replica, the versions of the worker that answer."""
     found = {}
     for replica in stack.state()["replicas"]:
-        with TritonClient(replica["grpc_address"], stack.admin_key()) as client:
+        with OperatorClient(replica["grpc_address"], stack.admin_key()) as client:
             try:
                 index = client.index(10.0)
-            except ServerError:
+            except ClientError:
                 index = []
             found[replica["name"]] = sorted(
                 int(entry.version) for entry in index if entry.model == "echo_worker" and entry.state == "READY"

@@ -24,9 +24,9 @@ from trireme.envoy.endpoint import FrontDoor
 from trireme.envoy.process import EnvoyProcess
 from trireme.envoy.upstreams import HTTP_CLUSTER
 from trireme.ports import LOOPBACK, free_ports
+from trireme.questions import text_tensor
 from trireme.server import ServerFlags, TritonServer
-from trireme.triton_client import TritonClient, text_tensor
-from trireme_client import SequenceStep, TriremeClient
+from trireme_client import OperatorClient, SequenceStep, TriremeClient
 from tritonclient.grpc import service_pb2
 
 from tests.e2e.fake_replica import FakeReplica
@@ -320,8 +320,8 @@ def test_a_sequence_is_pinned_by_its_json_as_well(stack: Stack) -> None:
 
 def test_a_model_that_one_of_two_replicas_lacks_is_answered_by_the_other(stack: Stack) -> None:
     with (
-        TritonClient(stack.servers[0].grpc_address) as lacking,
-        TritonClient(f"{LOOPBACK}:{stack.envoy.door.grpc_port}") as caller,
+        OperatorClient(stack.servers[0].grpc_address) as lacking,
+        OperatorClient(f"{LOOPBACK}:{stack.envoy.door.grpc_port}") as caller,
     ):
         lacking.unload("echo", DEADLINE_SECONDS)
         try:

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from trireme.errors import ServerError
 from trireme.shared_memory import SHM_DIR
 from trireme.stubs import stub_processes
-from trireme.triton_client import TritonClient
+from trireme_client import ClientError, OperatorClient
 
 from tests.e2e.serving import Serve, assert_nothing_is_left, processes_of, wait_until
 from tests.e2e.test_router.conftest import EchoRepository
@@ -73,17 +72,17 @@ def test_status_tells_models_requests_and_memory(serve: Serve) -> None:
 
 def test_control_apis_ask_for_the_admin_key(serve: Serve) -> None:
     address = serve.replica()["grpc_address"]
-    with TritonClient(address) as stranger, pytest.raises(ServerError, match="restricted"):
+    with OperatorClient(address) as stranger, pytest.raises(ClientError, match="restricted"):
         stranger.load("echo", 10.0)
-    with TritonClient(address, serve.admin_key()) as admin:
+    with OperatorClient(address, serve.admin_key()) as admin:
         admin.load("echo", 30.0)
 
 
 def test_control_apis_are_not_behind_the_front_door(serve: Serve) -> None:
-    with TritonClient(f"127.0.0.1:{serve.grpc_port}", serve.admin_key()) as admin:
-        with pytest.raises(ServerError, match="only inference, metadata, health and statistics are served here"):
+    with OperatorClient(f"127.0.0.1:{serve.grpc_port}", serve.admin_key()) as admin:
+        with pytest.raises(ClientError, match="only inference, metadata, health and statistics are served here"):
             admin.load("echo", 10.0)
-        with pytest.raises(ServerError, match="only inference, metadata, health and statistics are served here"):
+        with pytest.raises(ClientError, match="only inference, metadata, health and statistics are served here"):
             admin.index(10.0)
 
 

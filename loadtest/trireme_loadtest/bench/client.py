@@ -15,8 +15,8 @@ import click
 import numpy as np
 import tritonclient.grpc as triton_grpc
 from trireme.server import ServerFlags, TritonServer
-from trireme.triton_client import CHANNEL_ARGUMENTS
-from trireme_client import HedgePolicy, TriremeClient
+from trireme_client import Endpoint, HedgePolicy, TriremeClient
+from trireme_client.grpc_wire import channel_options
 
 from trireme_loadtest.bench.shape import (
     Column,
@@ -75,7 +75,11 @@ def client(options: RunOptions) -> None:
         shutil.copytree(MODELS, repository)
         server = stack.enter_context(TritonServer.start(ServerFlags(repository)))
         bare = stack.enter_context(
-            contextlib.closing(triton_grpc.InferenceServerClient(server.grpc_address, channel_args=CHANNEL_ARGUMENTS))
+            contextlib.closing(
+                triton_grpc.InferenceServerClient(
+                    server.grpc_address, channel_args=channel_options(Endpoint(server.grpc_address))
+                )
+            )
         )
         ours, http, hedged = (
             stack.enter_context(TriremeClient(address, deadline_ms=DEADLINE_MS, hedge=hedge))

@@ -6,11 +6,12 @@ import os
 import time
 from dataclasses import dataclass
 
+from trireme_client import ClientError, OperatorClient, UnreachableError
+
 from trireme.errors import TriremeError
 from trireme.loading import missing_part
 from trireme.model_config import load_model_config
 from trireme.repository import ModelFolder, ModelRepository
-from trireme.triton_client import TritonClient, UnreachableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Healer:
         notice_seconds: what a load balancer needs to see that the replica is not ready.
     """
 
-    client: TritonClient
+    client: OperatorClient
     repository: ModelRepository
     load_deadline_seconds: float
     notice_seconds: float
@@ -47,7 +48,7 @@ class Healer:
             self.client.load(model, self.load_deadline_seconds)
         except UnreachableError:
             raise
-        except (TriremeError, OSError) as error:
+        except (TriremeError, ClientError, OSError) as error:
             return str(error)
         return ""
 

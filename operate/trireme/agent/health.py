@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from trireme_client import ClientError, DeadlineError, OperatorClient, UnavailableError, UnreachableError
+
 from trireme.agent.healer import Healer
 from trireme.agent.samples import Samples
-from trireme.errors import NotFoundError, ServerError
+from trireme.errors import NotFoundError
 from trireme.golden import GoldenSample
 from trireme.repository import ModelRepository
 from trireme.stubs import Stub
-from trireme.triton_client import DeadlineError, TritonClient, UnavailableError, UnreachableError
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class HealthWatch:
 
     def __init__(
         self,
-        client: TritonClient,
+        client: OperatorClient,
         repository: ModelRepository,
         policy: HealthPolicy,
         find_dead_stubs: Callable[[], Sequence[Stub]],
@@ -215,7 +216,7 @@ class HealthWatch:
             answer = self._client.infer(model, sample.inputs, deadline_seconds, sample.parameters)
         except UnreachableError:
             raise
-        except ServerError as error:
+        except ClientError as error:
             kinds = ((DeadlineError, "timeout"), (UnavailableError, "busy"))
             outcome = next((name for kind, name in kinds if isinstance(error, kind)), "error")
             problems = (f"{sample.case}: {error}",)
@@ -252,8 +253,8 @@ class HealthWatch:
             # Triton counts a stream as answered when the model has taken it.
             return self._generated({model, *self._samples.steps.get(model, ())})
         try:
-            return sum(count.succeeded for count in self._client.counts(self._policy.live_deadline_seconds, model))
-        except ServerError:
+            return sum(count.succeeded for count in self._client.statistics(self._policy.live_deadline_seconds, model))
+        except ClientError:
             return 0
 
     def _end_stopped_stubs(self) -> Sequence[Stub]:

@@ -8,13 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trireme_backends.routing.route import CANARY_SUFFIX
+from trireme_client import OperatorClient
 
 from trireme.errors import ConfigError
 from trireme.golden import GoldenSample, load_golden
 from trireme.loading import plan_loading, variants_not_loaded
 from trireme.model_config import load_model_config
 from trireme.repository import ModelRepository
-from trireme.triton_client import TritonClient
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Samples:
         return ""
 
 
-def find_samples(client: TritonClient, repository: ModelRepository, deadline_seconds: float) -> Samples:
+def find_samples(client: OperatorClient, repository: ModelRepository, deadline_seconds: float) -> Samples:
     """Compare the repository with what the server has loaded.
 
     Raises:

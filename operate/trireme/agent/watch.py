@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from trireme_backends.routing.route import CANARY_SUFFIX
+from trireme_client import DeadlineError, OperatorClient, UnreachableError
 
 from trireme.agent.health import HealthPolicy, HealthWatch
 from trireme.agent.in_flight import generated
@@ -18,7 +19,6 @@ from trireme.agent.samples import Samples, find_samples, only_canaries_ask
 from trireme.errors import describe
 from trireme.repository import ModelRepository
 from trireme.stubs import Stub, StubWatch
-from trireme.triton_client import DeadlineError, TritonClient, UnreachableError
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class AgentWatch:
 
     def __init__(
         self,
-        client: TritonClient,
+        client: OperatorClient,
         metrics_address: str,
         repository: ModelRepository,
         metrics: AgentMetrics,

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import click
+from trireme_client import OperatorClient
 
 from trireme.agent.app import AgentServer, DrainPolicy, make_app
 from trireme.agent.metrics import AgentMetrics
@@ -14,7 +15,6 @@ from trireme.errors import TriremeError
 from trireme.repository import ModelRepository
 from trireme.settings import Settings
 from trireme.structured_log import JsonFormatter
-from trireme.triton_client import TritonClient
 
 
 @click.command(context_settings={"auto_envvar_prefix": "TRIREME_AGENT"})
@@ -55,7 +55,7 @@ def agent(
     _log(replica, zone)
     metrics = AgentMetrics()
     repository = ModelRepository(Settings.from_environment().repository_dir)
-    with TritonClient(grpc_address, _admin_key(admin_key_file)) as client:
+    with OperatorClient(grpc_address, _admin_key(admin_key_file)) as client:
         watch = AgentWatch(client, metrics_address, repository, metrics, AgentPolicy(), server_pid_file)
         watch.start()
         AgentServer(make_app(watch, metrics), watch, host, int(port), metrics_address, DrainPolicy()).run()

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import click
 from trireme_backends.routing.route import AUTO
+from trireme_client import OperatorClient
 
 from trireme.errors import NotFoundError, ServerError
 from trireme.files import json_text
@@ -16,7 +17,6 @@ from trireme.questions import TextAnswer, ask_chat, ask_text, reason_in_short, r
 from trireme.repository import ModelRepository
 from trireme.run_state import RunDirectory
 from trireme.settings import Settings
-from trireme.triton_client import TritonClient
 from trireme.variants import TIERS, find_task, find_tasks, is_language_model
 
 _DEADLINE_SECONDS = 30.0
@@ -37,7 +37,7 @@ def ask(task_or_model: str, texts: Sequence[str], tier: str | None, as_json: boo
     if is_language_model(repository, model):
         answers = [ask_chat(address, model, question, _DEADLINE_SECONDS, tier) for question in questions]
     else:
-        with TritonClient(address) as client:
+        with OperatorClient(address) as client:
             answers = [ask_text(client, model, question, _DEADLINE_SECONDS, tier) for question in questions]
     for number, answer in enumerate(answers, 1):
         if name := answer.not_finite:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from trireme_client import ClientError, OperatorClient
 
 from trireme.admin_key import ensure_admin_key
 from trireme.demonstration import Chat, Demonstration, chats, demonstrate
@@ -22,7 +23,6 @@ from trireme.repository import ModelRepository
 from trireme.run_state import RunDirectory
 from trireme.runtime import EmbeddedRuntime
 from trireme.settings import Settings
-from trireme.triton_client import TritonClient
 from trireme.variants import find_tasks
 
 _REPLICAS = 2
@@ -41,7 +41,7 @@ def demo() -> int:
     if not tasks:
         raise ServerError(f"no model of {repository.path} names a task in its parameters")
     asked = wrong = 0
-    with _front(settings) as grpc_address, TritonClient(grpc_address) as client:
+    with _front(settings) as grpc_address, OperatorClient(grpc_address) as client:
         for task in tasks:
             click.echo(f"\n{task.name}")
             if streamed := chats(repository, task):
@@ -66,8 +66,8 @@ def _is_streamed_rightly(chat: Chat, grpc_address: str) -> bool:
             first_ms = first_ms or (time.perf_counter() - began) * 1000
             text, by = text + chunk.text, f"{chunk.model}, version {chunk.version}, {reason_in_short(chunk.reason)}"
             click.echo(chunk.text, nl=False)
-    except ServerError as error:
-        click.echo(f"wrong: {error}")
+    except ClientError as error:
+        click.echo(f"wrong: {error.problem}")
         return False
     total_ms = (time.perf_counter() - began) * 1000
     right = text == chat.expected

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from trireme.errors import ServerError, TriremeError
+from trireme_client import ClientError, OperatorClient
+
+from trireme.errors import TriremeError
 from trireme.model_config import load_model_config
 from trireme.release.step import is_away
 from trireme.repository import ModelRepository
-from trireme.triton_client import TritonClient
 
 # Versions by model; None where no version is loaded.
 Answers = Mapping[str, int | None]
@@ -108,7 +109,7 @@ def serving_by_files(repository: ModelRepository) -> Serving:
     return Serving(loaded, steps)
 
 
-def serving_on(server: TritonClient, names: Iterable[str]) -> Serving:
+def serving_on(server: OperatorClient, names: Iterable[str]) -> Serving:
     """What a server serves; the steps of those of ``names`` that are ensembles."""
     loaded: dict[str, list[int]] = {}
     for entry in server.index(_CALL_DEADLINE_SECONDS):
@@ -118,7 +119,7 @@ def serving_on(server: TritonClient, names: Iterable[str]) -> Serving:
     return Serving(loaded, {name: found for name, found in steps.items() if found})
 
 
-def look(servers: Sequence[TritonClient], subject: str, expected: Mapping[str, Answers]) -> str:
+def look(servers: Sequence[OperatorClient], subject: str, expected: Mapping[str, Answers]) -> str:
     """Ask each server that is there what callers get; gives that in a sentence.
 
     Args:
@@ -133,7 +134,7 @@ def look(servers: Sequence[TritonClient], subject: str, expected: Mapping[str, A
     return f"callers of {subject} get {_listed(expected[subject])}, by {asked} of {len(servers)} servers"
 
 
-def _is_as_expected(server: TritonClient, subject: str, expected: Mapping[str, Answers]) -> bool:
+def _is_as_expected(server: OperatorClient, subject: str, expected: Mapping[str, Answers]) -> bool:
     """False where the server is away. Raises CallersError if it is there and its callers get something else."""
     deadline = time.monotonic() + _LOOK_DEADLINE_SECONDS
     while not is_away(server):
@@ -146,10 +147,10 @@ def _is_as_expected(server: TritonClient, subject: str, expected: Mapping[str, A
     return False
 
 
-def _difference(server: TritonClient, subject: str, expected: Mapping[str, Answers]) -> str | None:
+def _difference(server: OperatorClient, subject: str, expected: Mapping[str, Answers]) -> str | None:
     try:
         serving = serving_on(server, expected)
-    except ServerError as error:
+    except ClientError as error:
         return f"the server does not report what callers of {subject} get: {error}"
     for name, answers in expected.items():
         found = serving.answers(name)

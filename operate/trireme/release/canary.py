@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trireme_backends.routing.route import CANARY_SUFFIX
+from trireme_client import OperatorClient
 
 from trireme.errors import TriremeError
 from trireme.model_config import load_model_config
@@ -32,7 +33,6 @@ from trireme.release.workspace import Workspace, canary_lock_path, open_workspac
 from trireme.repository import ModelRepository
 from trireme.run_state import RunDirectory, ServingState
 from trireme.settings import Settings
-from trireme.triton_client import TritonClient
 
 _QUESTION_DEADLINE_SECONDS = 30.0
 # Longer than the preflight of another command's publish.
@@ -108,7 +108,7 @@ class Canary:
         directory = RunDirectory(self._settings.run_dir)
         with (
             release_lock(canary_lock_path(self._settings, self._variant), f"canary {self._variant}"),
-            TritonClient(directory.running().grpc_address) as client,
+            OperatorClient(directory.running().grpc_address) as client,
             contextlib.ExitStack() as stack,
         ):
             counts = self._counts(directory.running(), stack)
@@ -146,7 +146,7 @@ class Canary:
         replicas = [stack.enter_context(replica) for replica in replica_clients(self._settings)]
         return RequestCounts(replicas, _QUESTION_DEADLINE_SECONDS)
 
-    def _judge(self, client: TritonClient, counts: Counts) -> Judgement:
+    def _judge(self, client: OperatorClient, counts: Counts) -> Judgement:
         policy = self._policy
         canary = f"{self._variant}{CANARY_SUFFIX}"
         shadow = Shadow(client, counts, self._variant, canary, self._questions, _QUESTION_DEADLINE_SECONDS)

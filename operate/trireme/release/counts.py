@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from trireme.errors import ServerError
+from trireme_client import ClientError, OperatorClient
+
 from trireme.model_config import load_model_config
 from trireme.release.statistics import Outcomes
 from trireme.repository import ModelRepository
 from trireme.server_metrics import Metrics
-from trireme.triton_client import TritonClient
 
 # Of ``trireme_backends.generation.metrics``. Other ends are a whole answer, the caller's fault or the caller's wish.
 _GENERATIONS = "trireme_generation_requests_total"
@@ -28,17 +28,17 @@ class Counts(Protocol):
 class RequestCounts:
     """Of models that answer once: Triton's own counts."""
 
-    def __init__(self, replicas: Sequence[TritonClient], deadline_seconds: float) -> None:
+    def __init__(self, replicas: Sequence[OperatorClient], deadline_seconds: float) -> None:
         self._replicas, self._deadline_seconds = replicas, deadline_seconds
 
     def of(self, model: str) -> list[Outcomes]:
         """Of ``model`` in all its versions."""
         return [self._of(replica, model) for replica in self._replicas]
 
-    def _of(self, replica: TritonClient, model: str) -> Outcomes:
+    def _of(self, replica: OperatorClient, model: str) -> Outcomes:
         try:
-            entries = replica.counts(self._deadline_seconds, model)
-        except ServerError:
+            entries = replica.statistics(self._deadline_seconds, model)
+        except ClientError:
             return Outcomes(0, 0)
         succeeded, failed = sum(entry.succeeded for entry in entries), sum(entry.failed for entry in entries)
         return Outcomes(succeeded + failed, failed)

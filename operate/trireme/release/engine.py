@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trireme_client import ClientError
+
 from trireme.errors import TriremeError
 from trireme.release.callers import Answers, CallersError, Move, look
 from trireme.release.journal import Journal, Outcome, Release
@@ -115,7 +117,7 @@ class Engine:
             self.progress(plan.steps[index].describe())
             try:
                 plan.steps[index].do(self.world)
-            except (TriremeError, OSError) as error:
+            except (TriremeError, ClientError, OSError) as error:
                 if index < plan.commit_index:
                     self._undo(identity, plan.steps[: index + 1], str(error))
                 raise

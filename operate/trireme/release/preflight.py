@@ -7,6 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from trireme_client import ClientError, OperatorClient
+
 from trireme.errors import GateError, ServerError, TriremeError
 from trireme.files import link_or_copy
 from trireme.golden import load_golden
@@ -19,7 +21,6 @@ from trireme.release.edits import keep_versions
 from trireme.repository import ModelFolder, ModelRepository
 from trireme.runtime import EmbeddedRuntime
 from trireme.server import ServerFlags, TritonServer
-from trireme.triton_client import TritonClient
 
 _SAMPLE_DEADLINE_SECONDS = 30.0
 
@@ -64,12 +65,12 @@ class Preflight:
         try:
             with (
                 TritonServer.start(flags, runtime=self.runtime, stall_seconds=self.stall_seconds) as server,
-                TritonClient(server.grpc_address) as client,
+                OperatorClient(server.grpc_address) as client,
             ):
                 if not client.is_version_ready(folder.name, version, _SAMPLE_DEADLINE_SECONDS):
                     raise ServerError(" ".join(server.errors_about(folder.name)[-1:]) or "the server does not say why")
                 return prove(client, folder.name, load_golden(folder), _SAMPLE_DEADLINE_SECONDS)
-        except ServerError as error:
+        except (ServerError, ClientError) as error:
             raise ServerError(f"{folder.name}: the new version does not load in a throw-away server: {error}") from None
 
     def _check_manifest(self, folder: ModelFolder, copy: Path) -> None:

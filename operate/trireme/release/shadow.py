@@ -8,14 +8,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from trireme_client import ClientError, InferResult, OperatorClient
 
-from trireme.errors import ServerError, TriremeError
+from trireme.errors import TriremeError
 from trireme.golden import GoldenSample, Tensors, load_golden
 from trireme.model_config import load_model_config
 from trireme.release.counts import Counts
 from trireme.release.statistics import Outcomes, Window
 from trireme.repository import ModelRepository
-from trireme.triton_client import Answer, TritonClient
 
 _MOST_WORDS = 40
 _MOST_TOKENS = 16
@@ -67,7 +67,7 @@ class Shadow:
 
     def __init__(
         self,
-        client: TritonClient,
+        client: OperatorClient,
         counts: Counts,
         stable: str,
         canary: str,
@@ -104,14 +104,14 @@ class Shadow:
         outcomes = [self._outcomes(side) for side in (0, 1)]
         return Window(outcomes[0], outcomes[1], *self._latencies_ms, compared=self._compared, agreed=self._agreed)
 
-    def _infer(self, side: int, inputs: Tensors) -> Answer | None:
+    def _infer(self, side: int, inputs: Tensors) -> InferResult | None:
         self._asked[side] += 1
         try:
             answer = self._client.infer(self._sides[side], inputs, self._deadline_seconds)
-        except ServerError:
+        except ClientError:
             self._failed[side] += 1
             return None
-        self._latencies_ms[side].append(answer.latency_ms)
+        self._latencies_ms[side].append(answer.timings.total_ms)
         return answer
 
     def _outcomes(self, side: int) -> Outcomes:

@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from trireme_client import ClientError, OperatorClient, UnreachableError
+
 from trireme.errors import ServerError, TriremeError
 from trireme.files import staged_directory, write_atomic
 from trireme.loading import plan_loading
 from trireme.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 from trireme.repository import ModelFolder, ModelRepository
-from trireme.triton_client import TritonClient
 
 # A load blocks through warm-up, so an engine of many gigabytes may take minutes.
 _LOAD_DEADLINE_SECONDS = 300.0
@@ -52,7 +53,7 @@ class World:
     """
 
     repository: ModelRepository
-    replicas: Sequence[TritonClient]
+    replicas: Sequence[OperatorClient]
     preflight: Callable[[ModelFolder, Path, int], None]
 
     def folder(self, model: str) -> ModelFolder:
@@ -175,7 +176,7 @@ class Reconfigure:
 
     def undo(self, world: World) -> None:
         write_atomic(world.folder(self.model).config_path, self.before.encode())
-        with contextlib.suppress(ServerError):
+        with contextlib.suppress(ServerError, ClientError):
             _load_on_those_that_answer(world.replicas, self.model, ())
 
     def describe(self) -> str:
@@ -320,7 +321,7 @@ def _put(path: Path, text: str | None) -> None:
 def _unload_everywhere(world: World, model: str) -> None:
     for replica in world.replicas:
         # A server that does not answer now reads the repository as it is when it starts.
-        with contextlib.suppress(ServerError):
+        with contextlib.suppress(ServerError, ClientError):
             replica.unload(model, _CALL_DEADLINE_SECONDS)
 
 
@@ -329,7 +330,7 @@ def _remove_model(world: World, model: str) -> None:
     shutil.rmtree(world.folder(model).path, ignore_errors=True)
 
 
-def _load_on_each(replicas: Sequence[TritonClient], model: str, versions: Iterable[int]) -> None:
+def _load_on_each(replicas: Sequence[OperatorClient], model: str, versions: Iterable[int]) -> None:
     silences = []
     for replica in replicas:
         if silence := _load_unless_away(replica, model, versions, _LOAD_DEADLINE_SECONDS):
@@ -338,14 +339,14 @@ def _load_on_each(replicas: Sequence[TritonClient], model: str, versions: Iterab
         raise silences[0]
 
 
-def _load_on_those_that_answer(replicas: Sequence[TritonClient], model: str, versions: Iterable[int]) -> None:
+def _load_on_those_that_answer(replicas: Sequence[OperatorClient], model: str, versions: Iterable[int]) -> None:
     deadline = time.monotonic() + _RETURN_DEADLINE_SECONDS
     refusals, someone = [], False
     while replicas and not someone:
         for replica in replicas:
             try:
                 someone |= _load_unless_away(replica, model, versions, _CALL_DEADLINE_SECONDS) is None
-            except ServerError as error:
+            except (ServerError, ClientError) as error:
                 refusals.append(error)
         if refusals:
             raise refusals[0]
@@ -355,21 +356,21 @@ def _load_on_those_that_answer(replicas: Sequence[TritonClient], model: str, ver
 
 
 def _load_unless_away(
-    replica: TritonClient, model: str, versions: Iterable[int], deadline_seconds: float
-) -> ServerError | None:
-    """The error where the server is away. Raises ServerError if it is there and refuses."""
+    replica: OperatorClient, model: str, versions: Iterable[int], deadline_seconds: float
+) -> ServerError | ClientError | None:
+    """The error where the server is away. Raises ClientError or ServerError if it is there and refuses."""
     if is_away(replica):
-        return ServerError("no server answers; see: trireme status")
+        return UnreachableError("no server answers; see: trireme status")
     try:
         _load(replica, model, versions, deadline_seconds)
-    except ServerError as error:
+    except (ServerError, ClientError) as error:
         if is_away(replica):
             return error
         raise
     return None
 
 
-def is_away(replica: TritonClient) -> bool:
+def is_away(replica: OperatorClient) -> bool:
     """Whether a server does not answer, also after a moment."""
     deadline = time.monotonic() + _AWAY_SECONDS
     while not replica.is_live(_CALL_DEADLINE_SECONDS):
@@ -379,7 +380,7 @@ def is_away(replica: TritonClient) -> bool:
     return False
 
 
-def _load(replica: TritonClient, model: str, versions: Iterable[int], deadline_seconds: float) -> None:
+def _load(replica: OperatorClient, model: str, versions: Iterable[int], deadline_seconds: float) -> None:
     replica.load(model, deadline_seconds)
     for version in versions:
         if not replica.is_version_ready(model, version, _CALL_DEADLINE_SECONDS):

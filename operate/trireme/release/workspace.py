@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trireme_backends.routing.route import CANARY_SUFFIX
+from trireme_client import OperatorClient
 
 from trireme.release.engine import Engine, Plan
 from trireme.release.journal import Journal, Release
@@ -18,7 +19,6 @@ from trireme.release.step import World
 from trireme.repository import ModelFolder, ModelRepository
 from trireme.run_state import RunDirectory
 from trireme.settings import Settings
-from trireme.triton_client import TritonClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def _preflight(settings: Settings) -> Callable[[ModelFolder, Path, int], None]:
     return check
 
 
-def replica_clients(settings: Settings) -> list[TritonClient]:
+def replica_clients(settings: Settings) -> list[OperatorClient]:
     """A client for the control of each replica that ``trireme serve`` runs, whether it answers now or not.
 
     Where nothing is served there is none: the files are changed, and the next server reads them.
@@ -118,4 +118,4 @@ def replica_clients(settings: Settings) -> list[TritonClient]:
     if state is None:
         return []
     admin_key = directory.admin_key_path.read_text().strip()
-    return [TritonClient(replica.grpc_address, admin_key) for replica in state.replicas]
+    return [OperatorClient(replica.grpc_address, admin_key) for replica in state.replicas]

@@ -16,12 +16,12 @@ from trireme_backends.routing.pins import Pins
 from trireme_backends.routing.stream_ask import StreamAsk, read_stream_ask
 from trireme_backends.routing.traffic import TrafficFile, sticky_position
 from trireme_backends.routing.work import considered_json
+from trireme_client import OperatorClient
 from tritonclient.utils import triton_to_np_dtype
 
 from trireme.errors import TriremeError
 from trireme.model_config import ModelConfig
 from trireme.routing.routes import RouteFolder
-from trireme.triton_client import TritonClient
 
 Parameters = Mapping[str, str | int | float | bool]
 
@@ -76,9 +76,9 @@ def explain_live(found: RouteFolder, parameters: Parameters, grpc_address: str) 
     """Ask the running router to decide, and not to call.
 
     Raises:
-        ServerError: it refused, with its sentence.
+        ClientError: it refused, with its sentence.
     """
-    with TritonClient(grpc_address) as client:
+    with OperatorClient(grpc_address) as client:
         answer = client.infer(
             found.name,
             _any_inputs(found.config),

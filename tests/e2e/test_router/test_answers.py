@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from trireme.errors import ServerError
 from trireme.repository import ModelRepository
 from trireme.routing.explain import explain_live
 from trireme.routing.routes import find_route
+from trireme_client import ClientError
 from tritonclient.utils import InferenceServerException
 
 from tests.deadlines import scaled
@@ -293,5 +293,5 @@ def test_explanation_of_a_running_router_has_its_live_numbers(echo: Echo) -> Non
     # Seen, not the 5 ms times 1.5 that the rules alone would say.
     assert large["predicted_p95_ms"] != 7.5
     assert told.reason["time_left_ms"] <= 5000
-    with pytest.raises(ServerError, match="parameter tier is 'gold'"):
+    with pytest.raises(ClientError, match="parameter tier is 'gold'"):
         explain_live(found, {"tier": "gold"}, echo.server.grpc_address)

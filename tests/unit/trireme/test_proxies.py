@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from trireme.doctor import Status, software
 from trireme.server_metrics import Metrics
-from trireme.triton_client import TritonClient
-from trireme_client import FakeServer
+from trireme_client import FakeServer, OperatorClient
 
 
 class Page(BaseHTTPRequestHandler):
@@ -46,7 +45,7 @@ def test_metrics_are_read_directly(page: str) -> None:
 
 
 def test_triton_is_asked_directly() -> None:
-    with FakeServer() as server, TritonClient(server.address) as client:
+    with FakeServer() as server, OperatorClient(server.address) as client:
         server.add_model("double", inputs={"X": ("FP32", [1])}, outputs={"Y": ("FP32", [1])},
                          compute=lambda inputs: {"Y": inputs["X"] * 2})  # fmt: skip
         assert client.infer("double", {"X": np.ones(1, np.float32)}, 5.0).outputs["Y"].tolist() == [2.0]

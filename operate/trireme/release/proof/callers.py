@@ -8,12 +8,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import tritonclient.grpc.aio as triton_aio
-from tritonclient.utils import InferenceServerException
+from trireme_client import AsyncTriremeClient, ClientError, Endpoint, RetryPolicy
 
 from trireme.release.proof.versions import OUTPUT, mark_of
-from trireme.triton_client import CHANNEL_ARGUMENTS, text_tensor
 
 _DEADLINE_SECONDS = 30.0
 _TEXTS = (
@@ -74,7 +71,8 @@ class OpenLoop:
 
     async def _run(self) -> None:
         running: set[asyncio.Task[None]] = set()
-        async with triton_aio.InferenceServerClient(self._address, channel_args=CHANNEL_ARGUMENTS) as client:
+        endpoint, once = Endpoint(self._address, direct=True), RetryPolicy(max_attempts=1)
+        async with AsyncTriremeClient(endpoint, retry=once, deadline_ms=_DEADLINE_SECONDS * 1000) as client:
             start, number = time.time(), 0
             while not self._stop.is_set():
                 due = start + number * self._period_seconds
@@ -87,17 +85,13 @@ class OpenLoop:
                 number += 1
             await asyncio.gather(*running)
 
-    async def _ask(self, client: triton_aio.InferenceServerClient, caller: Caller, text: bytes, due: float) -> None:
-        tensor = triton_aio.InferInput("TEXT", [1, 1], "BYTES")
-        tensor.set_data_from_numpy(text_tensor(text))
+    async def _ask(self, client: AsyncTriremeClient, caller: Caller, text: bytes, due: float) -> None:
         mark, problem = None, ""
         try:
             result = await client.infer(
-                caller.model, [tensor], model_version=caller.version, parameters=dict(caller.parameters),
-                client_timeout=_DEADLINE_SECONDS,
-            )  # fmt: skip
-            embedding = result.as_numpy(OUTPUT)
-            mark = None if embedding is None else mark_of(np.asarray(embedding))
-        except InferenceServerException as error:
+                caller.model, {"TEXT": [[text]]}, version=caller.version, parameters=caller.parameters
+            )
+            mark = mark_of(result[OUTPUT]) if OUTPUT in result.outputs else None
+        except ClientError as error:
             problem = str(error)
         self.answers.append(Answered(caller.name, due, time.time(), mark, problem))

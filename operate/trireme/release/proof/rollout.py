@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from trireme_client import OperatorClient
 
 from trireme.errors import TriremeError
 from trireme.release.journal import Outcome, Release
@@ -16,7 +17,6 @@ from trireme.release.proof.stack import ThrowAwayStack
 from trireme.release.proof.versions import Kind, make_version
 from trireme.release.workspace import journal_of
 from trireme.repository import ModelRepository
-from trireme.triton_client import TritonClient
 
 VARIANT, ENCODER, TASK, NEIGHBOUR = (
     "embedding_economy",
@@ -108,7 +108,7 @@ def prove_rollout(
             progress(f"cycle {number} of {cycles}: {_told(done[-1])}")
         ended_at = time.time()
     releases = journal_of(stack.settings).releases()
-    with TritonClient(stack.state.grpc_address) as client:
+    with OperatorClient(stack.state.grpc_address) as client:
         triton_version = client.server_version(_CALL_DEADLINE_SECONDS)
     problems = _problems(load.answers, done)
     return Certificate(

@@ -13,7 +13,8 @@ from trireme.release.engine import Engine, Plan
 from trireme.release.journal import Journal
 from trireme.release.step import World
 from trireme.repository import ModelFolder, ModelRepository
-from trireme.triton_client import TritonClient, VersionState
+from trireme_client import OperatorClient
+from trireme_client.operator import VersionState
 
 ENSEMBLE = """platform: "ensemble"
 # Comments stay.
@@ -52,7 +53,7 @@ def make_world(directory: Path) -> World:
     return World(ModelRepository(repository), (), lambda *_: None)
 
 
-class FileServer(TritonClient):
+class FileServer(OperatorClient):
     """A server without a process: it takes what the files of a model say when the model is loaded.
 
     Attributes:
