@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
-from trireme_backends.routing.route import AUTO
 from trireme_client import OperatorClient
 
 from trireme.errors import NotFoundError, ServerError
@@ -25,7 +24,7 @@ _DEADLINE_SECONDS = 30.0
 @click.command()
 @click.argument("task_or_model")
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
-@click.option("--tier", type=click.Choice([*TIERS, AUTO]), help="Cost tier; the task's own default where not given.")
+@click.option("--tier", type=click.Choice([*TIERS, "auto"]), help="Cost tier; the task's own default where not given.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def ask(task_or_model: str, texts: Sequence[str], tier: str | None, as_json: bool) -> None:
     """Ask a task (text_embedding, sentiment, text_generation, ...) or a model by its name, each TEXT by itself."""

@@ -168,10 +168,10 @@ def plan_rollback(repository: ModelRepository, journal: Journal, subject: str, p
         pins = {} if off or removal else _before_last_promotion(journal, folder)
     check_loaded(repository, pins)
     if not is_ensemble:
-        return _plan_model("rollback", repository, folder, pins, patient=False)
+        return _plan_model("rollback", repository, folder, pins, waits=True)
     before = folder.config_path.read_text(encoding="utf-8")
     after = pin_steps(before, pins, folder.config_path)
-    back = (Reconfigure(subject, before, after, (1,), "pin back", patient=False),) if after != before else ()
+    back = (Reconfigure(subject, before, after, (1,), "pin back", waits=True),) if after != before else ()
     serving = serving_by_files(repository)
     plan = _plan("rollback", subject, (*off, *back, *removal), 0, serving, serving.with_pins(subject, pins))
     if off:
@@ -224,7 +224,7 @@ def _plan(
 
 
 def _plan_model(
-    verb: str, repository: ModelRepository, folder: ModelFolder, wanted: Mapping[str, int], *, patient: bool = True
+    verb: str, repository: ModelRepository, folder: ModelFolder, wanted: Mapping[str, int], *, waits: bool = False
 ) -> Plan:
     """The callers of a model who ask for no version moved to one: they get the newest that is loaded."""
     model = folder.name
@@ -247,7 +247,7 @@ def _plan_model(
     gone = sorted(set(serving.loaded[model]) - set(kept))
     text = folder.config_path.read_text(encoding="utf-8")
     step = Reconfigure(
-        model, text, keep_versions(text, kept, folder.config_path), (version,), f"keep {_listed(kept)} loaded", patient
+        model, text, keep_versions(text, kept, folder.config_path), (version,), f"keep {_listed(kept)} loaded", waits
     )
     remarks = [f"{_listed(gone)} of {model} is unloaded: callers that name it get an error"] if gone else []
     return _plan(verb, model, (step,), 0, serving, serving.with_loaded(model, kept), remarks)

@@ -155,7 +155,7 @@ class Reconfigure:
     """``before`` and ``after`` are whole texts of ``config.pbtxt``; ``versions`` must be ready afterwards.
 
     A server that is away is passed over: it takes what was changed when it is back, see ``trireme.catch_up``. Where
-    none is there, a ``patient`` step fails; otherwise, when going back, they are given a moment to return.
+    none is there, the step fails; a step that ``waits``, when going back, gives them a moment to return.
     """
 
     model: str
@@ -163,7 +163,7 @@ class Reconfigure:
     after: str
     versions: tuple[int, ...]
     why: str
-    patient: bool = True
+    waits: bool = False
 
     def do(self, world: World) -> None:
         folder = world.folder(self.model)
@@ -171,7 +171,7 @@ class Reconfigure:
             if (folder.version_dir(version) / MANIFEST_NAME).is_file():
                 verify_files(read_manifest(folder.version_dir(version)), folder.version_dir(version))
         write_atomic(folder.config_path, self.after.encode())
-        load_everywhere = _load_on_each if self.patient else _load_on_those_that_answer
+        load_everywhere = _load_on_those_that_answer if self.waits else _load_on_each
         load_everywhere(world.replicas, self.model, self.versions)
 
     def undo(self, world: World) -> None:
@@ -295,6 +295,8 @@ def from_json(form: Mapping[str, Any]) -> Step:
     fields = {
         name: tuple(value) if isinstance(value, list) else value for name, value in form.items() if name != "kind"
     }
+    if "patient" in fields:  # as journals had it, in the opposite sense
+        fields["waits"] = not fields.pop("patient")
     made: Step = _KINDS[form["kind"]](**fields)
     return made
 

@@ -18,7 +18,7 @@ from trireme.release.engine import Engine, Plan
 from trireme.release.journal import Journal, Outcome
 from trireme.release.lock import LockedError, release_lock
 from trireme.release.plans import plan_canary, plan_promote, plan_prune, plan_publish, plan_rollback, plan_shift
-from trireme.release.step import World, from_json, to_json
+from trireme.release.step import Reconfigure, World, from_json, to_json
 
 from tests.deadlines import scaled
 from tests.unit.trireme.release.world import FileServer, carry_out, make_engine, make_source, make_world, tree
@@ -282,3 +282,9 @@ def test_a_waiting_writer_gets_the_lock(tmp_path: Path) -> None:
     with release_lock(path, "canary", wait_seconds=30.0):
         pass
     owner.join(scaled(30.0))
+
+
+def test_a_step_in_a_journal_with_the_old_name_of_waits_is_read() -> None:
+    step = Reconfigure("m", "before", "after", (1,), "pin back", waits=True)
+    old = {name: value for name, value in to_json(step).items() if name != "waits"}
+    assert from_json({**old, "patient": False}) == from_json(to_json(step)) == step
