@@ -29,7 +29,8 @@ test: models  ## unit, contract and the important end-to-end tests, on the real 
 test-all: models  ## every test, also those that are long by nature, chaos, containers and vLLM: over an hour
 	@$(DEVELOP) --extra export --perf-analyzer --vllm
 	@$(TRIREME) export generation_premium_engine
-	@TRIREME_HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "not docker" tests/unit tests/contract tests/deploy tests/e2e
+	@TRIREME_HYPOTHESIS_PROFILE=thorough $(PYTEST) -n 2 --dist loadfile -m "" tests/unit
+	@$(PYTEST) -n 3 --dist loadfile -m "not docker" tests/contract tests/deploy tests/e2e
 	@$(PYTEST) -m "not docker" -o faulthandler_timeout=3600 tests/chaos
 	@.venv/bin/python -m tests.deploy.prepare
 	@$(PYTEST) -m docker tests/deploy

@@ -18,7 +18,7 @@ from trireme.child import KeptChild
 from trireme.envoy.endpoint import Endpoint, FrontDoor
 from trireme.envoy.kept import KeptEnvoy
 from trireme.errors import ServerError, describe
-from trireme.ports import LOOPBACK, free_ports
+from trireme.ports import LOOPBACK, free_ports, is_free
 from trireme.prometheus import Prometheus, targets_of
 from trireme.replica import Replica, ReplicaPlan, RestartPolicy
 from trireme.repository import ModelRepository
@@ -36,6 +36,7 @@ _RELEASE_SECONDS = 0.5
 _NOTICE_SECONDS = 10.0
 # For requests in flight, when everything ends.
 _FINISH_SECONDS = 30.0
+_GATEWAY_START_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class Fleet:
             self._envoy.start(self._endpoints())
             self._has_started = True
             if self._gateway:
-                self._gateway.keep()
+                self._await_gateway(self._gateway)
             self._tell(phase=Phase.SERVING)
         except BaseException:
             self._stop()
@@ -146,6 +147,17 @@ class Fleet:
     ) -> None:
         """Let requests in flight be answered, then stop everything, callers' side first."""
         self._stop()
+
+    def _await_gateway(self, gateway: KeptChild) -> None:
+        """Its address is printed as ready. One that does not start is logged, and no reason to stop serving."""
+        deadline = time.monotonic() + _GATEWAY_START_SECONDS
+        gateway.keep()
+        while is_free(self._plan.gateway_port):
+            if time.monotonic() > deadline:
+                _LOG.error("gateway: nothing listens on port %d yet; see gateway.log", self._plan.gateway_port)
+                return
+            time.sleep(0.05)
+            gateway.keep()
 
     def watch(self) -> None:
         """Keep it going until KeyboardInterrupt ends this. What fails is logged, and tried again."""
