@@ -140,10 +140,9 @@ class Pins:
 
 
 def _is_whole(config: model_config_pb2.ModelConfig) -> bool:
-    step, *others = config.ensemble_scheduling.step
-    maps = (*step.input_map.items(), *step.output_map.items())
-    is_pinned = bool(step.model_version > 0)
-    return is_pinned and not others and all(inner == outer for inner, outer in maps)
+    steps = config.ensemble_scheduling.step
+    maps = (pair for step in steps for names in (step.input_map, step.output_map) for pair in names.items())
+    return len(steps) == 1 and bool(steps[0].model_version > 0) and all(inner == outer for inner, outer in maps)
 
 
 def _has_manifest(step: Any, repository_dir: Path) -> bool:
@@ -151,8 +150,7 @@ def _has_manifest(step: Any, repository_dir: Path) -> bool:
         version = _version_of(step, repository_dir)
     except (OSError, ValueError):
         return False
-    manifest = repository_dir / str(step.model_name) / str(version) / _MANIFEST_NAME
-    return manifest.is_file()
+    return repository_dir.joinpath(f"{step.model_name}/{version}/{_MANIFEST_NAME}").is_file()
 
 
 def _version_of(step: Any, repository_dir: Path) -> int:
