@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -66,7 +66,10 @@ def stale_regions(shm_dir: Path = SHM_DIR) -> Iterator[Check]:
 def find_stale_regions(shm_dir: Path = SHM_DIR) -> Sequence[Path]:
     """Regions of this user that no process has mapped, or only processes that outlived the owner."""
     regions = [
-        path for name in _REGION_NAMES for path in sorted(shm_dir.glob(name)) if path.stat().st_uid == os.geteuid()
+        path
+        for name in _REGION_NAMES
+        for path, stat in _stats(sorted(shm_dir.glob(name))).items()
+        if stat.st_uid == os.geteuid()
     ]
     # A process of another user cannot be asked, and cannot have mapped a region of this user.
     mapped = _mapped(str(shm_dir)) if regions else set()
@@ -86,7 +89,17 @@ def disk(settings_dir: Path, free_bytes: int | None = None) -> Iterator[Check]:
 
 def _live_regions_bytes(shm_dir: Path) -> int:
     mapped = _mapped(str(shm_dir))
-    return sum(path.stat().st_size for path in shm_dir.glob(_REGION_NAMES[0]) if str(path) in mapped)
+    stats = _stats(shm_dir.glob(_REGION_NAMES[0]))
+    return sum(stat.st_size for path, stat in stats.items() if str(path) in mapped)
+
+
+def _stats(paths: Iterable[Path]) -> Mapping[Path, os.stat_result]:
+    """Of the files that are still there: servers that start and end make and remove regions all the while."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            found[path] = path.stat()
+    return found
 
 
 def _mapped(folder: str) -> set[str]:
