@@ -256,4 +256,4 @@ def test_the_command_answers_one_row_a_check_and_exits_by_the_worst(capsys: pyte
 def test_a_region_that_goes_away_meanwhile_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "trireme_1_gone"
     monkeypatch.setattr(Path, "glob", lambda *_: iter([gone]))
-    assert find_stale_regions(tmp_path) == []
+    assert memory.find_stale_regions(tmp_path) == []
