@@ -17,6 +17,20 @@ from tests.servers import throw_away_server
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Files that take longest. They go first, so that the short ones fill up the other processes of pytest-xdist.
+_LONGEST = (
+    *("test_docs.py", "test_release.py", "test_generation_conformance.py", "test_fleet.py", "test_serve.py"),
+    *("test_generation_release.py", "test_models.py", "test_release_replicas.py", "test_router", "test_envoy.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return next((at for at, name in enumerate(_LONGEST) if name in item.path.parts), len(_LONGEST))
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def repository_server() -> Iterator[TritonServer]:
     """A tritonserver with every model of the repository. Tests leave its models as they found them."""

@@ -90,7 +90,7 @@ def test_a_replica_that_is_ready_stays_so(serve: Serve) -> None:
 def test_each_replica_is_asked(serve: Serve) -> None:
     def succeeded(replica: dict[str, Any]) -> int:
         with OperatorClient(replica["grpc_address"]) as client:
-            return sum(counts.succeeded for counts in client.counts(10.0, "echo"))
+            return sum(counts.succeeded for counts in client.statistics(10.0, "echo"))
 
     before = {name: succeeded(replica) for name, replica in replicas(serve).items()}
     with nobody_is_refused(serve):
