@@ -23,14 +23,14 @@ demo: models  ## start it, ask every task a real question, check the answers, st
 
 test: models  ## unit, contract and the important end-to-end tests, on the real server: under 10 minutes
 	@$(DEVELOP)
-	@$(PYTEST) -n 2 --dist loadfile tests/unit
-	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder tests/contract tests/deploy tests/e2e
+	@$(PYTEST) -n 2 tests/unit
+	@$(PYTEST) -n 3 --no-loadscope-reorder tests/contract tests/deploy tests/e2e
 
 test-all: models  ## every test, also those that are long by nature, chaos, containers and vLLM: over an hour
 	@$(DEVELOP) --extra export --perf-analyzer --vllm
 	@$(TRIREME) export generation_premium_engine
-	@TRIREME_HYPOTHESIS_PROFILE=thorough $(PYTEST) -n 2 --dist loadfile -m "" tests/unit
-	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder -m "not docker" tests/contract tests/deploy tests/e2e
+	@TRIREME_HYPOTHESIS_PROFILE=thorough $(PYTEST) -n 2 -m "" tests/unit
+	@$(PYTEST) -n 3 --no-loadscope-reorder -m "not docker" tests/contract tests/deploy tests/e2e
 	@$(PYTEST) -m "not docker" -o faulthandler_timeout=3600 tests/chaos
 	@.venv/bin/python -m tests.deploy.prepare
 	@$(PYTEST) -m docker tests/deploy

@@ -10,6 +10,8 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from trireme.server import ServerFlags, TritonServer
 from trireme.settings import Settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.servers import throw_away_server
 
@@ -22,6 +24,28 @@ _LONGEST = (
     *("test_docs.py", "test_release.py", "test_generation_conformance.py", "test_fleet.py", "test_serve.py"),
     *("test_generation_release.py", "test_models.py", "test_release_replicas.py", "test_router", "test_envoy.py"),
 )
+
+
+# Files that share a server of more than one file, by the server; the first that fits counts.
+_SHARING = {
+    "repository_server": (
+        *("tests/contract/", "tests/e2e/test_backends_text.py", "tests/e2e/test_client_tasks.py"),
+        *("tests/e2e/test_gateway/test_embeddings.py", "tests/e2e/test_gateway/test_page.py"),
+    ),
+    "scripted": ("tests/e2e/test_gateway/",),
+}
+
+
+class _ByServer(LoadScopeScheduling):
+    """Runs the tests of one file in one process of pytest-xdist, and so the files that share a server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return next((server for server, files in _SHARING.items() if file.startswith(files)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _ByServer(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

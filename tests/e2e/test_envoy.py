@@ -173,14 +173,13 @@ def test_what_a_dying_replica_had_in_flight_another_one_answers(
         arrived.release()
         gone.wait(_DEADLINE_SECONDS)
 
-    for replica in replicas[:2]:
-        replica.behaviour = hang
+    # One of them: a request that two replicas died with is not sent a third time.
+    replicas[0].behaviour = hang
     with ThreadPoolExecutor(12) as threads:
         asked = [threads.submit(caller.ask) for _ in range(12)]
         assert arrived.acquire(timeout=_DEADLINE_SECONDS)
-        for replica in replicas[:2]:
-            replica.kill_grpc()
-        assert {one.result(_DEADLINE_SECONDS) for one in asked} == {"b0"}
+        replicas[0].kill_grpc()
+        assert {one.result(_DEADLINE_SECONDS) for one in asked} <= {"a1", "b0"}
     gone.set()
 
 

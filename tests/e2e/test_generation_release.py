@@ -22,8 +22,12 @@ WEIGHTS_BYTES = 100 * 1024 * 1024
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    with Serve(tmp_path_factory.mktemp("generation"), MODELS) as serve:
+    serve = Serve(tmp_path_factory.mktemp("generation"), MODELS)
+    try:
+        serve.start()
         yield serve
+    finally:
+        serve.discard()
 
 
 @pytest.fixture
