@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,27 +121,18 @@ def test_a_rate_beyond_the_generator_exits_3_and_says_invalid(economy: TritonSer
 
 def test_a_server_that_freezes_for_three_seconds_breaks_the_verdict(economy: TritonServer, tmp_path: Path) -> None:
     slo = _slo(tmp_path, f"[tasks.{MODEL}]\np95_ms = 1000\n")
-    thawed = threading.Event()
 
     def freeze() -> None:
         os.kill(economy.pid, signal.SIGSTOP)
-        thawed.wait(3)
+        time.sleep(3)
         os.kill(economy.pid, signal.SIGCONT)
 
-    arguments = ["run", "--model", MODEL, "--url", economy.grpc_address, "--arrivals", "poisson:30", "--seconds", 9]
-    arguments += ["--slo", slo, "--output", tmp_path / "report"]
-    command = [str(TRIREME), "load", *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline()  # the first line of progress: it has begun
-        freezer = threading.Thread(target=freeze)
-        freezer.start()
-        try:
-            output, _ = process.communicate(timeout=GUARD_SECONDS)
-        finally:
-            freezer.join()
+    done = _disturbed_load(
+        freeze, "run", "--model", MODEL, "--url", economy.grpc_address, "--arrivals", "poisson:30", "--seconds", 9,
+        "--slo", slo, "--output", tmp_path / "report",
+    )  # fmt: skip
 
-    assert process.returncode == 1, output
+    assert done.returncode == 1, done.stdout
     summary = LoadRecord.read(tmp_path / "report" / "run.json").task(MODEL)
     # A closed loop would have seen one slow request for each caller; here two seconds' requests are.
     assert summary.failed == 0
@@ -151,17 +142,26 @@ def test_a_server_that_freezes_for_three_seconds_breaks_the_verdict(economy: Tri
 def test_a_server_that_ends_during_the_run_is_counted_by_code(tmp_path: Path) -> None:
     slo = _slo(tmp_path, "[all]\nerror_rate = 0.01\n")
     with throw_away_server(ServerFlags(MODELS, load_models=("counting",))) as server:
-        stopper = threading.Timer(2.0, server.process.kill)
-        stopper.start()
-        done = _load(
-            "run", "--model", "counting", "--url", server.grpc_address, "--arrivals", "constant:5", "--seconds", 4,
-            "--inputs", _texts(tmp_path), "--slo", slo, "--output", tmp_path / "report", "--deadline", 3,
+        done = _disturbed_load(
+            server.process.kill, "run", "--model", "counting", "--url", server.grpc_address, "--arrivals", "constant:5",
+            "--seconds", 4, "--inputs", _texts(tmp_path), "--slo", slo, "--output", tmp_path / "report",
+            "--deadline", 3,
         )  # fmt: skip
-        stopper.join()
 
     # The statistics of a server that is gone cannot be read, the requests to it can be counted.
     assert done.returncode == 1, done.stdout + done.stderr
     assert "UNAVAILABLE" in done.stdout
+
+
+def _disturbed_load(disturb: Callable[[], None], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A load that is disturbed when it has begun, which its first line of progress shows."""
+    command = [str(TRIREME), "load", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline()
+        disturb()
+        output, errors = process.communicate(timeout=GUARD_SECONDS)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def _texts(folder: Path) -> Path:
