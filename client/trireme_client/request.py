@@ -22,9 +22,9 @@ Outputs = Sequence[str] | Mapping[str, SharedTensor | None]
 MAX_MESSAGE_BYTES = 2**31 - 1
 _MARGIN_BYTES = 64 * 1024
 
-# Parameters that have an argument of their own, or mean something to the server.
 # What tritonserver takes as a correlation id.
 _LONGEST_SEQUENCE_NAME = 128
+# Parameters that have an argument of their own, or mean something to the server.
 _RESERVED = frozenset({"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"})
 
 

@@ -18,7 +18,7 @@ from trireme.child import KeptChild
 from trireme.envoy.endpoint import Endpoint, FrontDoor
 from trireme.envoy.kept import KeptEnvoy
 from trireme.errors import ServerError, describe
-from trireme.ports import LOOPBACK, free_ports, is_free
+from trireme.ports import LOOPBACK, free_ports, is_listening
 from trireme.prometheus import Prometheus, targets_of
 from trireme.replica import Replica, ReplicaPlan, RestartPolicy
 from trireme.repository import ModelRepository
@@ -152,7 +152,7 @@ class Fleet:
         """Its address is printed as ready. One that does not start is logged, and no reason to stop serving."""
         deadline = time.monotonic() + _GATEWAY_START_SECONDS
         gateway.keep()
-        while is_free(self._plan.gateway_port):
+        while not is_listening(self._plan.gateway_port):
             if time.monotonic() > deadline:
                 _LOG.error("gateway: nothing listens on port %d yet; see gateway.log", self._plan.gateway_port)
                 return

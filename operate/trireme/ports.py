@@ -49,6 +49,12 @@ def is_free(port: int) -> bool:
     return True
 
 
+def is_listening(port: int) -> bool:
+    """Whether something accepts connections on ``port``; nothing is bound to find out."""
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
 def _holder(port: int) -> str | None:
     for connection in psutil.net_connections("tcp"):
         listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port

@@ -73,9 +73,9 @@ def canary(
         Limits(p95_ratio=max_p95_ratio, error_excess=max_error_excess, agreement=min_agreement),
     )  # fmt: skip
     asked = [line.rstrip("\n") for line in texts if line.strip()] if texts else ()
-    told = Canary(settings, variant, pins, policy, progress(as_json), asked).run(actor, note)
+    judgement = Canary(settings, variant, pins, policy, progress(as_json), asked).run(actor, note)
     if as_json:
-        click.echo(json_text({"verb": "canary", "subject": variant, "promoted": pins, "judgement": told}))
+        click.echo(json_text({"verb": "canary", "subject": variant, "promoted": pins, "judgement": judgement}))
 
 
 def _read_steps(text: str) -> tuple[float, ...]:
