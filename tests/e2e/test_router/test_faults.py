@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from tests.deadlines import scaled
+
 if TYPE_CHECKING:
     from conftest import Echo
 
@@ -44,7 +46,7 @@ def test_variant_that_is_unloaded(echo: Echo, variant: str) -> None:
 
 @each_variant
 def test_variant_whose_stub_is_killed(echo: Echo, variant: str) -> None:
-    _stub(echo, variant).kill()
+    _kill(_stub(echo, variant))
     try:
         _assert_answered_by_others(echo, variant, {"unhealthy", "late", "breaker_open"})
     finally:
@@ -121,10 +123,29 @@ def _let_back(echo: Echo) -> Any:
 
 
 def _stub(echo: Echo, variant: str) -> psutil.Process:
-    """The stub process of a variant's worker: its command line names the model's folder."""
-    for process in psutil.Process(echo.server.pid).children(recursive=True):
-        # The server does not collect the stubs that were killed.
-        with contextlib.suppress(psutil.ZombieProcess):
-            if any(f"/{variant}_worker/" in part for part in process.cmdline()):
-                return process
-    raise AssertionError(f"no stub of {variant}")
+    """The only stub process of a variant's worker; that of a worker which was loaded again ends a while later."""
+    deadline = time.monotonic() + scaled(60)
+    while True:
+        stubs = [
+            process for process in psutil.Process(echo.server.pid).children(recursive=True) if _runs(process, variant)
+        ]
+        if len(stubs) == 1:
+            return stubs[0]
+        assert time.monotonic() < deadline, f"{len(stubs)} stubs of {variant}"
+        time.sleep(0.05)
+
+
+def _runs(process: psutil.Process, variant: str) -> bool:
+    """Whether a process is a variant's stub: its command line names the model's folder."""
+    # The server does not collect the stubs that were killed.
+    with contextlib.suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+        return any(f"/{variant}_worker/" in part for part in process.cmdline())
+    return False
+
+
+def _kill(process: psutil.Process) -> None:
+    process.kill()
+    deadline = time.monotonic() + scaled(30)
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "a killed process goes on"
+        time.sleep(0.01)
