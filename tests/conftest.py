@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import tritonclient.grpc as triton_grpc
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.server import ServerFlags, TritonServer
 from trireme.settings import Settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling

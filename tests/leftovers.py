@@ -29,7 +29,7 @@ def _dead_owners_prefix() -> str:
         [
             sys.executable,
             "-c",
-            "from trireme.shared_memory import new_region_prefix; print(new_region_prefix(), end='')",
+            "from trireme.processes.shared_memory import new_region_prefix; print(new_region_prefix(), end='')",
         ],
         stdout=subprocess.PIPE,
         text=True,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from trireme.runtime import EmbeddedRuntime
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.runtime import EmbeddedRuntime
+from trireme.processes.server import ServerFlags, TritonServer
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 from trireme_export.exporter import fit_head
 from trireme_export.forward import Forward, load_tokenizer, run_texts, source_forward, tokenize

@@ -12,7 +12,8 @@ import onnx
 from tokenizers import Tokenizer
 from trireme.errors import ConfigError, NotFoundError, TriremeError
 from trireme.files import link_or_copy, remove_staged, staged_directory
-from trireme.manifest import (
+from trireme.repository.folders import ModelFolder, ModelRepository
+from trireme.repository.manifest import (
     Accuracy,
     Graph,
     Manifest,
@@ -22,8 +23,7 @@ from trireme.manifest import (
     verify_files,
     write_manifest,
 )
-from trireme.model_config import load_model_config
-from trireme.repository import ModelFolder, ModelRepository
+from trireme.repository.model_config import load_model_config
 from trireme.settings import Settings
 
 from trireme_export import gates

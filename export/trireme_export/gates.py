@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 from trireme.errors import GateError, TriremeError
-from trireme.manifest import Accuracy, Parity
+from trireme.repository.manifest import Accuracy, Parity
 
 from trireme_export.forward import Forward, Rows, run_texts, tokenize
 from trireme_export.labelled_data import LabelledTexts

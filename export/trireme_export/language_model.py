@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trireme.errors import ConfigError, GateError, TriremeError
-from trireme.manifest import Perplexity
+from trireme.repository.manifest import Perplexity
 from trireme_backends.errors import ModelError
 from trireme_backends.generation.engine_file import MODEL_FILE, check_engine_settings
 from trireme_backends.generation.openvino_pipeline import OpenVinoPipeline

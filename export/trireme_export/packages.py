@@ -20,7 +20,7 @@ from pathlib import Path
 
 from trireme.errors import SetupError
 from trireme.files import staged_directory
-from trireme.manifest import sha256_of
+from trireme.repository.manifest import sha256_of
 
 FETCH_DEADLINE_SECONDS = 900
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import psutil
 from trireme.errors import ConfigError
 from trireme.files import json_text, write_atomic, write_json_atomic
-from trireme.repository import ModelRepository
-from trireme.routing.routes import RouteFolder, find_route
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.server import ServerFlags, TritonServer
+from trireme.repository.folders import ModelRepository
+from trireme.repository.routes import RouteFolder, find_route
 from trireme.settings import Settings
 from trireme_backends.routing.cascade import CurvePoint, choose, confidence, curve, fit_temperature
 from trireme_backends.routing.route import Cascade, Route, Tier

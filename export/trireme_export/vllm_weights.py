@@ -12,7 +12,7 @@ from typing import Any
 
 from trireme.errors import SetupError, TriremeError
 from trireme.files import write_json_atomic
-from trireme.manifest import Perplexity
+from trireme.repository.manifest import Perplexity
 from trireme.settings import Settings
 
 _DEADLINE_SECONDS = 900

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from trireme.errors import ConfigError
 from trireme.files import staged_directory
-from trireme.golden import load_golden
-from trireme.model_config import load_model_config
-from trireme.repository import ModelFolder
+from trireme.repository.folders import ModelFolder
+from trireme.repository.golden import load_golden
+from trireme.repository.model_config import load_model_config
 
 
 def write_warmup(folder: ModelFolder) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trireme.errors import ConfigError
-from trireme.golden import Tensors, load_golden
-from trireme.repository import ModelFolder
+from trireme.repository.folders import ModelFolder
+from trireme.repository.golden import Tensors, load_golden
 
 from trireme_loadtest.errors import SpecError
 from trireme_loadtest.requests import text_tensors

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trireme.golden import Tensors
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
+from trireme.repository.golden import Tensors
 from trireme.settings import Settings
 
 from trireme_loadtest.errors import SpecError

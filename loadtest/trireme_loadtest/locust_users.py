@@ -22,7 +22,7 @@ from grpc.experimental.gevent import init_gevent
 from locust import FastHttpUser, User, constant, events, task
 from locust.argument_parser import LocustArgumentParser
 from trireme.errors import TriremeError
-from trireme.golden import Tensors
+from trireme.repository.golden import Tensors
 from trireme_client import (
     ClientError,
     DeadlineError,

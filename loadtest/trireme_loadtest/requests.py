@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 import numpy as np
-from trireme.golden import Tensors
+from trireme.repository.golden import Tensors
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 

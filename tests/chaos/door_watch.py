@@ -8,7 +8,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 
-from trireme.envoy.upstreams import GRPC_CLUSTER
+from trireme.serving.envoy.upstreams import GRPC_CLUSTER
 
 from tests.deadlines import scaled
 

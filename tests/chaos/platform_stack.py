@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from trireme.envoy.endpoint import Endpoint, FrontDoor
-from trireme.stubs import stub_processes
+from trireme.processes.stubs import stub_processes
+from trireme.serving.envoy.endpoint import Endpoint, FrontDoor
 
 from tests.e2e.release_stack import ReleaseStack
 

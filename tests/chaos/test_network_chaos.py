@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from trireme.envoy.endpoint import Endpoint, FrontDoor
-from trireme.envoy.process import EnvoyProcess
-from trireme.ports import free_ports
+from trireme.processes.ports import free_ports
+from trireme.serving.envoy.endpoint import Endpoint, FrontDoor
+from trireme.serving.envoy.process import EnvoyProcess
 
 from tests.chaos.platform_stack import PlatformStack
 from tests.chaos.report import Report

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
-from trireme.envoy.endpoint import Endpoint
-from trireme.envoy.files import write_endpoints
+from trireme.serving.envoy.endpoint import Endpoint
+from trireme.serving.envoy.files import write_endpoints
 
 from tests.chaos.platform_stack import PlatformStack
 from tests.chaos.report import Report

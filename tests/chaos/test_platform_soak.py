@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import psutil
 import pytest
-from trireme.shared_memory import SHM_DIR
+from trireme.processes.shared_memory import SHM_DIR
 
 from tests.chaos.platform_stack import PlatformStack
 from tests.chaos.report import Report

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from trireme.shared_memory import SHM_DIR
+from trireme.processes.shared_memory import SHM_DIR
 
 from tests.chaos.platform_stack import PlatformStack
 from tests.deadlines import scaled

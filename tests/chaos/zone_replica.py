@@ -9,12 +9,12 @@ import os
 import sys
 from pathlib import Path
 
-from trireme.admin_key import ensure_admin_key
 from trireme.agent.process import AgentFlags, AgentProcess
-from trireme.loading import plan_loading
-from trireme.ports import LOOPBACK
-from trireme.repository import ModelRepository
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.admin_key import ensure_admin_key
+from trireme.processes.ports import LOOPBACK
+from trireme.processes.server import ServerFlags, TritonServer
+from trireme.repository.folders import ModelRepository
+from trireme.repository.loading import plan_loading
 from trireme.settings import Settings
 
 # In a namespace of its own no port is taken.

@@ -7,12 +7,12 @@ import warnings
 import pytest
 import tritonclient.grpc as triton_grpc
 from google.protobuf import text_format
-from trireme.golden import GoldenSample, load_golden
-from trireme.loading import plan_loading
-from trireme.model_config import TensorSpec, load_model_config
-from trireme.readiness import prove
-from trireme.repository import ModelFolder, ModelRepository, is_version
-from trireme.server import TritonServer
+from trireme.inference.readiness import prove
+from trireme.processes.server import TritonServer
+from trireme.repository.folders import ModelFolder, ModelRepository, is_version
+from trireme.repository.golden import GoldenSample, load_golden
+from trireme.repository.loading import plan_loading
+from trireme.repository.model_config import TensorSpec, load_model_config
 from trireme.settings import Settings
 from trireme_client import OperatorClient
 from tritonclient.grpc import model_config_pb2

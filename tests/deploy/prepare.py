@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trireme.errors import TriremeError
-from trireme.ports import free_ports
-from trireme.repository import ModelRepository
+from trireme.processes.ports import free_ports
+from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 
 from tests.deadlines import scaled

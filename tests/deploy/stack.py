@@ -6,7 +6,7 @@ import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
 from trireme_client import OperatorClient
 
 from tests.deadlines import scaled

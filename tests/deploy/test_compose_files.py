@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trireme.demand import shared_memory_bytes
-from trireme.machine import Machine
-from trireme.model_config import load_model_config
-from trireme.repository import ModelRepository
-from trireme.server import ServerFlags
+from trireme.processes.machine import Machine
+from trireme.processes.server import ServerFlags
+from trireme.repository.folders import ModelRepository
+from trireme.repository.model_config import load_model_config
+from trireme.repository.resource_requirements import shared_memory_bytes
 from trireme.settings import Settings
 
 from tests.deadlines import scaled

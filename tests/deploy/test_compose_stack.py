@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from trireme.agent.samples import find_samples
-from trireme.demonstration import demonstrate
 from trireme.errors import ServerError
-from trireme.readiness import prove
-from trireme.variants import find_tasks
+from trireme.inference.demonstration import demonstrate
+from trireme.inference.readiness import prove
+from trireme.repository.tasks import find_tasks
 from trireme_client import ClientError, OperatorClient
 
 from tests.deadlines import scaled

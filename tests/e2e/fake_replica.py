@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
-from trireme.envoy.endpoint import Endpoint
-from trireme.ports import LOOPBACK
+from trireme.processes.ports import LOOPBACK
+from trireme.serving.envoy.endpoint import Endpoint
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tests.deadlines import scaled

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-from trireme.ports import free_ports
+from trireme.processes.ports import free_ports
 
 from tests.deadlines import scaled
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trireme.manifest import Manifest, record_files, write_manifest
-from trireme.questions import text_tensor
+from trireme.inference.text_request import text_tensor
+from trireme.repository.manifest import Manifest, record_files, write_manifest
 from trireme_client import OperatorClient
 
 from tests.deadlines import scaled

@@ -17,10 +17,10 @@ from typing import Any
 
 import psutil
 from trireme.files import link_or_copy
-from trireme.ports import free_ports
-from trireme.questions import text_tensor
+from trireme.inference.text_request import text_tensor
+from trireme.processes.ports import free_ports
+from trireme.processes.shared_memory import SHM_DIR, remove_regions
 from trireme.settings import Settings
-from trireme.shared_memory import SHM_DIR, remove_regions
 from trireme_client import OperatorClient
 
 from tests.deadlines import scaled

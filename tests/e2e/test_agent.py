@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trireme.admin_key import ensure_admin_key
 from trireme.agent.process import AgentFlags
-from trireme.child import Child
-from trireme.ports import free_ports
-from trireme.server import ServerFlags, TritonServer
-from trireme.stubs import stub_processes
+from trireme.processes.admin_key import ensure_admin_key
+from trireme.processes.ports import free_ports
+from trireme.processes.server import ServerFlags, TritonServer
+from trireme.processes.stubs import stub_processes
+from trireme.processes.supervised import Child
 from trireme_client import OperatorClient
 
 from tests.deadlines import scaled

@@ -11,9 +11,9 @@ from trireme.agent.health import HealthPolicy
 from trireme.agent.metrics import AgentMetrics
 from trireme.agent.report import AgentReport, AgentState
 from trireme.agent.watch import AgentPolicy, AgentWatch
-from trireme.repository import ModelRepository
-from trireme.server import ServerFlags, TritonServer
-from trireme.stubs import stub_processes
+from trireme.processes.server import ServerFlags, TritonServer
+from trireme.processes.stubs import stub_processes
+from trireme.repository.folders import ModelRepository
 from trireme_client import OperatorClient
 from trireme_client.operator import VersionState
 

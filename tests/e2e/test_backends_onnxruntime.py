@@ -14,7 +14,7 @@ import onnx
 import pytest
 import tritonclient.grpc as triton_grpc
 from onnx import TensorProto, helper
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.server import ServerFlags, TritonServer
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests.deadlines import scaled

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trireme.server import ServerFlags
+from trireme.processes.server import ServerFlags
 from trireme.settings import Settings
 
 from tests.deadlines import scaled

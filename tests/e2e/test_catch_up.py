@@ -6,9 +6,9 @@ import shutil
 import time
 from pathlib import Path
 
-from trireme.catch_up import catch_up
-from trireme.repository import ModelRepository
-from trireme.server import ServerFlags
+from trireme.processes.server import ServerFlags
+from trireme.repository.folders import ModelRepository
+from trireme.serving.catch_up import catch_up
 from trireme_client import OperatorClient
 
 from tests.e2e.serving import MODELS

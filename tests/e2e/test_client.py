@@ -21,7 +21,7 @@ import tritonclient.grpc as triton_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from trireme.server import ServerFlags
+from trireme.processes.server import ServerFlags
 from trireme_client import (
     AsyncTriremeClient,
     ClientError,

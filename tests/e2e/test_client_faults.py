@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from trireme.server import ServerFlags
+from trireme.processes.server import ServerFlags
 from trireme_client import (
     ClientError,
     DeadlineError,

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from trireme.ports import free_ports
-from trireme.runtime import EmbeddedRuntime
+from trireme.processes.ports import free_ports
+from trireme.processes.runtime import EmbeddedRuntime
+from trireme.processes.shared_memory import new_region_prefix, remove_regions
 from trireme.settings import Settings
-from trireme.shared_memory import new_region_prefix, remove_regions
 from trireme_client import Tls, TriremeClient, UnavailableError
 
 from tests.certificates import make_certificates

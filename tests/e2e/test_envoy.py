@@ -20,11 +20,11 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from trireme.envoy.endpoint import FrontDoor, TlsFiles
-from trireme.envoy.process import EnvoyProcess
-from trireme.envoy.upstreams import GRPC_CLUSTER, HTTP_CLUSTER
 from trireme.errors import ServerError
-from trireme.ports import LOOPBACK, free_ports
+from trireme.processes.ports import LOOPBACK, free_ports
+from trireme.serving.envoy.endpoint import FrontDoor, TlsFiles
+from trireme.serving.envoy.process import EnvoyProcess
+from trireme.serving.envoy.upstreams import GRPC_CLUSTER, HTTP_CLUSTER
 from trireme_client import TriremeClient, UnavailableError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 

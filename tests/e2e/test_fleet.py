@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
-from trireme.ports import free_ports
-from trireme.questions import text_tensor
+from trireme.inference.text_request import text_tensor
+from trireme.processes.ports import free_ports
 from trireme_client import ClientError, OperatorClient
 
 from tests.deadlines import scaled

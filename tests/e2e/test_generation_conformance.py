@@ -19,8 +19,8 @@ import numpy as np
 import psutil
 import pytest
 from trireme.files import link_or_copy
-from trireme.repository import ModelRepository
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.server import ServerFlags, TritonServer
+from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 from trireme_client import ClientError, OperatorClient, TriremeClient
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trireme.server import ServerFlags
+from trireme.processes.server import ServerFlags
 from trireme_client import ClientError, TriremeClient
 
 from tests.e2e.serving import Serve

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from trireme.lint import Severity, lint
-from trireme.machine import Machine
-from trireme.runtime import EmbeddedRuntime
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.machine import Machine
+from trireme.processes.runtime import EmbeddedRuntime
+from trireme.processes.server import ServerFlags, TritonServer
 from trireme.settings import Settings
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trireme.server import ServerFlags, TritonServer, free_ports
+from trireme.processes.server import ServerFlags, TritonServer, free_ports
 from trireme_loadtest.record import LoadRecord
 
 from tests.deadlines import scaled

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trireme.server import ServerFlags, TritonServer, free_ports
+from trireme.processes.server import ServerFlags, TritonServer, free_ports
 from trireme.settings import Settings
 from trireme_loadtest.record import LoadRecord
 

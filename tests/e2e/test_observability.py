@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from trireme.ports import free_ports
+from trireme.processes.ports import free_ports
 from trireme.settings import Settings
 from trireme_backends.generation import metrics as generation_metrics
 from trireme_client import TriremeClient

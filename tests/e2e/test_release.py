@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from trireme.errors import ServerError
+from trireme.processes.runtime import EmbeddedRuntime
 from trireme.release.preflight import Preflight
-from trireme.repository import ModelRepository
-from trireme.runtime import EmbeddedRuntime
+from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 
 from tests.e2e.release_stack import Callers, ReleaseStack, write_version

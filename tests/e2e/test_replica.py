@@ -6,13 +6,13 @@ import contextlib
 from pathlib import Path
 
 import psutil
-from trireme.admin_key import ensure_admin_key
-from trireme.ports import free_ports
-from trireme.replica import Replica, ReplicaPlan, RestartPolicy
-from trireme.repository import ModelRepository
-from trireme.run_state import Phase
-from trireme.runtime import EmbeddedRuntime
-from trireme.server import ServerFlags
+from trireme.processes.admin_key import ensure_admin_key
+from trireme.processes.ports import free_ports
+from trireme.processes.runtime import EmbeddedRuntime
+from trireme.processes.server import ServerFlags
+from trireme.repository.folders import ModelRepository
+from trireme.serving.replica import Replica, ReplicaPlan, RestartPolicy
+from trireme.serving.run_state import Phase
 from trireme.settings import Settings
 
 from tests.e2e.serving import MODELS, wait_until

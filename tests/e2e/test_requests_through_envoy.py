@@ -20,12 +20,12 @@ from typing import Any
 
 import grpc
 import pytest
-from trireme.envoy.endpoint import FrontDoor
-from trireme.envoy.process import EnvoyProcess
-from trireme.envoy.upstreams import HTTP_CLUSTER
-from trireme.ports import LOOPBACK, free_ports
-from trireme.questions import text_tensor
-from trireme.server import ServerFlags, TritonServer
+from trireme.inference.text_request import text_tensor
+from trireme.processes.ports import LOOPBACK, free_ports
+from trireme.processes.server import ServerFlags, TritonServer
+from trireme.serving.envoy.endpoint import FrontDoor
+from trireme.serving.envoy.process import EnvoyProcess
+from trireme.serving.envoy.upstreams import HTTP_CLUSTER
 from trireme_client import OperatorClient, SequenceStep, TriremeClient
 from tritonclient.grpc import service_pb2
 

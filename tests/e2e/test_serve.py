@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from trireme.shared_memory import SHM_DIR
-from trireme.stubs import stub_processes
+from trireme.processes.shared_memory import SHM_DIR
+from trireme.processes.stubs import stub_processes
 from trireme_client import ClientError, OperatorClient
 
 from tests.e2e.serving import Serve, assert_nothing_is_left, processes_of, wait_until

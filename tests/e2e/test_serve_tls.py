@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trireme.ports import free_ports
+from trireme.processes.ports import free_ports
 from trireme_client import Tls, TriremeClient, UnavailableError
 
 from tests.certificates import make_certificates

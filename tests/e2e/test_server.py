@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from trireme.errors import ServerError
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.server import ServerFlags, TritonServer
 
 from tests.e2e.serving import MODELS
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import tritonclient.grpc as triton_grpc
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.server import ServerFlags, TritonServer
 from trireme.settings import Settings
 from trireme_client import GenerationChunk, TriremeClient
 from trireme_export.exporter import Exporter

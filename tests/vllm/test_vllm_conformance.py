@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.server import ServerFlags, TritonServer
 
 import tests.e2e.test_generation_conformance as conformance
 from tests.e2e.test_generation_conformance import *  # noqa: F403

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
-from trireme.golden import load_golden
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
+from trireme.repository.golden import load_golden
 from trireme_client import ClientError, InvalidRequestError
 from tritonclient.utils import InferenceServerException
 

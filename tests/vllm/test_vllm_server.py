@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from trireme.ports import free_ports
+from trireme.processes.ports import free_ports
 from trireme.settings import Settings
 from trireme_client import InvalidRequestError
 from tritonclient.utils import InferenceServerException

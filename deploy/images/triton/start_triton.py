@@ -13,12 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trireme.demand import shared_memory_bytes
 from trireme.errors import SetupError, TriremeError
-from trireme.loading import plan_loading
-from trireme.machine import Machine
-from trireme.model_config import load_model_config
-from trireme.repository import ModelRepository
+from trireme.processes.machine import Machine
+from trireme.repository.folders import ModelRepository
+from trireme.repository.loading import plan_loading
+from trireme.repository.model_config import load_model_config
+from trireme.repository.resource_requirements import shared_memory_bytes
 
 REPOSITORY = Path("/models")
 BACKENDS = Path("/opt/tritonserver/backends")

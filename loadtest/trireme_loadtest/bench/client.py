@@ -14,7 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import tritonclient.grpc as triton_grpc
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.server import ServerFlags, TritonServer
 from trireme_client import Endpoint, HedgePolicy, TriremeClient
 from trireme_client.grpc_wire import channel_options
 

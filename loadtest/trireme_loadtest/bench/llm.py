@@ -17,10 +17,10 @@ from typing import Any
 import click
 from trireme.errors import ServerError, TriremeError
 from trireme.files import write_atomic
-from trireme.loading import plan_loading
-from trireme.model_config import load_model_config
-from trireme.repository import ModelRepository
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.server import ServerFlags, TritonServer
+from trireme.repository.folders import ModelRepository
+from trireme.repository.loading import plan_loading
+from trireme.repository.model_config import load_model_config
 from trireme.settings import Settings
 from trireme_backends.generation.vllm_config import path_or_name
 from trireme_client import AsyncTriremeClient, ClientError

@@ -7,8 +7,8 @@ import functools
 from collections.abc import Mapping, Sequence
 
 import click
-from trireme.repository import ModelRepository
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.server import ServerFlags, TritonServer
+from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 
 from trireme_loadtest.bench.peers.model_files import ModelFiles

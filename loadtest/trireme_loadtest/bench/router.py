@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import click
 import numpy as np
 from trireme.direct_http import open_direct
-from trireme.repository import ModelRepository
-from trireme.routing.routes import find_route
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.server import ServerFlags, TritonServer
+from trireme.repository.folders import ModelRepository
+from trireme.repository.routes import find_route
 from trireme.settings import Settings
 from trireme_backends.routing.route import Tier
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from trireme.errors import ServerError
-from trireme.model_config import load_model_config
-from trireme.repository import ModelRepository
-from trireme.server import ServerFlags, TritonServer
+from trireme.processes.server import ServerFlags, TritonServer
+from trireme.repository.folders import ModelRepository
+from trireme.repository.model_config import load_model_config
 from trireme.settings import Settings
 from trireme_backends.text import TextTokenizer, pad
 from tritonclient.grpc import service_pb2

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from trireme_client import ClientError, OperatorClient, UnreachableError
 
 from trireme.errors import TriremeError
-from trireme.loading import missing_part
-from trireme.model_config import load_model_config
-from trireme.repository import ModelFolder, ModelRepository
+from trireme.repository.folders import ModelFolder, ModelRepository
+from trireme.repository.loading import missing_part
+from trireme.repository.model_config import load_model_config
 
 
 @dataclass(frozen=True, slots=True)

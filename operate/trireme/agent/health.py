@@ -16,9 +16,9 @@ from trireme_client import ClientError, DeadlineError, OperatorClient, Unavailab
 from trireme.agent.healer import Healer
 from trireme.agent.samples import Samples
 from trireme.errors import NotFoundError
-from trireme.golden import GoldenSample
-from trireme.repository import ModelRepository
-from trireme.stubs import Stub
+from trireme.processes.stubs import Stub
+from trireme.repository.folders import ModelRepository
+from trireme.repository.golden import GoldenSample
 
 _LOG = logging.getLogger(__name__)
 

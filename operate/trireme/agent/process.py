@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from trireme.agent.report import AgentReport
-from trireme.child import Child
 from trireme.direct_http import open_direct
 from trireme.errors import ServerError
+from trireme.processes.supervised import Child
 
 _CALL_SECONDS = 2.0
 

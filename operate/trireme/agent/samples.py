@@ -11,10 +11,10 @@ from trireme_backends.routing.route import CANARY_SUFFIX
 from trireme_client import OperatorClient
 
 from trireme.errors import ConfigError
-from trireme.golden import GoldenSample, load_golden
-from trireme.loading import plan_loading, variants_not_loaded
-from trireme.model_config import load_model_config
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
+from trireme.repository.golden import GoldenSample, load_golden
+from trireme.repository.loading import plan_loading, variants_not_loaded
+from trireme.repository.model_config import load_model_config
 
 _LOG = logging.getLogger(__name__)
 

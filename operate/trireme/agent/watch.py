@@ -17,8 +17,8 @@ from trireme.agent.metrics import AgentMetrics
 from trireme.agent.report import AgentReport, AgentState
 from trireme.agent.samples import Samples, find_samples, only_canaries_ask
 from trireme.errors import describe
-from trireme.repository import ModelRepository
-from trireme.stubs import Stub, StubWatch
+from trireme.processes.stubs import Stub, StubWatch
+from trireme.repository.folders import ModelRepository
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from trireme.agent.app import AgentServer, DrainPolicy, make_app
 from trireme.agent.metrics import AgentMetrics
 from trireme.agent.watch import AgentPolicy, AgentWatch
 from trireme.errors import TriremeError
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 from trireme.structured_log import JsonFormatter
 

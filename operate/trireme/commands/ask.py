@@ -11,12 +11,12 @@ from trireme_client import OperatorClient
 
 from trireme.errors import NotFoundError, ServerError
 from trireme.files import json_text
-from trireme.model_config import load_model_config
-from trireme.questions import TextAnswer, ask_chat, ask_text, reason_in_short, require_text_model
-from trireme.repository import ModelRepository
-from trireme.run_state import RunDirectory
+from trireme.inference.text_request import TextAnswer, ask_chat, ask_text, reason_in_short, require_text_model
+from trireme.repository.folders import ModelRepository
+from trireme.repository.model_config import load_model_config
+from trireme.repository.tasks import TIERS, find_task, find_tasks, is_language_model
+from trireme.serving.run_state import RunDirectory
 from trireme.settings import Settings
-from trireme.variants import TIERS, find_task, find_tasks, is_language_model
 
 _DEADLINE_SECONDS = 30.0
 

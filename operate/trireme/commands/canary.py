@@ -12,7 +12,7 @@ from trireme.release.canary import Canary, CanaryPolicy
 from trireme.release.pins import wanted_pins
 from trireme.release.plans import plan_canary, plan_promote
 from trireme.release.statistics import Limits
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 
 _DEFAULT = CanaryPolicy()

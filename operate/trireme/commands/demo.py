@@ -11,19 +11,19 @@ from pathlib import Path
 import click
 from trireme_client import ClientError, OperatorClient
 
-from trireme.admin_key import ensure_admin_key
-from trireme.demonstration import Chat, Demonstration, chats, demonstrate
-from trireme.envoy.endpoint import FrontDoor
 from trireme.errors import ServerError
-from trireme.fleet import Fleet, FleetPlan
-from trireme.ports import free_ports
-from trireme.questions import reason_in_short
-from trireme.replica import RestartPolicy
-from trireme.repository import ModelRepository
-from trireme.run_state import RunDirectory
-from trireme.runtime import EmbeddedRuntime
+from trireme.inference.demonstration import Chat, Demonstration, chats, demonstrate
+from trireme.inference.text_request import reason_in_short
+from trireme.processes.admin_key import ensure_admin_key
+from trireme.processes.ports import free_ports
+from trireme.processes.runtime import EmbeddedRuntime
+from trireme.repository.folders import ModelRepository
+from trireme.repository.tasks import find_tasks
+from trireme.serving.envoy.endpoint import FrontDoor
+from trireme.serving.fleet import Fleet, FleetPlan
+from trireme.serving.replica import RestartPolicy
+from trireme.serving.run_state import RunDirectory
 from trireme.settings import Settings
-from trireme.variants import find_tasks
 
 _REPLICAS = 2
 _ZONES = ("a", "b")

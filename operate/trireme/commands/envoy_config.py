@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from trireme.envoy.endpoint import Endpoint, FrontDoor
-from trireme.envoy.files import write_config
-from trireme.envoy.tls_options import tls_files, tls_options
 from trireme.errors import TriremeError
-from trireme.ports import LOOPBACK
+from trireme.processes.ports import LOOPBACK
+from trireme.serving.envoy.endpoint import Endpoint, FrontDoor
+from trireme.serving.envoy.files import write_config
+from trireme.serving.envoy.tls_options import tls_files, tls_options
 
 _PORT = click.IntRange(1, 65535)
 

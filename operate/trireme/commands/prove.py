@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from trireme.files import write_json_atomic
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 
 

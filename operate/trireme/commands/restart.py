@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from trireme.errors import ServerError
-from trireme.orders import carry_out
-from trireme.run_state import RunDirectory
+from trireme.serving.command_queue import carry_out
+from trireme.serving.run_state import RunDirectory
 from trireme.settings import Settings
 
 

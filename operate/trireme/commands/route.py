@@ -7,8 +7,8 @@ from importlib.metadata import entry_points
 import click
 
 from trireme.files import json_text
-from trireme.repository import ModelRepository
-from trireme.run_state import RunDirectory
+from trireme.repository.folders import ModelRepository
+from trireme.serving.run_state import RunDirectory
 from trireme.settings import Settings
 
 
@@ -39,8 +39,8 @@ def explain(task: str, params: tuple[str, ...], as_json: bool) -> None:
 
     A running `trireme serve` is asked for its live state; without one the rules alone decide.
     """
-    from trireme.routing.explain import explain_live, explain_offline
-    from trireme.routing.routes import find_route
+    from trireme.repository.route_explanation import explain_live, explain_offline
+    from trireme.repository.routes import find_route
 
     settings = Settings.from_environment()
     found = find_route(ModelRepository(settings.repository_dir), task)
@@ -58,7 +58,7 @@ def check(tasks: tuple[str, ...], as_json: bool) -> int:
 
     Exit code 1 when something is wrong.
     """
-    from trireme.routing.routes import check_route, find_route, find_routes
+    from trireme.repository.routes import check_route, find_route, find_routes
 
     repository = ModelRepository(Settings.from_environment().repository_dir)
     routes = [find_route(repository, task) for task in tasks] if tasks else find_routes(repository)

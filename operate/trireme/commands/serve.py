@@ -12,20 +12,20 @@ from pathlib import Path
 
 import click
 
-from trireme.admin_key import ensure_admin_key
-from trireme.envoy.endpoint import FrontDoor, PlainPorts
-from trireme.envoy.tls_options import tls_files, tls_options
-from trireme.fleet import Fleet, FleetPlan
-from trireme.leftovers import remove_leftovers
-from trireme.ports import LOOPBACK, free_ports, is_free, require_free
-from trireme.prometheus import Prometheus, find_prometheus
-from trireme.replica import RestartPolicy
-from trireme.repository import ModelRepository
-from trireme.run_state import RunDirectory, ServingState
-from trireme.runtime import EmbeddedRuntime
+from trireme.processes.admin_key import ensure_admin_key
+from trireme.processes.leftovers import remove_leftovers
+from trireme.processes.ports import LOOPBACK, free_ports, is_free, require_free
+from trireme.processes.runtime import EmbeddedRuntime
+from trireme.repository.folders import ModelRepository
+from trireme.repository.tasks import find_tasks
+from trireme.serving.envoy.endpoint import FrontDoor, PlainPorts
+from trireme.serving.envoy.tls_options import tls_files, tls_options
+from trireme.serving.fleet import Fleet, FleetPlan
+from trireme.serving.prometheus import Prometheus, find_prometheus
+from trireme.serving.replica import RestartPolicy
+from trireme.serving.run_state import RunDirectory, ServingState
 from trireme.settings import Settings
 from trireme.structured_log import JsonFormatter
-from trireme.variants import find_tasks
 
 MOST_REPLICAS = 64
 _GATEWAY_PORT = 8080

@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 import click
 
-from trireme.admin_key import ensure_admin_key
 from trireme.files import json_text
-from trireme.run_state import RunDirectory
+from trireme.processes.admin_key import ensure_admin_key
+from trireme.serving.run_state import RunDirectory
+from trireme.serving.status import ReplicaStatus, Status, read_status
 from trireme.settings import Settings
-from trireme.status import ReplicaStatus, Status, read_status
 
 
 @click.command()

@@ -16,9 +16,9 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from trireme.repository import ModelRepository
-from trireme.run_state import RunDirectory, ServingState
-from trireme.server_metrics import Metrics, Window
+from trireme.processes.server_metrics import Metrics, Window
+from trireme.repository.folders import ModelRepository
+from trireme.serving.run_state import RunDirectory, ServingState
 from trireme.settings import Settings
 from trireme.top.frame import Frame, frame_of, steps_of
 from trireme.top.view import render

@@ -10,7 +10,7 @@ import click
 from trireme.files import json_text
 from trireme.release.integrity import VersionCheck, verify_versions
 from trireme.release.workspace import journal_of
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from trireme.doctor import memory, models, ports, software
 from trireme.doctor.check import Check, Status
-from trireme.machine import Machine
-from trireme.model_config import parse_model_config
-from trireme.repository import ModelRepository
-from trireme.run_state import RunDirectory
+from trireme.processes.machine import Machine
+from trireme.repository.folders import ModelRepository
+from trireme.repository.model_config import parse_model_config
+from trireme.serving.run_state import RunDirectory
 from trireme.settings import Settings
 
 __all__ = ["Check", "Status", "examine"]

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psutil
 
-from trireme.demand import shared_memory_bytes
 from trireme.doctor.check import Check, fail, mebibytes, ok, warn
-from trireme.leftovers import find_leftovers
-from trireme.machine import Machine
-from trireme.model_config import ModelConfig
-from trireme.shared_memory import SHM_DIR, orphaned_regions
+from trireme.processes.leftovers import find_leftovers
+from trireme.processes.machine import Machine
+from trireme.processes.shared_memory import SHM_DIR, orphaned_regions
+from trireme.repository.model_config import ModelConfig
+from trireme.repository.resource_requirements import shared_memory_bytes
 
 # Regions of Python stubs: this project's servers name them by their owner, any other Triton by its default.
 _REGION_NAMES = ("trireme_*", "triton_python_backend_shm_region_*")
@@ -26,7 +26,7 @@ _LEAST_DISK_BYTES = 512 * 1024**2
 def shared_memory(
     configs: Iterable[ModelConfig], machine: Machine, shm_dir: Path = SHM_DIR, free_bytes: int | None = None
 ) -> Iterator[Check]:
-    """``/dev/shm`` holds the regions of all instances; see ``trireme.demand.shared_memory_bytes`` for the formula.
+    """``/dev/shm`` holds the regions of all instances; ``shared_memory_bytes`` has the formula.
 
     ``free_bytes`` is what is free there; asked of the system where it is not given.
     """

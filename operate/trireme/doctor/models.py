@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from trireme.demand import threads_asked
 from trireme.doctor.check import Check, fail, ok, warn
 from trireme.errors import ConfigError
 from trireme.lint import Severity, lint
-from trireme.loading import missing_part
-from trireme.machine import Machine
-from trireme.model_config import ModelConfig, load_model_config
-from trireme.repository import ModelFolder, ModelRepository
+from trireme.processes.machine import Machine
+from trireme.repository.folders import ModelFolder, ModelRepository
+from trireme.repository.loading import missing_part
+from trireme.repository.model_config import ModelConfig, load_model_config
+from trireme.repository.resource_requirements import threads_asked
 
 
 def exported(repository: ModelRepository) -> Iterator[Check]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 import psutil
 
 from trireme.doctor.check import Check, fail, ok
-from trireme.run_state import RunDirectory
+from trireme.serving.run_state import RunDirectory
 
 # What `trireme serve` listens on unless told otherwise, and the flag that tells it.
 DEFAULT_PORTS = {8000: "--http-port", 8001: "--grpc-port", 8002: "--metrics-port"}

@@ -15,8 +15,8 @@ from trireme_client.endpoint import PROXY_VARIABLES
 
 from trireme.doctor.check import Check, fail, ok, warn
 from trireme.errors import SetupError
-from trireme.ports import LOOPBACK
-from trireme.runtime import EmbeddedRuntime
+from trireme.processes.ports import LOOPBACK
+from trireme.processes.runtime import EmbeddedRuntime
 from trireme.settings import Settings
 
 PYTHONS = ((3, 10), (3, 11), (3, 12))

@@ -9,9 +9,9 @@ from trireme.errors import TriremeError
 from trireme.lint.finding import Complaint, Finding, Report, Severity
 from trireme.lint.rules import ALL_RULES
 from trireme.lint.subject import Subject, rule_name
-from trireme.machine import Machine
-from trireme.model_config import ParsedConfig, parse_model_config
-from trireme.repository import ModelRepository
+from trireme.processes.machine import Machine
+from trireme.repository.folders import ModelRepository
+from trireme.repository.model_config import ParsedConfig, parse_model_config
 
 
 def lint(path: Path, machine: Machine | None = None) -> Report:

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from trireme.config_source import Place, nearest
+from trireme.repository.config_source import Place, nearest
 
 
 class Severity(str, Enum):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from trireme.lint.finding import Complaint
-from trireme.machine import Machine
-from trireme.model_config import ModelConfig
-from trireme.repository import ModelFolder
+from trireme.processes.machine import Machine
+from trireme.repository.folders import ModelFolder
+from trireme.repository.model_config import ModelConfig
 
 # By these files Triton finds the backend where the config names neither backend nor platform nor filename.
 _BACKEND_OF_FILE = {

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from trireme_client import ClientError, OperatorClient
 
 from trireme.errors import TriremeError
-from trireme.model_config import load_model_config
 from trireme.release.step import is_away
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
+from trireme.repository.model_config import load_model_config
 
 # Versions by model; None where no version is loaded.
 Answers = Mapping[str, int | None]

@@ -15,7 +15,6 @@ from trireme_backends.routing.route import CANARY_SUFFIX
 from trireme_client import OperatorClient
 
 from trireme.errors import TriremeError
-from trireme.model_config import load_model_config
 from trireme.release.counts import Counts, GenerationCounts, RequestCounts
 from trireme.release.lock import release_lock
 from trireme.release.plans import (
@@ -30,8 +29,9 @@ from trireme.release.plans import (
 from trireme.release.shadow import Shadow, make_questions
 from trireme.release.statistics import Judgement, Limits, Verdict, judge
 from trireme.release.workspace import Workspace, canary_lock_path, open_workspace, replica_clients
-from trireme.repository import ModelRepository
-from trireme.run_state import RunDirectory, ServingState
+from trireme.repository.folders import ModelRepository
+from trireme.repository.model_config import load_model_config
+from trireme.serving.run_state import RunDirectory, ServingState
 from trireme.settings import Settings
 
 _QUESTION_DEADLINE_SECONDS = 30.0

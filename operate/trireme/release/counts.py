@@ -7,10 +7,10 @@ from typing import Protocol
 
 from trireme_client import ClientError, OperatorClient
 
-from trireme.model_config import load_model_config
+from trireme.processes.server_metrics import Metrics
 from trireme.release.statistics import Outcomes
-from trireme.repository import ModelRepository
-from trireme.server_metrics import Metrics
+from trireme.repository.folders import ModelRepository
+from trireme.repository.model_config import load_model_config
 
 # Of ``trireme_backends.generation.metrics``. Other ends are a whole answer, the caller's fault or the caller's wish.
 _GENERATIONS = "trireme_generation_requests_total"

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from trireme.config_source import Place
 from trireme.errors import ConfigError
-from trireme.model_config import ModelConfig, parse_model_config
+from trireme.repository.config_source import Place
+from trireme.repository.model_config import ModelConfig, parse_model_config
 
 _QUOTED_OR_COMMENT = re.compile(r""""(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|\#[^\n]*""")
 _VERSION_FIELD = re.compile(r"model_version\s*:\s*-?\d+")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from trireme.errors import TriremeError, describe
 from trireme.files import write_atomic
-from trireme.manifest import MANIFEST_NAME, read_manifest, verify_files
 from trireme.release.lock import LockedError
 from trireme.release.plans import DONE_MARKER
+from trireme.repository.manifest import MANIFEST_NAME, read_manifest, verify_files
 
 _State = tuple[tuple[str, int, int], ...]
 

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from trireme.errors import ConfigError, TriremeError
-from trireme.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 from trireme.release.journal import Journal, Outcome
 from trireme.release.step import CopyVersion, from_json
-from trireme.repository import ModelFolder, version_files
+from trireme.repository.folders import ModelFolder, version_files
+from trireme.repository.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 
 SIGNATURE_NAME = f"{MANIFEST_NAME}.sig"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trireme.errors import ConfigError, NotFoundError, TriremeError
-from trireme.model_config import ModelConfig, load_model_config
 from trireme.release.callers import serving_by_files
-from trireme.repository import ModelFolder, ModelRepository, is_version
+from trireme.repository.folders import ModelFolder, ModelRepository, is_version
+from trireme.repository.model_config import ModelConfig, load_model_config
 
 
 def pins_of(config: ModelConfig) -> dict[str, int]:

@@ -12,9 +12,6 @@ from trireme_backends.routing.route import CANARY_SUFFIX
 from trireme_backends.routing.traffic import Traffic, parse_traffic
 
 from trireme.errors import ConfigError, NotFoundError, TriremeError
-from trireme.loading import plan_loading
-from trireme.manifest import sha256_of
-from trireme.model_config import load_model_config
 from trireme.release.callers import Move, Serving, serving_by_files
 from trireme.release.edits import keep_versions, pin_steps
 from trireme.release.engine import Plan
@@ -32,8 +29,11 @@ from trireme.release.step import (
     ReplaceFile,
     Step,
 )
-from trireme.repository import ModelFolder, ModelRepository, is_version, version_files
-from trireme.routing.routes import RouteFolder, find_routes
+from trireme.repository.folders import ModelFolder, ModelRepository, is_version, version_files
+from trireme.repository.loading import plan_loading
+from trireme.repository.manifest import sha256_of
+from trireme.repository.model_config import load_model_config
+from trireme.repository.routes import RouteFolder, find_routes
 
 # Stands beside the files of a version while they are being dropped in; no part of it.
 DONE_MARKER = ".done"

@@ -11,16 +11,16 @@ from trireme_client import ClientError, OperatorClient
 
 from trireme.errors import GateError, ServerError, TriremeError
 from trireme.files import link_or_copy
-from trireme.golden import load_golden
+from trireme.inference.readiness import prove
 from trireme.lint import Severity, lint
-from trireme.loading import plan_loading
-from trireme.manifest import MANIFEST_NAME, read_manifest, verify_files
-from trireme.model_config import load_model_config
-from trireme.readiness import prove
+from trireme.processes.runtime import EmbeddedRuntime
+from trireme.processes.server import ServerFlags, TritonServer
 from trireme.release.edits import keep_versions
-from trireme.repository import ModelFolder, ModelRepository
-from trireme.runtime import EmbeddedRuntime
-from trireme.server import ServerFlags, TritonServer
+from trireme.repository.folders import ModelFolder, ModelRepository
+from trireme.repository.golden import load_golden
+from trireme.repository.loading import plan_loading
+from trireme.repository.manifest import MANIFEST_NAME, read_manifest, verify_files
+from trireme.repository.model_config import load_model_config
 
 _SAMPLE_DEADLINE_SECONDS = 30.0
 

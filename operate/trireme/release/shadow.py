@@ -11,11 +11,11 @@ import numpy as np
 from trireme_client import ClientError, InferResult, OperatorClient
 
 from trireme.errors import TriremeError
-from trireme.golden import GoldenSample, Tensors, load_golden
-from trireme.model_config import load_model_config
 from trireme.release.counts import Counts
 from trireme.release.statistics import Outcomes, Window
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
+from trireme.repository.golden import GoldenSample, Tensors, load_golden
+from trireme.repository.model_config import load_model_config
 
 _MOST_WORDS = 40
 _MOST_TOKENS = 16

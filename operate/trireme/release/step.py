@@ -26,9 +26,9 @@ from trireme_client import ClientError, OperatorClient, UnreachableError
 
 from trireme.errors import ServerError, TriremeError
 from trireme.files import staged_directory, write_atomic
-from trireme.loading import plan_loading
-from trireme.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
-from trireme.repository import ModelFolder, ModelRepository
+from trireme.repository.folders import ModelFolder, ModelRepository
+from trireme.repository.loading import plan_loading
+from trireme.repository.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 
 # A load blocks through warm-up, so an engine of many gigabytes may take minutes.
 _LOAD_DEADLINE_SECONDS = 300.0
@@ -154,8 +154,8 @@ class InstallVersion:
 class Reconfigure:
     """``before`` and ``after`` are whole texts of ``config.pbtxt``; ``versions`` must be ready afterwards.
 
-    A server that is away is passed over: it takes what was changed when it is back, see ``trireme.catch_up``. Where
-    none is there, the step fails; a step that ``waits``, when going back, gives them a moment to return.
+    A server that is away is skipped: it catches up when it is back (``trireme.serving.catch_up``). Where none is there,
+    the step fails; a step that ``waits``, when going back, gives them a moment to return.
     """
 
     model: str

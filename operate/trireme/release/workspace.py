@@ -16,8 +16,8 @@ from trireme.release.journal import Journal, Release
 from trireme.release.lock import LockedError, release_lock
 from trireme.release.plans import plan_rollback
 from trireme.release.step import World
-from trireme.repository import ModelFolder, ModelRepository
-from trireme.run_state import RunDirectory
+from trireme.repository.folders import ModelFolder, ModelRepository
+from trireme.serving.run_state import RunDirectory
 from trireme.settings import Settings
 
 
@@ -100,8 +100,8 @@ def _releases_dir(settings: Settings) -> Path:
 def _preflight(settings: Settings) -> Callable[[ModelFolder, Path, int], None]:
     def check(folder: ModelFolder, copy: Path, version: int) -> None:
         # Only a publication needs these: a rollback shall neither wait for ONNX nor fail for want of a runtime.
+        from trireme.processes.runtime import EmbeddedRuntime
         from trireme.release.preflight import Preflight
-        from trireme.runtime import EmbeddedRuntime
 
         Preflight(EmbeddedRuntime.find(settings)).check(folder, copy, version)
 

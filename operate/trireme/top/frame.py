@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trireme.errors import ConfigError
-from trireme.model_config import load_model_config
-from trireme.repository import ModelRepository
-from trireme.run_state import ReplicaState, ServingState
-from trireme.server_metrics import Window, quantile
+from trireme.processes.server_metrics import Window, quantile
+from trireme.repository.folders import ModelRepository
+from trireme.repository.model_config import load_model_config
+from trireme.serving.run_state import ReplicaState, ServingState
 
 _SERVER_FAULTS = ("failed", "unavailable")
 # A router tells of its calls every half second.

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from trireme_backends.routing.route import CANARY_SUFFIX
 
-from trireme.run_state import Phase
+from trireme.serving.run_state import Phase
 from trireme.top.frame import Frame, Latency, ModelRow, ReplicaRow
 
 

@@ -11,7 +11,7 @@ import time
 import httpx
 import psutil
 import pytest
-from trireme.server import ServerFlags
+from trireme.processes.server import ServerFlags
 
 from tests.e2e.gateway_process import DEADLINE_SECONDS, GatewayProcess, sum_metric
 from tests.e2e.test_gateway.conftest import write_models

@@ -9,7 +9,7 @@ import sys
 import httpx
 import pytest
 from click.testing import CliRunner
-from trireme.ports import free_ports
+from trireme.processes.ports import free_ports
 from trireme_gateway.command import gateway_key
 
 from tests.deadlines import scaled

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from trireme.repository import ModelRepository
-from trireme.routing.explain import explain_live
-from trireme.routing.routes import find_route
+from trireme.repository.folders import ModelRepository
+from trireme.repository.route_explanation import explain_live
+from trireme.repository.routes import find_route
 from trireme_client import ClientError
 from tritonclient.utils import InferenceServerException
 

@@ -54,11 +54,11 @@ def test_verb_whose_packages_are_missing_says_so_and_leaves_the_others_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # None in sys.modules is how Python is told that a module cannot be found.
-    monkeypatch.setitem(sys.modules, "trireme.status", None)
+    monkeypatch.setitem(sys.modules, "trireme.serving.status", None)
     monkeypatch.delitem(sys.modules, "trireme.commands.status", raising=False)
     assert cli.main(["--help"]) == 0
     told = capsys.readouterr().out
-    assert "Not here: needs trireme.status" in told
+    assert "Not here: needs trireme.serving.status" in told
     assert "demo" in told
     assert cli.main(["status", "--json"]) == 1
-    assert "trireme status needs the package trireme.status, which is not installed" in capsys.readouterr().err
+    assert "trireme status needs the package trireme.serving.status, which is not installed" in capsys.readouterr().err

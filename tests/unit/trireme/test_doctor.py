@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 from trireme.cli import main
-from trireme.demand import instance_count, shared_memory_bytes, threads_asked
 from trireme.doctor import Status, memory, models, ports, software
 from trireme.doctor.check import Check
-from trireme.machine import Machine
-from trireme.manifest import Manifest, record_files, write_manifest
-from trireme.model_config import ModelConfig, parse_model_config
-from trireme.repository import ModelRepository
-from trireme.runtime import EmbeddedRuntime
+from trireme.processes.machine import Machine
+from trireme.processes.runtime import EmbeddedRuntime
+from trireme.processes.shared_memory import new_region_prefix
+from trireme.repository.folders import ModelRepository
+from trireme.repository.manifest import Manifest, record_files, write_manifest
+from trireme.repository.model_config import ModelConfig, parse_model_config
+from trireme.repository.resource_requirements import instance_count, shared_memory_bytes, threads_asked
 from trireme.settings import Settings
-from trireme.shared_memory import new_region_prefix
 
 MIB = 1024**2
 TWO_CORES = Machine(cores=2, gpus=0)

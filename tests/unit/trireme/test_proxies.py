@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 from trireme.doctor import Status, software
-from trireme.server_metrics import Metrics
+from trireme.processes.server_metrics import Metrics
 from trireme_client import FakeServer, OperatorClient
 
 

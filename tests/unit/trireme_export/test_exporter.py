@@ -14,7 +14,7 @@ import onnx
 import pytest
 from trireme import cli
 from trireme.errors import ConfigError, NotFoundError
-from trireme.manifest import read_manifest, verify_files
+from trireme.repository.manifest import read_manifest, verify_files
 from trireme_export.exporter import Exporter
 
 from tests.deadlines import scaled

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from trireme.errors import GateError, TriremeError
-from trireme.manifest import Accuracy, Parity
+from trireme.repository.manifest import Accuracy, Parity
 from trireme_export import gates
 from trireme_export.exporter import fit_head
 from trireme_export.forward import Forward, load_tokenizer, onnx_forward, run_texts, source_forward

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from trireme.errors import ConfigError, GateError
-from trireme.manifest import Manifest, Perplexity, read_manifest, write_manifest
+from trireme.repository.manifest import Manifest, Perplexity, read_manifest, write_manifest
 from trireme_export.language_model import check_perplexity, write_engine_file
 from trireme_export.recipe import LanguageModelRecipe, PerplexityGate
 from trireme_export.recipe_reader import read_recipe

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from trireme.errors import ConfigError
-from trireme.repository import ModelFolder
+from trireme.repository.folders import ModelFolder
 from trireme_export.warmup import raw_tensor, write_warmup
 
 WARMUP = """

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 import pytest
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
 from trireme_loadtest.bench.llm import find_served
 from trireme_loadtest.generation_load import Prompt, StreamRun, StreamTimes, closed_streams, mixed_prompts
 

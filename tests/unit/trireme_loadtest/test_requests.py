@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from trireme.errors import ConfigError, TriremeError
-from trireme.repository import ModelFolder
+from trireme.repository.folders import ModelFolder
 from trireme_loadtest.errors import SpecError
 from trireme_loadtest.inputs import from_file, from_golden, texts_of_mixed_length
 from trireme_loadtest.load_task import parse_task

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trireme_backends.errors import ModelError
 
-# Set by whoever starts tritonserver; see trireme.runtime.
+# Set by whoever starts tritonserver; see trireme.processes.runtime.
 DIRECTORY_VARIABLE = "TRIREME_VLLM_DIR"
 
 _SETTINGS = {

@@ -14,7 +14,7 @@ from types import TracebackType
 import aiohttp
 from trireme.direct_http import open_direct
 from trireme.errors import ServerError
-from trireme.ports import LOOPBACK, free_ports
+from trireme.processes.ports import LOOPBACK, free_ports
 
 from trireme_loadtest.generation_load import Prompt
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trireme.errors import SetupError
-from trireme.manifest import sha256_of
-from trireme.model_config import load_model_config
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
+from trireme.repository.manifest import sha256_of
+from trireme.repository.model_config import load_model_config
 
 
 @dataclass(frozen=True, slots=True)

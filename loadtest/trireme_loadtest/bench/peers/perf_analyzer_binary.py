@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 from trireme.errors import ServerError, SetupError
 from trireme.files import staged_directory
-from trireme.ports import LOOPBACK
+from trireme.processes.ports import LOOPBACK
 from trireme.settings import Settings
 
 # The last release of the client whose wheel carries the binary.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trireme.errors import ServerError
-from trireme.ports import LOOPBACK, free_ports
+from trireme.processes.ports import LOOPBACK, free_ports
 
 from trireme_loadtest.bench.peers.model_files import ModelFiles
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from trireme.lint.finding import Complaint, did_you_mean, error, warning
 from trireme.lint.subject import Rule, Subject
-from trireme.model_config import ModelConfig
+from trireme.repository.model_config import ModelConfig
 
 STEP = ("ensemble_scheduling", "step")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from trireme.lint.finding import Complaint, did_you_mean, error, warning
 from trireme.lint.rules.ensemble import STEP
 from trireme.lint.subject import Rule, Subject
-from trireme.model_config import EnsembleStep, ModelConfig, TensorSpec
+from trireme.repository.model_config import EnsembleStep, ModelConfig, TensorSpec
 
 
 def called_models_exist(subject: Subject) -> Iterator[Complaint]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trireme.errors import ConfigError
-from trireme.golden import golden_paths, read_golden
 from trireme.lint.finding import Complaint, error
 from trireme.lint.subject import Rule, Subject
+from trireme.repository.golden import golden_paths, read_golden
 
 
 def golden_samples_are_readable(subject: Subject) -> Iterator[Complaint]:

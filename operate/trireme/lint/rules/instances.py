@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trireme.demand import threads_asked
 from trireme.lint.finding import Complaint, error, warning
 from trireme.lint.subject import Rule, Subject
+from trireme.repository.resource_requirements import threads_asked
 
 
 def devices_are_present(subject: Subject) -> Iterator[Complaint]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from trireme.lint.finding import Complaint, error, ngc_only, warning
 from trireme.lint.subject import Rule, Subject
-from trireme.repository import ModelFolder, is_version
+from trireme.repository.folders import ModelFolder, is_version
 
 # The platforms each of Triton's own backends takes; any other backend takes any platform.
 _PLATFORMS = {

@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 
 from trireme.lint.finding import Complaint, error, warning
 from trireme.lint.subject import Rule, Subject
-from trireme.model_config import TensorSpec
+from trireme.repository.model_config import TensorSpec
 
 
 def tensors_are_complete(subject: Subject) -> Iterator[Complaint]:

@@ -12,9 +12,9 @@ from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
-from trireme.config_source import nearest
 from trireme.lint.finding import Complaint, error, warning
 from trireme.lint.subject import Rule, Subject
+from trireme.repository.config_source import nearest
 
 # Strings have no fixed size: their files hold a 4-byte length and the bytes of each.
 _BYTES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, "BF16": 2,

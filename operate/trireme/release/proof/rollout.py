@@ -16,7 +16,7 @@ from trireme.release.proof.callers import Answered, Caller, OpenLoop
 from trireme.release.proof.stack import ThrowAwayStack
 from trireme.release.proof.versions import Kind, make_version
 from trireme.release.workspace import journal_of
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
 
 VARIANT, ENCODER, TASK, NEIGHBOUR = (
     "embedding_economy",

@@ -14,8 +14,8 @@ from types import TracebackType
 
 from trireme.errors import ServerError
 from trireme.files import link_or_copy
-from trireme.ports import free_ports
-from trireme.run_state import Phase, RunDirectory, ServingState
+from trireme.processes.ports import free_ports
+from trireme.serving.run_state import Phase, RunDirectory, ServingState
 from trireme.settings import Settings
 
 _START_DEADLINE_SECONDS = 240.0

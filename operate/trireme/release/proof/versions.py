@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from trireme.manifest import MANIFEST_NAME, read_manifest, record_files, write_manifest
+from trireme.repository.manifest import MANIFEST_NAME, read_manifest, record_files, write_manifest
 
 OUTPUT = "EMBEDDING"
 _MODEL_NAME = "model.onnx"

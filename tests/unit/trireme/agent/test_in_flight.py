@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from trireme.agent.in_flight import requests_in_flight, wait_until_quiet
-from trireme.ports import free_ports
+from trireme.processes.ports import free_ports
 
 METRICS = """# HELP nv_inference_pending_request_count Number of pending requests
 # TYPE nv_inference_pending_request_count gauge

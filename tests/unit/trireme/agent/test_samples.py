@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from trireme.agent.samples import Samples, only_canaries_ask
-from trireme.repository import ModelRepository
+from trireme.repository.folders import ModelRepository
 
 ENSEMBLE = """platform: "ensemble"
 input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from trireme.lint import Severity, lint
-from trireme.machine import Machine
+from trireme.processes.machine import Machine
 
 from tests.lint_corpus.corpus import Case, all_cases
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper
 from trireme.cli import main
-from trireme.config_source import Place
 from trireme.errors import TriremeError
 from trireme.lint import Severity, lint
 from trireme.lint.rules import ALL_RULES
 from trireme.lint.subject import rule_name
-from trireme.machine import Machine
+from trireme.processes.machine import Machine
+from trireme.repository.config_source import Place
 from trireme.settings import Settings
 
 CPU = Machine(cores=2, gpus=0)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from trireme.errors import TriremeError
-from trireme.manifest import Manifest, record_files, write_manifest
 from trireme.release.inbox import Inbox
 from trireme.release.lock import LockedError
+from trireme.repository.manifest import Manifest, record_files, write_manifest
 
 
 class _Published(list[tuple[str, dict[str, str]]]):

@@ -8,11 +8,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from trireme.errors import ConfigError
-from trireme.manifest import Manifest, record_files, write_manifest
 from trireme.release.engine import Engine
 from trireme.release.integrity import verify_versions
 from trireme.release.plans import plan_publish
 from trireme.release.step import World
+from trireme.repository.manifest import Manifest, record_files, write_manifest
 
 from tests.unit.trireme.release.world import carry_out, make_engine, make_source, make_world, worker
 

@@ -10,14 +10,14 @@ import pytest
 from click.testing import CliRunner
 from trireme.commands.publish import publish
 from trireme.errors import ConfigError, NotFoundError, TriremeError
-from trireme.manifest import Manifest, record_files, write_manifest
-from trireme.model_config import load_model_config
 from trireme.release.callers import serving_by_files
 from trireme.release.engine import Engine
 from trireme.release.pins import pins_of, read_pins, wanted_pins
 from trireme.release.plans import plan_canary, plan_promote, plan_prune, plan_publish, plan_rollback, plan_shift
 from trireme.release.step import InstallVersion, Reconfigure, World
-from trireme.routing.routes import find_route
+from trireme.repository.manifest import Manifest, record_files, write_manifest
+from trireme.repository.model_config import load_model_config
+from trireme.repository.routes import find_route
 
 from tests.unit.trireme.release.world import carry_out, make_engine, make_source, make_world, tree, worker
 

@@ -12,7 +12,7 @@ from trireme.release.callers import Serving, serving_by_files
 from trireme.release.engine import Engine, Plan
 from trireme.release.journal import Journal
 from trireme.release.step import World
-from trireme.repository import ModelFolder, ModelRepository
+from trireme.repository.folders import ModelFolder, ModelRepository
 from trireme_client import OperatorClient
 from trireme_client.operator import VersionState
 

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 from rich.console import Console
-from trireme.run_state import Phase, ReplicaState, ServingState
-from trireme.server_metrics import Metrics, Window
+from trireme.processes.server_metrics import Metrics, Window
+from trireme.serving.run_state import Phase, ReplicaState, ServingState
 from trireme.top.frame import Frame, Latency, frame_of
 from trireme.top.view import render
 

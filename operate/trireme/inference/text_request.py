@@ -1,0 +1,152 @@
+"""Asking a task one text, and telling the answer to a person."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from trireme_client import ClientError, Endpoint, InferResult, OperatorClient, TriremeClient
+
+from trireme.errors import ServerError, TriremeError
+from trireme.repository.golden import Tensors
+from trireme.repository.model_config import ModelConfig
+
+_SHOWN_NUMBERS = 3
+_MOST_CHAT_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class TextAnswer:
+    """The answer to one text.
+
+    Attributes:
+        answer: the outputs in short, for a person.
+        outputs: the outputs as JSON holds them, without the batch dimension.
+        variant, version: the model that answered; behind a router, the one that it chose.
+        reason: why the router chose it, as it says itself; empty without a router.
+        latency_ms: from sending to the answer.
+    """
+
+    answer: str
+    outputs: Mapping[str, Any]
+    variant: str
+    version: str
+    reason: str
+    latency_ms: float
+
+    @property
+    def not_finite(self) -> str:
+        """The first output with a number that is none, such as NaN; "" where all are finite."""
+        for name, value in self.outputs.items():
+            if any(isinstance(one, float) and not math.isfinite(one) for one in np.ravel(value).tolist()):
+                return name
+        return ""
+
+
+def require_text_model(config: ModelConfig) -> None:
+    """Check that a model takes one text.
+
+    Raises:
+        TriremeError: it takes something else; names its inputs.
+    """
+    inputs = [(tensor.name, tensor.datatype) for tensor in config.inputs if not tensor.optional]
+    if inputs != [("TEXT", "BYTES")]:
+        named = ", ".join(f"{name} {datatype}" for name, datatype in inputs)
+        raise TriremeError(f"{config.name} takes {named or 'nothing'}, not one TEXT; ask a model that takes text")
+
+
+def text_tensor(*texts: bytes) -> npt.NDArray[np.object_]:
+    """Texts as a ``TEXT`` input: BYTES, shape [rows, 1]."""
+    return np.array(texts, dtype=np.object_).reshape(-1, 1)
+
+
+def ask_text(
+    client: OperatorClient, model: str, text: bytes, deadline_seconds: float, tier: str | None = None
+) -> TextAnswer:
+    """Ask ``model``; ``tier`` is for routers.
+
+    Raises:
+        ClientError: the server refused it or did not answer in time.
+    """
+    parameters = {"tier": tier} if tier else {}
+    return describe(client.infer(model, {"TEXT": text_tensor(text)}, deadline_seconds, parameters))
+
+
+def ask_chat(
+    grpc_address: str, model: str, text: bytes, deadline_seconds: float, tier: str | None = None
+) -> TextAnswer:
+    """Ask a language model, or a route to some, one question of a chat; the likeliest answer, up to a length.
+
+    Raises:
+        ServerError: the server refused it or did not answer in time.
+    """
+    started = time.perf_counter()
+    messages = [{"role": "user", "content": text.decode()}]
+    sampling = {"temperature": 0, "max_tokens": _MOST_CHAT_TOKENS}
+    try:
+        with TriremeClient(Endpoint(grpc_address, direct=True), deadline_ms=deadline_seconds * 1000) as client:
+            chunks = list(client.generate(model, messages=messages, sampling_parameters=sampling, tier=tier))
+    except ClientError as error:
+        raise ServerError(error.problem) from None
+    latency_ms = (time.perf_counter() - started) * 1000
+    last, answer = chunks[-1], "".join(chunk.text for chunk in chunks)
+    outputs = {"text_output": answer, "finish_reason": last.finish_reason}
+    return TextAnswer(answer, outputs, last.model, last.version, last.reason, latency_ms)
+
+
+def describe(answer: InferResult) -> TextAnswer:
+    """The first row of ``answer`` for a person."""
+    outputs = _as_document(answer.outputs)
+    # A router says which variant answered; without one, it is the model that was asked.
+    variant = outputs.pop("VARIANT", answer.model)
+    version = outputs.pop("VARIANT_VERSION", answer.version)
+    reason = outputs.pop("ROUTE_REASON", "")
+    return TextAnswer(_in_short(outputs), outputs, variant, version, reason, answer.timings.total_ms)
+
+
+def describe_outputs(outputs: Tensors) -> str:
+    """The first row of a model's outputs for a person."""
+    return _in_short(_as_document(outputs))
+
+
+def _as_document(outputs: Tensors) -> dict[str, Any]:
+    return {name: _as_json(tensor) for name, tensor in outputs.items()}
+
+
+def _in_short(outputs: Mapping[str, Any]) -> str:
+    """``positive (0.97)`` for a label, else the outputs by name, with the first few numbers of each."""
+    if "LABEL" in outputs:
+        return f"{outputs['LABEL']} ({outputs['SCORE']:.2f})" if "SCORE" in outputs else str(outputs["LABEL"])
+    if len(outputs) == 1:
+        return _shortened(next(iter(outputs.values())))
+    return ", ".join(f"{name} {_shortened(value)}" for name, value in outputs.items())
+
+
+def _shortened(value: Any) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    shown = ", ".join(
+        f"{number:.3f}" if isinstance(number, float) else str(number) for number in value[:_SHOWN_NUMBERS]
+    )
+    return f"[{shown}{', ...' if len(value) > _SHOWN_NUMBERS else ''}]"
+
+
+def _as_json(tensor: npt.NDArray[Any]) -> Any:
+    row = tensor[0] if tensor.ndim > 1 else tensor
+    values = [value.decode(errors="replace") for value in row] if row.dtype == np.object_ else row.tolist()
+    return values[0] if isinstance(values, list) and len(values) == 1 else values
+
+
+def reason_in_short(reason: str) -> str:
+    """The ``code`` of a router's typed reason; the text itself where it has none."""
+    try:
+        document = json.loads(reason)
+    except ValueError:
+        return reason
+    return str(document.get("reason", reason)) if isinstance(document, dict) else reason

@@ -1,0 +1,1 @@
+"""The model repository on disk: folders, configurations, manifests, golden samples, routes."""

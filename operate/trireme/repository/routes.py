@@ -1,0 +1,134 @@
+"""The routes of a repository: a route is a model that the router backend serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trireme_backends.routing.errors import RouteFileError
+from trireme_backends.routing.route import Route, check_variants, load_route
+from trireme_backends.routing.traffic import TRAFFIC_NAME, parse_traffic
+
+from trireme.errors import ConfigError, NotFoundError
+from trireme.repository.folders import ModelFolder, ModelRepository
+from trireme.repository.model_config import ModelConfig, load_model_config
+
+ROUTE_NAME = "route.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteFolder:
+    """The model folder of a route."""
+
+    folder: ModelFolder
+    config: ModelConfig
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def route_path(self) -> Path:
+        """The rules of the newest version that is loaded.
+
+        Raises:
+            ConfigError: the route has no version.
+        """
+        versions = self.config.version_policy.selects(self.folder.versions())
+        if not versions:
+            raise ConfigError(self.folder.path, f"has no version; write its rules to 1/{ROUTE_NAME}")
+        return self.folder.version_dir(versions[-1]) / ROUTE_NAME
+
+    @property
+    def traffic_path(self) -> Path:
+        return self.folder.path / TRAFFIC_NAME
+
+    def route(self) -> Route:
+        """The rules, checked against the repository.
+
+        Raises:
+            ConfigError: they are wrong, or a variant is not in the repository; says file and key.
+        """
+        path = self.route_path
+        try:
+            route = load_route(path)
+            check_variants(route, path, self.folder.path.parent)
+        except RouteFileError as error:
+            raise _config_error(error) from None
+        return route
+
+
+def find_routes(repository: ModelRepository) -> list[RouteFolder]:
+    """Every route, by name."""
+    configs = ((folder, load_model_config(folder.config_path)) for folder in repository.models())
+    return [RouteFolder(folder, config) for folder, config in configs if config.backend == "router"]
+
+
+def find_route(repository: ModelRepository, task: str) -> RouteFolder:
+    """The route called ``task``.
+
+    Raises:
+        NotFoundError: there is none; the sentence lists those there are.
+    """
+    routes = find_routes(repository)
+    for found in routes:
+        if found.name == task:
+            return found
+    raise NotFoundError("task", task, (found.name for found in routes))
+
+
+def check_route(found: RouteFolder) -> Sequence[str]:
+    """All that is wrong with a route's files, a sentence each: rules, variants, tiers, cascade, traffic."""
+    problems = []
+    try:
+        route = found.route()
+    except ConfigError as error:
+        problems.append(str(error))
+    else:
+        repository = ModelRepository(found.folder.path.parent)
+        problems += [
+            f"{found.route_path}: {problem}"
+            for index, variant in enumerate(route.variants)
+            for problem in _mismatches(route, index, load_model_config(repository.model(variant.name).config_path))
+        ]
+        problems += _traffic_problems(found, route)
+    return problems
+
+
+def _mismatches(route: Route, index: int, config: ModelConfig) -> list[str]:
+    variant = route.variants[index]
+    told = config.parameters.get("tier", variant.tier.value)
+    problems = []
+    if told != variant.tier.value:
+        problems.append(f"variants[{index}].tier: is {variant.tier.value!r}; {config.name} says that it is {told!r}")
+    cascade = route.cascade
+    if cascade and variant.tier is cascade.first_tier:
+        outputs = [output.name for output in config.outputs]
+        if cascade.confidence_output not in outputs:
+            problems.append(
+                f"cascade.confidence_output: is {cascade.confidence_output!r}; {config.name} has {', '.join(outputs)}"
+            )
+    return problems
+
+
+def _traffic_problems(found: RouteFolder, route: Route) -> list[str]:
+    path = found.traffic_path
+    if not path.exists():
+        return []
+    try:
+        traffic = parse_traffic(path, path.read_text(encoding="utf-8"))
+    except (RouteFileError, UnicodeDecodeError, OSError) as error:
+        return [str(error)]
+    known = {variant.name: variant for variant in route.variants}
+    problems = []
+    for name, percent in traffic.canary_percent.items():
+        if name not in known:
+            problems.append(f"{path}: canary_percent.{name}: is no variant of the route; there is: {', '.join(known)}")
+        elif percent and not (found.folder.path.parent / known[name].canary / "config.pbtxt").is_file():
+            problems.append(f"{path}: canary_percent.{name}: there is no model {known[name].canary!r}")
+    return problems
+
+
+def _config_error(error: RouteFileError) -> ConfigError:
+    return ConfigError(error.path, f"{error.key}: {error.problem}" if error.key else error.problem)

@@ -1,1 +1,0 @@
-"""The operator's side of the router: its rules on disk, and what it would decide."""

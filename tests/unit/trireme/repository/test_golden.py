@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trireme.errors import ConfigError
+from trireme.repository.folders import ModelFolder
+from trireme.repository.golden import load_golden
+
+
+def tensor(datatype: str, shape: list[int], data: Any) -> dict[str, Any]:
+    return {"name": "X", "datatype": datatype, "shape": shape, "data": data}
+
+
+def sample(*inputs: Any, **more: Any) -> dict[str, Any]:
+    return {"request": {"inputs": list(inputs)}, "response": {"outputs": []}, **more}
+
+
+def write(model: Path, text: str | bytes) -> ModelFolder:
+    (model / "golden").mkdir()
+    (model / "golden" / "case.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return ModelFolder(model)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "nested", "flat"),
+    [
+        ("BYTES", [2, 1], [["x"], [""]], ["x", ""]),
+        ("FP32", [2, 2], [[1, 2], [3, 4.5]], [1, 2, 3, 4.5]),
+        ("INT8", [1, 2, 1], [[[-128], [127]]], [-128, 127]),
+        ("BOOL", [2, 1], [[True], [False]], [True, False]),
+        ("FP32", [0, 3], [], []),
+    ],
+)
+def test_nested_data_are_the_flat_ones(
+    tmp_path: Path, datatype: str, shape: list[int], nested: Any, flat: list[Any]
+) -> None:
+    folder = write(tmp_path, json.dumps(sample(tensor(datatype, shape, nested))))
+    (read,) = load_golden(folder)
+    assert list(read.inputs["X"].shape) == shape
+    expected = [value.encode() for value in flat] if datatype == "BYTES" else flat
+    assert read.inputs["X"].reshape(-1).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            sample(tensor("FP32", [1, 3], [1, 2])),
+            r"request.inputs\[0\] \(X\): data has 2 values; shape \[1, 3\] takes 3",
+        ),
+        (sample(tensor("BYTES", [1], [7])), "data holds 7, which is not a value of BYTES"),
+        (sample(tensor("INT32", [1], [1.5])), "data holds 1.5, which is not a value of INT32"),
+        (sample(tensor("INT32", [1], [True])), "data holds True, which is not a value of INT32"),
+        (sample(tensor("UINT8", [1], [256])), r"data holds a value outside 0 to 255 \(UINT8\)"),
+        (sample(tensor("FP16", [1], [None])), "data holds None"),
+        (sample(tensor("FP23", [1], [1])), "datatype is 'FP23'; it must be one of BOOL"),
+        (sample(tensor("FP32", [-1], [])), r"shape is \[-1\]"),
+        (sample({"datatype": "FP32"}), r"request.inputs\[0\].name is missing"),
+        (sample("x"), r"request.inputs\[0\] must be an object"),
+        (sample(tolerance={"X": {"absolut": 1}}), "tolerance.X must be"),
+        (sample(tolerance={"X": {"absolute": 1, "cosine": 1}}), "tolerance.X must be"),
+        ({"request": {"inputs": []}}, "response is missing"),
+        ({"request": {"inputs": [], "parameters": {"a": 1.5}}, "response": {"outputs": []}}, "request.parameters.a"),
+        ([], "it must be a JSON object"),
+        ("{", "case.json:1:2: not JSON"),
+        (b"\xff{}", "not UTF-8: byte 0"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_broken_sample_is_one_sentence_with_file_and_field(tmp_path: Path, text: Any, said: str) -> None:
+    folder = write(tmp_path, text if isinstance(text, str | bytes) else json.dumps(text))
+    with pytest.raises(ConfigError, match=said) as raised:
+        load_golden(folder)
+    assert str(raised.value).startswith(str(tmp_path / "golden" / "case.json"))
+    assert "\n" not in str(raised.value)

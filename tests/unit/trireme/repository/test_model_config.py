@@ -1,0 +1,202 @@
+"""config.pbtxt becomes one typed spec, or every place where it is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from trireme.errors import ConfigError
+from trireme.repository.config_source import Place
+from trireme.repository.model_config import ModelConfig, VersionPolicy, load_model_config, parse_model_config
+from tritonclient.grpc import model_config_pb2
+
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 64
+input [ { name: "IMG" data_type: TYPE_UINT8 dims: [ -1 ] } ]
+output [ { name: "TXT" data_type: TYPE_STRING dims: [ -1 ] } ]
+ensemble_scheduling {
+  step [
+    { model_name: "prep" model_version: -1
+      input_map { key: "img" value: "IMG" }
+      output_map { key: "px" value: "t1" } },
+    { model_name: "det" model_version: -1
+      input_map { key: "images" value: "t1" }
+      output_map { key: "o0" value: "t2" } },
+    { model_name: "ocr" model_version: 3
+      input_map [ { key: "a" value: "t2" }, { key: "b" value: "IMG" } ]
+      output_map { key: "text" value: "TXT" } }
+  ]
+}
+"""
+
+
+def parse(text: str) -> ModelConfig:
+    parsed = parse_model_config(text.encode(), Path("model/config.pbtxt"))
+    assert parsed.config is not None, parsed.problems
+    return parsed.config
+
+
+def problems(data: str | bytes) -> list[tuple[int, int, str, str]]:
+    raw = data.encode() if isinstance(data, str) else data
+    parsed = parse_model_config(raw, Path("model/config.pbtxt"))
+    assert parsed.config is None
+    return [(fault.place.line, fault.place.column, fault.problem, fault.fix) for fault in parsed.problems]
+
+
+def test_maps_are_read_as_list_and_as_blocks() -> None:
+    config = parse(ENSEMBLE)
+    assert [(step.model, step.version) for step in config.steps] == [("prep", -1), ("det", -1), ("ocr", 3)]
+    assert config.steps[2].inputs == {"a": "t2", "b": "IMG"}
+    assert [step.model for step in config.steps if "IMG" in step.inputs.values()] == ["prep", "ocr"]
+
+
+def test_a_config_survives_the_way_through_text() -> None:
+    config = parse(ENSEMBLE)
+    assert parse(text_format.MessageToString(config.message)).steps == config.steps
+
+
+def test_tensors_have_protocol_datatypes_and_backend_dims() -> None:
+    config = parse(
+        'input { name: "A" data_type: TYPE_STRING dims: 1 reshape { } optional: true }'
+        'output { name: "B" data_type: TYPE_FP32 dims: [ 2, -1 ] }'
+    )
+    (first,), (second,) = config.inputs, config.outputs
+    assert (first.datatype, first.dims, first.backend_dims) == ("BYTES", (1,), ())
+    assert first.optional
+    assert (second.datatype, second.dims, second.backend_dims) == ("FP32", (2, -1), (2, -1))
+
+
+@pytest.mark.parametrize(
+    ("text", "backend"),
+    [
+        ('backend: "onnxruntime"', "onnxruntime"),
+        ('platform: "onnxruntime_onnx"', "onnxruntime"),
+        ('platform: "tensorrt_plan"', "tensorrt"),
+        ('default_model_filename: "model.py"', "python"),
+        ('platform: "ensemble"', "ensemble"),
+        ('platform: "python"', ""),
+    ],
+)
+def test_the_backend_is_completed_as_triton_does(text: str, backend: str) -> None:
+    assert parse(text).backend == backend
+
+
+def test_the_folder_names_the_model_where_the_file_does_not() -> None:
+    assert parse("").name == "model"
+    assert parse("name: 'other'").name == "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "selected"),
+    [
+        ("", [10]),
+        ("version_policy { latest { num_versions: 2 } }", [2, 10]),
+        ("version_policy { all { } }", [1, 2, 10]),
+        ("version_policy { specific { versions: [ 1, 5 ] } }", [1]),
+    ],
+)
+def test_the_version_policy_selects_what_triton_loads(text: str, selected: list[int]) -> None:
+    assert parse(text).version_policy.selects([10, 1, 2]) == selected
+
+
+def test_a_policy_of_latest_can_ask_for_more_than_there_are() -> None:
+    assert VersionPolicy(latest=5).selects([2, 1]) == [1, 2]
+
+
+def test_parameters_and_groups_are_plain_values() -> None:
+    config = parse(
+        'parameters { key: "a" value { string_value: "4" } }'
+        "instance_group [ { kind: KIND_GPU count: 2 gpus: [ 0, 1 ] }, { } ]"
+    )
+    assert config.parameters == {"a": "4"}
+    assert [(group.kind, group.count, group.gpus) for group in config.instance_groups] == [
+        ("GPU", 2, (0, 1)),
+        ("AUTO", 0, ()),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "word", "meant"),
+    [
+        ('backend: "x"\ninputs [ { name: "X" } ]', 2, 1, "'inputs'", "'input'"),
+        ("outputs [ ]", 1, 1, "'outputs'", "'output'"),
+        ("input [ { dim: [ -1 ] } ]", 1, 11, "'dim'", "'dims'"),
+        ("input [ {\n data_type: FP32 } ]", 2, 13, "'FP32'", "TYPE_FP32"),
+        ("input [ { data_type: TYPE_FLOAT32 } ]", 1, 22, "'TYPE_FLOAT32'", "TYPE_"),
+        ("input { data_type: 99 }", 1, 20, "'99'", "TYPE_BOOL"),
+        ("instance_group { kind: GPU }", 1, 24, "'GPU'", "KIND_GPU"),
+        ("output [ { name } ]", 1, 17, "'name'", "name: value"),
+        ('// note\nname: "x"', 1, 1, "'/'", "#"),
+        ("input [ { dims: [ 3\uff0c4 ] } ]", 1, 20, "\uff0c", "ASCII"),
+        ('\ufeffname: "x"', 1, 1, "ufeff", "byte-order mark"),
+        ('parameters { key: "a" value: "4" }', 1, 30, "'value'", 'string_value: "4"'),
+        ("name: 3", 1, 7, "'name'", '"3"'),
+        ('max_batch_size: "8"', 1, 17, "'max_batch_size'", "without quotes"),
+        ("max_batch_size: many", 1, 17, "many", ""),
+        ("max_batch_size: 99999999999", 1, 17, "out of range", ""),
+        ('name: "x', 1, 7, "'name'", "quote"),
+        ('name: "x"\nname: "y"', 2, 1, "'name' is given twice", "keep one"),
+        ("version_policy { all { } latest { } }", 1, 26, "'latest'", "keep one"),
+        ('name: "x" }', 1, 11, "'}'", "brackets"),
+        ('input { name: "x"', 1, 18, "the end", "brackets"),
+        ("model_metrics { }", 1, 1, "newer than this Triton", "drop"),
+    ],
+)
+def test_a_fault_tells_place_word_and_mend(text: str, line: int, column: int, word: str, meant: str) -> None:
+    (fault,) = problems(text)
+    assert fault[:2] == (line, column)
+    assert word in fault[2]
+    assert meant in fault[3]
+
+
+def test_an_accelerators_parameter_is_a_plain_string() -> None:
+    (fault,) = problems(
+        'optimization { execution_accelerators { cpu_execution_accelerator [ { name: "x"\n'
+        'parameters { key: "a" value: { string_value: "b" } } } ] } }'
+    )
+    assert fault[:3] == (2, 30, "'value' takes a plain string, not a block")
+
+
+def test_two_pairs_in_one_map_are_told_apart() -> None:
+    faults = problems('parameters { key: "a" value { } key: "b" value { } }')
+    assert [fault[:2] for fault in faults] == [(1, 33), (1, 42)]
+    assert all("one block for each key" in fault[3] for fault in faults)
+
+
+def test_all_faults_are_told_in_one_run() -> None:
+    faults = problems("inputs [ { dim: 1 } ]\noutput [ { data_type: INT8 dim: 3 } ]\nbackends: 'x'")
+    assert [fault[0] for fault in faults] == [1, 2, 2, 3]
+
+
+def test_endless_nesting_ends() -> None:
+    assert "blocks in each other" in problems("a { " * 5000)[-1][2]
+
+
+def test_bytes_that_are_no_text_have_a_place() -> None:
+    assert problems(b'backend: "x"\nname: "\xff"')[0][:3] == (2, 8, "not UTF-8 text")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["name: 'a'; max_batch_size: 3,", "input { data_type: 11 }", "response_cache { enable: True }  # why", "input <>"],
+)
+def test_what_protobuf_takes_is_taken(text: str) -> None:
+    assert text_format.Parse(text, model_config_pb2.ModelConfig()) == parse(text).message
+
+
+def test_a_field_has_a_place() -> None:
+    config = parse('backend: "x"\ninput [\n  { name: "A" dims: 1 },\n  { name: "B" dims: 2 }\n]\n')
+    assert config.place("backend") == Place(1, 1)
+    assert config.place("input", 1, "dims") == Place(4, 15)
+    assert config.place("input", "A", "dims") == Place(3, 15)
+    assert config.place("input", "B", "reshape") == Place(4, 3)
+    assert config.place("output", 0) == Place(1, 1)
+
+
+def test_loading_raises_the_first_fault_as_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "config.pbtxt"
+    path.write_text("inputs [ ]\noutputs [ ]")
+    with pytest.raises(ConfigError, match=r"config\.pbtxt:1:1: unknown field 'inputs'; write 'input'"):
+        load_model_config(path)

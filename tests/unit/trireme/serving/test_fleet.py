@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import threading
+
+from trireme.serving.fleet import StartTurn
+
+from tests.deadlines import scaled
+
+PATIENCE_SECONDS = scaled(20.0)
+
+
+def test_servers_start_one_after_the_other_while_a_replica_answers() -> None:
+    turn, order = StartTurn(lambda: True), []
+    asked, begun = threading.Event(), threading.Event()
+
+    def start_second() -> None:
+        asked.set()
+        with turn():
+            order.append("second")
+            begun.set()
+
+    thread = threading.Thread(target=start_second)
+    with turn():
+        thread.start()
+        asked.wait(PATIENCE_SECONDS)
+        assert not begun.wait(0.05)
+        order.append("first")
+    thread.join(PATIENCE_SECONDS)
+    assert order == ["first", "second"]
+
+
+def test_servers_start_together_where_no_replica_answers() -> None:
+    serves = True
+    turn, begun = StartTurn(lambda: serves), threading.Event()
+
+    def start_second() -> None:
+        with turn():
+            begun.set()
+
+    with turn():
+        thread = threading.Thread(target=start_second)
+        thread.start()
+        # The last one that answered ends while others wait.
+        serves = False
+        assert begun.wait(PATIENCE_SECONDS)
+    thread.join(PATIENCE_SECONDS)
+    with turn():
+        pass
