@@ -1,4 +1,4 @@
-"""Which models callers may name: tasks and their variants, not the steps they are made of."""
+"""The models that callers may name: tasks and their variants, without the variants' steps."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _CANARY = "__canary"
 
 @dataclass(frozen=True, slots=True)
 class PublicModel:
-    """One model of the list.
+    """One model in the list.
 
     Attributes:
-        task: what it does. tier: of a variant; "" of a task's route, which chooses one.
+        task: the task that it does.
+        tier: the variant's tier; "" for a route, which chooses the variant.
     """
 
     name: str
@@ -28,36 +29,36 @@ class PublicModel:
 
 
 class Catalogue:
-    """The models of a Triton, asked for when somebody wants to know."""
+    """The public models of a Triton, cached for a few seconds."""
 
     def __init__(self, client: AsyncTriremeClient) -> None:
         self._client = client
         self._models: tuple[PublicModel, ...] = ()
-        self._asked_at = -_FRESH_SECONDS
+        self._read_at = -_FRESH_SECONDS
 
     async def models(self) -> tuple[PublicModel, ...]:
         """All public models, by name.
 
         Raises:
-            ClientError: Triton cannot be asked.
+            ClientError: Triton cannot be reached.
         """
-        if time.monotonic() - self._asked_at > _FRESH_SECONDS:
+        if time.monotonic() - self._read_at > _FRESH_SECONDS:
             found = []
             for name in await self._client.models():
                 try:
                     model = _public(await self._client.spec(name))
                 except ModelNotFoundError:
-                    continue  # unloaded meanwhile
+                    continue  # unloaded in the meantime
                 if model is not None:
                     found.append(model)
-            self._models, self._asked_at = tuple(found), time.monotonic()
+            self._models, self._read_at = tuple(found), time.monotonic()
         return self._models
 
     async def find(self, name: str, task: str) -> ModelSpec:
-        """The model that a request names.
+        """Return the spec of the requested model.
 
         Raises:
-            ApiError: 404, there is none of that name; 400, it does something else.
+            ApiError: 404, the model does not exist; 400, it does another task.
         """
         try:
             spec = await self._client.spec(name)
@@ -68,8 +69,8 @@ class Catalogue:
         except ClientError as error:
             raise from_client_error(error) from error
         if spec.parameters.get("task") != task:
-            known = ", ".join(await self._names(task)) or "none is loaded"
-            raise invalid("model", f"{name} does not do {task}; what does: {known}", code="model_mismatch")
+            known = ", ".join(await self._names(task)) or "none"
+            raise invalid("model", f"{name} is not a model for {task}; available: {known}", code="model_mismatch")
         return spec
 
     async def _names(self, task: str) -> tuple[str, ...]:
@@ -81,7 +82,7 @@ class Catalogue:
 
 def _public(spec: ModelSpec) -> PublicModel | None:
     task, tier = spec.parameters.get("task", ""), spec.parameters.get("tier", "")
-    # A route decides for its task; a variant has a tier, and its steps have neither.
+    # Routes and variants name their task in the parameters; steps do not.
     if not task or spec.name.endswith(_CANARY):
         return None
     return PublicModel(spec.name, task, tier)

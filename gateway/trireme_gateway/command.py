@@ -13,7 +13,7 @@ import click
 import uvicorn
 from trireme.structured_log import JsonFormatter
 
-from trireme_gateway.connection import PatientProtocol
+from trireme_gateway.connection import RequestTimeoutProtocol
 from trireme_gateway.errors import GatewayError
 from trireme_gateway.keys import KeyFile
 from trireme_gateway.settings import Address, GatewaySettings
@@ -23,16 +23,16 @@ _DRAIN_SECONDS = 30
 
 @click.command(context_settings={"auto_envvar_prefix": "TRIREME_GATEWAY"})
 @click.option("--triton", default="127.0.0.1:8001", show_default=True, metavar="HOST:PORT",
-              help="Triton's gRPC front; several with commas.")  # fmt: skip
-@click.option("--triton-http", default="", metavar="HOST:PORT", help="Triton's HTTP front; serves /v2.")
+              help="Triton's gRPC endpoint; several separated by commas.")  # fmt: skip
+@click.option("--triton-http", default="", metavar="HOST:PORT", help="Triton's HTTP endpoint; enables /v2.")
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT")
 @click.option("--metrics-listen", default="", metavar="HOST:PORT",
-              help="An address of its own for /metrics and /healthz, without keys.")  # fmt: skip
-@click.option("--keys", type=click.Path(path_type=Path, dir_okay=False), help="The file of API keys.")
+              help="Serve /metrics and /healthz on this address instead, without API keys.")  # fmt: skip
+@click.option("--keys", type=click.Path(path_type=Path, dir_okay=False), help="File of API keys.")
 @click.option("--request-timeout", "timeout_seconds", default=300.0, show_default=True, metavar="SECONDS",
-              type=click.FloatRange(min=0.001), help="Of all of a request, to the last token.")  # fmt: skip
+              type=click.FloatRange(min=0.001), help="Time limit for a whole request.")  # fmt: skip
 @click.option("--stall-timeout", "stall_seconds", default=30.0, show_default=True, metavar="SECONDS",
-              type=click.FloatRange(min=0.001), help="How long a caller may read nothing of a stream.")  # fmt: skip
+              type=click.FloatRange(min=0.001), help="Disconnect a caller that stops reading a stream.")  # fmt: skip
 def gateway(
     triton: str, triton_http: str, listen: str, metrics_listen: str, keys: Path | None, timeout_seconds: float,
     stall_seconds: float,
@@ -48,13 +48,13 @@ def gateway(
         stall_seconds=stall_seconds,
     )
     if keys is not None and not KeyFile(keys).all():
-        raise GatewayError(f"{keys} holds no key; make one with: trireme gateway-key add NAME --keys {keys}")
+        raise GatewayError(f"{keys} holds no key; create one with: trireme gateway-key add NAME --keys {keys}")
     serve(settings)
 
 
 def serve(settings: GatewaySettings) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests on their way then have half a minute to end."""
-    # FastAPI takes a while to import: not for --help.
+    """Serve until SIGTERM or Ctrl-C; requests in progress then have 30 seconds to finish."""
+    # Imported here because FastAPI is slow to import and --help does not need it.
     from trireme_gateway.app import Gateway
 
     _log_as_json()
@@ -62,7 +62,7 @@ def serve(settings: GatewaySettings) -> None:
     sockets = [_bound(address) for address in (settings.listen, settings.metrics_listen) if address is not None]
     config = uvicorn.Config(
         Gateway(settings).app,
-        http=PatientProtocol,
+        http=RequestTimeoutProtocol,
         ws="none",
         loop="uvloop",
         lifespan="on",
@@ -73,13 +73,13 @@ def serve(settings: GatewaySettings) -> None:
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn has its own meanwhile, and raises the signal again at its end.
+        # uvicorn installs its own handlers while it runs, and raises the signal again at its end.
         signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets)
 
 
 def _log_as_json() -> None:
-    """What this process logs goes to stderr."""
+    """Log JSON lines to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -98,17 +98,17 @@ def _bound(address: Address) -> socket.socket:
 
 
 def _allow_many_connections() -> None:
-    """Each takes a file descriptor; the usual soft limit of 1024 is for programs that use select()."""
+    """Raise the soft limit of file descriptors to the hard limit; each connection takes one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @click.group("gateway-key")
 def gateway_key() -> None:
-    """Make, list and revoke the gateway's API keys. A change holds at once, also in a gateway that runs."""
+    """Create, list and revoke the gateway's API keys. A running gateway applies changes at once."""
 
 
-_keys = click.option("--keys", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file of keys.",
+_keys = click.option("--keys", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File of API keys.",
                      envvar="TRIREME_GATEWAY_KEYS")  # fmt: skip
 _limit = click.IntRange(min=1)
 
@@ -117,9 +117,9 @@ _limit = click.IntRange(min=1)
 @click.argument("name")
 @_keys
 @click.option("--requests-per-minute", type=_limit, metavar="N")
-@click.option("--tokens-per-minute", type=_limit, metavar="N", help="Of prompts and answers.")
+@click.option("--tokens-per-minute", type=_limit, metavar="N", help="Counts prompts and completions.")
 def add(name: str, keys: Path, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
-    """Make a key and print it: it is kept nowhere else."""
+    """Create a key and print it; it is shown only once."""
     click.echo(KeyFile(keys).add(name, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute))
 
 
@@ -136,7 +136,7 @@ def list_keys(keys: Path, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     for key in found:
-        limits = [f"{key[name]} {name.replace('_per_', ' a ')}" for name in key if name != "name" and key[name]]
+        limits = [f"{key[name]} {name.replace('_per_', ' per ')}" for name in key if name != "name" and key[name]]
         click.echo(f"{key['name']}: {', '.join(limits) or 'no limits'}")
 
 
@@ -144,6 +144,6 @@ def list_keys(keys: Path, as_json: bool) -> None:
 @click.argument("name")
 @_keys
 def revoke(name: str, keys: Path) -> None:
-    """Forget a key: who shows it is let in no more."""
+    """Revoke a key: requests that present it are rejected from now on."""
     KeyFile(keys).revoke(name)
-    click.echo(f"{name} is revoked")
+    click.echo(f"revoked {name}")

@@ -1,4 +1,4 @@
-"""The caller's connection: bodies of bounded size, callers who leave, callers who do not read."""
+"""The caller's connection: bounded bodies, disconnects, and callers that stop reading."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from trireme_gateway.errors import ApiError
+from trireme_gateway.request_context import RequestContext
 from trireme_gateway.settings import MOST_BODY_BYTES
-from trireme_gateway.visit import Visit
 
 T = TypeVar("T")
 
-# From the connection to the end of a request's head, and then to the end of its body.
+# Time limits for the request's head, counted from the connection, and then for its body.
 HEAD_SECONDS = 30.0
 _BODY_SECONDS = 60.0
-# Of a body that is too large so much is read and thrown away: who is cut off while sending sees no answer.
+# Up to this size a body that is too large is read and discarded: a client cut off while sending sees no response.
 _MOST_DISCARDED_BYTES = 32 << 20
 
 
-class PatientProtocol(HttpToolsProtocol):
-    """uvicorn's protocol; hands the connection on, and ends one that sends no whole request."""
+class RequestTimeoutProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with a timeout for the request's head; exposes the transport in the scope's state."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(HEAD_SECONDS, self._end_if_silent)
+        self.loop.call_later(HEAD_SECONDS, self._close_if_no_request)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"]["transport"] = self.transport
 
-    def _end_if_silent(self) -> None:
+    def _close_if_no_request(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
 
 
 async def read_body(request: Request) -> bytes:
-    """The body.
+    """Read the request's body.
 
     Raises:
-        ApiError: 413, it is too large; 408, it does not come.
-        ClientDisconnect: the caller left.
+        ApiError: 413, it is too large; 408, it did not arrive in time.
+        ClientDisconnect: the caller disconnected.
     """
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > _MOST_DISCARDED_BYTES:
@@ -67,78 +67,80 @@ async def read_body(request: Request) -> bytes:
     try:
         await asyncio.wait_for(read(), _BODY_SECONDS)
     except asyncio.TimeoutError:
-        problem = f"The request's body did not come within {_BODY_SECONDS:.0f} s"
+        problem = f"The request body did not arrive within {_BODY_SECONDS:.0f} s"
         raise ApiError(408, problem, code="timeout", headers={"connection": "close"}) from None
     return b"".join(parts)
 
 
 def _too_large() -> ApiError:
-    problem = f"The request's body is too large: at most {MOST_BODY_BYTES} bytes are taken"
-    # What may still be on its way would be read as the next request.
+    problem = f"The request body is too large: the limit is {MOST_BODY_BYTES} bytes"
+    # The rest of the body would be read as the next request.
     return ApiError(413, problem, code="request_too_large", headers={"connection": "close"})
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Do ``work``; it is cancelled when the caller leaves.
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Await ``work``; cancel it when the caller disconnects.
 
     Raises:
-        ClientDisconnect: the caller left.
+        ClientDisconnect: the caller disconnected.
     """
-    doing, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
+    task, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
     try:
-        await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            return doing.result()
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
         raise ClientDisconnect
     finally:
-        for task in (doing, leaving):
-            task.cancel()
-        # What was cancelled ends before its caller goes on: nothing is left to run behind a request.
-        await asyncio.gather(doing, leaving, return_exceptions=True)
+        for pending in (task, disconnect):
+            pending.cancel()
+        # Wait until both have ended, so that nothing keeps running after the request.
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
-async def _left(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 class EventStream(Response):
-    """Server-sent events: ``first``, and what comes from ``events``, which is closed in any case.
+    """Server-sent events: ``first``, then those of ``events``, which is always closed.
 
-    An ``ApiError`` from it becomes the last event, and the connection ends. A caller who reads nothing for
-    ``stall_seconds`` is cut off; meanwhile nothing more is taken from ``events``.
+    An ``ApiError`` becomes the last event and closes the connection. A caller that reads nothing for ``stall_seconds``
+    is disconnected; until then ``events`` is not read further.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: bytes, events: AsyncGenerator[bytes, None], visit: Visit, stall_seconds: float) -> None:
+    def __init__(
+        self, first: bytes, events: AsyncGenerator[bytes, None], context: RequestContext, stall_seconds: float
+    ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._first, self._events, self._visit, self._stall_seconds = first, events, visit, stall_seconds
+        self._first, self._events, self._context, self._stall_seconds = first, events, context, stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         with contextlib.suppress(ClientDisconnect):
-            await unless_gone(receive, self._send_all(send))
+            await cancel_on_disconnect(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
-        loop, visit = asyncio.get_running_loop(), self._visit
+        loop, context = asyncio.get_running_loop(), self._context
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self._first, "more_body": True})
         async with contextlib.aclosing(self._events) as events:
             try:
                 async for event in events:
-                    # A timer costs a tenth of wait_for; after a cut the send returns and the watcher sees it.
-                    stalled = loop.call_later(self._stall_seconds, self._cut_off)
+                    # A timer costs a tenth of wait_for; after the abort, send returns and the disconnect is noticed.
+                    stalled = loop.call_later(self._stall_seconds, self._abort)
                     await send({"type": "http.response.body", "body": event, "more_body": True})
                     stalled.cancel()
             except ApiError as error:
-                visit.fault = error.message
+                context.fault = error.message
                 event = b"data: " + error.json() + b"\n\n"
                 await send({"type": "http.response.body", "body": event, "more_body": True})
-                visit.transport.close()  # after what is written; without the end of the body, as it has none
-                await asyncio.Event().wait()  # until the watcher sees it
+                context.transport.close()  # after the buffered data, without the terminating chunk
+                await asyncio.Event().wait()  # until the disconnect is noticed
         await send({"type": "http.response.body", "body": b""})
 
-    def _cut_off(self) -> None:
-        self._visit.fault = f"the caller read nothing for {self._stall_seconds:g} s"
-        self._visit.transport.abort()
+    def _abort(self) -> None:
+        self._context.fault = f"the caller read nothing for {self._stall_seconds:g} s"
+        self._context.transport.abort()

@@ -1,4 +1,4 @@
-"""Embedding: OpenAI's form of a task's vectors."""
+"""Embeddings in OpenAI's response format."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from trireme_client import AsyncTriremeClient, ClientError, Embeddings, ModelSpec
 
-from trireme_gateway.asks import RouteAsk
 from trireme_gateway.errors import ApiError, from_client_error, invalid
 from trireme_gateway.fields import EmbeddingFields
-from trireme_gateway.visit import Visit
+from trireme_gateway.request_context import RequestContext
+from trireme_gateway.route_options import RouteOptions
 
 # Names the model that cuts a text into the tokens that the encoder reads.
 _TOKENIZER = "tokenizer"
@@ -23,13 +23,13 @@ async def embed(
     client: AsyncTriremeClient,
     fields: EmbeddingFields,
     spec: ModelSpec,
-    ask: RouteAsk,
-    visit: Visit,
+    options: RouteOptions,
+    context: RequestContext,
 ) -> dict[str, Any]:
     """The answer's body.
 
     Raises:
-        ApiError: what the caller is told instead.
+        ApiError: the request failed.
     """
     dims = spec.outputs["EMBEDDING"].dims[-1]
     if fields.dimensions not in (None, dims):
@@ -37,14 +37,14 @@ async def embed(
     tokenizer = spec.parameters.get(_TOKENIZER, "")
     try:
         embedded, tokens = await asyncio.gather(
-            client.embed(fields.texts, model=fields.model, parameters=ask.parameters, deadline_ms=ask.timeout_ms,
-                         request_id=visit.request_id),
-            _count_tokens(client, tokenizer, fields.texts, ask.timeout_ms),
+            client.embed(fields.texts, model=fields.model, parameters=options.parameters,
+                         deadline_ms=options.timeout_ms, request_id=context.request_id),
+            _count_tokens(client, tokenizer, fields.texts, options.timeout_ms),
         )  # fmt: skip
     except ClientError as error:
         raise from_client_error(error) from error
-    visit.answered_by(embedded.variant, embedded.version, embedded.reason)
-    visit.used(tokens, 0)
+    context.answered_by(embedded.variant, embedded.version, embedded.reason)
+    context.used(tokens, 0)
     return {
         "object": "list",
         "model": fields.model,
@@ -57,7 +57,7 @@ async def embed(
 
 
 async def _count_tokens(client: AsyncTriremeClient, tokenizer: str, texts: Sequence[str], timeout_ms: float) -> int:
-    """How many tokens the encoder reads; a model without a tokenizer tells none."""
+    """Number of tokens that the encoder reads; 0 for a model without a tokenizer."""
     if not tokenizer:
         return 0
     # Alike lengths in one request: the tokenizer pads to the longest.

@@ -1,4 +1,4 @@
-"""What a caller of the gateway is told when a request ends badly: OpenAI's error object and the HTTP status."""
+"""Errors of the gateway as OpenAI's error object and an HTTP status."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _INVALID, _SERVER = "invalid_request_error", "server_error"
 
 
 class GatewayError(click.ClickException):
-    """The gateway cannot start, or a command on its keys failed: one sentence for the person at the command line."""
+    """The gateway cannot start, or a command on its keys failed; one sentence for the command line."""
 
 
 class ApiError(Exception):
-    """An answer that is an error.
+    """An error response.
 
     Attributes:
         param: the request's field that is wrong, e.g. ``messages[0].content``.
         code: a stable word for programs.
-        headers: of the answer.
+        headers: of the response.
     """
 
     def __init__(
@@ -64,22 +64,22 @@ class ApiError(Exception):
 
 
 def invalid(param: str | None, problem: str, code: str = "invalid_value") -> ApiError:
-    """The request is wrong by itself: status 400."""
+    """The request is invalid: status 400."""
     return ApiError(400, f"{param}: {problem}" if param else problem, param=param, code=code)
 
 
 def model_not_found(model: str, known: tuple[str, ...]) -> ApiError:
     listed = ", ".join(known) or "none"
     return ApiError(
-        404, f"The model {model[:100]!r} does not exist; there is: {listed}", param="model", code="model_not_found"
+        404, f"The model {model[:100]!r} does not exist; available: {listed}", param="model", code="model_not_found"
     )
 
 
 def from_client_error(error: ClientError, renamed: dict[str, str] | None = None) -> ApiError:
-    """The caller's error for a failed call of Triton.
+    """The error response for a failed call of Triton.
 
     Args:
-        renamed: names of the engine's parameters that the caller's request calls otherwise.
+        renamed: the engine's parameter names -> the names in the caller's request.
     """
     if found := _ENGINE_ERROR.search(error.problem):
         return _from_engine(found[1], found[2], found[3], renamed or {})
@@ -104,11 +104,11 @@ def _from_engine(word: str, param: str | None, problem: str, renamed: dict[str, 
         return _overloaded(problem)
     if word not in _OF_THE_REQUEST:
         return ApiError(500, f"The engine failed: {problem}", kind=_SERVER, code=word)
-    # structured_outputs.json is of structured_outputs.
+    # structured_outputs.json belongs to structured_outputs.
     name = None if param is None else renamed.get(param, renamed.get(param.partition(".")[0], param))
     code = {"invalid_request": "invalid_value", "unsupported": "unsupported_parameter"}.get(word, word)
     return invalid(name, problem, code)
 
 
 def _overloaded(problem: str) -> ApiError:
-    return ApiError(503, f"Too many requests wait: {problem}", kind=_SERVER, code="overloaded", headers=_RETRY)
+    return ApiError(503, f"Too many requests are waiting: {problem}", kind=_SERVER, code="overloaded", headers=_RETRY)

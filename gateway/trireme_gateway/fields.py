@@ -1,4 +1,4 @@
-"""The fields of OpenAI's requests: read strictly, and each either works or is refused by name."""
+"""Fields of OpenAI's requests, parsed strictly: each either works or is rejected by name."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trireme_gateway.errors import ApiError, invalid
 _MOST_PROMPTS = 128
 _MOST_INPUTS = 2048
 
-# Fields that are refused, the values that change nothing and are taken, and why.
-_ONE_ANSWER = "one answer is generated for a request; send the request again for another"
-_NO_TOOLS = "tools are not served; ask for JSON with response_format instead"
-_TEXT_ONLY = "text is all that is served"
-_NOT_HERE = "this is not served here"
+# Fields that are rejected, their values that change nothing and are accepted, and why.
+_ONE_ANSWER = "one choice is generated per request; send the request again for another"
+_NO_TOOLS = "tools are not supported; request JSON with response_format instead"
+_TEXT_ONLY = "only text is supported"
+_NOT_HERE = "not supported"
 _REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "n": ((1,), _ONE_ANSWER),
     "best_of": ((1,), _ONE_ANSWER),
-    "logit_bias": (({},), "the engines take no biases"),
+    "logit_bias": (({},), "the engines do not support biases"),
     "tools": (([],), _NO_TOOLS),
     "tool_choice": (("none", "auto"), _NO_TOOLS),
     "functions": (([],), _NO_TOOLS),
@@ -33,7 +33,7 @@ _REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "web_search_options": ((), _NOT_HERE),
     "moderation": ((), _NOT_HERE),
     "prompt_cache_options": ((), "prefixes are cached by the engine, without options"),
-    "prompt_cache_retention": (("in_memory",), "prefixes are kept as long as there is memory"),
+    "prompt_cache_retention": (("in_memory",), "prefixes are cached while there is memory"),
     "reasoning_effort": (("none",), "the models do not reason"),
     "verbosity": (("medium",), _NOT_HERE),
     "store": ((False,), "nothing is stored"),
@@ -53,7 +53,7 @@ class _Fields(BaseModel):
 
     @property
     def sticky_key(self) -> str | None:
-        """Requests of one user stay on one side of a canary."""
+        """The key that keeps requests of one user on one side of a canary."""
         return self.user or None
 
 
@@ -78,7 +78,7 @@ class _GenerationFields(_Fields):
     ) = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    # Not OpenAI's: names of vLLM's, which its clients send in extra_body.
+    # Not OpenAI's: vLLM's extensions, which its clients send in extra_body.
     top_k: int | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -90,12 +90,12 @@ class _GenerationFields(_Fields):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def sampling(self) -> dict[str, Any]:
-        """As the engines' contract names it. Without ``max_tokens`` an answer ends with the model's context."""
+        """The sampling parameters under the engines' names; without ``max_tokens`` the model's context is the limit."""
         names = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "stop", "top_k", "min_p",
                  "min_tokens", "repetition_penalty", "ignore_eos")  # fmt: skip
         found = {name: value for name in names if (value := getattr(self, name)) is not None}
         if self.seed is not None:
-            # OpenAI's may be negative.
+            # OpenAI's seed may be negative.
             found["seed"] = self.seed % 2**63
         return {"max_tokens": self.max_tokens, **found}
 
@@ -108,7 +108,7 @@ class TextPart(BaseModel):
 
 
 class Message(BaseModel):
-    """The fields that are only ever null come back from callers who send an answer's message again."""
+    """A message; fields that must be null are accepted because callers send back whole response messages."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -121,7 +121,7 @@ class Message(BaseModel):
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
 
     def plain(self) -> dict[str, str]:
-        """As chat templates know it."""
+        """The message as chat templates expect it."""
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
@@ -159,13 +159,13 @@ class ChatFields(_GenerationFields):
 
     def check(self) -> None:
         if self.max_completion_tokens is not None and self.max_tokens is not None:
-            raise invalid("max_tokens", "max_completion_tokens says the same; send one of them")
+            raise invalid("max_tokens", "conflicts with max_completion_tokens; send only one of them")
         if self.top_logprobs is not None and not self.logprobs:
-            raise invalid("top_logprobs", "needs logprobs: true")
+            raise invalid("top_logprobs", "requires logprobs: true")
         if self.response_format is not None:
             schema = self.response_format.json_schema is not None
             if schema != (self.response_format.type == "json_schema"):
-                raise invalid("response_format.json_schema", "goes with the type json_schema, and it alone")
+                raise invalid("response_format.json_schema", "requires type json_schema, and is required by it")
 
     def sampling(self) -> dict[str, Any]:
         found = super().sampling()
@@ -196,7 +196,7 @@ class CompletionFields(_GenerationFields):
         if "" in self.prompts:
             raise invalid("prompt", "is empty; write a text to continue")
         if self.echo and self.logprobs is not None:
-            raise invalid("echo", "the prompt's log probabilities are not served; leave out echo or logprobs")
+            raise invalid("echo", "log probabilities of the prompt are not supported; remove echo or logprobs")
 
     def sampling(self) -> dict[str, Any]:
         found = super().sampling()
@@ -216,14 +216,14 @@ class EmbeddingFields(_Fields):
 
     def check(self) -> None:
         if "" in self.texts:
-            raise invalid("input", "holds an empty text")
+            raise invalid("input", "contains an empty text")
 
 
 F = TypeVar("F", ChatFields, CompletionFields, EmbeddingFields)
 
 
 def read_fields(kind: type[F], body: bytes) -> F:
-    """Read a request's body.
+    """Parse a request's body.
 
     Raises:
         ApiError: 400, it is no JSON or a field is wrong; ``param`` names it.
@@ -235,7 +235,7 @@ def read_fields(kind: type[F], body: bytes) -> F:
     if not isinstance(document, dict):
         raise invalid(None, "The body must be a JSON object", code="invalid_json")
     for name, (neutral, why) in _REFUSED.items():
-        # A field that is null is as good as left out; True == 1, but is no number.
+        # A null field counts as absent; True == 1, but is not a number.
         value = document.get(name)
         if value is not None and not any(value == one and type(value) is type(one) for one in neutral):
             raise invalid(name, why, code="unsupported_parameter")
@@ -243,23 +243,23 @@ def read_fields(kind: type[F], body: bytes) -> F:
     try:
         fields = kind.model_validate(given)
     except ValidationError as error:
-        raise _told(error) from None
+        raise _model_object(error) from None
     if isinstance(fields, (ChatFields, CompletionFields)) and fields.stream_options and not fields.stream:
-        raise invalid("stream_options", "goes with stream: true alone")
+        raise invalid("stream_options", "requires stream: true")
     fields.check()
     return fields
 
 
-def _told(error: ValidationError) -> ApiError:
-    """One fault, as OpenAI names places: ``messages[0].content``."""
-    # Of a union every member complains: the one that the value was meant for got furthest, and not at its type.
+def _model_object(error: ValidationError) -> ApiError:
+    """The error for one of pydantic's faults; fields are named as OpenAI does: ``messages[0].content``."""
+    # Every member of a union reports a fault: the intended one got furthest, and did not fail at its type.
     found = max(
         error.errors(include_url=False, include_context=False),
         key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")),
     )
     param = ""
     for step in found["loc"]:
-        # A step in lower case is a field; others are pydantic's names of a union's members.
+        # A step in lower case is a field; others are pydantic's names for members of a union.
         if isinstance(step, int):
             param += f"[{step}]"
         elif step.isidentifier() and step not in ("str", "list"):
@@ -270,5 +270,5 @@ def _told(error: ValidationError) -> ApiError:
         return invalid(param, "is missing", code="missing_required_parameter")
     name = param.partition("[")[0]
     if name in ("prompt", "input") and found["type"] == "string_type" and isinstance(found["input"], (int, list)):
-        return invalid(name, "lists of token ids are not taken; send texts", code="invalid_type")
+        return invalid(name, "token ids are not supported; send text", code="invalid_type")
     return invalid(param, f"{found['msg']}, got {found.get('input')!r:.80}")

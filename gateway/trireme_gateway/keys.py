@@ -59,10 +59,10 @@ class KeyFile:
         self._by_hash: dict[str, ApiKey] = {}
 
     def find(self, secret: str) -> ApiKey | None:
-        """The key, where it is one.
+        """Return the key, or None if it is unknown.
 
         Raises:
-            GatewayError: the file is gone or cannot be read.
+            GatewayError: the file is missing or cannot be read.
         """
         self._refresh()
         return self._by_hash.get(_hash(secret))
@@ -71,41 +71,43 @@ class KeyFile:
         """All keys, oldest first.
 
         Raises:
-            GatewayError: there is no such file, others may read it, or it is damaged.
+            GatewayError: the file is missing, readable by other users, or damaged.
         """
         self._refresh()
         return sorted(self._by_hash.values(), key=lambda key: key.created_at)
 
     def add(self, name: str, *, requests_per_minute: int | None = None, tokens_per_minute: int | None = None) -> str:
-        """Make a key and return it: it is kept nowhere.
+        """Create a key and return its secret; only a hash is stored.
 
         Raises:
-            GatewayError: the name is taken or no name.
+            GatewayError: the name is taken or invalid.
         """
         if not _NAME.fullmatch(name):
-            raise GatewayError(f"{name!r} is no name for a key: 1 to 64 letters, digits, '.', '_' and '-'")
+            raise GatewayError(f"{name!r} is not a valid name for a key: use 1 to 64 letters, digits, '.', '_' and '-'")
         secret = _PREFIX + secrets.token_urlsafe(32)
-        with self._changing() as keys:
+        with self._edit() as keys:
             if any(key.name == name for key in keys):
-                raise GatewayError(f"there is a key {name!r} already; revoke it first, or choose another name")
+                raise GatewayError(f"a key named {name!r} already exists; revoke it first, or choose another name")
             keys.append(ApiKey(name, _hash(secret), requests_per_minute, tokens_per_minute, time.time()))
         return secret
 
     def revoke(self, name: str) -> None:
-        """Forget a key.
+        """Revoke a key.
 
         Raises:
-            GatewayError: there is none of that name; tells those there are.
+            GatewayError: the key does not exist; names the existing ones.
         """
-        with self._changing() as keys:
+        with self._edit() as keys:
             found = [key for key in keys if key.name == name]
             if not found:
-                raise GatewayError(f"no key {name!r}; there is: {', '.join(key.name for key in keys) or 'none'}")
+                raise GatewayError(
+                    f"key {name!r} does not exist; existing keys: {', '.join(key.name for key in keys) or 'none'}"
+                )
             keys.remove(found[0])
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[list[ApiKey]]:
-        """The keys, to be changed; written when the block ends well. One writer at a time."""
+    def _edit(self) -> Iterator[list[ApiKey]]:
+        """Yield the keys for a change; write them when the block succeeds. One writer at a time."""
         with take_lock(self._path.with_name(f".{self._path.name}.lock")):
             keys = self.all() if self._path.exists() else []
             yield keys
@@ -116,18 +118,18 @@ class KeyFile:
             status = self._path.stat()
         except FileNotFoundError:
             raise GatewayError(
-                f"there is no file {self._path}; make one with: trireme gateway-key add NAME --keys {self._path}"
+                f"{self._path} does not exist; create it with: trireme gateway-key add NAME --keys {self._path}"
             ) from None
         version = (status.st_mtime_ns, status.st_ino, status.st_size)
         if version == self._read_of:
             return
         if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise GatewayError(f"{self._path} may be read by other users; to mend it: chmod 600 {self._path}")
+            raise GatewayError(f"{self._path} is readable by other users; fix it with: chmod 600 {self._path}")
         try:
             document = json.loads(self._path.read_text())
             keys = [ApiKey(**fields) for fields in document["keys"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise GatewayError(f"{self._path} is no file of keys: {error}") from None
+            raise GatewayError(f"{self._path} is not a valid key file: {error}") from None
         self._by_hash = {key.sha256: key for key in keys}
         self._read_of = version
 

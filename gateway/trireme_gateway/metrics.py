@@ -1,4 +1,4 @@
-"""What the gateway tells Prometheus."""
+"""Metrics of the gateway."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         model, prefix = ("model",), "trireme_gateway"
-        self.requests = Counter(f"{prefix}_requests_total", "Requests by how they ended; status 499: the caller left",
+        self.requests = Counter(f"{prefix}_requests_total", "Requests by status; 499: the caller disconnected",
                                 ("endpoint", "model", "version", "status"), registry=self._registry)  # fmt: skip
-        self.request_seconds = Histogram(f"{prefix}_request_seconds", "From a request's head to the end of its answer",
+        self.request_seconds = Histogram(f"{prefix}_request_seconds", "Seconds from request to end of response",
                                          ("endpoint",), buckets=_REQUEST_BUCKETS, registry=self._registry)  # fmt: skip
-        self.first_token_seconds = Histogram(f"{prefix}_time_to_first_token_seconds", "Of streams and others", model,
-                                             buckets=_FIRST_TOKEN_BUCKETS, registry=self._registry)  # fmt: skip
-        self.inter_token_seconds = Histogram(f"{prefix}_inter_token_seconds", "From one token of a stream to the next",
+        self.first_token_seconds = Histogram(f"{prefix}_time_to_first_token_seconds", "Seconds to the first token",
+                                             model, buckets=_FIRST_TOKEN_BUCKETS, registry=self._registry)  # fmt: skip
+        self.inter_token_seconds = Histogram(f"{prefix}_inter_token_seconds", "Seconds between tokens of a stream",
                                              model, buckets=_INTER_TOKEN_BUCKETS, registry=self._registry)  # fmt: skip
         self.input_tokens = Counter(f"{prefix}_input_tokens_total", "Tokens of prompts and of embedded texts", model,
                                     registry=self._registry)  # fmt: skip
         self.output_tokens = Counter(f"{prefix}_output_tokens_total", "Tokens generated", model,
                                      registry=self._registry)  # fmt: skip
-        self.streams = Gauge(f"{prefix}_streams", "Streams that are open", registry=self._registry)
+        self.streams = Gauge(f"{prefix}_streams", "Open streams", registry=self._registry)
 
     def text(self) -> bytes:
-        """Prometheus' text format."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""What a gateway is started with."""
+"""Settings of a gateway."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from trireme_gateway.errors import GatewayError
 
-# Triton's HTTP front end dies of larger ones (24.10), and a prompt of a million characters fits.
+# Triton's HTTP front end (24.10) crashes on larger bodies; a prompt of a million characters fits.
 MOST_BODY_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen."""
+    """A listener's address."""
 
     host: str
     port: int
@@ -24,7 +24,7 @@ class Address:
         """Read ``host:port``.
 
         Raises:
-            GatewayError: it is none; names ``flag``.
+            GatewayError: ``text`` is not ``host:port``; names ``flag``.
         """
         host, colon, port = text.rpartition(":")
         if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
@@ -44,13 +44,13 @@ class GatewaySettings:
     """One gateway.
 
     Attributes:
-        triton: ``host:port`` of Triton's gRPC front, several with commas.
-        triton_http: of its HTTP front, for ``/v2``; empty: these routes are not served.
-        listen: where callers come.
-        metrics_listen: a second address, for ``/metrics`` and ``/healthz`` alone; None: they stand beside the rest.
-        keys_path: the file of API keys; None: none are asked for.
-        request_timeout_seconds: of all of a request, to the last token.
-        stall_seconds: how long a caller may read nothing of a stream.
+        triton: ``host:port`` of Triton's gRPC endpoint; several separated by commas.
+        triton_http: of Triton's HTTP endpoint, for ``/v2``; empty disables ``/v2``.
+        listen: the public listener.
+        metrics_listen: a second listener for ``/metrics`` and ``/healthz`` only; None serves them on ``listen``.
+        keys_path: the file of API keys; None disables authentication.
+        request_timeout_seconds: for a whole request, including the last token.
+        stall_seconds: disconnect a caller that reads nothing of a stream for this long.
     """
 
     triton: str
@@ -64,6 +64,6 @@ class GatewaySettings:
     def __post_init__(self) -> None:
         if self.keys_path is None and not self.listen.is_loopback:
             raise GatewayError(
-                f"--listen {self.listen.host} is not the loopback address, and nobody would be asked for a key; "
-                "name a file of keys with --keys (make one with: trireme gateway-key add NAME --keys FILE)"
+                f"--listen {self.listen.host} is not the loopback address and no API key would be required; "
+                "pass a key file with --keys (create one with: trireme gateway-key add NAME --keys FILE)"
             )

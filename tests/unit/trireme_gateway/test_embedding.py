@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from trireme_client import AsyncTriremeClient, FakeServer
-from trireme_gateway.asks import RouteAsk
 from trireme_gateway.embedding import embed
 from trireme_gateway.errors import ApiError
 from trireme_gateway.fields import EmbeddingFields
-from trireme_gateway.visit import Visit
+from trireme_gateway.request_context import RequestContext
+from trireme_gateway.route_options import RouteOptions
 
 
 def tokenize(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def answer(server: FakeServer, texts: list[str], encoding: str) -> dict[str, Any
         async with AsyncTriremeClient(server.address) as client:
             spec = dataclasses.replace(await client.spec("vectors"), parameters={"tokenizer": "tokens"})
             fields = EmbeddingFields.model_validate({"model": "vectors", "input": texts, "encoding_format": encoding})
-            return await embed(client, fields, spec, RouteAsk({}, 30_000), Visit("id", None))
+            return await embed(client, fields, spec, RouteOptions({}, 30_000), RequestContext("id", None))
 
     return asyncio.run(ask())
 

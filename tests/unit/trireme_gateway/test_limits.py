@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from trireme_gateway.errors import ApiError
 from trireme_gateway.keys import ApiKey
-from trireme_gateway.limits import Bucket, KeyLimits, Limits
+from trireme_gateway.rate_limits import Bucket, KeyRateLimits, Limits
 
 
 class Clock:
@@ -37,7 +37,7 @@ def test_bucket_below_zero_must_fill_up_first():
 
 
 def test_key_without_limits_says_nothing_of_them():
-    limits = KeyLimits(key())
+    limits = KeyRateLimits(key())
     for _ in range(1000):
         limits.enter()
     assert limits.headers() == {}

@@ -1,7 +1,7 @@
-"""Limits of requests and tokens a minute, for each key.
+"""Rate limits of each key: requests per minute and tokens per minute.
 
-A token bucket each: it holds a minute's worth and fills up evenly. A request is let in while there is one left of each;
-its tokens are taken as they are counted, so the bucket of tokens may go below zero and must fill up first.
+Each limit is a token bucket that holds one minute's allowance and refills evenly. A request is accepted while every
+bucket holds at least one; tokens are deducted as they are counted, so their bucket may fall below zero and must refill.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SECONDS = 60.0
 
 
 class Bucket:
-    """What is left of a minute's worth."""
+    """A token bucket."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.per_minute, self._clock = per_minute, clock
@@ -33,11 +33,11 @@ class Bucket:
         self._left = self.left() - amount
 
     def seconds_until(self, amount: float) -> float:
-        """How long until so much is there."""
+        """Seconds until the bucket holds ``amount``."""
         return max(0.0, amount - self.left()) * _SECONDS / self.per_minute
 
 
-class KeyLimits:
+class KeyRateLimits:
     """The buckets of one key."""
 
     def __init__(self, key: ApiKey) -> None:
@@ -46,17 +46,17 @@ class KeyLimits:
         self._buckets = {name: Bucket(limit) for name, limit in limits.items() if limit is not None}
 
     def enter(self) -> None:
-        """Let a request in.
+        """Accept a request.
 
         Raises:
-            ApiError: 429, with the time to wait.
+            ApiError: 429 with Retry-After.
         """
         for name, bucket in self._buckets.items():
             if bucket.left() < 1:
                 wait_s = bucket.seconds_until(1)
                 raise ApiError(
                     429,
-                    f"The limit of {bucket.per_minute} {name} a minute of key {self.key.name!r} is reached; "
+                    f"The limit of {bucket.per_minute} {name} per minute for key {self.key.name!r} is reached; "
                     f"try again in {wait_s:.1f} s",
                     kind=name,
                     code="rate_limit_exceeded",
@@ -71,23 +71,23 @@ class KeyLimits:
 
     def headers(self) -> dict[str, str]:
         """OpenAI's ``x-ratelimit-*``."""
-        told = {}
+        headers = {}
         for name, bucket in self._buckets.items():
-            told[f"x-ratelimit-limit-{name}"] = str(bucket.per_minute)
-            told[f"x-ratelimit-remaining-{name}"] = str(max(0, math.floor(bucket.left())))
-            told[f"x-ratelimit-reset-{name}"] = f"{bucket.seconds_until(bucket.per_minute):.3f}s"
-        return told
+            headers[f"x-ratelimit-limit-{name}"] = str(bucket.per_minute)
+            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, math.floor(bucket.left())))
+            headers[f"x-ratelimit-reset-{name}"] = f"{bucket.seconds_until(bucket.per_minute):.3f}s"
+        return headers
 
 
-class Limits:
-    """The limits of all keys."""
+class RateLimits:
+    """The rate limits of all keys."""
 
     def __init__(self) -> None:
-        self._of: dict[str, KeyLimits] = {}
+        self._of: dict[str, KeyRateLimits] = {}
 
-    def of(self, key: ApiKey) -> KeyLimits:
-        """A key's limits: new ones where the key is another than before."""
+    def of(self, key: ApiKey) -> KeyRateLimits:
+        """A key's limits, reset when the key has changed."""
         found = self._of.get(key.name)
         if found is None or found.key != key:
-            found = self._of[key.name] = KeyLimits(key)
+            found = self._of[key.name] = KeyRateLimits(key)
         return found

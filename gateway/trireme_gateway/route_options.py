@@ -1,4 +1,4 @@
-"""What a caller asks of the route, by ``x-trireme-*`` headers."""
+"""Options of the route in a request's ``x-trireme-*`` headers."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def _flag(text: str) -> bool:
     return {"true": True, "false": False}[text.lower()]
 
 
-# Header without its prefix -> how its value is read, and what it must be. Names and ranges are for the route to check.
-_ASKS: Mapping[str, tuple[Read, str]] = {
+# Header without its prefix -> parser of its value, and what it must be. The route checks names and ranges.
+_OPTIONS: Mapping[str, tuple[Read, str]] = {
     "tier": (str, "a tier"),
     "max-latency-ms": (_number, "a number"),
     "max-ttft-ms": (_number, "a number"),
@@ -51,38 +51,38 @@ _TIMEOUT = "timeout-ms"
 
 
 @dataclass(frozen=True, slots=True)
-class RouteAsk:
-    """What a request's headers ask for.
+class RouteOptions:
+    """The options in a request's headers.
 
     Attributes:
-        parameters: the route's request parameters.
-        timeout_ms: of all of the request: what the caller says, at most what the gateway allows.
+        parameters: request parameters for the route.
+        timeout_ms: for the whole request; at most the gateway's own limit.
     """
 
     parameters: Mapping[str, Parameter]
     timeout_ms: float
 
     @classmethod
-    def read(cls, headers: Headers, sticky_key: str | None, most_seconds: float) -> RouteAsk:
-        """Read the headers; ``sticky_key`` is what the body says, a header goes before it.
+    def read(cls, headers: Headers, sticky_key: str | None, most_seconds: float) -> RouteOptions:
+        """Read the headers; a sticky key in a header takes precedence over ``sticky_key`` from the body.
 
         Raises:
-            ApiError: 400, there is no such header, or its value is wrong.
+            ApiError: 400, an unknown header or an invalid value.
         """
         parameters: dict[str, Parameter] = {} if sticky_key is None else {"sticky_key": sticky_key}
         timeout_ms = most_seconds * 1000
         for name, text in headers.items():
-            ask = name.removeprefix(_PREFIX)
-            if ask == name:
+            option = name.removeprefix(_PREFIX)
+            if option == name:
                 continue
-            if ask == _TIMEOUT:
+            if option == _TIMEOUT:
                 timeout_ms = min(timeout_ms, _read(name, text, _positive, "a number of at least 1"))
-            elif ask in _ASKS:
-                read, allowed = _ASKS[ask]
-                parameters[ask.replace("-", "_")] = _read(name, text, read, allowed)
+            elif option in _OPTIONS:
+                read, allowed = _OPTIONS[option]
+                parameters[option.replace("-", "_")] = _read(name, text, read, allowed)
             else:
-                known = ", ".join(_PREFIX + one for one in (*_ASKS, _TIMEOUT))
-                raise invalid(name, f"there is no such header; there is: {known}", code="unknown_parameter")
+                known = ", ".join(_PREFIX + one for one in (*_OPTIONS, _TIMEOUT))
+                raise invalid(name, f"unknown header; known headers: {known}", code="unknown_parameter")
         return cls(parameters, timeout_ms)
 
 

@@ -1,4 +1,4 @@
-"""One request to the gateway, and what is noted, logged and counted of it."""
+"""The context of one request: what is logged and counted for it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trireme_gateway.errors import ApiError
-from trireme_gateway.limits import KeyLimits
 from trireme_gateway.metrics import Metrics
+from trireme_gateway.rate_limits import KeyRateLimits
 
 _LOG = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -25,7 +25,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 @dataclass(slots=True)
-class Visit:
+class RequestContext:
     """What is known of one request; filled in as it goes on.
 
     Attributes:
@@ -45,39 +45,39 @@ class Visit:
     reason: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
-    limits: KeyLimits | None = None
+    limits: KeyRateLimits | None = None
     status: int = CLIENT_CLOSED_REQUEST
     fault: str = ""
 
     @classmethod
-    def of(cls, request: Request) -> Visit:
-        visit: Visit = request.scope["state"]["visit"]
-        return visit
+    def of(cls, request: Request) -> RequestContext:
+        context: RequestContext = request.scope["state"]["context"]
+        return context
 
     def answered_by(self, variant: str, version: str, reason: str) -> None:
         self.variant, self.version, self.reason = variant, version, reason
 
     def used(self, input_tokens: int, output_tokens: int) -> None:
-        """Note tokens, and take them from the key's limit."""
+        """Count tokens, also against the key's limit."""
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
         if self.limits is not None:
             self.limits.count_tokens(input_tokens + output_tokens)
 
     def headers(self) -> dict[str, str]:
-        """What every answer says of itself."""
-        told = {
+        """Headers of every response."""
+        headers = {
             "x-request-id": self.request_id,
             "x-trireme-variant": self.variant,
             "x-trireme-version": self.version,
             "x-trireme-reason": self.reason.replace("\n", " "),
         }
-        told = {name: value for name, value in told.items() if value}
-        return told if self.limits is None else {**told, **self.limits.headers()}
+        headers = {name: value for name, value in headers.items() if value}
+        return headers if self.limits is None else {**headers, **self.limits.headers()}
 
 
-class Visits:
-    """ASGI middleware: begins and ends the ``Visit`` of each request."""
+class RequestContextMiddleware:
+    """ASGI middleware: begins and ends the ``RequestContext`` of each request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -88,58 +88,58 @@ class Visits:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         state = scope.setdefault("state", {})
-        visit = Visit(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, state.get("transport"))
-        state["visit"] = visit
+        context = RequestContext(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, state.get("transport"))
+        state["context"] = context
 
-        async def noting(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                visit.status = message["status"]
-                own = ((name.encode(), value.encode("latin-1", "replace")) for name, value in visit.headers().items())
+                context.status = message["status"]
+                own = ((name.encode(), value.encode("latin-1", "replace")) for name, value in context.headers().items())
                 message["headers"] = [*message["headers"], *own]
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_with_headers)
         except Exception as error:
-            _LOG.exception("a fault of the gateway", extra={"request_id": visit.request_id})
-            visit.fault = f"{type(error).__name__}: {error}"
-            if visit.status != CLIENT_CLOSED_REQUEST:
+            _LOG.exception("unhandled exception", extra={"request_id": context.request_id})
+            context.fault = f"{type(error).__name__}: {error}"
+            if context.status != CLIENT_CLOSED_REQUEST:
                 raise  # the answer had begun
-            problem = f"The gateway failed; its log tells why, under {visit.request_id}"
-            told = ApiError(500, problem, kind="server_error", code="internal_error")
-            await Response(told.json(), 500, media_type="application/json")(scope, receive, noting)
+            problem = f"The gateway failed; see its log for request {context.request_id}"
+            error_body = ApiError(500, problem, kind="server_error", code="internal_error")
+            await Response(error_body.json(), 500, media_type="application/json")(scope, receive, send_with_headers)
         finally:
-            self._end(visit, scope)
+            self._end(context, scope)
 
-    def _end(self, visit: Visit, scope: Scope) -> None:
-        seconds = time.monotonic() - visit.began
+    def _end(self, context: RequestContext, scope: Scope) -> None:
+        seconds = time.monotonic() - context.began
         route = scope.get("route")
         endpoint = getattr(route, "path", "")
         metrics = self._metrics
-        metrics.requests.labels(endpoint, visit.model, visit.version, str(visit.status)).inc()
+        metrics.requests.labels(endpoint, context.model, context.version, str(context.status)).inc()
         metrics.request_seconds.labels(endpoint).observe(seconds)
-        if visit.input_tokens:
-            metrics.input_tokens.labels(visit.model).inc(visit.input_tokens)
-        if visit.output_tokens:
-            metrics.output_tokens.labels(visit.model).inc(visit.output_tokens)
-        # Probes come every second, and say nothing while all is well.
-        level = logging.DEBUG if endpoint in ("/healthz", "/metrics") and visit.status == 200 else logging.INFO
+        if context.input_tokens:
+            metrics.input_tokens.labels(context.model).inc(context.input_tokens)
+        if context.output_tokens:
+            metrics.output_tokens.labels(context.model).inc(context.output_tokens)
+        # Probes arrive every second and are not logged while they succeed.
+        level = logging.DEBUG if endpoint in ("/healthz", "/metrics") and context.status == 200 else logging.INFO
         _LOG.log(
             level,
             "%s %s: %d%s",
             scope["method"],
             scope["path"][:200],
-            visit.status,
-            f", {visit.fault}" if visit.fault else "",
+            context.status,
+            f", {context.fault}" if context.fault else "",
             extra={
-                "request_id": visit.request_id,
-                "model": visit.model,
-                "version": visit.version,
-                "variant": visit.variant,
-                "key": visit.limits.key.name if visit.limits else "",
-                "status": visit.status,
+                "request_id": context.request_id,
+                "model": context.model,
+                "version": context.version,
+                "variant": context.variant,
+                "key": context.limits.key.name if context.limits else "",
+                "status": context.status,
                 "duration_ms": round(seconds * 1000, 1),
-                "input_tokens": visit.input_tokens or None,
-                "output_tokens": visit.output_tokens or None,
+                "input_tokens": context.input_tokens or None,
+                "output_tokens": context.output_tokens or None,
             },
         )

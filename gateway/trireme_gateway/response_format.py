@@ -1,4 +1,4 @@
-"""The answers of chats and completions in OpenAI's forms, whole and as events."""
+"""Responses of chat and text completions in OpenAI's format, whole and as server-sent events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 Json = dict[str, Any]
-# Of one choice, as the contract tells them: for each token the likeliest by id, the token itself first.
+# Log probabilities of one choice: for each token the most likely ones by id, the chosen token first.
 TokenLogprobs = Mapping[str, Mapping[str, Any]]
 
 DONE = b"data: [DONE]\n\n"
@@ -18,7 +18,7 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(slots=True)
 class Choice:
-    """One answer on its way: all of it so far."""
+    """One choice in progress."""
 
     prompt: str = ""
     parts: list[str] = field(default_factory=list)
@@ -39,10 +39,10 @@ def usage(choices: Sequence[Choice]) -> Json:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-class _Form:
-    """What the two endpoints have in common.
+class _ResponseFormat:
+    """What both endpoints share.
 
-    An event is written from pieces that were encoded once for the whole stream, and the text.
+    The constant parts of an event are encoded once per stream.
     """
 
     object_name: ClassVar[str]
@@ -56,24 +56,24 @@ class _Form:
         self._after = '}], "usage": null}\n\n' if include_usage else "}]}\n\n"
 
     def whole(self, choices: Sequence[Choice]) -> Json:
-        """The answer of a request that does not stream."""
-        answers = [{"index": index, **self._choice(choice)} for index, choice in enumerate(choices)]
-        return {"object": self.object_name, **self._head, "choices": answers, "usage": usage(choices)}
+        """The response of a request that does not stream."""
+        choices_json = [{"index": index, **self._choice(choice)} for index, choice in enumerate(choices)]
+        return {"object": self.object_name, **self._head, "choices": choices_json, "usage": usage(choices)}
 
     def usage_event(self, choices: Sequence[Choice]) -> bytes:
-        """The event before the end, where the caller wants it."""
+        """The last event before [DONE], for ``include_usage``."""
         return _event({"object": self.chunk_name, **self._head, "choices": [], "usage": usage(choices)})
 
     def first_events(self, choices: Sequence[Choice]) -> bytes:
-        """What comes before any text."""
+        """Events before any text."""
         raise NotImplementedError
 
     def text_event(self, index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
-        """More text."""
+        """An event with more text."""
         raise NotImplementedError
 
     def last_event(self, index: int, finish_reason: str) -> bytes:
-        """The end of one answer."""
+        """The last event of a choice."""
         raise NotImplementedError
 
     def _choice(self, choice: Choice) -> Json:
@@ -83,7 +83,7 @@ class _Form:
         return f'{self._before}"index": {index}, {rest}{self._after}'.encode()
 
 
-class ChatForm(_Form):
+class ChatFormat(_ResponseFormat):
     """``POST /v1/chat/completions``."""
 
     object_name, chunk_name, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
@@ -93,9 +93,9 @@ class ChatForm(_Form):
         return b"".join(self._chunk(index, delta) for index in range(len(choices)))
 
     def text_event(self, index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
-        told = json.dumps(self._logprobs(logprobs)) if logprobs else "null"
+        encoded = json.dumps(self._logprobs(logprobs)) if logprobs else "null"
         return self._chunk(
-            index, f'"delta": {{"content": {json.dumps(text)}}}, "logprobs": {told}, "finish_reason": null'
+            index, f'"delta": {{"content": {json.dumps(text)}}}, "logprobs": {encoded}, "finish_reason": null'
         )
 
     def last_event(self, index: int, finish_reason: str) -> bytes:
@@ -112,13 +112,13 @@ class ChatForm(_Form):
         content = []
         for token in tokens:
             chosen, *others = (_token(one) for one in token.values())
-            # The chosen one stands among the likeliest only where it is one of them.
+            # The chosen token is in top_logprobs only if it is one of the most likely.
             likeliest = sorted((chosen, *others), key=lambda one: -one["logprob"])[: len(others)]
             content.append({**chosen, "top_logprobs": likeliest})
         return {"content": content, "refusal": None}
 
 
-class CompletionForm(_Form):
+class CompletionFormat(_ResponseFormat):
     """``POST /v1/completions``."""
 
     object_name, chunk_name, prefix = "text_completion", "text_completion", "cmpl"
@@ -134,8 +134,8 @@ class CompletionForm(_Form):
     def text_event(self, index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
         offset = self._lengths.get(index, 0)
         self._lengths[index] = offset + len(text)
-        told = json.dumps(self._logprobs(logprobs, offset)) if logprobs else "null"
-        return self._chunk(index, f'"text": {json.dumps(text)}, "logprobs": {told}, "finish_reason": null')
+        encoded = json.dumps(self._logprobs(logprobs, offset)) if logprobs else "null"
+        return self._chunk(index, f'"text": {json.dumps(text)}, "logprobs": {encoded}, "finish_reason": null')
 
     def last_event(self, index: int, finish_reason: str) -> bytes:
         return self._chunk(index, f'"text": "", "logprobs": null, "finish_reason": "{finish_reason}"')
@@ -148,15 +148,15 @@ class CompletionForm(_Form):
         }
 
     def _logprobs(self, tokens: Sequence[TokenLogprobs], offset: int) -> Json:
-        told: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        logprobs: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for token in tokens:
             alternatives = {str(one["decoded_token"]): one["logprob"] for one in token.values()}
             text, logprob = next(iter(alternatives.items()))
             for name, value in (("tokens", text), ("token_logprobs", logprob), ("top_logprobs", alternatives),
                                 ("text_offset", offset)):  # fmt: skip
-                told[name].append(value)
+                logprobs[name].append(value)
             offset += len(text)
-        return told
+        return logprobs
 
 
 def _token(one: Mapping[str, Any]) -> Json:
