@@ -7,14 +7,19 @@ for its next token probes the engine: a live engine rejects a request without a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+from pathlib import Path
 
 from trireme_client import AsyncTriremeClient, ClientError, DeadlineError, UnavailableError
 
 # A stream of a dead engine ends within two seconds: silence, then two probes that fail or hang; one may be chance.
-# All limits grow with the engine's own pauses: on a busy machine probes are slow as well.
+# All limits grow with the engine's own pauses and with the machine's load: on a busy machine probes are slow as well.
 _SILENT_SECONDS = 0.5
 _PROBE_SECONDS = 0.6
+# Share of time in which a process waited for a CPU (https://docs.kernel.org/accounting/psi.html); not in every kernel.
+_CPU_PRESSURE = Path("/proc/pressure/cpu")
+_MOST_SLOWDOWN = 10.0
 _PAUSES = 2.0
 _MOST_PAUSE_SECONDS = 2.0
 _MOST_FAILED = 2
@@ -54,7 +59,7 @@ class EngineWatch:
             await asyncio.sleep(_LOOK_SECONDS)
             now = self._loop.time()
             silent_s = now - self._last_chunk_at
-            if not self.model or silent_s < max(_SILENT_SECONDS, _PAUSES * self._pause_s):
+            if not self.model or silent_s < _SILENT_SECONDS or silent_s < self._limit_s(_SILENT_SECONDS):
                 failed = 0
                 continue
             if silent_s > self._most_silent_s:
@@ -71,11 +76,15 @@ class EngineWatch:
                     return UnavailableError("the engine no longer responds")
                 return UnavailableError(f"the engine's process died: {failure.problem}")
 
+    def _limit_s(self, idle_s: float) -> float:
+        """A time limit of ``idle_s`` on an idle machine, as long as it must be now."""
+        return max(idle_s * _slowdown(), _PAUSES * self._pause_s)
+
     async def _probe(self) -> ClientError | None:
         """The engine's failure; None when it rejected the probe, which only a live engine does."""
         chunks = self._client.stream(
             self.model, {"text_input": [""]}, affinity_key=self._affinity_key,
-            deadline_ms=max(_PROBE_SECONDS, _PAUSES * self._pause_s) * 1000,
+            deadline_ms=self._limit_s(_PROBE_SECONDS) * 1000,
         )  # fmt: skip
         try:
             async for _ in chunks:
@@ -85,3 +94,11 @@ class EngineWatch:
         finally:
             await chunks.aclose()
         return None
+
+
+def _slowdown() -> float:
+    """How much longer processes take because they wait for a CPU: 1 to 10."""
+    pressure = 0.0
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        pressure = float(_CPU_PRESSURE.read_text().split()[1].removeprefix("avg10=")) / 100
+    return min(1 / max(1 - pressure, 1e-3), _MOST_SLOWDOWN)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from trireme_gateway.errors import ApiError
 from trireme_gateway.keys import ApiKey
-from trireme_gateway.rate_limits import Bucket, KeyRateLimits, Limits
+from trireme_gateway.rate_limits import Bucket, KeyRateLimits, RateLimits
 
 
 class Clock:
@@ -44,7 +44,7 @@ def test_key_without_limits_says_nothing_of_them():
 
 
 def test_limits_stay_with_a_key_until_it_is_another():
-    limits = Limits()
+    limits = RateLimits()
     first = limits.of(key(requests=1))
     first.enter()
     with pytest.raises(ApiError) as caught:
