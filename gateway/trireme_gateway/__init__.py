@@ -1,1 +1,1 @@
-"""The HTTP door: OpenAI-compatible endpoints over Triton."""
+"""OpenAI-compatible HTTP endpoints over Triton."""

@@ -226,12 +226,12 @@ def read_fields(kind: type[F], body: bytes) -> F:
     """Parse a request's body.
 
     Raises:
-        ApiError: 400, it is no JSON or a field is wrong; ``param`` names it.
+        ApiError: 400, the body is not JSON or a field is invalid; ``param`` names it.
     """
     try:
         document = from_json(body)
     except ValueError as error:
-        raise invalid(None, f"The body is no JSON in UTF-8: {error}", code="invalid_json") from None
+        raise invalid(None, f"The body is not valid JSON in UTF-8: {error}", code="invalid_json") from None
     if not isinstance(document, dict):
         raise invalid(None, "The body must be a JSON object", code="invalid_json")
     for name, (neutral, why) in _REFUSED.items():

@@ -73,8 +73,8 @@ class GatewayProcess:
     def post(self, path: str, body: Mapping[str, Any] | bytes, **headers: str) -> httpx.Response:
         """``path`` is relative to ``/v1``."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        told = {"content-type": "application/json", **headers}
-        return httpx.post(f"{self.url}/v1/{path}", content=content, headers=told, timeout=DEADLINE_SECONDS)
+        request_headers = {"content-type": "application/json", **headers}
+        return httpx.post(f"{self.url}/v1/{path}", content=content, headers=request_headers, timeout=DEADLINE_SECONDS)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples with these labels."""
@@ -90,6 +90,6 @@ def sum_metric(url: str, name: str, **labels: str) -> float:
 
 def events(text: str) -> list[dict[str, Any]]:
     """The events of a stream that ended well, without the last, [DONE]."""
-    told = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
-    assert told[-1] == "[DONE]"
-    return [json.loads(one) for one in told[:-1]]
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(one) for one in lines[:-1]]

@@ -1,4 +1,4 @@
-"""A Triton with scripted language models, and a gateway before it."""
+"""A Triton with scripted language models, and a gateway in front of it."""
 
 from __future__ import annotations
 

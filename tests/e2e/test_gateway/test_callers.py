@@ -1,4 +1,4 @@
-"""Callers who leave, do not read, or only sit there; engines that fail and die on the way."""
+"""Callers that disconnect, stop reading or stay idle; engines that fail or die during a stream."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_caller_who_does_not_read_is_cut_off_and_holds_no_memory(scripted, tmp_p
         assert len([line for line in gateway.lines() if "read nothing for 1 s" in line["message"]]) == 5
 
 
-def test_idle_connections_keep_nobody_out(gateway):
+def test_idle_connections_block_no_caller(gateway):
     with contextlib.ExitStack() as stack:
         for _ in range(1000):
             stack.enter_context(socket.create_connection(gateway.address))
@@ -102,18 +102,18 @@ def test_engine_that_fails_before_its_first_word_is_a_500(gateway, stream):
 
 
 def read_broken_stream(gateway, prompt):
-    """The events until the connection ends, which it must without the end of the body."""
-    told = b""
+    """The events until the connection closes, which must happen without the terminating chunk."""
+    response = b""
     request = {"model": "scripted", "prompt": prompt, "stream": True}
     with httpx.stream("POST", f"{gateway.url}/v1/completions", json=request, timeout=DEADLINE_SECONDS) as answer:
         try:
             for part in answer.iter_raw():
-                told += part
+                response += part
         except httpx.RemoteProtocolError:
             pass
         else:
             raise AssertionError("the body ended as if all were well")
-    return [json.loads(event.removeprefix("data: ")) for event in told.decode().split("\n\n") if event]
+    return [json.loads(event.removeprefix("data: ")) for event in response.decode().split("\n\n") if event]
 
 
 def test_engine_that_fails_on_the_way_ends_the_stream_with_an_error(gateway):
@@ -136,18 +136,18 @@ def test_engine_that_dies_on_the_way_ends_the_stream_and_others_never_notice(tmp
         server.kill()  # with a dead process in it, it would take half a minute to end
 
 
-def test_triton_that_is_gone_is_a_503(tmp_path):
+def test_unreachable_triton_is_a_503(tmp_path):
     models = write_models(tmp_path / "models")
     with (
         throw_away_server(ServerFlags(models)) as server,
-        GatewayProcess(tmp_path, triton=server.grpc_address) as door,
+        GatewayProcess(tmp_path, triton=server.grpc_address) as gateway,
     ):
-        assert httpx.get(f"{door.url}/healthz").status_code == 200
+        assert httpx.get(f"{gateway.url}/healthz").status_code == 200
         server.kill()
-        answer = door.post("completions", SHORT)
+        answer = gateway.post("completions", SHORT)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "unavailable"
-        assert httpx.get(f"{door.url}/healthz").status_code == 503
+        assert httpx.get(f"{gateway.url}/healthz").status_code == 503
 
 
 def test_gateway_that_ends_lets_a_stream_end_first(scripted, tmp_path):
@@ -155,7 +155,7 @@ def test_gateway_that_ends_lets_a_stream_end_first(scripted, tmp_path):
         request = {"model": "scripted", "prompt": "say=20 every_ms=50", "stream": True}
         with httpx.stream("POST", f"{gateway.url}/v1/completions", json=request, timeout=DEADLINE_SECONDS) as answer:
             parts = answer.iter_text()
-            told = next(parts)
+            response = next(parts)
             os.kill(gateway.process.pid, 15)
-            told += "".join(parts)
-    assert told.endswith("data: [DONE]\n\n")
+            response += "".join(parts)
+    assert response.endswith("data: [DONE]\n\n")

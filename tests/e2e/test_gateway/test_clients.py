@@ -1,4 +1,4 @@
-"""The clients that people have: openai's, LangChain's, curl. None is changed for this server."""
+"""Unmodified clients: openai, LangChain, curl."""
 
 from __future__ import annotations
 
@@ -88,6 +88,6 @@ def test_langchain_chats_and_completes(gateway):
 def test_curl_streams(gateway):
     body = json.dumps({"model": "scripted", "messages": MESSAGES, "stream": True})
     command = ["curl", "-sN", f"{gateway.url}/v1/chat/completions", "-H", "content-type: application/json", "-d", body]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=scaled(60), check=True).stdout
-    assert told.count("data: ") >= 4
-    assert told.endswith("data: [DONE]\n\n")
+    response = subprocess.run(command, capture_output=True, text=True, timeout=scaled(60), check=True).stdout
+    assert response.count("data: ") >= 4
+    assert response.endswith("data: [DONE]\n\n")

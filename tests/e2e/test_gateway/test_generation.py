@@ -1,4 +1,4 @@
-"""Chats and completions, whole and streamed, in OpenAI's forms."""
+"""Chats and completions, whole and streamed, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def test_chat_answer_has_openais_form_and_counts_tokens(gateway):
     assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
 
 
-def test_stream_says_the_same_as_the_whole_answer(gateway):
-    told = events(gateway.post("chat/completions", chat(SEVEN, stream=True)).text)
-    deltas = [event["choices"][0]["delta"] for event in told]
+def test_stream_equals_the_whole_answer(gateway):
+    response = events(gateway.post("chat/completions", chat(SEVEN, stream=True)).text)
+    deltas = [event["choices"][0]["delta"] for event in response]
     assert deltas[0] == {"role": "assistant", "content": ""}
     assert "".join(delta.get("content", "") for delta in deltas) == "w0 w1 w2 w3 w4 w5 w6"
-    assert [event["choices"][0]["finish_reason"] for event in told] == [None] * (len(told) - 1) + ["stop"]
-    assert len({event["id"] for event in told}) == 1
+    assert [event["choices"][0]["finish_reason"] for event in response] == [None] * (len(response) - 1) + ["stop"]
+    assert len({event["id"] for event in response}) == 1
 
 
-def test_stream_tells_usage_only_where_it_is_asked_for(gateway):
+def test_stream_reports_usage_only_on_request(gateway):
     without = events(gateway.post("chat/completions", chat(SEVEN, stream=True)).text)
     assert all(event["choices"] and "usage" not in event for event in without)
     options = {"include_usage": True}
-    told = events(gateway.post("chat/completions", chat(SEVEN, stream=True, stream_options=options)).text)
-    assert told[-1]["choices"] == []
-    assert told[-1]["usage"] == {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
-    assert all(event["usage"] is None for event in told[:-1])
+    response = events(gateway.post("chat/completions", chat(SEVEN, stream=True, stream_options=options)).text)
+    assert response[-1]["choices"] == []
+    assert response[-1]["usage"] == {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+    assert all(event["usage"] is None for event in response[:-1])
 
 
-def test_answer_without_max_tokens_ends_by_itself_and_a_cut_one_says_length(gateway):
+def test_without_max_tokens_the_model_ends_and_a_limited_one_reports_length(gateway):
     whole = gateway.post("completions", completion("say=40")).json()
     assert whole["usage"]["completion_tokens"] == 40
     assert whole["choices"][0]["finish_reason"] == "stop"
@@ -65,15 +65,15 @@ def test_chat_is_cut_by_either_name(gateway, name):
 @pytest.mark.parametrize("stream", [False, True])
 def test_stop_text_ends_the_answer_and_is_not_part_of_it(gateway, stream):
     answer = gateway.post("completions", completion("say=40", stop=["w3", "w9"], stream=stream))
-    told = events(answer.text) if stream else [answer.json()]
-    assert "".join(event["choices"][0]["text"] for event in told) == "w0 w1 w2 "
-    assert told[-1]["choices"][0]["finish_reason"] == "stop"
+    response = events(answer.text) if stream else [answer.json()]
+    assert "".join(event["choices"][0]["text"] for event in response) == "w0 w1 w2 "
+    assert response[-1]["choices"][0]["finish_reason"] == "stop"
 
 
 def test_prompts_of_a_list_are_answered_in_order(gateway):
-    told = gateway.post("completions", completion(["say=2 a b", "one two"], echo=True)).json()
-    assert [choice["text"] for choice in told["choices"]] == ["say=2 a bw0 w1", "one twoone two"]
-    assert told["usage"] == {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
+    response = gateway.post("completions", completion(["say=2 a b", "one two"], echo=True)).json()
+    assert [choice["text"] for choice in response["choices"]] == ["say=2 a bw0 w1", "one twoone two"]
+    assert response["usage"] == {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
     streamed = events(gateway.post("completions", completion(["say=2 a b", "one two"], stream=True)).text)
     texts = {0: "", 1: ""}
     for event in streamed:
@@ -81,11 +81,13 @@ def test_prompts_of_a_list_are_answered_in_order(gateway):
     assert texts == {0: "w0 w1", 1: "one two"}
 
 
-def test_chat_tells_log_probabilities(gateway):
+def test_chat_returns_log_probabilities(gateway):
     for stream in (False, True):
         answer = gateway.post("chat/completions", chat("say=2", logprobs=True, top_logprobs=2, stream=stream))
-        told = events(answer.text) if stream else [answer.json()]
-        tokens = [token for event in told for token in (event["choices"][0]["logprobs"] or {"content": []})["content"]]
+        response = events(answer.text) if stream else [answer.json()]
+        tokens = [
+            token for event in response for token in (event["choices"][0]["logprobs"] or {"content": []})["content"]
+        ]
         assert [token["token"] for token in tokens] == ["w0", "w1"]
         assert tokens[0]["bytes"] == list(b"w0")
         assert [(one["token"], one["logprob"]) for one in tokens[0]["top_logprobs"]] == [
@@ -94,7 +96,7 @@ def test_chat_tells_log_probabilities(gateway):
         ]
 
 
-def test_completion_tells_log_probabilities(gateway):
+def test_completion_returns_log_probabilities(gateway):
     (choice,) = gateway.post("completions", completion("say=2", logprobs=1)).json()["choices"]
     assert choice["logprobs"]["tokens"] == ["w0", "w1"]
     assert choice["logprobs"]["token_logprobs"] == [-0.25, -0.25]
@@ -124,7 +126,7 @@ def test_message_of_an_answer_can_be_sent_again(gateway):
     assert answer["usage"]["prompt_tokens"] == 6
 
 
-def test_headers_tell_who_answered_and_the_request_is_in_the_log(gateway):
+def test_headers_name_the_variant_and_the_request_is_in_the_log(gateway):
     for stream in (False, True):
         name = f"mine-{stream}"
         answer = gateway.post("chat/completions", chat("say=2", stream=stream), **{"x-request-id": name})

@@ -1,4 +1,4 @@
-"""API keys: who comes in, how often, and what of it is kept."""
+"""API keys: authentication, rate limits, storage."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def keys(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def locked(scripted, keys):
-    """A gateway that asks for keys."""
+    """A gateway with API keys."""
     addresses = {"triton": scripted.grpc_address, "triton_http": scripted.http_address}
     with GatewayProcess(keys.parent, "--keys", str(keys), **addresses) as running:
         yield running
 
 
-def test_only_who_has_a_key_is_let_in(locked, keys):
+def test_only_requests_with_a_valid_key_are_accepted(locked, keys):
     key = key_command("add", "one", "--keys", keys)
     assert locked.post("completions", ASK, **bearer(key)).status_code == 200
     for headers in ({}, bearer("trireme-guess"), {"authorization": f"Basic {key}"}):
@@ -56,7 +56,7 @@ def test_only_who_has_a_key_is_let_in(locked, keys):
     assert httpx.get(f"{locked.url}/healthz").status_code == 200
 
 
-def test_revoked_key_is_let_in_no_more_at_once(locked, keys):
+def test_revoked_key_is_rejected_at_once(locked, keys):
     key = key_command("add", "leaving", "--keys", keys)
     assert locked.post("completions", ASK, **bearer(key)).status_code == 200
     assert "leaving: no limits" in key_command("list", "--keys", keys)
@@ -73,7 +73,7 @@ def test_key_is_kept_as_a_hash_in_a_file_of_its_owner_and_never_logged(locked, k
     assert key not in locked.log_path.read_text()
 
 
-def test_requests_over_a_keys_limit_are_told_when_to_come_back(locked, keys):
+def test_requests_over_a_keys_limit_get_retry_after(locked, keys):
     key = key_command("add", "rare", "--keys", keys, "--requests-per-minute", 2)
     first = locked.post("completions", ASK, **bearer(key))
     assert first.headers["x-ratelimit-limit-requests"] == "2"
@@ -118,7 +118,7 @@ def test_gateway_refuses_to_start_open_to_others_or_without_its_keys(options, sa
     assert "Traceback" not in result.stderr
 
 
-def test_file_of_keys_that_others_may_read_is_refused(keys):
+def test_file_of_keys_that_others_may_read_is_rejected(keys):
     keys.chmod(0o644)
     try:
         result = CliRunner().invoke(gateway_key, ["list", "--keys", str(keys)])

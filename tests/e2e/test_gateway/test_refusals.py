@@ -1,4 +1,4 @@
-"""What is wrong gets OpenAI's error object, with the right status, ``param`` and numbers."""
+"""Invalid requests get OpenAI's error object with the right status, ``param`` and numbers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CASES = [
 @pytest.mark.parametrize(
     ("path", "fields", "status", "param", "code", "said"), CASES, ids=[f"{case[0]}-{case[1]}"[:60] for case in CASES]
 )
-def test_wrong_request_is_refused_and_the_next_one_works(gateway, path, fields, status, param, code, said, stream):
+def test_wrong_request_is_rejected_and_the_next_one_works(gateway, path, fields, status, param, code, said, stream):
     good = {"embeddings": {}, "completions": COMPLETION, "chat/completions": CHAT}[path]
     streams = {"stream": True} if stream and path != "embeddings" and "stream_options" not in fields else {}
     answer = gateway.post(path, {**good, **streams, **fields})
@@ -78,20 +78,20 @@ def test_wrong_request_is_refused_and_the_next_one_works(gateway, path, fields, 
     ],
     ids=["broken", "empty", "list", "no-utf8", "half-a-pair", "deep", "nan"],
 )
-def test_body_that_is_no_json_in_utf8_is_refused(gateway, body):
+def test_body_that_is_not_json_in_utf8_is_rejected(gateway, body):
     answer = gateway.post("completions", body)
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_prompt_of_a_million_characters_is_refused_with_its_number_of_tokens(gateway):
+def test_prompt_of_a_million_characters_is_rejected_with_its_number_of_tokens(gateway):
     answer = gateway.post("completions", {"model": "scripted", "prompt": "word " * 200_000})
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "context_length_exceeded"
     assert "200000 tokens" in answer.json()["error"]["message"]
 
 
-def test_body_over_the_limit_is_refused_with_and_without_its_length(gateway):
+def test_body_over_the_limit_is_rejected_with_and_without_its_length(gateway):
     body = b'{"model": "scripted", "prompt": "' + b"x" * (5 << 20) + b'"}'
     announced = gateway.post("completions", body)
     chunked = httpx.post(
@@ -102,7 +102,7 @@ def test_body_over_the_limit_is_refused_with_and_without_its_length(gateway):
         assert answer.json()["error"]["code"] == "request_too_large"
 
 
-def test_unknown_route_and_method_are_refused_in_openais_form(gateway):
+def test_unknown_route_and_method_are_rejected_in_openais_form(gateway):
     assert httpx.post(f"{gateway.url}/v1/images/generations").json()["error"]["code"] == "not_found"
     refused = httpx.get(f"{gateway.url}/v1/completions")
     assert refused.status_code == 405
@@ -112,14 +112,14 @@ def test_unknown_route_and_method_are_refused_in_openais_form(gateway):
 @pytest.mark.parametrize(
     ("header", "value"), [("x-trireme-teir", "economy"), ("x-trireme-timeout-ms", "soon"), ("x-trireme-explain", "2")]
 )
-def test_wrong_header_is_refused_by_name(gateway, header, value):
+def test_wrong_header_is_rejected_by_name(gateway, header, value):
     answer = gateway.post("chat/completions", CHAT, **{header: value})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == header
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_request_over_its_time_is_ended(gateway, stream):
+def test_request_over_its_deadline_is_cancelled(gateway, stream):
     slow = {"model": "scripted", "prompt": "say=100 every_ms=500", "stream": stream}
     answer = gateway.post("completions", slow, **{"x-trireme-timeout-ms": "300"})
     if stream and answer.status_code == 200:

@@ -1,4 +1,4 @@
-"""Embeddings in OpenAI's form, of a fake Triton in this process."""
+"""Embeddings in OpenAI's format, of a fake Triton in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a silent engine is dead, asked of a client in this process."""
+"""Detection of dead engines, with a fake client."""
 
 from __future__ import annotations
 

@@ -25,9 +25,9 @@ from trireme_gateway.settings import Address, GatewaySettings
 )
 def test_engines_errors_keep_their_meaning_and_the_callers_names(error, status, param, code):
     renamed = {"max_tokens": "max_completion_tokens", "prompt": "messages", "structured_outputs": "response_format"}
-    told = from_client_error(ServerFaultError("UNKNOWN", str(error)), renamed)
-    assert (told.status, told.param, told.code) == (status, param, code)
-    assert error.problem in told.message
+    response = from_client_error(ServerFaultError("UNKNOWN", str(error)), renamed)
+    assert (response.status, response.param, response.code) == (status, param, code)
+    assert error.problem in response.message
 
 
 def test_time_and_absence_have_statuses_of_their_own():
@@ -41,7 +41,7 @@ def test_time_and_absence_have_statuses_of_their_own():
 
 
 @pytest.mark.parametrize("text", ["8080", ":8080", "host:", "host:70000", "host:-1", "host:x"])
-def test_address_that_is_none_is_refused(text):
+def test_invalid_address_is_rejected(text):
     with pytest.raises(GatewayError, match="--listen"):
         Address.parse(text, "--listen")
 

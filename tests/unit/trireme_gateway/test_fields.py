@@ -33,11 +33,11 @@ def test_answer_without_max_tokens_may_fill_the_context():
 
 
 def test_fields_reach_the_engine_by_the_contracts_names():
-    told = read({**CHAT, "max_completion_tokens": 5, "temperature": 0, "seed": -1, "logprobs": True, "stop": "x"})
-    assert told.sampling() == {"max_tokens": 5, "temperature": 0, "seed": 2**63 - 1, "logprobs": 0, "stop": "x"}
+    response = read({**CHAT, "max_completion_tokens": 5, "temperature": 0, "seed": -1, "logprobs": True, "stop": "x"})
+    assert response.sampling() == {"max_tokens": 5, "temperature": 0, "seed": 2**63 - 1, "logprobs": 0, "stop": "x"}
 
 
-def test_null_is_as_good_as_left_out():
+def test_null_counts_as_absent():
     assert read({**CHAT, "temperature": None, "n": None, "tools": None, "nonsense": None}) == read(CHAT)
 
 
@@ -49,7 +49,7 @@ def test_values_that_change_nothing_are_taken(fields):
     assert read({**CHAT, **fields}) == read(CHAT)
 
 
-def test_true_is_no_number_of_answers():
+def test_true_is_not_a_number_of_choices():
     assert refused({**CHAT, "n": True}).param == "n"
 
 
@@ -68,20 +68,20 @@ def test_the_wrong_place_is_named(fields, param):
     assert refused({**CHAT, **fields}).param == param
 
 
-def test_token_ids_are_refused_by_name():
+def test_token_ids_are_rejected_by_name():
     for prompt in ([1, 2], [[1, 2]]):
         error = refused({"model": "m", "prompt": prompt}, CompletionFields)
         assert (error.param, error.code) == ("prompt", "invalid_type")
 
 
 @given(st.dictionaries(st.sampled_from(["model", "messages", "prompt", "input", "stop", "n", "seed", "x"]), ANYTHING))
-def test_whatever_comes_is_read_or_refused(fields):
+def test_whatever_comes_is_parsed_or_rejected(fields):
     for kind in (ChatFields, CompletionFields, EmbeddingFields):
         with contextlib.suppress(ApiError):
             read(fields, kind)
 
 
 @given(st.binary())
-def test_bytes_that_are_no_json_are_refused(body):
+def test_bytes_that_are_not_json_are_rejected(body):
     with pytest.raises(ApiError):
         read_fields(ChatFields, body)

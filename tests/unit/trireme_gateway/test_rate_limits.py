@@ -36,7 +36,7 @@ def test_bucket_below_zero_must_fill_up_first():
     assert bucket.seconds_until(1) == pytest.approx(31)
 
 
-def test_key_without_limits_says_nothing_of_them():
+def test_key_without_limits_has_no_limit_headers():
     limits = KeyRateLimits(key())
     for _ in range(1000):
         limits.enter()
