@@ -45,7 +45,7 @@ def main() -> int:
     if not names:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True)
         names = listed.stdout.rstrip("\0").split("\0")
-    found = []
+    found: list[str] = []
     for name in names:
         path = PROJECT / name
         if path.is_file() and not SKIPPED.search(name):

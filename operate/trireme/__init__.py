@@ -2,5 +2,5 @@
 
 import os
 
-# ONNX Runtime would send usage events to its makers; it reads this when it is imported.
+# Disables telemetry in ONNX Runtime, which reads this on import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,4 +1,4 @@
-"""The ``trireme`` command: one verb a module, found in ``trireme.commands`` and in the packages above it."""
+"""The ``trireme`` command: one module per subcommand, in ``trireme.commands`` and in entry points of other packages."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from trireme import commands
 from trireme.errors import SetupError, expected_errors
 
 
-class _Verbs(click.Group):
-    """Finds verbs by name and imports only the one that runs, so that ``trireme --help`` starts fast."""
+class _Commands(click.Group):
+    """Finds subcommands by name and imports only the one that runs, so that ``trireme --help`` starts fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         own = (module.name for module in pkgutil.iter_modules(commands.__path__) if not module.name.startswith("_"))
@@ -30,7 +30,7 @@ class _Verbs(click.Group):
             try:
                 return _find(cmd_name)
             except ModuleNotFoundError as error:
-                return _lacking(cmd_name, error.name or str(error))
+                return _unavailable(cmd_name, error.name or str(error))
 
 
 def _find(verb: str) -> click.Command | None:
@@ -43,14 +43,14 @@ def _find(verb: str) -> click.Command | None:
     return _as_command(getattr(importlib.import_module(name), attribute))
 
 
-def _lacking(verb: str, package: str) -> click.Command:
-    """In the place of a verb whose packages are not all installed, as in an image that is made for other verbs."""
+def _unavailable(verb: str, package: str) -> click.Command:
+    """Stands in for a subcommand whose dependencies are not installed, as in images for other subcommands."""
 
-    def tell() -> None:
+    def fail() -> None:
         raise SetupError(f"trireme {verb} needs the package {package}, which is not installed", "make setup")
 
     anything = {"ignore_unknown_options": True, "allow_extra_args": True}
-    return click.Command(verb, callback=tell, help=f"Not here: needs {package}.", context_settings=anything)
+    return click.Command(verb, callback=fail, help=f"Not available: needs {package}.", context_settings=anything)
 
 
 def _as_command(found: object) -> click.Command:
@@ -59,14 +59,14 @@ def _as_command(found: object) -> click.Command:
     return found
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="trireme")
 def run() -> None:
     """Operate a Triton Inference Server: export models, serve them, release them, measure them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; print one line for an error. Exit code 0: well; 1: the thing failed; 2: wrong usage."""
+    """Run a subcommand; print one line for an error. Exit code 0: success; 1: failure; 2: usage error."""
     try:
         result = run.main(args=argv, standalone_mode=False, prog_name="trireme")
     except click.ClickException as error:
@@ -79,23 +79,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         click.echo(f"trireme: {error}", err=True)
         return 1
     except OSError as error:
-        click.echo(f"trireme: {_told(error)}", err=True)
+        click.echo(f"trireme: {_describe(error)}", err=True)
         return 1
     return result if isinstance(result, int) else 0
 
 
-def _told(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f" at {error.filename}" if error.filename else ""
-        return (
-            f"no space is left on the disk{place}; what was begun is undone: free some and run the same command again"
-        )
+        return f"no space left on the disk{place}; the operation was undone: free some space and run the command again"
     return str(error)
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the process at once: in the middle of an import it would come out of there as any error at all."""
+    """End the process at once on Ctrl-C: in the middle of an import it could surface as any error."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield

@@ -1,4 +1,4 @@
-"""HTTP to what the stack runs itself: never through a proxy that the environment names."""
+"""HTTP to the stack's own processes, never through a proxy from the environment."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def open_direct(request: str | urllib.request.Request, timeout_seconds: float) -> HTTPResponse:
-    """``urllib.request.urlopen`` without proxies; raises as that does."""
-    answer: HTTPResponse = _OPENER.open(request, timeout=timeout_seconds)
-    return answer
+    """``urllib.request.urlopen`` without proxies; raises the same errors."""
+    response: HTTPResponse = _OPENER.open(request, timeout=timeout_seconds)
+    return response

@@ -1,11 +1,11 @@
-"""Every error this project raises on purpose. The command line prints the sentence and nothing else.
+"""The errors that this project raises on purpose. The command line prints only their message.
 
 TriremeError
-├── ConfigError        a file a person wrote is wrong: says file, line, what and the mend
-├── NotFoundError      a thing that was named does not exist: says what does
-├── SetupError         something the machine must have is missing: says the command that mends it
-├── ServerError        a server process failed; what a request to one ends with is a ClientError of trireme_client
-└── GateError          a measured number missed its threshold: says both
+├── ConfigError        a hand-written file is invalid: file, line, problem, fix
+├── NotFoundError      a named object does not exist: lists the existing ones
+├── SetupError         the machine lacks a requirement: the command that fixes it
+├── ServerError        a server process failed (a failed request is a ClientError of trireme_client)
+└── GateError          a measurement missed its threshold: both numbers
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 
 
 class TriremeError(Exception):
-    """One clear sentence for the person at the command line: what is wrong, where, what to do."""
+    """An error whose message is one sentence: where, what is wrong, what to do."""
 
 
 class ConfigError(TriremeError):
-    """A hand-written file is wrong at a known place."""
+    """A hand-written file is invalid at a known place."""
 
     def __init__(self, path: Path, problem: str, *, line: int | None = None, column: int | None = None) -> None:
         place = ":".join(str(part) for part in (path, line, column) if part is not None)
@@ -29,20 +29,20 @@ class ConfigError(TriremeError):
 
 
 class NotFoundError(TriremeError):
-    """A named thing does not exist; the sentence lists the names that do."""
+    """A named object does not exist; the message lists the existing names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         listed = ", ".join(sorted(known)) or "none"
-        super().__init__(f"no {kind} named {name!r}; there is: {listed}")
+        super().__init__(f"no {kind} named {name!r}; available: {listed}")
         self.kind, self.name = kind, name
 
 
 class SetupError(TriremeError):
-    """The machine lacks something; ``mend`` is the command that brings it."""
+    """The machine lacks a requirement; ``fix`` is the command or step that provides it."""
 
-    def __init__(self, problem: str, mend: str) -> None:
-        super().__init__(f"{problem}; to mend it: {mend}")
-        self.problem, self.mend = problem, mend
+    def __init__(self, problem: str, fix: str) -> None:
+        super().__init__(f"{problem}; to fix it: {fix}")
+        self.problem, self.fix = problem, fix
 
 
 class ServerError(TriremeError):
@@ -50,7 +50,7 @@ class ServerError(TriremeError):
 
 
 class GateError(TriremeError):
-    """A measured quality missed its threshold, so nothing was written."""
+    """A measurement missed its threshold; nothing was written."""
 
     def __init__(self, gate: str, measured: float, threshold: float, subject: str) -> None:
         super().__init__(f"{subject}: {gate} gate failed: measured {measured:.6g}, threshold {threshold:.6g}")
@@ -58,15 +58,15 @@ class GateError(TriremeError):
 
 
 def expected_errors() -> tuple[type[Exception], ...]:
-    """What is raised on purpose, here and in the client."""
-    # Imported only where something has failed: it brings gRPC, and `trireme --help` starts fast.
+    """The errors raised on purpose, here and in the client."""
+    # Imported on failure only: it imports gRPC, and `trireme --help` must start fast.
     from trireme_client import ClientError
 
     return TriremeError, ClientError
 
 
 def describe(error: Exception) -> str:
-    """One sentence for a log: of an error that nobody expected its type and place as well."""
+    """One sentence for a log; includes type and place if the error is unexpected."""
     if isinstance(error, (*expected_errors(), OSError)):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)

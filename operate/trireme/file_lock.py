@@ -1,4 +1,4 @@
-"""A lock that is a file: the kernel frees it when its owner dies, so it never outlives one."""
+"""A file lock: the kernel releases it when its owner dies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _POLL_SECONDS = 0.1
 
 
 class FileLockedError(Exception):
-    """Another process holds the lock at ``path``: what it wrote into the file, and since when it holds it."""
+    """Another process holds the lock: ``owner`` is the text that it wrote, ``age_seconds`` how long it holds it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path} is locked")
@@ -25,12 +25,12 @@ class FileLockedError(Exception):
 def take_lock(
     path: Path, owner: str = "", wait_seconds: float = math.inf, waiting: Callable[[], None] = lambda: None
 ) -> IO[str]:
-    """The lock at ``path``, to be used in a ``with`` statement: it is freed when the file is closed.
+    """Take the lock at ``path``; use in a ``with`` statement, which releases it.
 
     Args:
-        owner: written into the file for those who find it locked.
-        wait_seconds: for another owner.
-        waiting: called when another owner has it, before the wait.
+        owner: text written into the file, for processes that find it locked.
+        wait_seconds: how long to wait for another owner.
+        waiting: called before waiting for another owner.
 
     Raises:
         FileLockedError: another process still holds it.

@@ -1,4 +1,4 @@
-"""Writes that are whole or not there: a reader never sees half a file or half a directory."""
+"""Atomic writes: a reader never sees a partial file or directory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from trireme.errors import TriremeError
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace ``path`` by ``data`` in one rename, flushed to disk first.
+    """Write ``data`` to ``path`` atomically, flushed to disk.
 
     Raises:
-        OSError: the file could not be written; ``path`` is then what it was before.
+        OSError: the file could not be written; ``path`` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -36,10 +36,10 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def json_text(value: Any, *, ensure_ascii: bool = True) -> str:
-    """``value`` as indented JSON, for machines.
+    """Return ``value`` as indented JSON.
 
     Raises:
-        TriremeError: a number is not finite, which JSON cannot say.
+        TriremeError: a number is not finite, which JSON cannot express.
     """
     try:
         return json.dumps(value, indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
@@ -54,10 +54,10 @@ def write_json_atomic(path: Path, value: Any, *, mode: int = 0o644) -> None:
 
 @contextmanager
 def staged_directory(target: Path) -> Iterator[Path]:
-    """Give an empty directory beside ``target``; when the block ends well it becomes ``target`` by rename.
+    """Yield an empty directory beside ``target``; when the block succeeds, rename it to ``target``.
 
-    An existing ``target`` is replaced. When the block raises, or the process dies, ``target`` is what it was; a
-    directory that a dead process left behind is removed by the next call.
+    An existing ``target`` is replaced. If the block raises or the process dies, ``target`` is unchanged; the next call
+    removes the directory that a dead process left behind.
 
     Example:
         >>> with staged_directory(Path("model/1")) as staged:
@@ -80,7 +80,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """A hard link where the file system can, else a copy; for ``shutil.copytree``. Write neither in place."""
+    """Hard-link, or copy where the file system cannot; for ``shutil.copytree``. Never modify either in place."""
     try:
         os.link(source, target)
     except OSError:
@@ -88,6 +88,6 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
 
 
 def remove_staged(target: Path) -> None:
-    """Remove what a killed process left of a ``staged_directory`` for ``target``."""
+    """Remove what killed processes left of ``staged_directory(target)``."""
     for leftover in target.parent.glob(f".{target.name}.staged-*"):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Where things are. Read once at start-up from the environment (prefix ``TRIREME_``)."""
+"""Paths, read once from the environment (prefix ``TRIREME_``)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Settings:
     """Paths of one checkout.
 
     Attributes:
-        project_dir: the checkout, the folder with ``model_repository/`` (``TRIREME_PROJECT_DIR``).
+        project_dir: the checkout: the directory with ``model_repository/`` (``TRIREME_PROJECT_DIR``).
         repository_dir: the Triton model repository (``TRIREME_REPOSITORY_DIR``).
-        state_dir: all that set-up and servers make: runtime, downloads, logs, keys (``TRIREME_STATE_DIR``).
+        state_dir: generated files: runtime, downloads, logs, keys (``TRIREME_STATE_DIR``).
     """
 
     project_dir: Path
@@ -25,10 +25,10 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read the ``TRIREME_*`` variables; what is unset follows from the checkout around the current directory.
+        """Read the ``TRIREME_*`` variables; defaults come from the checkout at or above the current directory.
 
         Raises:
-            SetupError: no checkout is found from the current directory upwards, and none is named.
+            SetupError: no checkout at or above the current directory, and no variable names one.
         """
         named = os.environ.get("TRIREME_PROJECT_DIR")
         project = Path(named).resolve() if named else _find_project(Path.cwd())
@@ -45,17 +45,17 @@ class Settings:
 
     @property
     def vllm_dir(self) -> Path:
-        """The Python environment of vLLM, made by ``make vllm``."""
+        """The Python environment of vLLM, created by ``make vllm``."""
         return self.state_dir / "vllm"
 
     @property
     def sources_dir(self) -> Path:
-        """Fetched model and data packages, one folder each."""
+        """Downloaded model and data packages, one directory each."""
         return self.state_dir / "sources"
 
     @property
     def run_dir(self) -> Path:
-        """What a running server leaves for other commands: pid, ports, admin key, logs."""
+        """State of a running server for other commands: pid, ports, admin key, logs."""
         return self.state_dir / "run"
 
 

@@ -1,4 +1,4 @@
-"""Log lines for machines: one JSON object a line, with the fields of ``docs/observability.md``."""
+"""Structured logs: one JSON object per line, with the fields of ``docs/observability.md``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime, timezone
 
-# What a line may say of the request, the model and the place; given by ``extra=`` or to the formatter.
+# Optional fields of a line, given by ``extra=`` or to the formatter.
 _FIELDS = (
     "request_id", "model", "version", "variant", "key", "status", "duration_ms", "input_tokens", "output_tokens",
     "replica", "zone",
@@ -15,16 +15,16 @@ _FIELDS = (
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as one line of JSON; fields that are not known or empty are left out.
+    """Formats a record as one line of JSON, without unknown or empty fields.
 
     Example:
         >>> handler.setFormatter(JsonFormatter(replica="r0", zone="a"))
-        >>> log.warning("answered wrongly", extra={"model": "sentiment_economy", "version": "3"})
+        >>> log.warning("wrong response", extra={"model": "sentiment_economy", "version": "3"})
         {"time": "2026-01-31T12:00:00.123Z", "level": "warning", "logger": "trireme.health", "message": ...
     """
 
     def __init__(self, **known: str) -> None:
-        """``known``: fields that every line has, such as ``replica``."""
+        """``known``: fields of every line, such as ``replica``."""
         super().__init__()
         self._known = known
 

@@ -580,7 +580,7 @@ def test_a_grown_access_log_is_moved_aside_and_goes_on(
     envoy = start()
     caller.ask()
     _wait_until(lambda: door.access_log.stat().st_size > 0)
-    envoy.bound_log(limit_bytes=0)
+    envoy.rotate_log(limit_bytes=0)
     _wait_until(lambda: bool(caller.ask()) and door.access_log.is_file() and door.access_log.stat().st_size > 0)
 
 

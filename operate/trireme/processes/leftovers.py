@@ -1,4 +1,4 @@
-"""What a killed ``trireme serve`` leaves: a server that would not end, its stubs, their shared memory."""
+"""Processes and shared memory that a killed ``trireme serve`` left behind."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _PROGRAMS = {"tritonserver", "triton_python_backend_stub"}
 
 
 def find_leftovers() -> list[psutil.Process]:
-    """The servers and stubs of this user whose supervisor is dead.
+    """Return servers and stubs of this user whose supervisor is dead.
 
-    The name of their regions, which tells the owner, stands on their command line; of no other program is it looked at,
-    so that one that only speaks of a region is never taken for one of them.
+    The owner is part of the region names on their command line. Only these programs are examined, so that another
+    process that merely mentions a region is never matched.
     """
     return [process for process in psutil.process_iter() if _is_left(process)]
 
 
 def remove_leftovers(grace_seconds: float = 10.0) -> list[int]:
-    """End the processes whose supervisor is dead, and remove the regions of dead owners.
+    """End processes whose supervisor is dead, and remove regions of dead owners.
 
     Args:
-        grace_seconds: how long a process may take to end by itself before it is killed.
+        grace_seconds: time between SIGTERM and SIGKILL.
 
     Returns:
-        The pids that were ended.
+        The pids of the ended processes.
     """
     ended = find_leftovers()
     for process in ended:

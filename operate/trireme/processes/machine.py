@@ -1,4 +1,4 @@
-"""What this machine has, as far as serving models depends on it."""
+"""The hardware of this machine that matters for serving."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """``cores`` are those this process may run on; ``gpus`` are NVIDIA's."""
+    """``cores`` available to this process; NVIDIA ``gpus``."""
 
     cores: int
     gpus: int
 
     @classmethod
     def present(cls) -> Machine:
-        """The machine this process runs on."""
-        # The driver lists each GPU here, also inside containers, whatever CUDA libraries are installed.
+        """The current machine."""
+        # The driver lists each GPU here, also in containers, independent of CUDA libraries.
         driver = Path("/proc/driver/nvidia/gpus")
         gpus = len(list(driver.iterdir())) if driver.is_dir() else 0
         return cls(cores=len(os.sched_getaffinity(0)), gpus=gpus)

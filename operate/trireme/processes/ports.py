@@ -1,4 +1,4 @@
-"""TCP ports of the loopback address: which are free, and who holds the others."""
+"""TCP ports of the loopback address: free ones, and the processes that hold others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_ports(count: int) -> Sequence[int]:
-    """Different ports that nothing listens on now."""
+    """Return ``count`` distinct ports that nothing listens on."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -23,25 +23,25 @@ def free_ports(count: int) -> Sequence[int]:
 
 
 def require_free(port: int, flag: str) -> None:
-    """Check that a server could listen on ``port``.
+    """Check that a server can listen on ``port``.
 
     Raises:
-        ServerError: something listens there; names the process, and ``flag`` as the way to choose another port.
+        ServerError: the port is in use; names the process and ``flag``.
     """
     with socket.socket() as probe:
-        # As the server does: connections of an earlier server that still linger do not count.
+        # Like the server: lingering connections of an earlier server do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            holder = _holder(port) or f"a process that this user may not see ({error.strerror})"
+            holder = _holder(port) or f"a process of another user ({error.strerror})"
             raise ServerError(
-                f"port {port} is taken by {holder}; stop it, or choose another port with {flag}"
+                f"port {port} is in use by {holder}; stop it, or choose another port with {flag}"
             ) from None
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on ``port``."""
+    """Whether a server can listen on ``port``."""
     try:
         require_free(port, "")
     except ServerError:
@@ -50,7 +50,7 @@ def is_free(port: int) -> bool:
 
 
 def is_listening(port: int) -> bool:
-    """Whether something accepts connections on ``port``; nothing is bound to find out."""
+    """Whether something accepts connections on ``port``; does not bind it."""
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) == 0
 

@@ -1,4 +1,4 @@
-"""Whether a process that is starting makes progress, however slow its machine is."""
+"""Progress of a starting process, however slow the machine."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 
 import psutil
 
-# An idle tritonserver uses 0 CPU seconds and reads 3 KB a second; one that loads uses more than this in a minute, also
-# when it gets a tenth of a core.
+# An idle tritonserver uses no CPU and reads 3 KB per second; a loading one exceeds these within a minute, even with a
+# tenth of a core.
 _CPU_SECONDS = 1.0
 _READ_BYTES = 8 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """What a process and its children have done so far."""
+class _Usage:
+    """Resource usage of a process and its children."""
 
     log_bytes: int
     cpu_seconds: float
     read_bytes: int
 
-    def is_beyond(self, before: _Work) -> bool:
-        # Of a child that ended the share is gone: that is a change as well.
+    def exceeds(self, before: _Usage) -> bool:
+        # The share of a child that exited is missing, which is a change as well.
         return (
             self.log_bytes != before.log_bytes
             or abs(self.cpu_seconds - before.cpu_seconds) >= _CPU_SECONDS
@@ -32,7 +32,7 @@ class _Work:
 
 
 class Progress:
-    """Watches one process: its log grows, or it and its children compute or read.
+    """Watches one process: progress is a growing log, or CPU time or reads of it or its children.
 
     Example:
         >>> progress = Progress(server.pid, server.log_path)
@@ -41,16 +41,16 @@ class Progress:
 
     def __init__(self, pid: int, log_path: Path) -> None:
         self._pid, self._log_path = pid, log_path
-        self._work, self._moved_at = self._look(), time.monotonic()
+        self._usage, self._moved_at = self._read_usage(), time.monotonic()
 
     def stalled_seconds(self) -> float:
-        """Seconds since the last call that found progress; 0.0 where this one does."""
-        work, now = self._look(), time.monotonic()
-        if work.is_beyond(self._work):
-            self._work, self._moved_at = work, now
+        """Seconds since the last call that found progress; 0.0 if this call does."""
+        usage, now = self._read_usage(), time.monotonic()
+        if usage.exceeds(self._usage):
+            self._usage, self._moved_at = usage, now
         return now - self._moved_at
 
-    def _look(self) -> _Work:
+    def _read_usage(self) -> _Usage:
         cpu_seconds, read_bytes = 0.0, 0
         try:
             process = psutil.Process(self._pid)
@@ -63,6 +63,6 @@ class Progress:
             except psutil.Error:
                 continue
             cpu_seconds += times.user + times.system
-            # From files, and pages of mapped ones.
+            # Reads from files, and page faults of mapped files.
             read_bytes += io.read_chars + io.read_bytes
-        return _Work(self._log_path.stat().st_size, cpu_seconds, read_bytes)
+        return _Usage(self._log_path.stat().st_size, cpu_seconds, read_bytes)

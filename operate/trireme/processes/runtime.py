@@ -1,4 +1,4 @@
-"""The embedded runtime: the real tritonserver that set-up unpacked, and the backends it is given."""
+"""The embedded runtime: the real tritonserver from a wheel, and its backends."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _STUB = "triton_python_backend_stub"
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedRuntime:
-    """The parts a server process is started from.
+    """The parts of a server process.
 
     Attributes:
-        wheel_dir: the unpacked tritonserver and the libraries beside it.
-        libpython_dir: the folder of the shared libpython that the Python stub links.
+        wheel_dir: the unpacked tritonserver and its libraries.
+        libpython_dir: the directory of the shared libpython that the Python stub links.
         backends_dir: this project's Python-based backends.
-        vllm_dir: vLLM's own environment, where ``make vllm`` made it.
+        vllm_dir: vLLM's environment, if ``make vllm`` created it.
     """
 
     wheel_dir: Path
@@ -33,7 +33,7 @@ class EmbeddedRuntime:
 
     @classmethod
     def find(cls, settings: Settings) -> EmbeddedRuntime:
-        """The runtime that ``make setup`` left.
+        """Find the runtime that ``make setup`` installed.
 
         Raises:
             SetupError: the server, its stub for this Python, or the shared libpython is missing.
@@ -67,10 +67,10 @@ class EmbeddedRuntime:
         return self._triton_dir / "python_backend_stubs" / f"3.{sys.version_info.minor}" / _STUB
 
     def build_backend_directory(self, target: Path) -> None:
-        """Fill ``target``, which must not exist, with what ``--backend-directory`` wants.
+        """Create ``target``, which must not exist, for ``--backend-directory``.
 
-        That is the Python backend with the stub of the running Python, and every folder of ``backends/`` that has a
-        ``model.py``. All are copies: Triton refuses a link as escaping the directory.
+        It holds the Python backend with the stub for the running Python, and every directory of ``backends/`` with a
+        ``model.py``. All are copies: Triton rejects links that leave the directory.
         """
         shutil.copytree(self._triton_dir / "backends" / "python", target / "python")
         shutil.copy2(self.stub_path, target / "python" / _STUB)
@@ -80,18 +80,18 @@ class EmbeddedRuntime:
     def environment(self) -> dict[str, str]:
         """The environment variables of a server process."""
         libraries = (str(self.wheel_dir / "nvidia_pytriton.libs"), str(self.libpython_dir))
-        # The stub ignores PYTHONPATH: it finds the site-packages of the interpreter that stands first on PATH.
+        # The stub ignores PYTHONPATH: it uses the site-packages of the first interpreter on PATH.
         programs = (str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath))
         return {
             **os.environ,
             "LD_LIBRARY_PATH": os.pathsep.join(libraries),
             "PATH": os.pathsep.join(programs),
-            # A stub of the vllm backend changes to this one; see trireme_backends.generation.vllm_environment.
+            # Stubs of the vllm backend switch to this environment; see trireme_backends.generation.vllm_environment.
             "TRIREME_VLLM_DIR": str(self.vllm_dir),
-            # Threads of the tokenizers library and of OpenMP would compete with the model instances for the cores.
+            # Threads of the tokenizers library and of OpenMP would compete with model instances for the cores.
             "TOKENIZERS_PARALLELISM": "0",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-            # A run reads all weights: in huge pages that takes 11 % less CPU for one text, 3 % less for a batch of 8.
+            # Every inference reads all weights: huge pages save 11 % of CPU for one text, 3 % for a batch of 8.
             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
         }
 
@@ -102,4 +102,4 @@ def _find_libpython(settings: Settings) -> Path:
     for folder in (Path(str(sysconfig.get_config_var("LIBDIR"))), *fetched):
         if (folder / name).is_file():
             return folder
-    raise SetupError(f"{name}, which the server's Python stub links, is not on this machine", "make setup")
+    raise SetupError(f"{name}, which the server's Python stub links, is not installed", "make setup")

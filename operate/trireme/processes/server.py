@@ -1,4 +1,4 @@
-"""One tritonserver process: its flags, its start, its end."""
+"""One tritonserver process: flags, start, stop."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _LOG = logging.getLogger(__name__)
 
 # APIs that change the server or reach into its memory. Inference, metadata, health and statistics stay open.
 _RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
-# A line of severity E or F in ISO8601 format, or what main() says last.
+# A line of severity E or F in ISO8601 format, or the last message of main().
 _LOGGED_ERROR = re.compile(r"(?:\S+Z [EF] \d+ \S+\] |error: )\"?(.*?)\"?$")
-# Logged as errors by every server on a machine without a GPU, for each ensemble too; and what only sums up the others.
+# Logged as errors by every server without a GPU, and the summary of other errors.
 _NO_CAUSE = re.compile(r"CudaDriverHelper|unable to create stream|.*failed to load all models$")
 _LOAD_BEGUN = re.compile(r"\S+Z I \d+ \S+\] \"loading: (.+):\d+\"$")
 _LOAD_ENDED = re.compile(r"\S+Z [IE] \d+ \S+\] \"(?:successfully loaded|failed to load) '(.+?)'")
@@ -43,16 +43,16 @@ _PROGRESS_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ServerFlags:
-    """The command line of tritonserver, as far as this project uses it.
+    """The flags of tritonserver that this project uses.
 
     Attributes:
         repository_dir: the model repository.
-        load_models: models to load at start (explicit model control); ``("*",)`` loads all there are.
+        load_models: models to load at start (explicit model control); ``("*",)`` loads all.
         grpc_port, http_port, metrics_port: 0 chooses a free one.
-        admin_key: what callers of the repository, shared memory, trace and logging APIs must send as
+        admin_key: required by the repository, shared memory, trace and logging APIs as
             ``triton-grpc-protocol-admin-key`` (gRPC) or ``admin-key`` (HTTP); ``None`` leaves these APIs open.
-        exit_on_error: whether a model that does not load ends the server.
-        exit_timeout_seconds: how long in-flight requests may take after SIGTERM.
+        exit_on_error: whether the server exits when a model fails to load.
+        exit_timeout_seconds: time for in-flight requests after SIGTERM.
         log_verbose: 0, or a level from 1.
     """
 
@@ -67,7 +67,7 @@ class ServerFlags:
     log_verbose: int = 0
 
     def with_free_ports(self) -> ServerFlags:
-        """The same with a free port in place of every 0."""
+        """A copy with a free port in place of each 0."""
         free = iter(free_ports(3))
         return replace(
             self,
@@ -77,14 +77,14 @@ class ServerFlags:
         )
 
     def arguments(self, backend_dir: Path, cache_dir: Path, region_prefix: str) -> list[str]:
-        """The flags as tritonserver takes them."""
+        """The command-line arguments."""
         return [
             f"--model-repository={self.repository_dir}",
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in self.load_models),
             f"--exit-on-error={str(self.exit_on_error).lower()}",
             f"--exit-timeout-secs={self.exit_timeout_seconds}",
-            # Ready must not turn false while a further model loads.
+            # The server stays ready while another model loads.
             "--strict-readiness=false",
             f"--backend-directory={backend_dir}",
             f"--backend-config=python,shm-region-prefix-name={region_prefix}",
@@ -96,7 +96,7 @@ class ServerFlags:
             f"--metrics-address={LOOPBACK}",
             f"--metrics-port={self.metrics_port}",
             "--metrics-config=summary_latencies=true",
-            # A proxy's id of a request reaches the router's log.
+            # The proxy's request id reaches the router's log.
             "--grpc-header-forward-pattern=x-request-id",
             "--http-header-forward-pattern=x-request-id",
             f"--log-verbose={self.log_verbose}",
@@ -120,8 +120,8 @@ class TritonServer:
         ...     client = tritonclient.grpc.InferenceServerClient(server.grpc_address)
 
     Attributes:
-        flags: with the ports it listens on.
-        directory: its backend directory and log; removed at stop if ``start`` made it.
+        flags: including the ports it listens on.
+        directory: holds its backend directory and log; removed on stop if ``start`` created it.
     """
 
     flags: ServerFlags
@@ -143,17 +143,17 @@ class TritonServer:
     ) -> TritonServer:
         """Start a server and wait until it is ready.
 
-        It ends with SIGTERM when the calling thread dies, so start it from one that lives as long as it shall.
+        The server gets SIGTERM when the calling thread dies, so start it from a thread that lives long enough.
 
         Args:
-            runtime: default: the one of this checkout.
-            directory: where its backend directory and ``server.log`` go; default: a temporary one.
-            stall_seconds: a start that makes no progress for so long is given up. It may take as long as it wants.
-            given_up: when set, by another thread, the start ends with ServerError.
+            runtime: default: that of this checkout.
+            directory: where its backend directory and ``server.log`` are created; default: a temporary directory.
+            stall_seconds: give up after this time without progress; the total time is not limited.
+            given_up: set by another thread to cancel the start with ServerError.
 
         Raises:
-            SetupError: the runtime is not there.
-            ServerError: the server ended, with the reason from its log, or made no progress.
+            SetupError: the runtime is not installed.
+            ServerError: the server exited, with the reason from its log, or made no progress.
         """
         runtime = runtime or EmbeddedRuntime.find(Settings.from_environment())
         attempts = 1 if flags.grpc_port and flags.http_port and flags.metrics_port else 3
@@ -164,7 +164,7 @@ class TritonServer:
                 server.wait_until_ready(stall_seconds, given_up)
             except BaseException as error:
                 server.stop(deadline_seconds=5.0)
-                # Another process may have taken a port between choosing and listening.
+                # Another process may have taken the port in the meantime.
                 if isinstance(error, ServerError) and "in use" in str(error) and attempt + 1 < attempts:
                     continue
                 raise
@@ -180,7 +180,7 @@ class TritonServer:
         runtime.build_backend_directory(backends)
         prefix = new_region_prefix()
         command = [str(runtime.server_path), *flags.arguments(backends, runtime.cache_dir, prefix)]
-        # Appending, so that the log may be cut while the server writes to it.
+        # Append mode, so that the log can be truncated while the server writes to it.
         with (folder / "server.log").open("ab") as log:
             log_start = log.tell()
             process = subprocess.Popen(
@@ -189,7 +189,7 @@ class TritonServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A group of its own: Ctrl-C reaches us alone, and the stubs are reached with the server.
+                # A process group of its own: Ctrl-C reaches only this process, and killpg reaches the stubs too.
                 start_new_session=True,
             )
         return cls(flags, folder, process, prefix, log_start, directory is None)
@@ -224,20 +224,20 @@ class TritonServer:
         return self.directory / "server.log"
 
     def is_alive(self) -> bool:
-        """Whether the process exists; says nothing of whether it answers."""
+        """Whether the process exists; it may still be unresponsive."""
         return self.process.poll() is None
 
     def wait_until_ready(self, stall_seconds: float, given_up: threading.Event | None = None) -> None:
-        """Wait until the server says that it is ready.
+        """Wait until the server is ready.
 
         Raises:
-            ServerError: it ended before, made no progress for ``stall_seconds``, or ``given_up`` was set.
+            ServerError: it exited, made no progress for ``stall_seconds``, or ``given_up`` was set.
         """
         progress, next_look = Progress(self.pid, self.log_path), time.monotonic()
         with OperatorClient(self.grpc_address) as client:
             while not client.is_ready(1.0):
                 if not self.is_alive():
-                    raise ServerError(f"tritonserver ended at its start: {self.failure_reason()}")
+                    raise ServerError(f"tritonserver exited during start: {self.failure_reason()}")
                 if given_up and given_up.is_set():
                     raise ServerError("tritonserver was stopped before it was ready")
                 if time.monotonic() >= next_look:
@@ -251,11 +251,11 @@ class TritonServer:
         begun = [found[1] for line in lines if (found := _LOAD_BEGUN.match(line))]
         ended = {found[1] for line in lines if (found := _LOAD_ENDED.match(line))}
         loading = ", ".join(dict.fromkeys(model for model in begun if model not in ended))
-        doing = f"loading {loading}" if loading else f"starting; it logged last: {in_one_line(' '.join(lines[-1:]))}"
+        doing = f"loading {loading}" if loading else f"starting; last log line: {in_one_line(' '.join(lines[-1:]))}"
         return f"made no progress for {seconds:.0f} s while {doing}"
 
     def failure_reason(self) -> str:
-        """What ended the process: a signal, or the last cause that its log calls an error."""
+        """Why the process ended: a signal, or the last error in its log."""
         code = self.process.poll()
         errors = self._logged_errors()
         if code is not None and code < 0:
@@ -265,11 +265,11 @@ class TritonServer:
         return self._with_log(reason)
 
     def _with_log(self, reason: str) -> str:
-        # A temporary directory is removed with the server.
-        return reason if self._owns_directory else f"{reason}; its log: {self.log_path}"
+        # A temporary directory, with its log, is removed on stop.
+        return reason if self._owns_directory else f"{reason}; log: {self.log_path}"
 
     def errors_about(self, model: str) -> list[str]:
-        """What the log of this process says went wrong with ``model``."""
+        """Errors about ``model`` in the log of this process."""
         return [error for error in self._logged_errors() if re.search(rf"(?<!\w){re.escape(model)}(?!\w)", error)]
 
     def _logged_errors(self) -> list[str]:
@@ -281,8 +281,8 @@ class TritonServer:
             log.seek(self._log_start)
             return log.read().decode(errors="replace").splitlines()
 
-    def bound_log(self, limit_bytes: int) -> None:
-        """Move the log to ``server.log.1`` when it has grown over ``limit_bytes``; the server goes on writing."""
+    def rotate_log(self, limit_bytes: int) -> None:
+        """Move the log to ``server.log.1`` when it exceeds ``limit_bytes``; the server keeps writing."""
         if self.log_path.stat().st_size > limit_bytes:
             shutil.copyfile(self.log_path, self.log_path.with_name("server.log.1"))
             os.truncate(self.log_path, 0)
@@ -291,7 +291,7 @@ class TritonServer:
     def _hide_admin_key(self) -> None:
         if self.flags.admin_key is None:
             return
-        # It logs nothing before it has read its arguments.
+        # The first log line follows the parsing of its arguments.
         deadline = time.monotonic() + 10.0
         while self.is_alive() and self.log_path.stat().st_size == self._log_start and time.monotonic() < deadline:
             time.sleep(0.002)
@@ -299,10 +299,10 @@ class TritonServer:
             hide_argument(self.pid, self.flags.admin_key)
         except OSError as error:
             if self.is_alive():
-                _LOG.warning("the admin key stands in the process list, where it could not be hidden: %s", error)
+                _LOG.warning("the admin key is visible in the process list because it could not be hidden: %s", error)
 
     def stop(self, deadline_seconds: float = 40.0) -> None:
-        """SIGTERM, so that in-flight requests finish; SIGKILL to all that is left of it after the deadline."""
+        """Send SIGTERM, so that in-flight requests finish; SIGKILL what remains after the deadline."""
         try:
             if self.is_alive():
                 self.process.send_signal(signal.SIGTERM)
@@ -312,8 +312,8 @@ class TritonServer:
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to the server and its stubs, and remove what they leave."""
-        # The group outlives the server by stubs that have not noticed its end.
+        """SIGKILL the server and its stubs, and remove their shared memory."""
+        # Stubs that have not noticed the end of the server keep the group alive.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait(timeout=30.0)

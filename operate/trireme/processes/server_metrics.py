@@ -1,4 +1,4 @@
-"""The metrics of one server at a moment, and what happened between two such moments."""
+"""Snapshots of a server's metrics, and differences between two of them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _Values = Mapping[tuple[str, ...], float]
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """All samples of one ``/metrics`` page; empty for a server that did not answer.
+    """All samples of a ``/metrics`` page; empty if the server did not respond.
 
     Attributes:
-        at: moment of the monotonic clock, seconds.
+        at: monotonic clock, seconds.
     """
 
     at: float = field(default_factory=time.monotonic)
@@ -30,16 +30,16 @@ class Metrics:
 
     @classmethod
     def read(cls, address: str, deadline_seconds: float) -> Metrics:
-        """The page of the server at ``host:port``."""
+        """Read the page of the server at ``host:port``."""
         try:
-            with open_direct(f"http://{address}/metrics", deadline_seconds) as answer:
-                return cls.parse(answer.read().decode())
+            with open_direct(f"http://{address}/metrics", deadline_seconds) as response:
+                return cls.parse(response.read().decode())
         except (urllib.error.URLError, OSError, ValueError):
             return cls()
 
     @classmethod
     def parse(cls, text: str) -> Metrics:
-        """``text`` in Prometheus' text format."""
+        """Parse ``text`` in Prometheus' text format."""
         samples: dict[str, list[Sample]] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
@@ -47,7 +47,7 @@ class Metrics:
         return cls(samples=samples)
 
     def sums(self, name: str, *labels: str, **equal: str) -> _Values:
-        """Samples of ``name``, of which some labels have given values, added up by the values of ``labels``."""
+        """Sum the samples of ``name`` whose labels equal ``equal``, grouped by the values of ``labels``."""
         sums: dict[tuple[str, ...], float] = {}
         for sample in self.samples.get(name, ()):
             if all(sample.labels.get(label) == value for label, value in equal.items()):
@@ -57,8 +57,8 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """Two looks at the same server."""
+class MetricsWindow:
+    """Two snapshots of one server."""
 
     before: Metrics
     after: Metrics
@@ -68,28 +68,28 @@ class Window:
         return self.after.at - self.before.at
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the server answered both times: else nothing is known of what happened between."""
+    def is_complete(self) -> bool:
+        """Whether the server responded both times; otherwise the difference is unknown."""
         return bool(self.before.samples and self.after.samples)
 
     def counts(self, name: str, *labels: str, **equal: str) -> _Values:
-        """How much the counters of ``name`` rose, added up by the values of ``labels``."""
-        if not self.is_whole:
+        """Increase of the counters of ``name``, grouped by the values of ``labels``."""
+        if not self.is_complete:
             return {}
         before = self.before.sums(name, *labels, **equal)
         after = self.after.sums(name, *labels, **equal)
-        # A server that was started again counts from 0.
+        # Counters start at 0 after a restart.
         return {key: value - (before.get(key, 0.0) if value >= before.get(key, 0.0) else 0.0)
                 for key, value in after.items()}  # fmt: skip
 
 
 def quantile(share: float, counts: Mapping[float, float]) -> float | None:
-    """The value below which ``share`` of a histogram's observations lie; None where there are none.
+    """Return a quantile of a histogram; None without observations.
 
-    As Prometheus does: evenly spread within a bucket, and the last bound for what lies above it.
+    Interpolates as Prometheus' ``histogram_quantile``: linear within a bucket, the last finite bound above it.
 
     Args:
-        counts: by upper bound, the observations up to it.
+        counts: upper bound of a bucket -> cumulative count of observations.
     """
     bounds = sorted(counts)
     total = counts[bounds[-1]] if bounds else 0.0

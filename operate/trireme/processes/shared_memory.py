@@ -1,9 +1,9 @@
-"""The shared memory regions through which Triton talks with its Python stubs.
+"""Shared memory regions between Triton and its Python stubs.
 
-A server that dies leaves its regions in ``/dev/shm``. Ours carry the process that owns them in their name, so that a
-later start can tell those of the dead from those in use:
+A server that dies leaves its regions in ``/dev/shm``. Their names contain the owning process, so that a later start can
+distinguish orphaned regions from those in use:
 
-    /dev/shm/trireme_<owner pid>_<owner start time>_<random>_<what Triton adds>
+    /dev/shm/trireme_<owner pid>_<owner start time>_<random>_<suffix by Triton>
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _OWNED = re.compile(r"trireme_(?P<pid>\d+)_(?P<start>\d+)_")
 
 
 def new_region_prefix() -> str:
-    """A name for the regions of one server, owned by this process."""
+    """Return a name prefix for the regions of one server, owned by this process."""
     pid = os.getpid()
     return f"trireme_{pid}_{_start_centiseconds(pid)}_{secrets.token_hex(4)}_"
 
 
 def remove_regions(prefix: str) -> None:
-    """Remove the regions of a server that has ended."""
+    """Remove the regions of a stopped server."""
     for path in SHM_DIR.glob(f"{prefix}*"):
         path.unlink(missing_ok=True)
 
 
 def orphaned_regions(shm_dir: Path = SHM_DIR) -> list[Path]:
-    """Regions of this user whose owner is dead, by name; a process that outlived the owner may still map them."""
+    """Regions of this user whose owner is dead, sorted by name; other processes may still map them."""
     return [path for path in sorted(shm_dir.glob("trireme_*")) if names_a_dead_owner(path.name) and _is_own(path)]
 
 
@@ -45,19 +45,19 @@ def _is_own(path: Path) -> bool:
 
 
 def names_a_dead_owner(text: str) -> bool:
-    """Whether ``text`` holds the name of a region whose owner is dead."""
+    """Whether ``text`` contains the name of a region whose owner is dead."""
     owner = _OWNED.search(text)
     if owner is None:
         return False
     pid = int(owner["pid"])
-    # The start time tells a reused pid from the owner.
+    # The start time distinguishes the owner from a reused pid.
     return not psutil.pid_exists(pid) or _start_centiseconds(pid) != int(owner["start"])
 
 
 def _start_centiseconds(pid: int) -> int:
-    """Start time of a process in kernel ticks since boot, which no clock adjustment moves; 0: no such process."""
+    """Start time of a process in kernel ticks since boot, independent of clock changes; 0 if it does not exist."""
     try:
-        # The command name, in parentheses, may hold spaces.
+        # The command name, in parentheses, may contain spaces.
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, IndexError):
         return 0

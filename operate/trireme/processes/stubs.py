@@ -1,7 +1,7 @@
-"""The Python stubs of a server: one process for each instance of a Python model.
+"""The Python stubs of a server: one process per instance of a Python model.
 
-Triton never notices that a stub died: the model stays ready, and each request to it fails. But Triton does not collect
-the dead child either, so a zombie among its children tells of it.
+Triton does not notice that a stub died: the model stays ready and all its requests fail. Triton does not reap the dead
+child either, so a zombie among its children reveals it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-# What Triton needs at most to collect a stub that it has ended itself.
+# Upper bound of the time that Triton takes to reap a stub that it stopped.
 _UNLOAD_SECONDS = 0.2
 
 
@@ -28,7 +28,7 @@ class Stub:
 
 
 class StubWatch:
-    """Tells which stubs of one server have died.
+    """Detects dead stubs of one server.
 
     Example:
         >>> watch = StubWatch(server.pid)
@@ -43,10 +43,10 @@ class StubWatch:
         self._stopped: set[int] = set()
 
     def find_dead(self) -> list[Stub]:
-        """Stubs that have died and were not reported yet. To be called about once a second.
+        """Return stubs that died since the last call; call about once a second.
 
-        One that was stopped (SIGSTOP) in two calls running is killed, and so reported by the next one: requests to it
-        hang, and what it holds may end the whole server.
+        A stub that is stopped (SIGSTOP) in two consecutive calls is killed and reported by the next call: its requests
+        hang, and locks it holds may block the whole server.
         """
         children = _children(self._server_pid)
         for child in children:
@@ -55,7 +55,7 @@ class StubWatch:
         self._kill_stopped(children)
         dead = [child for child in children if child.pid not in self._reported and _is_zombie(child)]
         if dead:
-            # A stub that is being unloaded is a zombie too, for a moment.
+            # A stub that is being unloaded is briefly a zombie, too.
             time.sleep(_UNLOAD_SECONDS)
             dead = [child for child in dead if _is_zombie(child)]
         self._reported |= {child.pid for child in dead}
@@ -71,7 +71,7 @@ class StubWatch:
 
 
 def stub_processes(server_pid: int) -> list[psutil.Process]:
-    """The living stubs of a server."""
+    """The live stubs of a server."""
     return [child for child in _children(server_pid) if _as_stub(child)]
 
 

@@ -242,7 +242,7 @@ class Replica:
         else:
             if report:
                 self._take(report)
-            self._server.bound_log(policy.log_limit_bytes)
+            self._server.rotate_log(policy.log_limit_bytes)
             self._leaving.wait(policy.interval_seconds)
 
     def _take(self, report: AgentReport) -> None:

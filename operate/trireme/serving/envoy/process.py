@@ -126,7 +126,7 @@ class EnvoyProcess:
         """SIGTERM; SIGKILL after the deadline."""
         self.child.stop(deadline_seconds)
 
-    def bound_log(self, limit_bytes: int) -> None:
+    def rotate_log(self, limit_bytes: int) -> None:
         """Move the access log to ``<name>.1`` when it has grown over ``limit_bytes``."""
         log = self.door.access_log
         if log.is_file() and log.stat().st_size > limit_bytes:

@@ -61,7 +61,7 @@ class KeptEnvoy:
                 self._process.stop(deadline_seconds=0.5)
                 self.start(self._endpoints)
             else:
-                self._process.bound_log(_LOG_LIMIT_BYTES)
+                self._process.rotate_log(_LOG_LIMIT_BYTES)
         except ServerError as error:
             # The next look tries again.
             _LOG.warning("%s", error)
