@@ -65,7 +65,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def client(server: TritonServer) -> Iterator[TriremeClient]:
-    with TriremeClient(server.grpc_address) as client:
+    with TriremeClient(server.grpc_address, deadline_ms=DEADLINE_SECONDS * 1000) as client:
         yield client
 
 
