@@ -29,7 +29,7 @@ def answer(_: grpc.ServicerContext) -> None:
     """Do what was asked."""
 
 
-def fail(code: grpc.StatusCode, message: str = "told to fail") -> Behaviour:
+def fail(code: grpc.StatusCode, message: str = "scripted failure") -> Behaviour:
     return lambda context: context.abort(code, message)
 
 

@@ -1,7 +1,7 @@
 """A served repository without weights for the tests of releases, and callers that ask it all the while.
 
 ``echo`` (router) over ``echo_{economy,standard,premium}`` (pinned ensembles) over ``echo_worker``, whose versions say
-their number in the output ``WORKER`` and behave as ``behaviour.json`` in the version directory tells. ``alone`` is such
+their number in the output ``WORKER`` and behave as ``behaviour.json`` in the version directory says. ``alone`` is such
 a worker that nothing pins; ``alone_follower`` calls it at -1. ``later`` has no version yet; ``later_caller`` pins it.
 """
 

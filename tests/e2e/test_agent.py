@@ -72,15 +72,15 @@ class Sidecar:
         except OSError:
             return 0, "{}"
 
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         body: dict[str, Any] = json.loads(self.get("/readyz")[1])
         return body
 
     def wait_for(self, state: str) -> None:
         try:
-            wait_until(lambda: self.told().get("state") == state, f"the agent said {state}")
+            wait_until(lambda: self.report().get("state") == state, f"the agent said {state}")
         except AssertionError as error:
-            raise AssertionError(f"{error}; it says {self.told()}; its log: {self.log()}") from None
+            raise AssertionError(f"{error}; it says {self.report()}; its log: {self.log()}") from None
 
     def log(self) -> str:
         return (self._directory / "agent.log").read_text()
@@ -114,7 +114,7 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
 
 def test_ready_is_green_and_names_each_model(sidecar: Sidecar) -> None:
     assert (sidecar.get("/readyz")[0], sidecar.get("/livez")[0]) == (200, 200)
-    assert sidecar.told()["problems"] == {"echo": []}
+    assert sidecar.report()["problems"] == {"echo": []}
 
 
 def test_a_server_that_is_gone_is_waited_for(sidecar: Sidecar) -> None:
@@ -130,7 +130,7 @@ def test_a_frozen_server_is_dead_until_it_answers(sidecar: Sidecar) -> None:
     sidecar.server.process.send_signal(signal.SIGSTOP)
     sidecar.wait_for("dead")
     assert (sidecar.get("/readyz")[0], sidecar.get("/livez")[0]) == (503, 503)
-    assert "frozen" in sidecar.told()["fault"]
+    assert "frozen" in sidecar.report()["fault"]
     sidecar.server.process.send_signal(signal.SIGCONT)
     sidecar.wait_for("ready")
     assert sidecar.get("/livez")[0] == 200
@@ -149,9 +149,9 @@ def test_a_frozen_server_that_is_killed_is_waited_for(sidecar: Sidecar) -> None:
 def test_a_model_whose_process_died_is_loaded_anew(sidecar: Sidecar) -> None:
     assert sidecar.server is not None
     (stub,) = stub_processes(sidecar.server.pid)
-    heals = sidecar.told()["heals"]
+    heals = sidecar.report()["heals"]
     stub.kill()
-    wait_until(lambda: sidecar.told()["heals"] == heals + 1, "it was healed")
+    wait_until(lambda: sidecar.report()["heals"] == heals + 1, "it was healed")
     sidecar.wait_for("ready")
     # It was the only model.
     assert '"unready, was ready no model is ready"' in sidecar.log()
@@ -192,7 +192,7 @@ def test_one_that_was_asked_to_drain_stays_red(sidecar: Sidecar) -> None:
     sidecar.wait_for("draining")
     with sidecar.client() as client:
         client.load("echo", 30.0)
-    assert sidecar.told()["state"] == "draining"
+    assert sidecar.report()["state"] == "draining"
     sidecar.agent.kill()
     sidecar.start_agent()
     sidecar.wait_for("ready")
@@ -224,13 +224,13 @@ def add_sample(model: Path) -> None:
     (model / "golden" / "hello.json").write_text(json.dumps(document))
 
 
-def test_a_variant_that_fails_behind_a_route_is_told_and_leaves_the_replica_ready(routed: Sidecar) -> None:
+def test_a_variant_that_fails_behind_a_route_is_reported_and_leaves_the_replica_ready(routed: Sidecar) -> None:
     with routed.client() as client:
         client.unload("small_worker", 30.0)
-        wait_until(lambda: bool(routed.told()["problems"]["small_worker"]), "the agent noticed")
-        assert routed.told()["state"] == "ready"
+        wait_until(lambda: bool(routed.report()["problems"]["small_worker"]), "the agent noticed")
+        assert routed.report()["state"] == "ready"
         client.load("small_worker", 30.0)
-        wait_until(lambda: not routed.told()["problems"]["small_worker"], "it was well again")
+        wait_until(lambda: not routed.report()["problems"]["small_worker"], "it was well again")
 
 
 def test_a_canary_that_does_not_load_leaves_the_replica_ready(routed: Sidecar) -> None:
@@ -241,7 +241,7 @@ def test_a_canary_that_does_not_load_leaves_the_replica_ready(routed: Sidecar) -
     with routed.client() as client, pytest.raises(Exception, match="no_such_library"):
         client.load("small__canary", 60.0)
     before = probes(routed)
-    wait_until(lambda: seen.append(routed.told()["state"]) or probes(routed) > before + 2, "it looked again")
+    wait_until(lambda: seen.append(routed.report()["state"]) or probes(routed) > before + 2, "it looked again")
     shutil.rmtree(canary)
     assert set(seen) == {"ready"}
 

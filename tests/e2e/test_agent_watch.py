@@ -162,7 +162,7 @@ def test_a_replica_whose_models_are_all_unloaded_is_not_ready(watched: Watched) 
 
 
 class Failing(OperatorClient):
-    """Fails in a way that nobody expects, as long as told."""
+    """Fails in a way that nobody expects, as long as requested."""
 
     fails, looks = True, 0
 

@@ -193,9 +193,9 @@ def test_parameters_and_an_optional_input_reach_every_step_of_an_ensemble(client
     for result, hint in ((given, "h"), (absent, None)):
         first, last = (json.loads(result[name][0, 0]) for name in ("FIRST_SAW", "LAST_SAW"))
         for saw in (first, last):
-            told = {key: value for key, value in saw["parameters"].items() if key in sent}
-            assert told == sent
-            assert type(told["flag"]) is bool
+            received = {key: value for key, value in saw["parameters"].items() if key in sent}
+            assert received == sent
+            assert type(received["flag"]) is bool
         assert first["hint"] == hint
     with pytest.raises(InvalidRequestError, match="'triton_x' is reserved"):
         client.infer("marked", {"TEXT": "x"}, parameters={"triton_x": 1})
@@ -217,7 +217,7 @@ def test_an_unknown_model_or_version_is_told_with_those_there_are(client):
 
 
 def test_a_models_fault_is_a_server_fault_and_not_tried_again(client):
-    with pytest.raises(ServerFaultError, match="told to fail: boom") as caught:
+    with pytest.raises(ServerFaultError, match="scripted failure: boom") as caught:
         client.infer("faulty", {"HOW": ["boom"]})
     assert caught.value.attempts == 1
 

@@ -1,7 +1,7 @@
 """Every command of the README and of docs/ runs as it stands, on a served copy of the repository.
 
 Commands stand in ``sh`` fences, or behind ``$`` in ``console`` fences that show their output too. What other tests
-run is named in ``RUN_ELSEWHERE``; nothing else is left out.
+run is named in ``RUN_ELSEWHERE``; nothing else is skipped.
 """
 
 from __future__ import annotations
@@ -135,9 +135,9 @@ MEASURING = [command for command in COMMANDS if command.text.startswith(("trirem
 def test_measuring_command_names_options_that_exist(command: Command) -> None:
     words = command.text.split()
     help_of = [Path(sys.executable).with_name("trireme"), *words[1:3], "--help"]
-    told = subprocess.run(help_of, capture_output=True, text=True, timeout=scaled(60), check=True).stdout
+    shown = subprocess.run(help_of, capture_output=True, text=True, timeout=scaled(60), check=True).stdout
     for option in (word.partition("=")[0] for word in words if word.startswith("--")):
-        assert option in told, f"{command.page.name}: {command.text}"
+        assert option in shown, f"{command.page.name}: {command.text}"
 
 
 def test_readme_and_docs_name_commands() -> None:

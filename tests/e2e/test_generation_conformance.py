@@ -265,7 +265,7 @@ def test_bad_requests_are_refused_by_name_and_the_next_is_answered(server: Trito
 # Now and then tritonserver 24.10 itself aborts when the process of a model is killed amid a stream: not in every run.
 @pytest.mark.slow
 def test_an_engine_that_dies_ends_its_streams_and_nothing_else(server: TritonServer, client: TriremeClient) -> None:
-    """The last test of the module: it leaves the model to be loaded anew."""
+    """The last test of the module: it leaves the model unloaded."""
     # Where a stream was cancelled before, tritonserver 24.10 leaves those of a dead process open until their deadline.
     sampling = {"max_tokens": 1000, "ignore_eos": True}
     stream = client.generate("plain", PROMPT, sampling_parameters=sampling, deadline_ms=8000)

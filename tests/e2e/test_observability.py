@@ -1,4 +1,4 @@
-"""A served stack under Prometheus: what rules and dashboards name is told, logs tell requests, top shows it all."""
+"""A served stack under Prometheus: rules and dashboards name existing metrics, logs name requests, `top` works."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class Watched(Serve):
         labels = [target["labels"] for target in self._api("targets")["activeTargets"] if target["health"] == "up"]
         return {(found["job"], found.get("replica", ""), found.get("zone", "")) for found in labels}
 
-    def told_metrics(self) -> set[str]:
-        """Names of all metrics that the parts of the stack tell, before Prometheus chooses among them."""
+    def exposed_metrics(self) -> set[str]:
+        """Names of all metrics that the parts of the stack expose, before Prometheus chooses among them."""
         state = self.state()
         addresses = [f"{state['envoy_admin_address']}/stats/prometheus"]
         for replica in state["replicas"]:
@@ -141,14 +141,14 @@ def test_every_metric_of_rules_and_dashboards_is_told_by_the_real_stack(watched:
     expressions = re.findall(r"expr: (.*(?:\n {10,}.*)*)", rules) + [found.text for found in panel_expressions()]
     named: set[str] = set().union(*map(metrics_in, expressions))
     assert len(named) > 40
-    told = watched.told_metrics() | names_of(GatewayMetrics().text().decode()) | recorded | {"up", "ALERTS"}
-    # No language model is served here: what their backend tells stands in its module.
-    told |= {*generation_metrics._COUNTERS, *generation_metrics._GAUGES}
-    told |= {f"{name}_bucket" for name in generation_metrics._HISTOGRAMS}
+    exposed = watched.exposed_metrics() | names_of(GatewayMetrics().text().decode()) | recorded | {"up", "ALERTS"}
+    # No language model is served here: their metrics are named in the backend's module.
+    exposed |= {*generation_metrics._COUNTERS, *generation_metrics._GAUGES}
+    exposed |= {f"{name}_bucket" for name in generation_metrics._HISTOGRAMS}
     # A label made of a name by prometheus.yml.
-    assert any(re.fullmatch(r"envoy_cluster_grpc_\d+", name) for name in told)
-    told.add("envoy_cluster_grpc_status")
-    assert named - told == set()
+    assert any(re.fullmatch(r"envoy_cluster_grpc_\d+", name) for name in exposed)
+    exposed.add("envoy_cluster_grpc_status")
+    assert named - exposed == set()
 
 
 def test_the_overview_shows_the_stack_and_every_other_panel_can_be_drawn(watched: Watched) -> None:
@@ -194,17 +194,17 @@ def test_log_lines_are_json_and_tell_the_replica(watched: Watched) -> None:
 
 
 def test_top_prints_one_frame_for_pipes(watched: Watched) -> None:
-    told = watched.verb("top", "--once", "--interval=2")
-    assert told.returncode == 0, told.stderr
-    assert "1 of 1 replicas ready" in told.stdout
+    result = watched.verb("top", "--once", "--interval=2")
+    assert result.returncode == 0, result.stderr
+    assert "1 of 1 replicas ready" in result.stdout
     for row in (
         r"r0 +a +serving +\d+\.\d +\d",
         r"embedding_economy +1 +3\d\.\d% +\d",
         r"embedding_premium +1 +3\d\.\d%",
     ):
-        assert re.search(row, told.stdout), told.stdout
-    assert re.search(r"asked without a router\s+embedding_economy +1 +\d+\.\d", told.stdout), told.stdout
-    assert max(map(len, told.stdout.splitlines())) <= 80
+        assert re.search(row, result.stdout), result.stdout
+    assert re.search(r"asked without a router\s+embedding_economy +1 +\d+\.\d", result.stdout), result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
 
 
 class Terminal:
@@ -259,18 +259,18 @@ def test_top_lives_in_a_terminal_until_it_is_ended(watched: Watched, end: bytes)
 
 
 def test_top_asks_for_a_terminal(watched: Watched) -> None:
-    told = watched.verb("top")
-    assert told.returncode == 2
-    assert "--once" in told.stderr
+    result = watched.verb("top")
+    assert result.returncode == 2
+    assert "--once" in result.stderr
 
 
 def test_top_says_that_nothing_is_served(tmp_path: Path) -> None:
     environment = {**os.environ, "TRIREME_STATE_DIR": str(tmp_path)}
-    told = subprocess.run(
+    result = subprocess.run(
         [TRIREME, "top", "--once"], env=environment, capture_output=True, text=True, timeout=scaled(60), check=False
     )
-    assert told.returncode == 1
-    assert told.stderr == "trireme: nothing is being served; start it with: trireme serve\n"
+    assert result.returncode == 1
+    assert result.stderr == "trireme: nothing is being served; start it with: trireme serve\n"
 
 
 def test_the_end_of_prometheus_is_told_and_touches_no_request(watched: Watched) -> None:
@@ -279,6 +279,6 @@ def test_the_end_of_prometheus_is_told_and_touches_no_request(watched: Watched) 
     for process in psutil.process_iter(["cmdline"]):
         if flag in (process.info["cmdline"] or ()):
             process.kill()
-    wait_until(lambda: "prometheus ended" in (run / "serve.log").read_text(), "its end was told")
+    wait_until(lambda: "prometheus ended" in (run / "serve.log").read_text(), "its end was logged")
     with TriremeClient(f"127.0.0.1:{watched.grpc_port}") as client:
         assert client.infer("embedding_economy", TEXT).model == "embedding_economy"

@@ -55,7 +55,7 @@ def test_a_canary_is_judged_by_what_every_replica_counted(stack: ReleaseStack) -
 
 
 def test_a_replica_that_is_away_is_passed_over_and_catches_up(stack: ReleaseStack) -> None:
-    # Frozen, it is away for the seconds until it is found out and started anew.
+    # Frozen, it is away for the seconds until it is detected and restarted.
     (frozen,) = (replica["server_pid"] for replica in stack.state()["replicas"] if replica["name"] == "r1")
     psutil.Process(frozen).suspend()
     done = stack.publish("second")

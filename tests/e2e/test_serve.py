@@ -114,7 +114,7 @@ def test_stub_killed_is_replaced(serve: Serve) -> None:
     # A load just before may have left the stub it replaced for a moment.
     wait_until(lambda: len(stub_processes(server_pid)) == 1, "one stub was left")
     stub_processes(server_pid)[0].kill()
-    wait_until(lambda: serve.replica()["heals"] > heals, "the model was loaded anew")
+    wait_until(lambda: serve.replica()["heals"] > heals, "the model was loaded again")
     assert serve.ask(b"after the stub") == b"after the stub"
     assert serve.replica()["restarts"] == 0
 

@@ -82,14 +82,14 @@ def test_the_gateway_reaches_triton(serve: Serve) -> None:
 def test_the_other_commands_need_no_certificate(serve: Serve) -> None:
     asked = serve.verb("ask", "echo", "hello")
     assert asked.returncode == 0, asked.stderr
-    told = serve.verb("status")
-    assert told.returncode == 0, told.stderr
-    assert f"with TLS 127.0.0.1:{serve.grpc_port}, https://127.0.0.1:{serve.http_port}" in told.stdout
+    shown = serve.verb("status")
+    assert shown.returncode == 0, shown.stderr
+    assert f"with TLS 127.0.0.1:{serve.grpc_port}, https://127.0.0.1:{serve.http_port}" in shown.stdout
     assert f"127.0.0.1:{serve.grpc_port}, with TLS" in serve.output()
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "told"),
+    ("options", "code", "expected"),
     [
         (["--host=0.0.0.0"], 2, "add --tls-certificate"),
         (["--host=everywhere"], 2, "must be an IP address"),
@@ -106,9 +106,9 @@ def test_the_other_commands_need_no_certificate(serve: Serve) -> None:
     ],
 )
 def test_what_is_wrong_is_told_before_anything_starts(
-    folder: Path, tmp_path: Path, options: list[str], code: int, told: str
+    folder: Path, tmp_path: Path, options: list[str], code: int, expected: str
 ) -> None:
     refused = Serve(tmp_path, options=[option.format(folder) for option in options]).run_to_its_end()
     assert refused.returncode == code
-    assert told in refused.stderr
+    assert expected in refused.stderr
     assert "Traceback" not in refused.stderr

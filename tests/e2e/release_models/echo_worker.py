@@ -1,4 +1,4 @@
-"""Answers each text in capitals, and misbehaves as ``behaviour.json`` beside it tells.
+"""Answers each text in capitals, and misbehaves as its ``behaviour.json`` says.
 
     {"load": "hangs" | "crashes" | "fails", "seconds": 0.05, "wrong_above": 20, "fails_above": 20}
 
@@ -18,26 +18,26 @@ class TritonPythonModel:
     def initialize(self, args):
         self.version = int(args["model_version"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        self.told = json.loads((folder / "behaviour.json").read_text())
-        time.sleep(self.told.get("load_seconds", 0))
-        load = self.told.get("load")
+        self.behaviour = json.loads((folder / "behaviour.json").read_text())
+        time.sleep(self.behaviour.get("load_seconds", 0))
+        load = self.behaviour.get("load")
         if load == "hangs":
             time.sleep(3600)
         if load == "crashes":
             os.abort()
         if load == "fails":
-            raise RuntimeError("told to fail")
+            raise RuntimeError("scripted failure")
 
     def execute(self, requests):
         return [self.answer(request) for request in requests]
 
     def answer(self, request):
         texts = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()
-        time.sleep(self.told.get("seconds", 0))
+        time.sleep(self.behaviour.get("seconds", 0))
         longest = max(len(text) for text in texts[:, 0])
-        if longest > self.told.get("fails_above", longest):
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError("told to fail"))
-        wrong = longest > self.told.get("wrong_above", longest)
+        if longest > self.behaviour.get("fails_above", longest):
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError("scripted failure"))
+        wrong = longest > self.behaviour.get("wrong_above", longest)
         answers = [[text.lower() if wrong else text.upper()] for text in texts[:, 0]]
         return pb_utils.InferenceResponse(
             [

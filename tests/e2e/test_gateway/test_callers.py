@@ -120,7 +120,7 @@ def test_engine_that_fails_on_the_way_ends_the_stream_with_an_error(gateway):
     *texts, last = read_broken_stream(gateway, "say=9 fail_after=3")
     assert "".join(event["choices"][0]["text"] for event in texts) == "w0 w1 w2"
     assert last["error"]["code"] == "engine_failed"
-    assert "told to fail" in last["error"]["message"]
+    assert "scripted failure" in last["error"]["message"]
 
 
 def test_engine_that_dies_on_the_way_ends_the_stream_and_others_never_notice(tmp_path):

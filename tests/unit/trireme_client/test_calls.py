@@ -249,7 +249,7 @@ def test_retries_stay_within_a_tenth_of_the_calls(fake, connect):
 def test_what_cannot_get_better_is_not_tried_again(fake, connect, status):
     fake.fail_next("double", status)
     kind = InvalidRequestError if status == "INVALID_ARGUMENT" else ServerFaultError
-    with pytest.raises(kind, match="told to fail"):
+    with pytest.raises(kind, match="scripted failure"):
         connect(fake.address).infer("double", ROW)
     assert fake.calls["ModelInfer"] == 1
 

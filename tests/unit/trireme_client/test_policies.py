@@ -92,7 +92,7 @@ def test_the_percentile_is_of_the_recent_answers_of_each_model():
         ("INVALID_ARGUMENT", "Unable to find shared memory region: 'r'", Verdict.REGION_UNKNOWN),
         ("INVALID_ARGUMENT", "unexpected shape for input 'X'", Verdict.INVALID),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", Verdict.DEADLINE),
-        ("INTERNAL", "told to fail", Verdict.FAULT),
+        ("INTERNAL", "scripted failure", Verdict.FAULT),
         ("PERMISSION_DENIED", "", Verdict.FAULT),
     ],
 )

@@ -105,7 +105,7 @@ def test_a_first_call_that_fails_fails_no_other(fake, kind, monkeypatch):
     def find_after_a_failure(name, context):
         if next(asked) == 0:
             time.sleep(0.2)
-            context.abort(grpc.StatusCode.INTERNAL, "told to fail")
+            context.abort(grpc.StatusCode.INTERNAL, "scripted failure")
         return find(name, context)
 
     monkeypatch.setattr(fake, "_find", find_after_a_failure)
@@ -170,7 +170,7 @@ def test_a_part_that_fails_ends_the_others(fake):
 
     def compute(inputs):
         if inputs["X"][0, 0] == 0:
-            raise RuntimeError("told to fail")
+            raise RuntimeError("scripted failure")
         ended.wait(HANG_GUARD_SECONDS)
         return {"Y": inputs["X"]}
 
@@ -179,7 +179,7 @@ def test_a_part_that_fails_ends_the_others(fake):
 
     async def main():
         async with AsyncTriremeClient(fake.address) as client:
-            with pytest.raises(ServerFaultError, match="told to fail"):
+            with pytest.raises(ServerFaultError, match="scripted failure"):
                 await client.infer("parts", {"X": np.arange(64, dtype=np.float32)})
             ended.set()
             return await client.infer("double", ROW)

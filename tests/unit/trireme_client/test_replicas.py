@@ -147,7 +147,7 @@ def test_a_dead_model_on_the_only_replica_is_a_server_fault(fake, connect):
 def test_a_probe_that_is_a_real_inference_finds_the_dead_model(three):
     health = HealthPolicy(interval_ms=50, eject_after=1, probe_model="double", probe_inputs=ROW)
     with TriremeClient(addresses(three), health=health, retry=RetryPolicy(max_attempts=1)) as client:
-        three[0].fail_next("double", "INTERNAL", "told to fail", times=10_000)
+        three[0].fail_next("double", "INTERNAL", "scripted failure", times=10_000)
         client.is_ready()
         wait_until(lambda: _all_well(client))
 

@@ -1,4 +1,4 @@
-"""Fails as it is told."""
+"""Fails as the request says."""
 
 import os
 
@@ -10,4 +10,4 @@ class TritonPythonModel:
         how = pb_utils.get_input_tensor_by_name(requests[0], "HOW").as_numpy()[0]
         if how == b"die":
             os._exit(1)
-        raise RuntimeError(f"told to fail: {how.decode()}")
+        raise RuntimeError(f"scripted failure: {how.decode()}")

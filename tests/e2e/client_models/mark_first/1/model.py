@@ -1,4 +1,4 @@
-"""Passes its text on and tells what it saw beside it."""
+"""Returns its text and what it received beside it."""
 
 import json
 

@@ -98,7 +98,7 @@ class _Generation(threading.Thread):
             if number == int(self._orders.get("die_after", -1)):
                 os._exit(1)
             if number == int(self._orders.get("fail_after", -1)):
-                yield EngineError("told to fail")
+                yield EngineError("scripted failure")
                 return
             if word == self._voice.get("fails_on"):
                 yield EngineError("this version fails here")
