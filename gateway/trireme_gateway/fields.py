@@ -33,14 +33,11 @@ _REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "web_search_options": ((), _NOT_HERE),
     "moderation": ((), _NOT_HERE),
     "prompt_cache_options": ((), "prefixes are cached by the engine, without options"),
-    "prompt_cache_retention": (("in_memory",), "prefixes are cached while there is memory"),
-    "reasoning_effort": (("none",), "the models do not reason"),
-    "verbosity": (("medium",), _NOT_HERE),
-    "store": ((False,), "nothing is stored"),
-    "metadata": (({},), "nothing is stored"),
-    "service_tier": (("auto", "default"), "choose a tier with the header x-trireme-tier"),
     "suffix": (("",), _NOT_HERE),
 }
+# Hints that clients send unasked, without effect here: nothing is stored, prefixes are cached while there is memory,
+# models do not reason, and x-trireme-tier chooses the tier.
+_IGNORED = {"store", "metadata", "reasoning_effort", "verbosity", "service_tier", "prompt_cache_retention"}
 
 
 class _Fields(BaseModel):
@@ -105,15 +102,23 @@ class TextPart(BaseModel):
 
     type: Literal["text"]
     text: str
+    cache_control: Any = None
 
 
 class Message(BaseModel):
-    """A message; fields that must be null are accepted because callers send back whole response messages."""
+    """A message.
+
+    Fields that must be null are accepted because callers send back whole response messages; ``name``,
+    ``reasoning_content`` and ``cache_control`` are accepted and have no effect.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
+    name: str | None = None
+    reasoning_content: str | None = None
+    cache_control: Any = None
     refusal: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
@@ -239,18 +244,20 @@ def read_fields(kind: type[F], body: bytes) -> F:
         value = document.get(name)
         if value is not None and not any(value == one and type(value) is type(one) for one in neutral):
             raise invalid(name, why, code="unsupported_parameter")
-    given = {name: value for name, value in document.items() if value is not None and name not in _REFUSED}
+    given = {
+        name: value for name, value in document.items() if value is not None and name not in _REFUSED.keys() | _IGNORED
+    }
     try:
         fields = kind.model_validate(given)
     except ValidationError as error:
-        raise _model_object(error) from None
+        raise _field_error(error) from None
     if isinstance(fields, (ChatFields, CompletionFields)) and fields.stream_options and not fields.stream:
         raise invalid("stream_options", "requires stream: true")
     fields.check()
     return fields
 
 
-def _model_object(error: ValidationError) -> ApiError:
+def _field_error(error: ValidationError) -> ApiError:
     """The error for one of pydantic's faults; fields are named as OpenAI does: ``messages[0].content``."""
     # Every member of a union reports a fault: the intended one got furthest, and did not fail at its type.
     found = max(

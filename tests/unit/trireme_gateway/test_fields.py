@@ -43,10 +43,20 @@ def test_null_counts_as_absent():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"n": 1}, {"tools": []}, {"tool_choice": "none"}, {"store": False}, {"modalities": ["text"]}, {"logit_bias": {}}],
+    [
+        *({"n": 1}, {"tools": []}, {"tool_choice": "none"}, {"modalities": ["text"]}, {"logit_bias": {}}),
+        *({"store": True}, {"metadata": {"run": "7"}}, {"reasoning_effort": "high"}, {"service_tier": "flex"}),
+    ],
 )
 def test_values_that_change_nothing_are_taken(fields):
     assert read({**CHAT, **fields}) == read(CHAT)
+
+
+def test_hints_in_messages_change_nothing():
+    part = {"type": "text", "text": "hello", "cache_control": {"type": "ephemeral"}}
+    message = {"role": "user", "content": [part], "name": "anna", "reasoning_content": "", "tool_calls": None}
+    (plain,) = read({**CHAT, "messages": [message]}).messages
+    assert plain.plain() == CHAT["messages"][0]
 
 
 def test_true_is_not_a_number_of_choices():
