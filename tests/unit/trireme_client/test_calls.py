@@ -50,7 +50,7 @@ def test_a_replaced_model_is_described_again_before_a_request_is_refused(fake, c
         max_batch_size=8,
         compute=lambda i: {"Y": i["X"]},
     )
-    monkeypatch.setattr("trireme_client.session._FRESH_SPEC_SECONDS", 0.0)
+    monkeypatch.setattr("trireme_client.spec_cache._FRESH_SPEC_SECONDS", 0.0)
     assert client.infer("double", {"X": np.ones((1, 2))})["Y"].dtype == np.float64
 
 
