@@ -1,4 +1,4 @@
-"""The client: every method, written once for asyncio; ``blocking`` makes the other form of it."""
+"""The asyncio client; ``blocking`` derives the blocking one from it."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class AsyncTriremeClient:
                 ``x-trireme-prefix``.
 
         Raises:
-            ClientError: as the tree in ``trireme_client.errors`` says.
+            ClientError: see ``trireme_client.errors``.
         """
         call = self._session.start_call(model, version, deadline_ms, headers, request_id, sequence, affinity_key)
         return await self._session.infer(call, inputs, outputs, parameters, priority)
@@ -232,8 +232,8 @@ class AsyncTriremeClient:
             text, messages: one of them: a text to go on with, or a chat as OpenAI's list of messages.
             sampling_parameters: by vLLM's names, e.g. ``{"max_tokens": 64, "temperature": 0}``.
             stream: False: the text comes in one piece.
-            tier, max_ttft_ms, max_ms_per_token: asked of the route: what may be paid for, how soon the first token
-                must come, and how fast those after it.
+            tier, max_ttft_ms, max_ms_per_token: limits for the route: the price, the time to the first token, and
+                the time of each token after it.
             parameters: further ones of the route (``sticky_key``, ``on_sla_risk``, ``explain``), or of the variant.
             deadline_ms: of all of it, to the last token.
 
@@ -287,7 +287,7 @@ class AsyncTriremeClient:
         """Load a model, or what changed of it, on every replica in turn.
 
         Raises:
-            ServerFaultError: a replica did not load it; those after it were not asked.
+            ServerFaultError: a replica did not load it; those after it were not called.
         """
         request = pb.RepositoryModelLoadRequest(model_name=model)
         await self._session.change_model(

@@ -6,7 +6,7 @@ ClientError
 ├── UnavailableError         no replica could be reached, or the connection broke
 │   ├── UnreachableError     nothing listens there, or the connection broke
 │   ├── OverloadedError      the server's queue is full: it was not executed
-│   └── LateError            a stream's first answer did not come in the time it was given
+│   └── LateError            a stream's first response did not come within ``first_within_ms``
 ├── InvalidRequestError      the request is invalid: refused here before sending, or by the server
 │   ├── InvalidInputError    one tensor of it is wrong; names it and the reason
 │   └── UnsupportedError     valid, but beyond this language model or its engine; another one may support it
@@ -27,7 +27,7 @@ class CallFacts:
     """What is known of a call when it ends.
 
     Attributes:
-        model, version: as asked for; an empty version is the server's choice.
+        model, version: as requested; an empty version is the server's choice.
         request_id: the id that the server's log shows.
         attempts: requests sent, hedges included; 0 when nothing was sent.
         endpoint: the replica of the last attempt.
@@ -115,7 +115,7 @@ class OverloadedError(UnavailableError):
 
 
 class LateError(UnavailableError):
-    """A stream's first answer did not come within ``first_within_ms``; the request was cancelled."""
+    """A stream's first response did not come within ``first_within_ms``; the request was cancelled."""
 
 
 class InvalidRequestError(ClientError, ValueError):
@@ -131,7 +131,7 @@ class InvalidInputError(InvalidRequestError):
 
 
 class UnsupportedError(InvalidRequestError):
-    """The model's engine lacks what the request asks for, or its context is too short for it."""
+    """The model's engine lacks what the request needs, or its context is too short for it."""
 
 
 class ModelNotFoundError(ClientError):

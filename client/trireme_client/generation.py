@@ -110,7 +110,7 @@ class Prompt:
         """The tensors, as far as the model has them.
 
         Raises:
-            InvalidInputError: it takes no messages, or no sampling parameters.
+            InvalidInputError: a value is not JSON.
         """
         inputs: dict[str, object] = {"text_input" if self.messages is None else "messages": self.raw_text}
         if self.sampling_parameters:
@@ -190,7 +190,7 @@ class GenerationCall:
                 return
             except ClientError as error:
                 metrics.fault = _fault_of(error)
-                if not self._can_fall_back(decision.variant, error, metrics):
+                if not self._fall_back(decision.variant, error, metrics):
                     raise
             finally:
                 # The next decision's request names a variant that was tried.
@@ -258,8 +258,8 @@ class GenerationCall:
         stream_from = Pin(**details["stream_from"]) if "stream_from" in details else None
         return RouteDecision(variant, version, reason, stream_from, details.get("leave_after_ms"))
 
-    def _can_fall_back(self, variant: str, error: ClientError, metrics: StreamMetrics) -> bool:
-        """Whether another variant may succeed where this one failed before its first token."""
+    def _fall_back(self, variant: str, error: ClientError, metrics: StreamMetrics) -> bool:
+        """Mark a variant as failed; False: the error is final, as after the first token."""
         # A deadline is over for every variant.
         if (
             metrics.ttft_s is not None

@@ -97,7 +97,7 @@ def decode_response(method: str, content: bytes, headers: Mapping[str, str]) -> 
     """The gRPC message in an HTTP response of status 200.
 
     Raises:
-        ValueError: the content is not what the protocol says.
+        ValueError: the content does not follow the protocol.
     """
     if method == "ModelInfer":
         return _decode_inference(content, headers)
@@ -141,7 +141,7 @@ def _decode_inference(content: bytes, headers: Mapping[str, str]) -> Message:
         size = parameters.pop("binary_data_size", None)
         _set_parameters(tensor, parameters)
         if "data" in output:
-            raise ValueError(f"output {output['name']!r} came as JSON where binary data was asked for")
+            raise ValueError(f"output {output['name']!r} came as JSON where binary data was requested")
         # Without a size it went to shared memory; over gRPC such an output has an empty entry.
         response.raw_output_contents.append(content[at : at + (size or 0)])
         at += size or 0

@@ -157,7 +157,7 @@ class OperatorClient:
         return InferResult(outputs, last.model_name, last.model_version, last.id, read_parameters(last), timings)
 
     def is_decoupled(self, model: str, deadline_seconds: float) -> bool:
-        """Whether it streams its answers; a model does not change that between two versions."""
+        """Whether it streams its responses; a model does not change that between two versions."""
         if model not in self._decoupled:
             config = self.model_config(model, deadline_seconds)
             self._decoupled[model] = config.model_transaction_policy.decoupled

@@ -59,7 +59,7 @@ class HedgePolicy:
     Attributes:
         percentile: of the model's latencies so far; a request that is slower than this is hedged.
         budget_percent: hedges, as a share of all calls.
-        min_samples: answers to see before hedging.
+        min_samples: responses to record before hedging.
         min_delay_ms: never hedge earlier than this.
     """
 
@@ -82,7 +82,7 @@ class HealthPolicy:
     Attributes:
         interval_ms: between two probes of a replica.
         probe_deadline_ms: a probe that takes longer has failed.
-        eject_after: failed probes in a row until a replica gets no requests and those in flight on it are given up.
+        eject_after: failed probes in a row until a replica gets no requests and those in flight on it are cancelled.
         probe_model, probe_inputs: a real inference as the probe, because a server reports ready while a model's process
             is dead. Without them the probe asks the server for its readiness.
         resolve_ms: between two look-ups of a host name.

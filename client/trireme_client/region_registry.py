@@ -29,7 +29,7 @@ def used_regions(inputs: Mapping[str, object], outputs: Outputs | None) -> list[
 
 
 class RegionRegistry:
-    """Keeps the servers' lists of shared memory regions: what a replica knows is in its ``regions``."""
+    """Registers regions with replicas; ``Replica.regions`` has the names of those that a replica knows."""
 
     def __init__(self, sender: RequestSender) -> None:
         self._sender = sender

@@ -66,7 +66,7 @@ class RequestSender:
         """Send one inference; ``prepare`` is awaited on the chosen replica first (shared memory).
 
         Raises:
-            ClientError: as the tree in ``errors`` says.
+            ClientError: see ``errors``.
         """
 
         async def attempt(replica: Replica, metadata: Metadata) -> Message:
@@ -79,7 +79,7 @@ class RequestSender:
                     raise
             finally:
                 call.in_flight -= 1
-            # The server was restarted and knows no region any more: register them again.
+            # The server was restarted and has no regions any more: register them again.
             replica.regions.clear()
             await prepare(replica)
             return await self._send(replica, request, call, metadata)

@@ -200,7 +200,7 @@ class Session:
             ServerFaultError: a replica failed; those after it were not called.
         """
         await self._sender.call_admin_everywhere(method, request, call)
-        self._specs.forget(call.model)
+        self._specs.invalidate(call.model)
 
     @asynccontextmanager
     async def shared_memory(self, byte_size: int) -> AsyncIterator[SharedRegion]:

@@ -49,13 +49,13 @@ class SpecCache:
             except InvalidRequestError:
                 if time.monotonic() - fetched_at < _FRESH_SPEC_SECONDS:
                     raise
-            self.forget(call.model)
+            self.invalidate(call.model)
             return build(await self.spec(call))
         except InvalidRequestError as error:
             error.add_facts(call.facts())
             raise
 
-    def forget(self, model: str) -> None:
+    def invalidate(self, model: str) -> None:
         """Fetch the spec again at the next call of the model."""
         self._specs = {key: value for key, value in self._specs.items() if key[0] != model}
 

@@ -12,7 +12,7 @@ from trireme_client.transport import StatusError
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "problem"),
     [
         (lambda: RetryPolicy(max_attempts=0), "RetryPolicy.max_attempts is 0; it must be at least 1"),
         (lambda: RetryPolicy(budget_percent=101), "RetryPolicy.budget_percent"),
@@ -30,8 +30,8 @@ from trireme_client.transport import StatusError
         (lambda: TriremeClient("a:1", compression="zip"), "compression is 'zip'"),
     ],
 )
-def test_a_wrong_value_is_named(make, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_wrong_value_is_named(make, problem):
+    with pytest.raises(ValueError, match=problem):
         make()
 
 
@@ -79,7 +79,7 @@ def test_the_percentile_is_of_the_recent_answers_of_each_model():
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "verdict"),
+    ("status", "message", "kind"),
     [
         ("UNAVAILABLE", "failed to connect to all addresses", FailureKind.CONNECTION_LOST),
         ("UNAVAILABLE", "Server is stopping, scheduler for model has stopped accepting", FailureKind.SERVER_STOPPING),
@@ -96,5 +96,5 @@ def test_the_percentile_is_of_the_recent_answers_of_each_model():
         ("PERMISSION_DENIED", "", FailureKind.FAULT),
     ],
 )
-def test_failures_are_told_apart(status, message, verdict):
-    assert FailureKind.of(StatusError(status, message)) is verdict
+def test_failures_are_classified(status, message, kind):
+    assert FailureKind.of(StatusError(status, message)) is kind
