@@ -1,4 +1,4 @@
-"""The blocking client: the methods of the asyncio one, run on connections whose awaits never suspend."""
+"""The blocking client: the methods of the asyncio one, on transports whose awaits never suspend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from trireme_client.client import AsyncTriremeClient
 from trireme_client.runtime import BlockingRuntime
-from trireme_client.wire import Runtime, run
+from trireme_client.transport import Runtime, run
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,7 +24,7 @@ def _blocking(
 
     @functools.wraps(method)
     def call(self: TriremeClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return run(method(self._core, *args, **kwargs))
+        return run(method(self._client, *args, **kwargs))
 
     return call
 
@@ -36,7 +36,7 @@ def _blocking_iterator(
 
     @functools.wraps(method)
     def iterate(self: TriremeClient, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        stream = method(self._core, *args, **kwargs)
+        stream = method(self._client, *args, **kwargs)
         try:
             while True:
                 try:
@@ -62,7 +62,7 @@ def _blocking_context(
     @functools.wraps(method)
     @contextmanager
     def manage(self: TriremeClient, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        context = method(self._core, *args, **kwargs)
+        context = method(self._client, *args, **kwargs)
         value = run(context.__aenter__())
         try:
             yield value
@@ -72,7 +72,7 @@ def _blocking_context(
     return manage
 
 
-def _same_arguments(
+def _with_arguments_of(
     init: Callable[Concatenate[AsyncTriremeClient, P], None],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[TriremeClient, P], None]]:
     """Give a constructor the arguments of the asyncio client's."""
@@ -100,9 +100,9 @@ class TriremeClient:
         ...     result.vectors, result.variant, result.reason
     """
 
-    @_same_arguments(AsyncTriremeClient.__init__)
+    @_with_arguments_of(AsyncTriremeClient.__init__)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._core = _BlockingCore(*args, **kwargs)
+        self._client = _BlockingCore(*args, **kwargs)
 
     infer = _blocking(AsyncTriremeClient.infer)
     stream = _blocking_iterator(AsyncTriremeClient.stream)

@@ -1,24 +1,20 @@
-"""The client: every method, written once for asyncio; ``blocking`` makes the other form of it."""
+"""The asyncio client; ``blocking`` derives the blocking one from it."""
 
 from __future__ import annotations
 
-import functools
 import logging
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from types import TracebackType
 from typing import Any
 
-from trireme_client import regions
-from trireme_client._protos import Message, pb
-from trireme_client.call import Call, read_stream
+from trireme_client._protos import pb
 from trireme_client.endpoint import Endpoint, Tls
-from trireme_client.errors import ClientError, ClosedError, InvalidRequestError, ServerFaultError
+from trireme_client.errors import ClientError, ClosedError
 from trireme_client.generation import GenerationCall, GenerationChunk, Prompt
 from trireme_client.policy import HealthPolicy, HedgePolicy, RetryPolicy
-from trireme_client.request import Outputs, Parameter, SequenceStep, build, join, no_rows, read_outputs, read_parameters
-from trireme_client.results import Classifications, Embeddings, InferResult, Timings
+from trireme_client.request import NO_PARAMETERS, Outputs, Parameter, SequenceStep
+from trireme_client.results import Classifications, Embeddings, InferResult
 from trireme_client.runtime import AsyncioRuntime
 from trireme_client.session import Session, SessionOptions
 from trireme_client.shared_memory import SharedRegion
@@ -26,18 +22,17 @@ from trireme_client.spec import ModelSpec
 from trireme_client.tasks import (
     CLASSIFY_MODEL,
     EMBED_MODEL,
-    classifications,
-    embeddings,
     generation_parameters,
+    read_classifications,
+    read_embeddings,
     route_parameters,
     text_inputs,
 )
-from trireme_client.wire import Runtime, WireError, WireOptions
+from trireme_client.transport import Runtime, TransportOptions
 
 Address = str | Endpoint
 DEFAULT_DEADLINE_MS = 30_000.0
 _COMPRESSIONS = (None, "gzip", "deflate")
-_NO_PARAMETERS: Mapping[str, Parameter] = {}
 
 log = logging.getLogger("trireme_client")
 
@@ -87,7 +82,7 @@ class AsyncTriremeClient:
             hedge=hedge,
             health=health or HealthPolicy(),
             zone=zone,
-            wire=WireOptions(tls, compression),
+            transport=TransportOptions(tls, compression),
             headers=tuple((key.lower(), value) for key, value in (headers or {}).items()),
             admin_key=admin_key,
         )
@@ -105,7 +100,7 @@ class AsyncTriremeClient:
         outputs: Outputs | None = None,
         *,
         version: int | str | None = None,
-        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+        parameters: Mapping[str, Parameter] = NO_PARAMETERS,
         deadline_ms: float | None = None,
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
@@ -129,37 +124,10 @@ class AsyncTriremeClient:
                 ``x-trireme-prefix``.
 
         Raises:
-            ClientError: as the tree in ``trireme_client.errors`` says.
+            ClientError: see ``trireme_client.errors``.
         """
-        call = self._session.begin(model, version, deadline_ms, headers, request_id, sequence, affinity_key)
-        # Two servers must not write into the same memory.
-        call.hedgeable = call.repeatable and not isinstance(outputs, Mapping)
-
-        def make(spec: ModelSpec) -> list[Message]:
-            if spec.decoupled:
-                raise InvalidRequestError(f"model {model!r} answers as a stream; call stream()")
-            return build(spec, inputs, outputs=outputs, parameters=parameters, version=call.version,
-                         request_id=call.request_id, sequence=sequence, priority=priority)  # fmt: skip
-
-        requests = await self._session.with_spec(call, make)
-        register = functools.partial(regions.register, self._session, regions.used_regions(inputs, outputs), call)
-
-        async def ask(request: Message) -> Message:
-            response = await self._session.caller.infer(request, call, register)
-            call.sent = True
-            return response
-
-        responses = await self._session.runtime.each(ask, requests)
-        if not responses:
-            # Triton takes no batch of zero rows, and there is nothing to ask.
-            nothing = pb.ModelInferResponse(model_name=model, model_version=call.version)
-            return self._result(nothing, no_rows(await self._session.spec(call), outputs), call, 0)
-        parts = [self._read(response, outputs, call) for response in responses]
-        try:
-            joined = join(parts, [request.inputs[0].shape[0] for request in requests] if len(parts) > 1 else ())
-        except ValueError as error:
-            raise ServerFaultError("MALFORMED", f"the answers cannot be joined: {error}", call.facts()) from None
-        return self._result(responses[-1], joined, call, len(requests))
+        call = self._session.start_call(model, version, deadline_ms, headers, request_id, sequence, affinity_key)
+        return await self._session.infer(call, inputs, outputs, parameters, priority)
 
     async def stream(
         self,
@@ -168,7 +136,7 @@ class AsyncTriremeClient:
         outputs: Sequence[str] | None = None,
         *,
         version: int | str | None = None,
-        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+        parameters: Mapping[str, Parameter] = NO_PARAMETERS,
         deadline_ms: float | None = None,
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
@@ -185,32 +153,12 @@ class AsyncTriremeClient:
         Raises:
             ClientError: from the step that fails; within 5 s when the server dies or freezes.
         """
-        call = self._session.begin(model, version, deadline_ms, headers, request_id, sequence, affinity_key)
-
-        def make(spec: ModelSpec) -> list[Message]:
-            return build(spec, inputs, outputs=outputs, parameters=parameters, version=call.version,
-                         request_id=call.request_id, sequence=sequence, priority=priority)  # fmt: skip
-
-        requests = await self._session.with_spec(call, make)
-        if len(requests) != 1:
-            problem = f"a stream is one request, but these rows make {len(requests)} of model {model!r}"
-            raise InvalidRequestError(problem, call.facts())
-        request = requests[0]
-        request.parameters["triton_enable_empty_final_response"].bool_param = True
-        replica, stream, response = await self._session.caller.open_stream(request, call, first_within_ms)
-        try:
-            while response is not None:
-                call.sent = True
-                if response.outputs or not response.parameters["triton_final_response"].bool_param:
-                    yield self._result(response, self._read(response, outputs, call), call, 1)
-                try:
-                    response = await read_stream(stream)
-                except WireError as failure:
-                    self._session.check_open(call)
-                    raise await self._session.caller.error(failure, call) from None
-        finally:
-            stream.cancel()
-            self._session.pool.release(replica)
+        call = self._session.start_call(model, version, deadline_ms, headers, request_id, sequence, affinity_key)
+        async with aclosing(
+            self._session.stream(call, inputs, outputs, parameters, priority, first_within_ms)
+        ) as results:
+            async for result in results:
+                yield result
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
@@ -222,7 +170,7 @@ class AsyncTriremeClient:
         max_latency_ms: float | None = None,
         model: str = EMBED_MODEL,
         version: int | str | None = None,
-        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+        parameters: Mapping[str, Parameter] = NO_PARAMETERS,
         deadline_ms: float | None = None,
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
@@ -238,11 +186,9 @@ class AsyncTriremeClient:
         Raises:
             ClientError: as ``infer``.
         """
-        result = await self.infer(
-            model, text_inputs(texts), version=version, parameters=route_parameters(tier, max_latency_ms, parameters),
-            deadline_ms=deadline_ms, headers=headers, request_id=request_id,
-        )  # fmt: skip
-        return embeddings(result)
+        inputs, parameters = text_inputs(texts), route_parameters(tier, max_latency_ms, parameters)
+        call = self._session.start_call(model, version, deadline_ms, headers, request_id)
+        return read_embeddings(await self._session.infer(call, inputs, parameters=parameters))
 
     async def classify(
         self,
@@ -252,17 +198,15 @@ class AsyncTriremeClient:
         max_latency_ms: float | None = None,
         model: str = CLASSIFY_MODEL,
         version: int | str | None = None,
-        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+        parameters: Mapping[str, Parameter] = NO_PARAMETERS,
         deadline_ms: float | None = None,
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
     ) -> Classifications:
         """Classify texts: one label each, in order. Arguments as for ``embed``."""
-        result = await self.infer(
-            model, text_inputs(texts), version=version, parameters=route_parameters(tier, max_latency_ms, parameters),
-            deadline_ms=deadline_ms, headers=headers, request_id=request_id,
-        )  # fmt: skip
-        return classifications(result)
+        inputs, parameters = text_inputs(texts), route_parameters(tier, max_latency_ms, parameters)
+        call = self._session.start_call(model, version, deadline_ms, headers, request_id)
+        return read_classifications(await self._session.infer(call, inputs, parameters=parameters))
 
     async def generate(
         self,
@@ -276,7 +220,7 @@ class AsyncTriremeClient:
         max_ttft_ms: float | None = None,
         max_ms_per_token: float | None = None,
         version: int | str | None = None,
-        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+        parameters: Mapping[str, Parameter] = NO_PARAMETERS,
         deadline_ms: float | None = None,
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
@@ -288,8 +232,8 @@ class AsyncTriremeClient:
             text, messages: one of them: a text to go on with, or a chat as OpenAI's list of messages.
             sampling_parameters: by vLLM's names, e.g. ``{"max_tokens": 64, "temperature": 0}``.
             stream: False: the text comes in one piece.
-            tier, max_ttft_ms, max_ms_per_token: asked of the route: what may be paid for, how soon the first token
-                must come, and how fast those after it.
+            tier, max_ttft_ms, max_ms_per_token: limits for the route: the price, the time to the first token, and
+                the time of each token after it.
             parameters: further ones of the route (``sticky_key``, ``on_sla_risk``, ``explain``), or of the variant.
             deadline_ms: of all of it, to the last token.
 
@@ -297,45 +241,36 @@ class AsyncTriremeClient:
             ClientError: as ``stream``. What fails on a route before the first token is tried on another variant first.
         """
         prompt = Prompt(text, messages, sampling_parameters or {}, stream)
-        call = self._session.begin(model, version, deadline_ms, headers, request_id, affinity_key=prompt.prefix_key())
-        asked = generation_parameters(tier, max_ttft_ms, max_ms_per_token, parameters)
-        async with aclosing(GenerationCall(self, call, prompt, asked, headers).chunks()) as chunks:
+        call = self._session.start_call(
+            model, version, deadline_ms, headers, request_id, affinity_key=prompt.prefix_key()
+        )
+        parameters = generation_parameters(tier, max_ttft_ms, max_ms_per_token, parameters)
+        async with aclosing(GenerationCall(self._session, call, prompt, parameters, headers).chunks()) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     # -- the server ----------------------------------------------------------------------------------------------------
 
     async def spec(
-        self,
-        model: str,
-        *,
-        version: int | str | None = None,
-        deadline_ms: float | None = None,
-        affinity_key: str = "",
-        current: bool = False,
+        self, model: str, *, version: int | str | None = None, deadline_ms: float | None = None
     ) -> ModelSpec:
-        """The model's inputs, outputs and batch size, remembered after the first time.
-
-        Args:
-            affinity_key: asks the replica that calls of this key go to.
-            current: asks the server, whatever is remembered.
+        """The model's inputs, outputs and batch size, cached after the first time.
 
         Raises:
             ModelNotFoundError: there is no such model; names those there are.
         """
-        call = self._session.begin(model, version, deadline_ms, affinity_key=affinity_key)
-        return await (self._session.current_spec(call) if current else self._session.spec(call))
+        return await self._session.spec(self._session.start_call(model, version, deadline_ms))
 
     async def is_ready(
         self, model: str = "", *, version: int | str | None = None, deadline_ms: float | None = None
     ) -> bool:
-        """Whether the server, or a model on it, says that it is ready; False too when it cannot be asked."""
-        call = self._session.begin(model, version, deadline_ms)
+        """Whether the server, or a model on it, reports that it is ready; False too when it cannot be reached."""
+        call = self._session.start_call(model, version, deadline_ms)
         try:
             if model:
                 request = pb.ModelReadyRequest(name=model, version=call.version)
-                return bool((await self._session.caller.ask("ModelReady", request, call)).ready)
-            return bool((await self._session.caller.ask("ServerReady", pb.ServerReadyRequest(), call)).ready)
+                return bool((await self._session.call("ModelReady", request, call)).ready)
+            return bool((await self._session.call("ServerReady", pb.ServerReadyRequest(), call)).ready)
         except ClosedError:
             raise
         except ClientError as error:
@@ -344,32 +279,32 @@ class AsyncTriremeClient:
 
     async def models(self, *, deadline_ms: float | None = None) -> list[str]:
         """Names of the models that are loaded."""
-        call = self._session.begin(deadline_ms=deadline_ms)
-        answer = await self._session.caller.ask("ModelStatistics", pb.ModelStatisticsRequest(), call)
-        return sorted({statistics.name for statistics in answer.model_stats})
+        call = self._session.start_call(deadline_ms=deadline_ms)
+        response = await self._session.call("ModelStatistics", pb.ModelStatisticsRequest(), call)
+        return sorted({statistics.name for statistics in response.model_stats})
 
     async def load_model(self, model: str, *, deadline_ms: float | None = None) -> None:
         """Load a model, or what changed of it, on every replica in turn.
 
         Raises:
-            ServerFaultError: a replica did not load it; those after it were not asked.
+            ServerFaultError: a replica did not load it; those after it were not called.
         """
-        call = self._session.begin(model, None, deadline_ms)
-        await self._session.control_all("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name=model), call)
-        self._session.forget_spec(model)
+        request = pb.RepositoryModelLoadRequest(model_name=model)
+        await self._session.change_model(
+            "RepositoryModelLoad", request, self._session.start_call(model, None, deadline_ms)
+        )
 
     async def unload_model(self, model: str, *, deadline_ms: float | None = None) -> None:
         """Unload a model on every replica in turn; it raises as ``load_model``."""
-        call = self._session.begin(model, None, deadline_ms)
         request = pb.RepositoryModelUnloadRequest(model_name=model)
-        await self._session.control_all("RepositoryModelUnload", request, call)
-        self._session.forget_spec(model)
+        await self._session.change_model(
+            "RepositoryModelUnload", request, self._session.start_call(model, None, deadline_ms)
+        )
 
-    @asynccontextmanager
-    async def shared_memory(self, byte_size: int) -> AsyncIterator[SharedRegion]:
+    def shared_memory(self, byte_size: int) -> AbstractAsyncContextManager[SharedRegion]:
         """Memory shared with servers on this machine, for large tensors; gone when the block is left.
 
-        Servers are told at the first call that uses it. It needs the admin key where shared memory is restricted.
+        It is registered with a server at the first call that uses it, with the admin key where that is needed.
 
         Example:
             >>> async with client.shared_memory(1 << 20) as region:
@@ -378,13 +313,7 @@ class AsyncTriremeClient:
             ...     await client.infer("model", {"X": x}, outputs={"Y": y})
             ...     y.array.sum()
         """
-        self._session.check_open()
-        region = SharedRegion(byte_size)
-        try:
-            yield region
-        finally:
-            region.close()
-            await regions.forget(self._session, region)
+        return self._session.shared_memory(byte_size)
 
     # -- the client itself ---------------------------------------------------------------------------------------------
 
@@ -399,15 +328,3 @@ class AsyncTriremeClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    def _read(self, response: Message, outputs: Outputs | None, call: Call) -> Mapping[str, Any]:
-        try:
-            return read_outputs(response, outputs)
-        except (ValueError, KeyError, StopIteration) as error:
-            raise ServerFaultError("MALFORMED", f"the answer cannot be read: {error}", call.facts()) from error
-
-    def _result(self, response: Message, outputs: Mapping[str, Any], call: Call, requests: int) -> InferResult:
-        timings = Timings((time.monotonic() - call.began) * 1000, requests, call.attempts, call.endpoint)
-        return InferResult(
-            outputs, response.model_name, response.model_version, call.request_id, read_parameters(response), timings
-        )

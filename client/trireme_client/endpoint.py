@@ -1,4 +1,4 @@
-"""Where a server is: an address, read once, and how to reach it."""
+"""Addresses of servers, and the proxy and the TLS on the way to them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
-_EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
+_NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 _DEFAULT_PORTS = {"grpc": 8001, "http": 8000, "https": 8000}
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One server, or the door in front of several.
+    """One server, or a proxy in front of several.
 
     Attributes:
         address: ``host:port`` or ``grpc://host:port`` for gRPC, ``http://host:port`` or ``https://host:port`` for HTTP.
-        zone: where it stands; a client with the same zone prefers it.
+        zone: of the server; a client with the same zone prefers it.
         direct: never through a proxy that the environment names; addresses of this machine never are.
     """
 
@@ -30,7 +30,7 @@ class Endpoint:
     scheme: str = field(init=False, default="grpc", repr=False)
     host: str = field(init=False, default="", repr=False)
     port: int = field(init=False, default=0, repr=False)
-    name: str = field(init=False, default="", repr=False)  # the host name, where `host` is one of its IPs
+    hostname: str = field(init=False, default="", repr=False)  # where `host` is one of its IPs
 
     def __post_init__(self) -> None:
         scheme, separator, rest = self.address.partition("://")
@@ -53,8 +53,8 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
-    def is_name(self) -> bool:
-        """Whether the host must be looked up and may stand for several servers."""
+    def is_hostname(self) -> bool:
+        """Whether the host must be resolved and may stand for several servers."""
         if self.scheme != "grpc" or self.host == "localhost":
             return False
         try:
@@ -66,23 +66,23 @@ class Endpoint:
     @property
     def proxy_variable(self) -> str:
         """The variable of the environment that names the proxy on the way to this server; "" where there is none."""
-        host = self.name or self.host
+        host = self.hostname or self.host
         # HTTP goes through none, gRPC through the first of these. By the name that the caller gave, not by its IPs.
-        excepted = next((os.environ[name] for name in _EXCEPTIONS if os.environ.get(name)), "")
-        if self.scheme != "grpc" or self.direct or _is_loopback(self.host) or _excepts(excepted, host):
+        no_proxy = next((os.environ[name] for name in _NO_PROXY_VARIABLES if os.environ.get(name)), "")
+        if self.scheme != "grpc" or self.direct or _is_loopback(self.host) or _is_excluded(no_proxy, host):
             return ""
         return next((name for name in PROXY_VARIABLES if os.environ.get(name)), "")
 
     @property
     def admin_header(self) -> str:
-        """The header in which Triton looks for the key of its restricted APIs."""
+        """The header in which Triton expects the key of its restricted APIs."""
         return "triton-grpc-protocol-admin-key" if self.scheme == "grpc" else "admin-key"
 
     def at(self, ip: str) -> Endpoint:
         """The same service at one IP of its host name."""
         host = f"[{ip}]" if ":" in ip else ip
         found = replace(self, address=f"{self.scheme}://{host}:{self.port}")
-        object.__setattr__(found, "name", self.host)
+        object.__setattr__(found, "hostname", self.host)
         return found
 
 
@@ -93,9 +93,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _excepts(excepted: str, host: str) -> bool:
+def _is_excluded(no_proxy: str, host: str) -> bool:
     """Whether ``no_proxy`` names a host, by its ending or by a network in CIDR form."""
-    for entry in filter(None, (part.strip() for part in excepted.lower().split(","))):
+    for entry in filter(None, (part.strip() for part in no_proxy.lower().split(","))):
         if entry == "*" or host.endswith(entry):
             return True
         with contextlib.suppress(ValueError):

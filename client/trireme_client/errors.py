@@ -1,18 +1,18 @@
 """Every error a call can end with.
 
 ClientError
-├── DeadlineError            the caller's deadline passed; ``sent`` tells whether a server may have seen it
-│   └── QueueTimeoutError    the server gave the request up in its queue: it was not executed
+├── DeadlineError            the caller's deadline passed; ``sent``: whether a server may have seen it
+│   └── QueueTimeoutError    the server dropped the request from its queue: it was not executed
 ├── UnavailableError         no replica could be reached, or the connection broke
 │   ├── UnreachableError     nothing listens there, or the connection broke
 │   ├── OverloadedError      the server's queue is full: it was not executed
-│   └── LateError            a stream's first answer did not come in the time it was given
-├── InvalidRequestError      the request cannot be right: refused here before sending, or by the server
-│   ├── InvalidInputError    one tensor of it; says which and why
-│   └── UnsupportedError     right, but beyond this language model or its engine; another one may do it
-├── ModelNotFoundError       no such model or version; says which models exist
+│   └── LateError            a stream's first response did not come within ``first_within_ms``
+├── InvalidRequestError      the request is invalid: refused here before sending, or by the server
+│   ├── InvalidInputError    one tensor of it is wrong; names it and the reason
+│   └── UnsupportedError     valid, but beyond this language model or its engine; another one may support it
+├── ModelNotFoundError       no such model or version; names the models that exist
 ├── ServerFaultError         the server or the model failed on a request it had accepted
-│   └── ModelDiedError   the process of the model is dead or frozen: it was not executed
+│   └── ModelDiedError       the process of the model is dead or frozen: it was not executed
 └── ClosedError              the client was closed, or belongs to another process
 """
 
@@ -27,7 +27,7 @@ class CallFacts:
     """What is known of a call when it ends.
 
     Attributes:
-        model, version: as asked for; an empty version is the server's choice.
+        model, version: as requested; an empty version is the server's choice.
         request_id: the id that the server's log shows.
         attempts: requests sent, hedges included; 0 when nothing was sent.
         endpoint: the replica of the last attempt.
@@ -44,7 +44,7 @@ class CallFacts:
     proxy: str = ""
 
     def __str__(self) -> str:
-        told = {
+        fields = {
             "model": f"{self.model}:{self.version}" if self.version else self.model,
             "endpoint": self.endpoint,
             "proxy": f"of the variable {self.proxy}, unless no_proxy names the host" if self.proxy else "",
@@ -52,11 +52,11 @@ class CallFacts:
             "attempts": self.attempts,
             "after": f"{self.elapsed_ms:.0f} ms",
         }
-        return ", ".join(f"{key} {value}" for key, value in told.items() if value != "")
+        return ", ".join(f"{key} {value}" for key, value in fields.items() if value != "")
 
 
 class ClientError(Exception):
-    """One sentence and the facts of the call."""
+    """A problem and the facts of the call."""
 
     def __init__(self, problem: str, facts: CallFacts | None = None) -> None:
         self.problem = problem
@@ -64,7 +64,7 @@ class ClientError(Exception):
         super().__init__(f"{problem} [{self.facts}]" if facts else problem)
 
     def add_facts(self, facts: CallFacts) -> None:
-        """Tell of which call it is, where it was raised by code that does not know."""
+        """Add the facts of the call to an error of code that does not know them."""
         self.facts = facts
         self.args = (f"{self.problem} [{facts}]",)
 
@@ -115,11 +115,11 @@ class OverloadedError(UnavailableError):
 
 
 class LateError(UnavailableError):
-    """A stream's first answer did not come within ``first_within_ms``; the request was cancelled."""
+    """A stream's first response did not come within ``first_within_ms``; the request was cancelled."""
 
 
 class InvalidRequestError(ClientError, ValueError):
-    """The request cannot be right, whatever the server's state; it is never sent again."""
+    """The request is invalid, whatever the server's state; it is never sent again."""
 
 
 class InvalidInputError(InvalidRequestError):
@@ -131,7 +131,7 @@ class InvalidInputError(InvalidRequestError):
 
 
 class UnsupportedError(InvalidRequestError):
-    """The model's engine lacks what the request asks for, or its context is too short for it."""
+    """The model's engine lacks what the request needs, or its context is too short for it."""
 
 
 class ModelNotFoundError(ClientError):

@@ -1,4 +1,4 @@
-"""What operators ask one server: what it has loaded, what it counted, to load and unload, and to answer a request.
+"""An operator's calls to one server: its models and statistics, loading and unloading, and single inferences.
 
 Each call is one attempt with a deadline of its own: the caller wants to see what fails.
 """
@@ -16,15 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from trireme_client._protos import Message, pb
-from trireme_client.call import read_stream
 from trireme_client.endpoint import Endpoint
 from trireme_client.errors import CallFacts, ClientError, DeadlineError, UnavailableError, UnreachableError
-from trireme_client.request import Parameter, read_outputs, read_parameters, set_parameters
+from trireme_client.failure import FailureKind
+from trireme_client.request import NO_PARAMETERS, Parameter, read_outputs, read_parameters, set_parameters
 from trireme_client.results import InferResult, Timings
 from trireme_client.runtime import BlockingRuntime
 from trireme_client.tensors import datatype_of, encode
-from trireme_client.verdict import Verdict, judge
-from trireme_client.wire import Metadata, WireError, WireOptions, run
+from trireme_client.transport import Metadata, StatusError, TransportOptions, next_response, run
 
 # How a connection fails; a server that refuses a request has the same status.
 _NO_CONNECTION = re.compile(
@@ -33,8 +32,7 @@ _NO_CONNECTION = re.compile(
     re.IGNORECASE,
 )
 # What the Python backend appends to an error of a model: "\n\nAt:", then a line each; in a log with "\n" escaped.
-_STACK = re.compile(r"(?:\n|\\n)+At:(?:(?:\n|\\n)\s+[^\n\\]+?\(\d+\): [^\n\\;]*)+(?:\n|\\n)*")
-_NO_PARAMETERS: Mapping[str, Parameter] = {}
+_STACK_TRACE = re.compile(r"(?:\n|\\n)+At:(?:(?:\n|\\n)\s+[^\n\\]+?\(\d+\): [^\n\\;]*)+(?:\n|\\n)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class VersionState:
 
 @dataclass(frozen=True, slots=True)
 class VersionStatistics:
-    """What one version of a model has done since it was loaded.
+    """Counters of one version of a model since it was loaded.
 
     Attributes:
         succeeded, failed: requests.
@@ -68,6 +66,23 @@ class VersionStatistics:
     compute_infer_ns: int
     compute_output_ns: int
 
+    @classmethod
+    def from_message(cls, message: Message) -> VersionStatistics:
+        """Read an ``inference.ModelStatistics`` message."""
+        stats = message.inference_stats
+        return cls(
+            model=message.name,
+            version=message.version,
+            succeeded=stats.success.count,
+            failed=stats.fail.count,
+            rows=message.inference_count,
+            executions=message.execution_count,
+            queue_ns=stats.queue.ns,
+            compute_input_ns=stats.compute_input.ns,
+            compute_infer_ns=stats.compute_infer.ns,
+            compute_output_ns=stats.compute_output.ns,
+        )
+
 
 class OperatorClient:
     """Calls to one server, from any thread. Every call takes a deadline in seconds, and raises ``ClientError``.
@@ -79,7 +94,7 @@ class OperatorClient:
     Raises:
         DeadlineError: the server did not answer in time.
         UnreachableError: nothing listens there, or the connection broke.
-        UnavailableError: the model takes no request now: it is busy or not loaded.
+        UnavailableError: the model accepts no request now: it is busy or not loaded.
         ClientError: the server refused, in its own words.
 
     Example:
@@ -91,7 +106,7 @@ class OperatorClient:
     def __init__(self, address: str, admin_key: str | None = None) -> None:
         self._address = address
         endpoint = Endpoint(address, direct=True)
-        self._wire = BlockingRuntime().connect(endpoint, WireOptions())
+        self._transport = BlockingRuntime().connect(endpoint, TransportOptions())
         self._admin: Metadata = ((endpoint.admin_header, admin_key),) if admin_key else ()
         self._decoupled: dict[str, bool] = {}
 
@@ -108,18 +123,18 @@ class OperatorClient:
         return self._address
 
     def close(self) -> None:
-        run(self._wire.close())
+        run(self._transport.close())
 
     def infer(
         self,
         model: str,
         inputs: Mapping[str, npt.NDArray[Any]],
         deadline_seconds: float,
-        parameters: Mapping[str, Parameter] = _NO_PARAMETERS,
+        parameters: Mapping[str, Parameter] = NO_PARAMETERS,
     ) -> InferResult:
         """Send one request with these arrays as they are, to the version that the server chooses.
 
-        Of a decoupled model all answers, each output's values joined along the first axis.
+        Of a decoupled model all responses, each output's values joined along the first axis.
         """
         decoupled = self.is_decoupled(model, deadline_seconds)
         request = pb.ModelInferRequest(model_name=model)
@@ -135,47 +150,47 @@ class OperatorClient:
             responses = [self._call("ModelInfer", request, deadline_seconds)]
         if not responses:
             raise ClientError(f"{model} ended its stream without an answer")
-        answers, last = [read_outputs(response, None) for response in responses], responses[-1]
-        names = dict.fromkeys(name for answer in answers for name in answer)
-        outputs = {name: _joined(model, name, [one[name] for one in answers if name in one]) for name in names}
+        parts, last = [read_outputs(response, None) for response in responses], responses[-1]
+        names = dict.fromkeys(name for part in parts for name in part)
+        outputs = {name: _joined(model, name, [part[name] for part in parts if name in part]) for name in names}
         timings = Timings((time.monotonic() - started) * 1000, 1, 1, self._address)
         return InferResult(outputs, last.model_name, last.model_version, last.id, read_parameters(last), timings)
 
     def is_decoupled(self, model: str, deadline_seconds: float) -> bool:
-        """Whether it streams its answers; a model does not change that between two versions."""
+        """Whether it streams its responses; a model does not change that between two versions."""
         if model not in self._decoupled:
             config = self.model_config(model, deadline_seconds)
             self._decoupled[model] = config.model_transaction_policy.decoupled
         return self._decoupled[model]
 
     def is_live(self, deadline_seconds: float) -> bool:
-        """Whether the server's process answers; says nothing of its models."""
+        """Whether the server's process answers, whatever the state of its models."""
         try:
             return bool(self._call("ServerLive", pb.ServerLiveRequest(), deadline_seconds).live)
         except ClientError:
             return False
 
     def is_ready(self, deadline_seconds: float) -> bool:
-        """Whether the server says that it is ready; says nothing of single models."""
+        """Whether the server reports that it is ready, whatever the state of single models."""
         try:
             return bool(self._call("ServerReady", pb.ServerReadyRequest(), deadline_seconds).ready)
         except ClientError:
             return False
 
     def is_version_ready(self, model: str, version: int, deadline_seconds: float) -> bool:
-        """Whether a version answers requests, as the server says."""
+        """Whether the server reports that a version is ready."""
         request = pb.ModelReadyRequest(name=model, version=str(version))
         return bool(self._call("ModelReady", request, deadline_seconds).ready)
 
     def server_version(self, deadline_seconds: float) -> str:
-        """The release that the server says it is, such as 2.51.0."""
+        """The server's release, such as 2.51.0."""
         return str(self._call("ServerMetadata", pb.ServerMetadataRequest(), deadline_seconds).version)
 
     def index(self, deadline_seconds: float) -> list[VersionState]:
         """Every version that the server knows of. Needs the admin key where there is one."""
-        answer = self._call("RepositoryIndex", pb.RepositoryIndexRequest(), deadline_seconds, self._admin)
+        response = self._call("RepositoryIndex", pb.RepositoryIndexRequest(), deadline_seconds, self._admin)
         return [
-            VersionState(entry.name, entry.version, entry.state, in_one_line(entry.reason)) for entry in answer.models
+            VersionState(entry.name, entry.version, entry.state, in_one_line(entry.reason)) for entry in response.models
         ]
 
     def load(self, model: str, deadline_seconds: float) -> None:
@@ -198,28 +213,26 @@ class OperatorClient:
         return {step.model_name: step.model_version for step in steps}
 
     def statistics(self, deadline_seconds: float, model: str = "") -> list[VersionStatistics]:
-        """What the server counted, of one model or of all that are loaded."""
-        answer = self._call("ModelStatistics", pb.ModelStatisticsRequest(name=model), deadline_seconds)
-        return [_statistics(entry) for entry in answer.model_stats]
+        """The counters of each version, of one model or of all that are loaded."""
+        response = self._call("ModelStatistics", pb.ModelStatisticsRequest(name=model), deadline_seconds)
+        return [VersionStatistics.from_message(entry) for entry in response.model_stats]
 
     def _call(self, method: str, request: Message, deadline_seconds: float, metadata: Metadata = ()) -> Message:
         try:
-            return run(self._wire.call(method, request, deadline_seconds, metadata))
-        except WireError as failure:
+            return run(self._transport.call(method, request, deadline_seconds, metadata))
+        except StatusError as failure:
             raise self._error(failure, deadline_seconds) from None
 
     def _stream(self, request: Message, deadline_seconds: float) -> Iterator[Message]:
-        """The answers that hold anything."""
         request.parameters["triton_enable_empty_final_response"].bool_param = True
         try:
-            stream = self._wire.stream(request, deadline_seconds, ())
-            while (response := run(read_stream(stream))) is not None:
-                if response.outputs or not response.parameters["triton_final_response"].bool_param:
-                    yield response
-        except WireError as failure:
+            stream = self._transport.stream(request, deadline_seconds, ())
+            while (response := run(next_response(stream))) is not None:
+                yield response
+        except StatusError as failure:
             raise self._error(failure, deadline_seconds) from None
 
-    def _error(self, failure: WireError, deadline_seconds: float) -> ClientError:
+    def _error(self, failure: StatusError, deadline_seconds: float) -> ClientError:
         problem = in_one_line(failure.message)
         facts = CallFacts(endpoint=self._address, elapsed_ms=deadline_seconds * 1000)
         if failure.status == "DEADLINE_EXCEEDED":
@@ -227,7 +240,7 @@ class OperatorClient:
         if failure.status == "UNAVAILABLE" and _NO_CONNECTION.search(problem):
             return UnreachableError(f"no server answers at {self._address}; see: trireme status")
         # A failure within a stream has no status.
-        if failure.status in ("UNAVAILABLE", "RESOURCE_EXHAUSTED") or judge(failure) is Verdict.QUEUE_FULL:
+        if failure.status in ("UNAVAILABLE", "RESOURCE_EXHAUSTED") or FailureKind.of(failure) is FailureKind.QUEUE_FULL:
             return UnavailableError(problem)
         return ClientError(problem)
 
@@ -242,22 +255,6 @@ def _joined(model: str, output: str, pieces: list[npt.NDArray[Any]]) -> npt.NDAr
     raise ClientError(f"{model} streamed {output} in pieces of the shapes {listed}, which cannot be joined")
 
 
-def _statistics(entry: Message) -> VersionStatistics:
-    stats = entry.inference_stats
-    return VersionStatistics(
-        model=entry.name,
-        version=entry.version,
-        succeeded=stats.success.count,
-        failed=stats.fail.count,
-        rows=entry.inference_count,
-        executions=entry.execution_count,
-        queue_ns=stats.queue.ns,
-        compute_input_ns=stats.compute_input.ns,
-        compute_infer_ns=stats.compute_infer.ns,
-        compute_output_ns=stats.compute_output.ns,
-    )
-
-
 def in_one_line(reason: str) -> str:
-    """What a server says, without line breaks and without the stack of a Python model that raised it."""
-    return " ".join(_STACK.sub("", reason).split())
+    """A server's message without line breaks, and without the stack trace of a Python model that raised it."""
+    return " ".join(_STACK_TRACE.sub("", reason).split())

@@ -1,10 +1,15 @@
-"""What a client may do on its own: try again, hedge, leave a sick replica. Frozen, and validated when made."""
+"""When a client retries, hedges, and ejects a replica: policies, frozen and validated when made, and their counters."""
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+# Calls whose unused share is remembered: after a long quiet time an outage must not find a budget of thousands.
+_REMEMBERED_CALLS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +17,7 @@ class RetryPolicy:
     """When a failed attempt is made again.
 
     Only what is safe is tried again: a request that never left, or a lost request without a sequence id. A request
-    that never left costs nothing; the others draw on a budget, so that a sick server is not flooded.
+    that never left costs nothing; the others draw on a budget, so that an unhealthy server is not flooded.
 
     Attributes:
         max_attempts: attempts of one call; 1 switches retries off. A replica not yet tried is always worth one more.
@@ -54,7 +59,7 @@ class HedgePolicy:
     Attributes:
         percentile: of the model's latencies so far; a request that is slower than this is hedged.
         budget_percent: hedges, as a share of all calls.
-        min_samples: answers to see before hedging.
+        min_samples: responses to record before hedging.
         min_delay_ms: never hedge earlier than this.
     """
 
@@ -77,9 +82,9 @@ class HealthPolicy:
     Attributes:
         interval_ms: between two probes of a replica.
         probe_deadline_ms: a probe that takes longer has failed.
-        eject_after: failed probes in a row until a replica gets no requests and those in flight on it are given up.
-        probe_model, probe_inputs: a real inference as the probe, because a server says ready while a model's process is
-            dead. Without them the probe asks the server for its readiness.
+        eject_after: failed probes in a row until a replica gets no requests and those in flight on it are cancelled.
+        probe_model, probe_inputs: a real inference as the probe, because a server reports ready while a model's process
+            is dead. Without them the probe asks the server for its readiness.
         resolve_ms: between two look-ups of a host name.
     """
 
@@ -95,6 +100,54 @@ class HealthPolicy:
             _require(getattr(self, name) >= 1, f"HealthPolicy.{name}", getattr(self, name), "at least 1")
         _require(bool(self.probe_model) or not self.probe_inputs, "HealthPolicy.probe_inputs", dict(self.probe_inputs),
                  "given together with probe_model")  # fmt: skip
+
+
+class Budget:
+    """Extra requests as a share of calls: ``floor`` of them at once, then no more than ``percent`` of all calls."""
+
+    def __init__(self, percent: float, floor: int = 0) -> None:
+        self._percent, self._floor = percent, floor
+        self._earned_percent = 0.0  # 100 make one request
+        self._spent = 0.0
+        self._lock = threading.Lock()
+
+    def earn(self) -> None:
+        """Count one call. Without the lock: a count lost between threads only makes the budget smaller."""
+        self._earned_percent += self._percent
+
+    def spend(self) -> bool:
+        """Take one extra request; False: none is left."""
+        with self._lock:
+            earned = self._earned_percent / 100
+            self._spent = max(self._spent, earned - self._percent / 100 * _REMEMBERED_CALLS)
+            if self._spent + 1 > max(self._floor, earned):
+                return False
+            self._spent += 1
+            return True
+
+
+class Latencies:
+    """The latency that a share of a model's recent responses stayed under."""
+
+    def __init__(self, percentile: float, min_samples: int) -> None:
+        self._rank, self._min_samples = percentile / 100.0, min_samples
+        self._recent: dict[str, deque[float]] = {}
+        self._percentiles: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def record(self, model: str, latency_s: float) -> None:
+        """Add the latency of one response."""
+        recent = self._recent.setdefault(model, deque(maxlen=max(1000, self._min_samples)))
+        recent.append(latency_s)
+        count = self._counts[model] = self._counts.get(model, 0) + 1
+        # Sorting a thousand numbers at each call would cost more than the call.
+        if count >= self._min_samples and (count % 50 == 0 or model not in self._percentiles):
+            ordered = sorted(recent.copy())
+            self._percentiles[model] = ordered[min(len(ordered) - 1, int(self._rank * len(ordered)))]
+
+    def at_percentile(self, model: str) -> float | None:
+        """In seconds; None below ``min_samples`` responses."""
+        return self._percentiles.get(model)
 
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:

@@ -1,27 +1,29 @@
-"""The replicas of a client: which one gets the next request, and which is sick."""
+"""The replicas of a client: which one gets the next request, and which is healthy."""
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from trireme_client._protos import Message, pb
+from trireme_client.call import Call
 from trireme_client.endpoint import Endpoint
 from trireme_client.errors import ClosedError
 from trireme_client.policy import HealthPolicy
-from trireme_client.wire import Pending, Repeating, Runtime, Wire, WireError, WireOptions
+from trireme_client.transport import PendingCall, PeriodicTask, Runtime, StatusError, Transport, TransportOptions
 
 log = logging.getLogger("trireme_client")
 
-# A replica whose probe is well while a model on it is dead rests this long at first, doubling to the longest.
-_REST_SECONDS = 1.0
-_LONGEST_REST_SECONDS = 30.0
+# A replica whose probes succeed while a model on it is dead is ejected this long at first, doubling to the longest.
+_EJECTION_SECONDS = 1.0
+_MAX_EJECTION_SECONDS = 30.0
 # Of a replica's even share of what is in flight: more of one affinity key goes elsewhere.
-_MOST_LOAD = 1.25
+_LOAD_FACTOR = 1.25
 
 ProbeRequest = Callable[[], Awaitable[Message | None]]
 
@@ -30,23 +32,23 @@ class Replica:
     """One server and what is known of it.
 
     Attributes:
-        proven: the present connection has carried an answer, so a failure after it may have reached the server.
+        verified: the present connection has carried a response, so a failure after it may have reached the server.
         healthy: it gets requests.
         outstanding: requests in flight.
         proxy: the variable of the environment that names the proxy on the way to it.
         regions: names of shared memory regions registered with it.
     """
 
-    def __init__(self, endpoint: Endpoint, wire: Wire) -> None:
-        self.endpoint, self.wire, self.proxy = endpoint, wire, endpoint.proxy_variable
-        self.proven = False
+    def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
+        self.endpoint, self.transport, self.proxy = endpoint, transport, endpoint.proxy_variable
+        self.verified = False
         self.healthy = True
         self.outstanding = 0
         self.regions: set[str] = set()
         self._last_pick = 0
         self._failed_probes = 0
-        self._rests = 0
-        self._rest_until = 0.0
+        self._ejections = 0
+        self._ejected_until = 0.0
 
 
 class Pool:
@@ -59,7 +61,7 @@ class Pool:
         zone: str,
         health: HealthPolicy,
         runtime: Runtime,
-        options: WireOptions,
+        options: TransportOptions,
         probe_request: ProbeRequest,
     ) -> None:
         self._endpoints, self._zone, self._health = tuple(endpoints), zone, health
@@ -68,8 +70,9 @@ class Pool:
         self._picks = 0
         self._resolved: dict[Endpoint, list[Endpoint]] = {}
         self._resolve_at = 0.0
-        self._leaving: list[Replica] = []
-        self._watch: Repeating | None = None
+        self._draining: list[Replica] = []
+        self._prober: PeriodicTask | None = None
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self.closed = False
 
@@ -81,14 +84,29 @@ class Pool:
             if self._replicas or self.closed:
                 return
             self._replicas = [self._connect(endpoint) for endpoint in self._endpoints]
-        if len(self._endpoints) > 1 or any(endpoint.is_name for endpoint in self._endpoints):
-            self.watch()
+        if len(self._endpoints) > 1 or any(endpoint.is_hostname for endpoint in self._endpoints):
+            self.start_probing()
 
-    def watch(self) -> None:
-        """Probe the replicas from now on."""
+    def check_open(self, call: Call | None = None) -> None:
+        """Raise ClosedError where the connections are closed, or belong to the parent of this process."""
+        if self.belongs_here and not self.closed:
+            return
+        facts = call.facts() if call else None
+        if self.belongs_here:
+            raise ClosedError("the client is closed", facts)
+        raise ClosedError(
+            f"the client was made in process {self._pid} and does not survive a fork; make one in this process", facts
+        )
+
+    @property
+    def belongs_here(self) -> bool:
+        """Whether it was made in this process."""
+        return os.getpid() == self._pid
+
+    def start_probing(self) -> None:
         with self._lock:
-            if self._watch is None and not self.closed:
-                self._watch = self._runtime.repeat(self._step, self._health.interval_ms / 1000)
+            if self._prober is None and not self.closed:
+                self._prober = self._runtime.run_periodically(self._check_replicas, self._health.interval_ms / 1000)
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -97,35 +115,34 @@ class Pool:
     def pick(self, avoid: Collection[Replica] = (), sequence: str = "", affinity_key: str = "") -> Replica:
         """The replica for the next request, counted as in flight until ``release``.
 
-        Healthy ones before sick ones, not yet tried before tried, own zone before others; of these the one with the
-        fewest requests in flight, then the one not chosen for longest. A sequence stays with one replica; an affinity
-        key with one that is not overloaded.
+        Healthy ones before unhealthy ones, not yet tried before tried, own zone before others; of these the one with
+        the fewest requests in flight, then the one not chosen for longest. A sequence stays with one replica; an
+        affinity key with one that is not overloaded.
         """
         with self._lock:
-            if self.closed:
-                raise ClosedError("the client is closed")
-            pool = self._replicas
-            if len(pool) > 1:
-                pool = [r for r in pool if r.healthy] or pool
+            self.check_open()
+            candidates = self._replicas
+            if len(candidates) > 1:
+                candidates = [r for r in candidates if r.healthy] or candidates
                 if sequence:
-                    pool = _ranked(pool, sequence)[:1]
-                pool = [r for r in pool if r not in avoid] or pool
-                pool = [r for r in pool if r.endpoint.zone == self._zone] or pool
+                    candidates = _ranked(candidates, sequence)[:1]
+                candidates = [r for r in candidates if r not in avoid] or candidates
+                candidates = [r for r in candidates if r.endpoint.zone == self._zone] or candidates
                 if affinity_key:
                     # Consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, SODA 2018).
-                    most = math.ceil(_MOST_LOAD * (sum(r.outstanding for r in pool) + 1) / len(pool))
-                    pool = [r for r in _ranked(pool, affinity_key) if r.outstanding < most][:1]
-            replica = min(pool, key=lambda r: (r.outstanding, r._last_pick))
+                    limit = math.ceil(_LOAD_FACTOR * (sum(r.outstanding for r in candidates) + 1) / len(candidates))
+                    candidates = [r for r in _ranked(candidates, affinity_key) if r.outstanding < limit][:1]
+            replica = min(candidates, key=lambda r: (r.outstanding, r._last_pick))
             self._picks += 1
             replica._last_pick = self._picks
             replica.outstanding += 1
             return replica
 
-    def has_other(self, avoid: Collection[Replica]) -> bool:
+    def has_untried(self, tried: Collection[Replica]) -> bool:
         """Whether a healthy replica has not been tried."""
-        return any(r.healthy and r not in avoid for r in self._replicas)
+        return any(r.healthy and r not in tried for r in self._replicas)
 
-    def hold(self, replica: Replica) -> None:
+    def retain(self, replica: Replica) -> None:
         """Count one more request in flight."""
         with self._lock:
             replica.outstanding += 1
@@ -134,23 +151,23 @@ class Pool:
         with self._lock:
             replica.outstanding -= 1
 
-    def answered(self, replica: Replica) -> None:
-        """Note that a request was answered, be it one sent for lack of healthy replicas."""
-        replica.proven = True
-        if not replica.healthy and time.monotonic() >= replica._rest_until:
+    def record_response(self, replica: Replica) -> None:
+        """A request was answered, be it one sent for lack of healthy replicas."""
+        replica.verified = True
+        if not replica.healthy and time.monotonic() >= replica._ejected_until:
             replica.healthy = True
 
-    def unreachable(self, replica: Replica) -> None:
-        """Note that the connection failed: no requests until a probe is answered."""
-        replica.proven = False
+    def record_unreachable(self, replica: Replica) -> None:
+        """The connection failed: no requests until a probe succeeds."""
+        replica.verified = False
         self._eject(replica, "it cannot be reached")
 
-    def sick(self, replica: Replica) -> None:
-        """Note that a model's process on it is dead, which probes of the server do not see: let it rest a while."""
-        replica._rests += 1
-        rest_s = min(_LONGEST_REST_SECONDS, _REST_SECONDS * 2 ** (replica._rests - 1))
-        replica._rest_until = time.monotonic() + rest_s
-        self._eject(replica, f"a model on it is dead; next try in {rest_s:g} s")
+    def record_dead_model(self, replica: Replica) -> None:
+        """A model's process on it is dead, which probes of the server do not see: no requests for a while."""
+        replica._ejections += 1
+        ejection_s = min(_MAX_EJECTION_SECONDS, _EJECTION_SECONDS * 2 ** (replica._ejections - 1))
+        replica._ejected_until = time.monotonic() + ejection_s
+        self._eject(replica, f"a model on it is dead; next try in {ejection_s:g} s")
 
     def _eject(self, replica: Replica, reason: str) -> None:
         if replica.healthy and len(self._replicas) > 1:
@@ -160,63 +177,62 @@ class Pool:
     def _connect(self, endpoint: Endpoint) -> Replica:
         return Replica(endpoint, self._runtime.connect(endpoint, self._options))
 
-    async def _step(self) -> None:
-        """Look names up again and probe every replica, all at once."""
+    async def _check_replicas(self) -> None:
+        """Resolve host names again and probe every replica, all at once."""
         try:
             if time.monotonic() >= self._resolve_at:
                 self._resolve_at = time.monotonic() + self._health.resolve_ms / 1000
                 await self._resolve()
-            await self._close_left()
+            await self._close_drained()
             request = await self._probe_request()
             method = "ServerReady" if request is None else "ModelInfer"
             request = request or pb.ServerReadyRequest()
             timeout_s = self._health.probe_deadline_ms / 1000
-            started: list[tuple[Replica, Wire, Pending]] = []
+            started: list[tuple[Replica, Transport, PendingCall]] = []
             for replica in self.replicas:
                 try:
-                    pending = replica.wire.start(method, request, timeout_s, ())
-                except WireError:
-                    continue  # its wire is being replaced
-                started.append((replica, replica.wire, pending))
-            for replica, wire, pending in started:
-                await self._note_probe(replica, wire, pending)
+                    pending = replica.transport.start(method, request, timeout_s, ())
+                except StatusError:
+                    continue  # its transport is being replaced
+                started.append((replica, replica.transport, pending))
+            for replica, transport, pending in started:
+                await self._record_probe(replica, transport, pending)
         except Exception:
-            # Whatever goes wrong once must not end the watching for ever.
+            # One failed round must not end the probing.
             if not self.closed:
                 log.warning("probing the replicas failed", exc_info=True)
 
-    async def _note_probe(self, replica: Replica, wire: Wire, pending: Pending) -> None:
+    async def _record_probe(self, replica: Replica, transport: Transport, pending: PendingCall) -> None:
         try:
-            answer = await wire.result(pending)
-            well = getattr(answer, "ready", True)
-        except WireError as error:
+            succeeded = getattr(await transport.result(pending), "ready", True)
+        except StatusError as error:
             log.debug("probe of %s: %s", replica.endpoint.address, error)
-            well = False
-        if self.closed or wire is not replica.wire:
+            succeeded = False
+        if self.closed or transport is not replica.transport:
             return
-        if well:
+        if succeeded:
             replica._failed_probes = 0
-            replica.proven = True
-            if not replica.healthy and time.monotonic() >= replica._rest_until:
+            replica.verified = True
+            if not replica.healthy and time.monotonic() >= replica._ejected_until:
                 replica.healthy = True
                 log.info("replica %s gets requests again", replica.endpoint.address)
             return
         replica._failed_probes += 1
         if replica._failed_probes % self._health.eject_after == 0:
             self._eject(replica, "its probes fail")
-            await self._renew(replica)
+            await self._reconnect(replica)
 
-    async def _renew(self, replica: Replica) -> None:
-        """Give up all that is in flight on a replica, for it would hang until its deadline, and connect anew."""
-        old, replica.wire = replica.wire, self._runtime.connect(replica.endpoint, self._options)
-        replica.proven = False
+    async def _reconnect(self, replica: Replica) -> None:
+        """Cancel all that is in flight on a replica, for it would hang until its deadline, and connect again."""
+        old, replica.transport = replica.transport, self._runtime.connect(replica.endpoint, self._options)
+        replica.verified = False
         replica.regions.clear()
         await old.close()
 
     async def _resolve(self) -> None:
         """Follow host names: a replica for each IP. A look-up that fails changes nothing."""
         for endpoint in self._endpoints:
-            ips = await self._runtime.resolve(endpoint.host, endpoint.port) if endpoint.is_name else []
+            ips = await self._runtime.resolve(endpoint.host, endpoint.port) if endpoint.is_hostname else []
             if ips:
                 self._resolved[endpoint] = [endpoint.at(ip) for ip in ips]
         wanted = list(dict.fromkeys(found for e in self._endpoints for found in self._resolved.get(e, [e])))
@@ -225,26 +241,28 @@ class Pool:
             if self.closed or known.keys() == set(wanted):
                 return
             self._replicas = [known.get(endpoint) or self._connect(endpoint) for endpoint in wanted]
-            self._leaving += [replica for endpoint, replica in known.items() if endpoint not in wanted]
+            self._draining += [replica for endpoint, replica in known.items() if endpoint not in wanted]
         log.info("replicas are now %s", ", ".join(replica.endpoint.address for replica in self._replicas))
 
-    async def _close_left(self) -> None:
-        """Close replicas that left their name once their last request has ended."""
-        for replica in [r for r in self._leaving if r.outstanding == 0]:
-            self._leaving.remove(replica)
-            await replica.wire.close()
+    async def _close_drained(self) -> None:
+        """Close replicas that their host name no longer has, once their last request has ended."""
+        for replica in [r for r in self._draining if r.outstanding == 0]:
+            self._draining.remove(replica)
+            await replica.transport.close()
 
     async def close(self) -> None:
-        """Stop watching and cancel all that is in flight."""
+        """Stop probing and cancel all that is in flight; of another process nothing."""
+        if not self.belongs_here:
+            return
         with self._lock:
             if self.closed:
                 return
             self.closed = True
-            watch = self._watch
-        for replica in (*self._replicas, *self._leaving):
-            await replica.wire.close()
-        if watch is not None:
-            await watch.stop()
+            prober = self._prober
+        for replica in (*self._replicas, *self._draining):
+            await replica.transport.close()
+        if prober is not None:
+            await prober.stop()
 
 
 def _ranked(replicas: Sequence[Replica], key: str) -> list[Replica]:

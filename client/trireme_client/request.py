@@ -1,4 +1,4 @@
-"""Requests: from named values to the protocol's messages, and answers back. Knows nothing of connections."""
+"""Requests: named values as the protocol's messages, and responses as values. Knows nothing of connections."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from trireme_client.tensors import DTYPES, Array, byte_size, decode, encode, to_
 
 Parameter = str | int | bool | float
 Outputs = Sequence[str] | Mapping[str, SharedTensor | None]
+NO_PARAMETERS: Mapping[str, Parameter] = {}
 
 # A protobuf message ends at 2 GiB; a request also carries names and shapes.
 MAX_MESSAGE_BYTES = 2**31 - 1
 _MARGIN_BYTES = 64 * 1024
 
 # What tritonserver takes as a correlation id.
-_LONGEST_SEQUENCE_NAME = 128
+_MAX_SEQUENCE_NAME_BYTES = 128
 # Parameters that have an argument of their own, or mean something to the server.
 _RESERVED = frozenset({"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"})
 
@@ -42,14 +43,14 @@ class SequenceStep:
 
     def __post_init__(self) -> None:
         if isinstance(self.id, str):
-            if not 0 < len(self.id.encode()) <= _LONGEST_SEQUENCE_NAME:
-                raise ValueError(f"SequenceStep.id is {self.id!r}; a name has 1 to {_LONGEST_SEQUENCE_NAME} bytes")
+            if not 0 < len(self.id.encode()) <= _MAX_SEQUENCE_NAME_BYTES:
+                raise ValueError(f"SequenceStep.id is {self.id!r}; a name has 1 to {_MAX_SEQUENCE_NAME_BYTES} bytes")
         elif not 0 < self.id < 2**63:
             raise ValueError(f"SequenceStep.id is {self.id}; it must be 1 to 2**63 - 1")
 
 
-class Tensor(NamedTuple):
-    """A value that fits its input: of the wire's shape and dtype."""
+class InputTensor(NamedTuple):
+    """A value that fits its input, in the request's shape and dtype."""
 
     name: str
     datatype: str
@@ -57,7 +58,7 @@ class Tensor(NamedTuple):
     value: Array | SharedTensor
 
 
-def build(
+def build_requests(
     spec: ModelSpec,
     inputs: Mapping[str, object],
     *,
@@ -74,12 +75,12 @@ def build(
         InvalidInputError: a tensor does not fit the model; nothing is sent.
         InvalidRequestError: a parameter is reserved or of a wrong type, an output is unknown, or the message too large.
     """
-    tensors = [_tensor(spec, name, value) for name, value in inputs.items()]
+    tensors = [_input_tensor(spec, name, value) for name, value in inputs.items()]
     for wanted in spec.inputs.values():
         if not wanted.optional and wanted.name not in inputs:
             raise InvalidInputError(wanted.name, f"is missing; model {spec.name} requires it")
     requests = []
-    for rows in _chunks(spec, tensors):
+    for rows in _batches(spec, tensors):
         request = pb.ModelInferRequest(model_name=spec.name, model_version=version, id=request_id)
         set_parameters(request, parameters or {}, sequence, priority)
         _set_outputs(request, spec, outputs)
@@ -92,20 +93,20 @@ def build(
     return requests
 
 
-def _tensor(spec: ModelSpec, name: str, value: object) -> Tensor:
+def _input_tensor(spec: ModelSpec, name: str, value: object) -> InputTensor:
     if name not in spec.inputs:
         raise InvalidInputError(name, f"model {spec.name} has no such input; it has: {', '.join(spec.inputs)}")
     wanted = spec.inputs[name]
     if isinstance(value, SharedTensor):
         if value.datatype != wanted.datatype:
             raise InvalidInputError(name, f"expected {wanted.datatype}, got shared memory of {value.datatype}")
-        return Tensor(name, wanted.datatype, spec.place(wanted, value.shape), value)
+        return InputTensor(name, wanted.datatype, spec.wire_shape(wanted, value.shape), value)
     array = to_array(name, wanted.datatype, value)
-    shape = spec.place(wanted, array.shape)
-    return Tensor(name, wanted.datatype, shape, array if shape == array.shape else array.reshape(shape))
+    shape = spec.wire_shape(wanted, array.shape)
+    return InputTensor(name, wanted.datatype, shape, array if shape == array.shape else array.reshape(shape))
 
 
-def _chunks(spec: ModelSpec, tensors: Sequence[Tensor]) -> list[slice | None]:
+def _batches(spec: ModelSpec, tensors: Sequence[InputTensor]) -> list[slice | None]:
     """The rows of each request; None: all there are. Zero rows need no request."""
     if not spec.max_batch_size or not tensors:
         return [None]
@@ -125,13 +126,13 @@ def _chunks(spec: ModelSpec, tensors: Sequence[Tensor]) -> list[slice | None]:
     return [slice(at, at + spec.max_batch_size) for at in range(0, rows, spec.max_batch_size)]
 
 
-def _add_inputs(request: Message, tensors: Sequence[Tensor], rows: slice | None) -> None:
+def _add_inputs(request: Message, tensors: Sequence[InputTensor], rows: slice | None) -> None:
     size = _MARGIN_BYTES
     for tensor in tensors:
         value = tensor.value
         if isinstance(value, SharedTensor):
             added = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-            value.refer(added.parameters)
+            value.set_parameters(added.parameters)
             continue
         part = value if rows is None else value[rows]
         # Before the bytes are made: two gigabytes would take seconds to copy only to be refused.
@@ -184,7 +185,7 @@ def _set_parameter(slot: Message, key: str, value: object) -> None:
     elif isinstance(value, str):
         slot.string_param = value
     elif isinstance(value, (float, np.floating)):
-        if not math.isfinite(value):  # models get their parameters as JSON, which has no word for it
+        if not math.isfinite(value):  # models get their parameters as JSON, which has no such number
             raise InvalidRequestError(f"parameter {key!r} is {value}; expected a finite number")
         slot.double_param = float(value)
     else:
@@ -198,17 +199,17 @@ def _set_outputs(request: Message, spec: ModelSpec, outputs: Outputs | None) -> 
         added = request.outputs.add(name=name)
         shared = outputs[name] if isinstance(outputs, Mapping) else None
         if shared is not None:
-            shared.refer(added.parameters)
+            shared.set_parameters(added.parameters)
 
 
 def read_outputs(response: Message, outputs: Outputs | None) -> dict[str, Array]:
-    """The tensors of an answer, by name.
+    """The tensors of a response, by name.
 
     Raises:
-        ValueError: the server's answer is not what it says.
+        ValueError: the response contradicts itself.
     """
     found: dict[str, Array] = {}
-    # An output that went to shared memory has an empty entry among the raw contents, and nothing else tells of it.
+    # An output that went to shared memory has an empty entry among the raw contents, and no other mark.
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         shape = tuple(output.shape)
         shared = outputs.get(output.name) if isinstance(outputs, Mapping) else None
@@ -222,8 +223,8 @@ def read_outputs(response: Message, outputs: Outputs | None) -> dict[str, Array]
     return found
 
 
-def no_rows(spec: ModelSpec, outputs: Outputs | None) -> dict[str, Array]:
-    """What a batch of zero rows gives: every output with zero rows; a size that only the model knows is 0."""
+def empty_outputs(spec: ModelSpec, outputs: Outputs | None) -> dict[str, Array]:
+    """The outputs of a batch of zero rows: zero rows of each; a size that only the model knows is 0."""
     return {
         output.name: np.empty((0, *(max(dim, 0) for dim in output.dims)), DTYPES[output.datatype])
         for output in spec.outputs.values()
@@ -231,14 +232,14 @@ def no_rows(spec: ModelSpec, outputs: Outputs | None) -> dict[str, Array]:
     }
 
 
-def join(parts: Sequence[Mapping[str, Array]], rows: Sequence[int]) -> dict[str, Array]:
+def join_outputs(parts: Sequence[Mapping[str, Array]], rows: Sequence[int]) -> dict[str, Array]:
     """The outputs of a call that was split into requests of so many ``rows``, in order.
 
     An output whose rows differ in shape from one request to the next, such as texts padded to the longest of their
     request, becomes an array of dtype object that holds one array a row.
 
     Raises:
-        ValueError: an answer does not have the rows of its request.
+        ValueError: a response does not have the rows of its request.
     """
     if len(parts) == 1:
         return dict(parts[0])

@@ -1,4 +1,4 @@
-"""What calls return: typed, frozen, arrays read-only."""
+"""Results of calls: typed, frozen, arrays read-only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trireme_client.tensors import Array
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """What a call cost.
+    """Time and requests of a call.
 
     Attributes:
         total_ms: from the call to its return.
@@ -30,13 +30,13 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class InferResult:
-    """The answer of one model.
+    """The result of one call of a model.
 
     Attributes:
         outputs: by name; BYTES are arrays of dtype object holding ``bytes``; read-only views of the message. Where a
             call was split and the rows of an output differ in shape, an array of dtype object, one array a row.
         version: the version that answered.
-        parameters: what the server says about the answer.
+        parameters: of the server's response.
     """
 
     outputs: Mapping[str, Array]
@@ -63,8 +63,8 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class _Routed:
-    """Rows may be answered by different variants: ``routes`` has one entry a row, the properties speak of the first."""
+class _RoutedResult:
+    """Rows may be answered by different variants: ``routes`` has one entry a row, the properties are of the first."""
 
     routes: tuple[Route, ...]
     request_id: str
@@ -84,7 +84,7 @@ class _Routed:
 
 
 @dataclass(frozen=True, slots=True)
-class Embeddings(_Routed):
+class Embeddings(_RoutedResult):
     """Attributes: vectors: FP32 [texts, dimensions]."""
 
     vectors: npt.NDArray[np.float32]
@@ -94,7 +94,7 @@ class Embeddings(_Routed):
 
 
 @dataclass(frozen=True, slots=True)
-class Classifications(_Routed):
+class Classifications(_RoutedResult):
     """Attributes: labels: one a text; scores: FP32 [texts], of that label; probabilities: FP32 [texts, classes]."""
 
     labels: tuple[str, ...]

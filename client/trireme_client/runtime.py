@@ -1,4 +1,4 @@
-"""The two worlds a caller may live in."""
+"""Blocking and asyncio runtimes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from trireme_client.endpoint import Endpoint
-from trireme_client.grpc_wire import AsyncGrpcWire, BlockingGrpcWire
-from trireme_client.wire import Pending, Timer, Wire, WireOptions, run
+from trireme_client.grpc_transport import AsyncGrpcTransport, BlockingGrpcTransport
+from trireme_client.transport import PendingCall, Timer, Transport, TransportOptions, run
 
 log = logging.getLogger("trireme_client")
 
@@ -21,46 +21,46 @@ Step = Callable[[], Coroutine[Any, Any, None]]
 A = TypeVar("A")
 B = TypeVar("B")
 
-# Enough to hide the way to the server and to fill its batches, too few to fill its queues.
-_PARTS_AT_ONCE = 4
+# Enough to hide the round trips and to fill the server's batches, too few to fill its queues.
+_MAX_CONCURRENT_REQUESTS = 4
 
 
 class BlockingRuntime:
     """Threads and blocking waits."""
 
-    def connect(self, endpoint: Endpoint, options: WireOptions) -> Wire:
+    def connect(self, endpoint: Endpoint, options: TransportOptions) -> Transport:
         if endpoint.scheme == "grpc":
-            return BlockingGrpcWire(endpoint, options)
-        from trireme_client.http_wire import BlockingHttpWire  # the extra `http` is optional
+            return BlockingGrpcTransport(endpoint, options)
+        from trireme_client.http_transport import BlockingHttpTransport  # the extra `http` is optional
 
-        return BlockingHttpWire(endpoint, options)
+        return BlockingHttpTransport(endpoint, options)
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    async def first_done(self, pending: Sequence[Pending], timeout_s: float) -> None:
+    async def wait_for_any(self, pending: Sequence[PendingCall], timeout_s: float) -> None:
         ended = threading.Event()
         for one in pending:
             one.add_done_callback(lambda _: ended.set())
         ended.wait(timeout_s)
 
-    async def each(self, step: Callable[[A], Coroutine[Any, Any, B]], items: Sequence[A]) -> list[B]:
+    async def map(self, step: Callable[[A], Coroutine[Any, Any, B]], items: Sequence[A]) -> list[B]:
         return [await step(item) for item in items]
 
-    def after(self, delay_s: float, act: Callable[[], None]) -> Timer:
+    def call_later(self, delay_s: float, act: Callable[[], None]) -> Timer:
         timer = threading.Timer(delay_s, act)
         timer.daemon = True
         timer.start()
         return timer
 
-    def repeat(self, step: Step, interval_s: float) -> _RepeatingThread:
-        return _RepeatingThread(step, interval_s)
+    def run_periodically(self, step: Step, interval_s: float) -> _PeriodicThread:
+        return _PeriodicThread(step, interval_s)
 
     async def resolve(self, host: str, port: int) -> list[str]:
         return _addresses(host, port)
 
 
-class _RepeatingThread:
+class _PeriodicThread:
     def __init__(self, step: Step, interval_s: float) -> None:
         self._step, self._interval_s = step, interval_s
         self._stopped = threading.Event()
@@ -72,7 +72,7 @@ class _RepeatingThread:
             try:
                 run(self._step())
             except Exception:
-                log.exception("a look at the replicas failed; the next one follows")
+                log.exception("checking the replicas failed; the next check follows")
             self._stopped.wait(self._interval_s)
 
     async def stop(self) -> None:
@@ -84,24 +84,24 @@ class _RepeatingThread:
 class AsyncioRuntime:
     """The running event loop."""
 
-    def connect(self, endpoint: Endpoint, options: WireOptions) -> Wire:
+    def connect(self, endpoint: Endpoint, options: TransportOptions) -> Transport:
         if endpoint.scheme == "grpc":
-            return AsyncGrpcWire(endpoint, options)
-        from trireme_client.http_wire import AsyncHttpWire  # the extra `http` is optional
+            return AsyncGrpcTransport(endpoint, options)
+        from trireme_client.http_transport import AsyncHttpTransport  # the extra `http` is optional
 
-        return AsyncHttpWire(endpoint, options)
+        return AsyncHttpTransport(endpoint, options)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    async def first_done(self, pending: Sequence[Pending], timeout_s: float) -> None:
+    async def wait_for_any(self, pending: Sequence[PendingCall], timeout_s: float) -> None:
         ended = asyncio.Event()
         for one in pending:
             one.add_done_callback(lambda _: ended.set())
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(ended.wait(), timeout_s)
 
-    async def each(self, step: Callable[[A], Coroutine[Any, Any, B]], items: Sequence[A]) -> list[B]:
+    async def map(self, step: Callable[[A], Coroutine[Any, Any, B]], items: Sequence[A]) -> list[B]:
         if len(items) < 2:
             return [await step(item) for item in items]
         todo = iter(enumerate(items))
@@ -111,39 +111,39 @@ class AsyncioRuntime:
             for index, item in todo:
                 done[index] = await step(item)
 
-        workers = [asyncio.create_task(work()) for _ in range(min(len(items), _PARTS_AT_ONCE))]
+        workers = [asyncio.create_task(work()) for _ in range(min(len(items), _MAX_CONCURRENT_REQUESTS))]
         try:
             await asyncio.gather(*workers)
         finally:
-            # After a failure nothing of the call goes on behind its caller's back.
+            # After a failure no request of the call goes on.
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
         return [done[index] for index in range(len(items))]
 
-    def after(self, delay_s: float, act: Callable[[], None]) -> Timer:
+    def call_later(self, delay_s: float, act: Callable[[], None]) -> Timer:
         return asyncio.get_running_loop().call_later(delay_s, act)
 
-    def repeat(self, step: Step, interval_s: float) -> _RepeatingTask:
-        return _RepeatingTask(step, interval_s)
+    def run_periodically(self, step: Step, interval_s: float) -> _PeriodicAsyncioTask:
+        return _PeriodicAsyncioTask(step, interval_s)
 
     async def resolve(self, host: str, port: int) -> list[str]:
         return await asyncio.get_running_loop().run_in_executor(None, _addresses, host, port)
 
 
-class _RepeatingTask:
+class _PeriodicAsyncioTask:
     def __init__(self, step: Step, interval_s: float) -> None:
         self._step, self._interval_s = step, interval_s
         self._stopped = False
         self._task = asyncio.get_running_loop().create_task(self._run(), name="trireme-client-health")
 
     async def _run(self) -> None:
-        # A step may take its cancellation for that of a call whose wire was closed at the same time, and end well.
+        # A step may take its cancellation for that of a call whose transport was closed at the same time, and return.
         while not self._stopped:
             try:
                 await self._step()
             except Exception:
-                log.exception("a look at the replicas failed; the next one follows")
+                log.exception("checking the replicas failed; the next check follows")
             if not self._stopped:
                 await asyncio.sleep(self._interval_s)
 

@@ -1,41 +1,52 @@
-"""What every call of a client shares: its replicas, its way of calling, and what it knows of models."""
+"""What all calls of a client share: its replicas, the specs of models, and the ways to call them."""
 
 from __future__ import annotations
 
+import functools
 import itertools
-import os
 import secrets
 import sys
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from trireme_client._protos import Message, pb
-from trireme_client.call import Call, Caller
+from trireme_client.call import Call
 from trireme_client.endpoint import Endpoint
-from trireme_client.errors import ClosedError, InvalidRequestError, ServerFaultError
+from trireme_client.errors import InvalidRequestError, ServerFaultError
 from trireme_client.policy import HealthPolicy, HedgePolicy, RetryPolicy
-from trireme_client.pool import Pool, Replica
-from trireme_client.request import SequenceStep, build
+from trireme_client.pool import Pool
+from trireme_client.region_registry import RegionRegistry, used_regions
+from trireme_client.request import (
+    NO_PARAMETERS,
+    Outputs,
+    Parameter,
+    SequenceStep,
+    build_requests,
+    empty_outputs,
+    join_outputs,
+    read_outputs,
+    read_parameters,
+)
+from trireme_client.results import InferResult, Timings
+from trireme_client.sender import RequestSender
+from trireme_client.shared_memory import SharedRegion
 from trireme_client.spec import ModelSpec
-from trireme_client.wire import Metadata, Runtime, WireError, WireOptions
+from trireme_client.spec_cache import SpecCache
+from trireme_client.transport import Metadata, Runtime, TransportOptions
 
-T = TypeVar("T")
-
-# A model's description is asked for again before a request is refused for it, unless it is newer than this.
-_FRESH_SPEC_SECONDS = 1.0
 _REQUEST_ID_HEADER = "x-request-id"
 _AFFINITY_HEADER = "x-trireme-prefix"
 _SEQUENCE_HEADER = "x-trireme-sequence"
 _HEADER_TEXT = "".join(map(chr, range(0x21, 0x7F)))
+_UNREGISTER_DEADLINE_MS = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """What a client is made with; the meaning of each is told by ``AsyncTriremeClient``."""
+    """The options of a client, as ``AsyncTriremeClient`` documents them."""
 
     endpoints: tuple[Endpoint, ...]
     deadline_ms: float
@@ -43,33 +54,32 @@ class SessionOptions:
     hedge: HedgePolicy | None
     health: HealthPolicy
     zone: str
-    wire: WireOptions
+    transport: TransportOptions
     headers: Metadata
     admin_key: str | None = field(repr=False)
 
 
 class Session:
-    """Begins calls, and remembers what models take."""
+    """Starts calls and makes them."""
 
     def __init__(self, options: SessionOptions, runtime: Runtime) -> None:
-        self._options, self.runtime = options, runtime
-        self.pool = Pool(
+        self._options, self._runtime = options, runtime
+        self._pool = Pool(
             options.endpoints,
             zone=options.zone,
             health=options.health,
             runtime=runtime,
-            options=options.wire,
+            options=options.transport,
             probe_request=self._probe_request,
         )
-        self.caller = Caller(self.pool, runtime, options.retry, options.hedge)
-        self._specs: dict[tuple[str, str], tuple[ModelSpec, float]] = {}
-        self._asked: dict[tuple[str, str], Future[None]] = {}
+        self._sender = RequestSender(self._pool, runtime, options.retry, options.hedge, options.admin_key)
+        self._specs = SpecCache(self._sender, runtime)
+        self._regions = RegionRegistry(self._sender)
         self._probe: Message | None = None
-        self._pid = os.getpid()
         self._id_prefix = secrets.token_hex(4)
         self._id_numbers = itertools.count(1)
 
-    def begin(
+    def start_call(
         self,
         model: str = "",
         version: int | str | None = None,
@@ -83,7 +93,7 @@ class Session:
 
         Raises:
             ClosedError: the client was closed, or made before a fork.
-            InvalidRequestError: the deadline is none.
+            InvalidRequestError: the deadline is not a number of milliseconds from 1.
         """
         deadline_ms = self._options.deadline_ms if deadline_ms is None else deadline_ms
         if not 1 <= deadline_ms < 1e10:
@@ -93,126 +103,127 @@ class Session:
             metadata += tuple((key.lower(), value) for key, value in headers.items())
         given = dict(metadata).get(_REQUEST_ID_HEADER)
         request_id = request_id or given or f"{self._id_prefix}-{next(self._id_numbers)}"
-        # Proxies read headers only; one that is no header's text goes to the server alone.
+        # Proxies read headers only; an id that no header can hold goes to the server alone.
         if given is None and request_id.isascii() and request_id.isprintable():
             metadata += ((_REQUEST_ID_HEADER, request_id),)
         if affinity_key:
             metadata += ((_AFFINITY_HEADER, affinity_key),)
-        sequence_id = str(sequence.id) if sequence else ""
-        if sequence_id:
+        if sequence:
             # As Envoy's own, of HTTP requests without this header: `requests.lua`.
-            metadata += ((_SEQUENCE_HEADER, quote(sequence_id, safe=_HEADER_TEXT)),)
+            metadata += ((_SEQUENCE_HEADER, quote(str(sequence.id), safe=_HEADER_TEXT)),)
         call = Call(
             deadline_ms=deadline_ms,
             model=model,
             version="" if version is None else str(version),
             request_id=request_id,
             metadata=metadata,
-            sequence=sequence_id,
+            sequence=sequence,
             affinity_key=affinity_key,
-            repeatable=sequence is None,
         )
-        self.check_open(call)
-        self.pool.start()
+        self._pool.check_open(call)
+        self._pool.start()
         return call
 
-    def check_open(self, call: Call | None = None) -> None:
-        """Raise ClosedError where nothing can be called any more."""
-        if not self.pool.closed and os.getpid() == self._pid:
-            return
-        facts = call.facts() if call else None
-        if os.getpid() == self._pid:
-            raise ClosedError("the client is closed", facts)
-        raise ClosedError(
-            f"the client was made in process {self._pid} and does not survive a fork; make one in this process", facts
-        )
-
-    async def spec(self, call: Call) -> ModelSpec:
-        """What the call's model takes, asked of the server once."""
-        return (await self._spec(call))[0]
-
-    async def current_spec(self, call: Call) -> ModelSpec:
-        """What the call's model is at this moment, asked of the server each time."""
-        answer = await self.caller.ask(
-            "ModelConfig", pb.ModelConfigRequest(name=call.model, version=call.version), call
-        )
-        spec = ModelSpec.from_config(answer.config)
-        self._specs[call.model, call.version] = spec, time.monotonic()
-        return spec
-
-    async def _spec(self, call: Call) -> tuple[ModelSpec, bool]:
-        known = self._specs.get((call.model, call.version)) or await self._ask_spec(call)
-        return known[0], time.monotonic() - known[1] < _FRESH_SPEC_SECONDS
-
-    async def _ask_spec(self, call: Call) -> tuple[ModelSpec, float]:
-        """Ask the server; of calls that need it at the same time one asks and the others wait for it."""
-        model, own = (call.model, call.version), Future[None]()
-        asked = self._asked.setdefault(model, own)
+    async def infer(
+        self,
+        call: Call,
+        inputs: Mapping[str, object],
+        outputs: Outputs | None = None,
+        parameters: Mapping[str, Parameter] = NO_PARAMETERS,
+        priority: int | None = None,
+    ) -> InferResult:
+        """As ``AsyncTriremeClient.infer``."""
+        # Two servers must not write into the same memory.
+        call.hedgeable = call.sequence is None and not isinstance(outputs, Mapping)
+        requests = await self._build_requests(call, inputs, outputs, parameters, priority, stream=False)
+        register = functools.partial(self._regions.register, used_regions(inputs, outputs), call)
+        responses = await self._runtime.map(lambda request: self._sender.infer(request, call, register), requests)
+        if not responses:
+            # Triton accepts no batch of zero rows, and there is nothing to send.
+            nothing = pb.ModelInferResponse(model_name=call.model, model_version=call.version)
+            return _result(nothing, empty_outputs(await self._specs.spec(call), outputs), call, 0)
+        parts = [_read_outputs(response, outputs, call) for response in responses]
         try:
-            if asked is not own:
-                await self.runtime.first_done([asked], call.remaining_s())
-            # There by now, unless asking failed: then each asks for itself, for its deadline and its error are its own.
-            if (known := self._specs.get(model)) is None:
-                known = await self.current_spec(call), time.monotonic()
-            return known
-        finally:
-            if asked is own:
-                del self._asked[model]
-                own.set_result(None)
+            joined = join_outputs(parts, [request.inputs[0].shape[0] for request in requests] if len(parts) > 1 else ())
+        except ValueError as error:
+            raise ServerFaultError("MALFORMED", f"the answers cannot be joined: {error}", call.facts()) from None
+        return _result(responses[-1], joined, call, len(requests))
 
-    async def with_spec(self, call: Call, make: Callable[[ModelSpec], T]) -> T:
-        """``make`` something of the model's description; what is refused for an old one is tried with a fresh one,
-        because the model may have been replaced meanwhile."""
-        spec, fresh = await self._spec(call)
-        try:
-            try:
-                return make(spec)
-            except InvalidRequestError:
-                if fresh:
-                    raise
-            self.forget_spec(call.model)
-            return make(await self.spec(call))
-        except InvalidRequestError as error:
-            error.add_facts(call.facts())
-            raise
+    async def stream(
+        self,
+        call: Call,
+        inputs: Mapping[str, object],
+        outputs: Outputs | None = None,
+        parameters: Mapping[str, Parameter] = NO_PARAMETERS,
+        priority: int | None = None,
+        first_within_ms: float | None = None,
+    ) -> AsyncGenerator[InferResult, None]:
+        """As ``AsyncTriremeClient.stream``."""
+        requests = await self._build_requests(call, inputs, outputs, parameters, priority, stream=True)
+        if len(requests) != 1:
+            problem = f"a stream is one request, but these rows make {len(requests)} of model {call.model!r}"
+            raise InvalidRequestError(problem, call.facts())
+        async with aclosing(self._sender.stream(requests[0], call, first_within_ms)) as responses:
+            async for response in responses:
+                yield _result(response, _read_outputs(response, outputs, call), call, 1)
 
-    def forget_spec(self, model: str) -> None:
-        """Ask the server again at the next call of the model."""
-        self._specs = {key: value for key, value in self._specs.items() if key[0] != model}
+    async def _build_requests(
+        self,
+        call: Call,
+        inputs: Mapping[str, object],
+        outputs: Outputs | None,
+        parameters: Mapping[str, Parameter],
+        priority: int | None,
+        *,
+        stream: bool,
+    ) -> list[Message]:
+        def build(spec: ModelSpec) -> list[Message]:
+            if spec.decoupled and not stream:
+                raise InvalidRequestError(f"model {call.model!r} answers as a stream; call stream()")
+            return build_requests(spec, inputs, outputs=outputs, parameters=parameters, version=call.version,
+                                  request_id=call.request_id, sequence=call.sequence, priority=priority)  # fmt: skip
 
-    async def control(self, replica: Replica, method: str, request: Message, call: Call) -> Message:
-        """Make a call that may need the admin key, on one replica.
+        return await self._specs.apply(call, build)
+
+    async def call(self, method: str, request: Message, call: Call) -> Message:
+        """Call another method of the service than those of inference, on one replica."""
+        return await self._sender.call(method, request, call)
+
+    async def spec(self, call: Call, *, refresh: bool = False) -> ModelSpec:
+        """The spec of the call's model; ``refresh`` requests it from the server whatever is cached."""
+        return await (self._specs.fetch(call) if refresh else self._specs.spec(call))
+
+    async def change_model(self, method: str, request: Message, call: Call) -> None:
+        """Load or unload the call's model on every replica in turn.
 
         Raises:
-            WireError: it failed.
+            ServerFaultError: a replica failed; those after it were not called.
         """
-        key = self._options.admin_key
-        call.endpoint, call.proxy = replica.endpoint.address, replica.proxy
-        if call.remaining_s() <= 0:
-            raise call.deadline_error()
-        metadata = (*call.metadata, (replica.endpoint.admin_header, key)) if key else call.metadata
-        return await replica.wire.call(method, request, call.remaining_s(), metadata)
+        await self._sender.call_admin_everywhere(method, request, call)
+        self._specs.invalidate(call.model)
 
-    async def control_all(self, method: str, request: Message, call: Call) -> None:
-        """The same on every replica in turn, stopping at the first that fails."""
-        for replica in self.pool.replicas:
-            try:
-                await self.control(replica, method, request, call)
-            except WireError as failure:
-                self.check_open(call)
-                raise ServerFaultError(failure.status, failure.message, call.facts()) from None
+    @asynccontextmanager
+    async def shared_memory(self, byte_size: int) -> AsyncIterator[SharedRegion]:
+        """A region that is removed, here and from the servers, when the block is left."""
+        self._pool.check_open()
+        region = SharedRegion(byte_size)
+        try:
+            yield region
+        finally:
+            region.close()
+            start_call = functools.partial(self.start_call, deadline_ms=_UNREGISTER_DEADLINE_MS)
+            await self._regions.unregister(region, self._pool.replicas, start_call)
 
     async def close(self) -> None:
         """Cancel what is in flight; in a forked child nothing, for the connections are the parent's."""
-        if os.getpid() == self._pid:
-            await self.pool.close()
+        await self._pool.close()
 
     async def _probe_request(self) -> Message | None:
-        """The inference that tells whether a replica works; None: ask for its readiness."""
+        """The inference that probes a replica; None: probe its readiness."""
         health = self._options.health
         if health.probe_model is not None and self._probe is None:
-            spec = await self.spec(self.begin(health.probe_model, None, health.probe_deadline_ms))
-            self._probe = build(spec, health.probe_inputs, request_id="probe")[0]
+            spec = await self.spec(self.start_call(health.probe_model, None, health.probe_deadline_ms))
+            self._probe = build_requests(spec, health.probe_inputs, request_id="probe")[0]
         return self._probe
 
 
@@ -225,3 +236,17 @@ def _trace_headers() -> Metadata:
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return tuple(carrier.items())
+
+
+def _read_outputs(response: Message, outputs: Outputs | None, call: Call) -> Mapping[str, Any]:
+    try:
+        return read_outputs(response, outputs)
+    except (ValueError, KeyError, StopIteration) as error:
+        raise ServerFaultError("MALFORMED", f"the answer cannot be read: {error}", call.facts()) from error
+
+
+def _result(response: Message, outputs: Mapping[str, Any], call: Call, requests: int) -> InferResult:
+    timings = Timings(call.elapsed_ms(), requests, call.attempts, call.endpoint)
+    return InferResult(
+        outputs, response.model_name, response.model_version, call.request_id, read_parameters(response), timings
+    )

@@ -27,7 +27,7 @@ class SharedRegion:
     """A piece of memory that holds tensors one after the other.
 
     Its name is unique and begins with this process's id. Should this process die, the standard library's resource
-    tracker removes the memory, and the next client that opens a region tells the server to forget it.
+    tracker removes the memory, and the next client that opens a region unregisters it from the server.
     """
 
     def __init__(self, byte_size: int) -> None:
@@ -41,7 +41,7 @@ class SharedRegion:
 
     @property
     def key(self) -> str:
-        """What the server opens."""
+        """The name under which the server opens it."""
         return f"/{self.name}"
 
     def put(self, value: npt.NDArray[Any] | Sequence[str | bytes]) -> SharedTensor:
@@ -49,7 +49,7 @@ class SharedRegion:
 
         Raises:
             InvalidRequestError: it does not fit into what is left.
-            InvalidInputError: the array's dtype has no datatype, or a text is none.
+            InvalidInputError: the array's dtype has no datatype, or an element is not a text.
         """
         if isinstance(value, np.ndarray) and value.dtype != object:
             tensor = self.reserve(value.shape, value.dtype)
@@ -93,7 +93,7 @@ class SharedRegion:
         """A part of the memory.
 
         Raises:
-            ClosedError: the region was left.
+            ClosedError: the region was closed.
         """
         if self._memory is None:
             raise ClosedError("the shared memory region was left; copy what you need of it before")
@@ -102,7 +102,7 @@ class SharedRegion:
         return memory[offset : offset + size]
 
     def close(self) -> None:
-        """Remove the memory; arrays that still look at it keep their pages until they are gone."""
+        """Remove the memory; arrays that still view it keep their pages until they are gone."""
         memory, self._memory = self._memory, None
         if memory is None:
             return
@@ -110,7 +110,7 @@ class SharedRegion:
         try:
             memory.close()
         except BufferError:
-            # An array of the caller's still looks at it: its pages go with that array, the name is gone already.
+            # An array of the caller's still views it: its pages go with that array, the name is gone already.
             memory._mmap = None  # type: ignore[attr-defined]
             memory._buf = None  # type: ignore[attr-defined]
             memory.close()
@@ -144,8 +144,8 @@ class SharedTensor:
             raise ValueError(f"{size} bytes of a shared tensor of {self.byte_size}")
         return self.region.buffer(self.offset, size)
 
-    def refer(self, parameters: Any) -> None:
-        """Write into a tensor's parameters where it is."""
+    def set_parameters(self, parameters: Any) -> None:
+        """Set a request tensor's parameters to its place."""
         parameters["shared_memory_region"].string_param = self.region.name
         parameters["shared_memory_byte_size"].int64_param = self.byte_size
         parameters["shared_memory_offset"].int64_param = self.offset

@@ -1,4 +1,4 @@
-"""What a model takes and gives, read once from the server's model configuration."""
+"""A model's inputs, outputs and batch size, read from the server's model configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TensorSpec:
     Attributes:
         dims: without the batch dimension; -1 is any size.
         shape: with it.
-        optional: an input that may be left out.
+        optional: an input that a request may omit.
     """
 
     name: str
@@ -47,7 +47,7 @@ class ModelSpec:
         max_batch_size: rows of one request; 0: the model has no batch dimension.
         decoupled: it may answer a request any number of times, so it is called with ``stream``.
         parameters: of its ``config.pbtxt``, e.g. the ``task`` and ``tier`` of a variant.
-        pin: of an ensemble of one step that hands all tensors on under their own names; None of any other model.
+        pin: of an ensemble of one step that keeps the names of all tensors; None of any other model.
     """
 
     name: str
@@ -77,7 +77,7 @@ class ModelSpec:
             pin=_pin(config),
         )
 
-    def place(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def wire_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The wire shape of a value of ``shape``: checked against the model, a missing batch dimension added where
         only one reading is possible (a list of n values for one value a row becomes n rows; a lone value one row).
 

@@ -1,4 +1,4 @@
-"""The tasks' tensors: what a sentence becomes, and what an answer means."""
+"""The tasks' tensors and parameters: of their requests, and of their results."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def route_parameters(
     tier: str | None, max_latency_ms: float | None, parameters: Mapping[str, Parameter]
 ) -> dict[str, Parameter]:
     """The router's request parameters."""
-    return {**parameters, **_tier(tier), **_limit("max_latency_ms", max_latency_ms)}
+    return {**parameters, **_tier(tier), **_latency_limit("max_latency_ms", max_latency_ms)}
 
 
 def generation_parameters(
     tier: str | None, max_ttft_ms: float | None, max_ms_per_token: float | None, parameters: Mapping[str, Parameter]
 ) -> dict[str, Parameter]:
     """The request parameters of a route that streams."""
-    limits = _limit("max_ttft_ms", max_ttft_ms) | _limit("max_ms_per_token", max_ms_per_token)
+    limits = _latency_limit("max_ttft_ms", max_ttft_ms) | _latency_limit("max_ms_per_token", max_ms_per_token)
     return {**parameters, **_tier(tier), **limits}
 
 
@@ -47,7 +47,7 @@ def _tier(tier: str | None) -> dict[str, Parameter]:
     return {"tier": tier}
 
 
-def _limit(name: str, limit_ms: float | None) -> dict[str, Parameter]:
+def _latency_limit(name: str, limit_ms: float | None) -> dict[str, Parameter]:
     if limit_ms is None:
         return {}
     if limit_ms <= 0:
@@ -55,14 +55,14 @@ def _limit(name: str, limit_ms: float | None) -> dict[str, Parameter]:
     return {name: int(limit_ms) if float(limit_ms).is_integer() else float(limit_ms)}
 
 
-def embeddings(result: InferResult) -> Embeddings:
-    """Read an embedding model's answer."""
+def read_embeddings(result: InferResult) -> Embeddings:
+    """Read an embedding model's result."""
     vectors = _rows(result, "EMBEDDING")
     return Embeddings(_routes(result, len(vectors)), result.request_id, result.timings, vectors)
 
 
-def classifications(result: InferResult) -> Classifications:
-    """Read a classifier's answer."""
+def read_classifications(result: InferResult) -> Classifications:
+    """Read a classifier's result."""
     labels = tuple(_texts(result["LABEL"]))
     return Classifications(
         _routes(result, len(labels)),
@@ -84,7 +84,7 @@ def _rows(result: InferResult, output: str) -> Array:
 
 
 def _routes(result: InferResult, rows: int) -> tuple[Route, ...]:
-    """Who answered each row; a variant that was called by its own name says nothing of itself."""
+    """The variant of each row; one that was called by its own name does not report itself."""
     if "VARIANT" not in result.outputs:
         return (Route(result.model, result.version, "called by name"),) * rows
     columns = (_texts(result[name]) for name in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON"))

@@ -166,7 +166,7 @@ def encode(tensor: str, datatype: str, array: Array) -> bytes:
     """The raw bytes of a tensor whose dtype is already the model's.
 
     Raises:
-        InvalidInputError: an element of a BYTES tensor is no text; names its index in row-major order.
+        InvalidInputError: an element of a BYTES tensor is not a text; names its index in row-major order.
     """
     if datatype != "BYTES":
         return array.tobytes()  # row-major, whatever the array's strides

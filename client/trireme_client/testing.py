@@ -1,4 +1,4 @@
-"""A Triton in this process, for tests of code that uses the client.
+"""A fake Triton in this process, for tests of code that uses the client.
 
 It speaks the real protocol over a real socket, so that deadlines, cancellation and broken connections are real as well.
 """
@@ -6,6 +6,8 @@ It speaks the real protocol over a real socket, so that deadlines, cancellation 
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,18 +22,30 @@ from trireme_client._protos import Message, config_pb, grpc, pb, stubs
 from trireme_client.request import read_parameters
 from trireme_client.spec import Pin
 from trireme_client.tensors import DTYPES, Array, decode, encode
-from trireme_client.testing_generation import GENERATION_TENSORS, generate
 
 Tensors = Mapping[str, Any]
 Compute = Callable[[Mapping[str, Array]], Tensors]
 ComputeStream = Callable[[Mapping[str, Array]], Iterable[Tensors]]
 
-_STARTED_WITHIN_SECONDS = 5.0
+_STOP_SECONDS = 5.0
+
+# Triton's LLM contract.
+_TEXTS = ("text_input", "messages", "sampling_parameters")
+_FLAGS = ("stream", "exclude_input_in_output", "return_finish_reason", "return_num_input_tokens",
+          "return_num_output_tokens", "return_logprobs")  # fmt: skip
+_GENERATION_TENSORS: Mapping[str, Any] = {
+    "inputs": {**{name: ("BYTES", [1]) for name in _TEXTS}, **{name: ("BOOL", [1]) for name in _FLAGS}},
+    "optional_inputs": _TEXTS + _FLAGS,
+    "outputs": {
+        **{name: ("BYTES", [1]) for name in ("text_output", "finish_reason", "logprobs")},
+        **{name: ("UINT32", [1]) for name in ("num_input_tokens", "num_output_tokens")},
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
 class FakeRequest:
-    """One inference the fake server was asked for."""
+    """One inference request that the fake server received."""
 
     model: str
     version: str
@@ -42,7 +56,7 @@ class FakeRequest:
 
 
 @dataclass(slots=True)
-class _Model:
+class _FakeModel:
     config: Message
     compute: Compute | None
     stream: ComputeStream | None
@@ -72,7 +86,7 @@ class FakeServer:
     """
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, threads: int = 16, credentials: Any = None) -> None:
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, _FakeModel] = {}
         self._lock = threading.Lock()
         self.requests: list[FakeRequest] = []
         self.calls: Counter[str] = Counter()
@@ -109,17 +123,17 @@ class FakeServer:
         Args:
             inputs, outputs: datatype and dims by name, dims without the batch dimension.
             compute: from the inputs to the outputs, batch dimension included; BYTES as arrays of ``bytes``.
-            stream: instead of it, for a decoupled model: yields any number of answers.
+            stream: instead of it, for a decoupled model: yields any number of responses.
         """
         if (compute is None) == (stream is None):
             raise ValueError("a fake model needs either compute or stream")
         config = config_pb.ModelConfig(name=name, max_batch_size=max_batch_size)
         config.model_transaction_policy.decoupled = stream is not None
         for tensor, (datatype, dims) in inputs.items():
-            config.input.add(name=tensor, data_type=_number(datatype), dims=dims, optional=tensor in optional_inputs)
+            config.input.add(name=tensor, data_type=_data_type(datatype), dims=dims, optional=tensor in optional_inputs)
         for tensor, (datatype, dims) in outputs.items():
-            config.output.add(name=tensor, data_type=_number(datatype), dims=dims)
-        self._models[name] = _Model(config, compute, stream)
+            config.output.add(name=tensor, data_type=_data_type(datatype), dims=dims)
+        self._models[name] = _FakeModel(config, compute, stream)
 
     def add_generation_model(
         self, name: str, answer: Callable[[str], Iterable[str]], *, pin: Pin | None = None
@@ -128,9 +142,9 @@ class FakeServer:
 
         Args:
             answer: from the prompt (for a chat its messages as JSON) to the pieces of text, a token each.
-            pin: it says that it is an ensemble which is pinned to this version of another model.
+            pin: its configuration is that of an ensemble which is pinned to this version of another model.
         """
-        self.add_model(name, **GENERATION_TENSORS, stream=functools.partial(generate, answer))
+        self.add_model(name, **_GENERATION_TENSORS, stream=functools.partial(_generate, answer))
         if pin is not None:
             steps = self._models[name].config.ensemble_scheduling.step
             steps.add(model_name=pin.model, model_version=int(pin.version))
@@ -149,7 +163,7 @@ class FakeServer:
 
     def stop(self) -> None:
         """Cut every connection."""
-        self._server.stop(grace=None).wait(_STARTED_WITHIN_SECONDS)
+        self._server.stop(grace=None).wait(_STOP_SECONDS)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> FakeServer:
@@ -160,19 +174,19 @@ class FakeServer:
     ) -> None:
         self.stop()
 
-    # -- what the protocol asks ----------------------------------------------------------------------------------------
+    # -- the protocol's methods ----------------------------------------------------------------------------------------
 
     def _count(self, method: str) -> None:
         with self._lock:
             self.calls[method] += 1
 
-    def _find(self, name: str, context: Any) -> _Model:
+    def _find(self, name: str, context: Any) -> _FakeModel:
         model = self._models.get(name)
         if model is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{name}' is not found")
         return model  # type: ignore[return-value]
 
-    def _begin(self, request: Message, context: Any) -> tuple[_Model, dict[str, Array]]:
+    def _begin(self, request: Message, context: Any) -> tuple[_FakeModel, dict[str, Array]]:
         model = self._find(request.model_name, context)
         inputs = _read_inputs(request)
         headers = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
@@ -197,15 +211,15 @@ class FakeServer:
                 grpc.StatusCode.UNIMPLEMENTED, "ModelInfer RPC doesn't support models with decoupled transaction policy"
             )
         assert model.compute is not None
-        return _answer(model, request, model.compute(inputs))
+        return _infer_response(model, request, model.compute(inputs))
 
     def _stream(self, request: Message, context: Any) -> Iterator[Message]:
         model, inputs = self._begin(request, context)
-        answers = model.stream(inputs) if model.stream else [model.compute(inputs)]  # type: ignore[misc]
-        for outputs in answers:
+        results = model.stream(inputs) if model.stream else [model.compute(inputs)]  # type: ignore[misc]
+        for outputs in results:
             if not context.is_active():
                 return
-            response = _answer(model, request, outputs)
+            response = _infer_response(model, request, outputs)
             response.parameters["triton_final_response"].bool_param = False
             yield pb.ModelStreamInferResponse(infer_response=response)
         final = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
@@ -264,7 +278,7 @@ def _counted(fake: FakeServer, name: str, method: Any) -> Any:
     return counted
 
 
-def _number(datatype: str) -> int:
+def _data_type(datatype: str) -> int:
     if datatype not in DTYPES:
         raise ValueError(f"there is no datatype {datatype!r}; there is: {', '.join(DTYPES)}")
     number: int = config_pb.DataType.Value("TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}")
@@ -276,7 +290,7 @@ def _read_inputs(request: Message) -> dict[str, Array]:
     return {tensor.name: decode(tensor.datatype, tuple(tensor.shape), next(raw)) for tensor in request.inputs}
 
 
-def _answer(model: _Model, request: Message, outputs: Tensors) -> Message:
+def _infer_response(model: _FakeModel, request: Message, outputs: Tensors) -> Message:
     response = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
     wanted = {output.name for output in request.outputs}
     for output in model.config.output:
@@ -299,4 +313,29 @@ def _sleep_unless_cancelled(seconds: float, context: Any) -> None:
     context.add_callback(ended.set)
     ended.wait(seconds)
     if not context.is_active():
-        raise RuntimeError("the caller has left")
+        raise RuntimeError("the caller has cancelled")
+
+
+def _generate(answer: Callable[[str], Iterable[str]], inputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
+    """The model's responses: one a piece and one with the finish reason; one for all where ``stream`` is false."""
+    prompt = inputs["messages" if "messages" in inputs else "text_input"][0].decode()
+    sampling = json.loads(inputs["sampling_parameters"][0]) if "sampling_parameters" in inputs else {}
+    max_tokens = sampling.get("max_tokens")
+    count = 0
+    pieces = []
+    for piece in itertools.islice(answer(prompt), max_tokens):
+        count += 1
+        if inputs["stream"][0]:
+            yield _generation_outputs(piece, "", prompt, 1)
+        else:
+            pieces.append(piece)
+    yield _generation_outputs("".join(pieces), "length" if count == max_tokens else "stop", prompt, len(pieces))
+
+
+def _generation_outputs(text: str, finish_reason: str, prompt: str, num_output_tokens: int) -> dict[str, Any]:
+    texts = {"text_output": text, "finish_reason": finish_reason, "logprobs": ""}
+    return {
+        **{name: np.array([value.encode()], object) for name, value in texts.items()},
+        "num_input_tokens": [len(prompt.split())],
+        "num_output_tokens": [num_output_tokens],
+    }

@@ -33,7 +33,7 @@ from trireme_client import (
     TriremeClient,
     UnavailableError,
 )
-from trireme_client.grpc_wire import channel_options
+from trireme_client.grpc_transport import channel_options
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from trireme_loadtest.load_task import LoadTask, parse_task

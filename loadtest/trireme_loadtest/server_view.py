@@ -53,19 +53,6 @@ class ServerView:
             raise TargetError(f"the server at {self.address} does not serve {model!r}: {error.problem}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Totals:
-    """Triton's counters of one model, all versions together."""
-
-    requests: int
-    rows: int
-    executions: int
-    queue_ns: int
-    compute_input_ns: int
-    compute_infer_ns: int
-    compute_output_ns: int
-
-
 class StatisticsMeter:
     """What a run adds to the statistics of models and, for an ensemble, of its steps.
 
@@ -78,51 +65,42 @@ class StatisticsMeter:
     def __init__(self, view: ServerView, models: Iterable[str]) -> None:
         self._view = view
         self._models = list(dict.fromkeys(step for model in models for step in (model, *_steps(view, model))))
-        self._before: dict[str, _Totals] = {}
+        self._before: dict[str, Sequence[VersionStatistics]] = {}
 
     def start(self) -> None:
-        self._before = {model: self._read(model) for model in self._models}
+        self._before = {model: self._view.statistics(model) for model in self._models}
 
     def stop(self) -> tuple[ServerShare, ...]:
-        """The shares since ``start``; models that answered nothing are left out, and all of a server that is gone."""
+        """The shares since ``start``, without models that answered nothing; none of a server that is gone."""
         try:
-            after = {model: self._read(model) for model in self._before}
+            shares = [_share(model, before, self._view.statistics(model)) for model, before in self._before.items()]
         except TargetError:
             return ()
-        return tuple(
-            _share(model, before, after[model])
-            for model, before in self._before.items()
-            if after[model].requests > before.requests
-        )
-
-    def _read(self, model: str) -> _Totals:
-        versions = self._view.statistics(model)
-        return _Totals(
-            requests=sum(one.succeeded for one in versions),
-            rows=sum(one.rows for one in versions),
-            executions=sum(one.executions for one in versions),
-            queue_ns=sum(one.queue_ns for one in versions),
-            compute_input_ns=sum(one.compute_input_ns for one in versions),
-            compute_infer_ns=sum(one.compute_infer_ns for one in versions),
-            compute_output_ns=sum(one.compute_output_ns for one in versions),
-        )
+        return tuple(share for share in shares if share is not None)
 
 
-def _share(model: str, before: _Totals, after: _Totals) -> ServerShare:
-    requests = after.requests - before.requests
+def _share(model: str, before: Sequence[VersionStatistics], after: Sequence[VersionStatistics]) -> ServerShare | None:
+    """What the versions of a model added to their counters; None where they answered nothing."""
 
-    def mean_ms(before_ns: int, after_ns: int) -> float:
-        return (after_ns - before_ns) / requests / _NANOSECONDS_PER_MS
+    def added(counter: Callable[[VersionStatistics], int]) -> int:
+        return sum(map(counter, after)) - sum(map(counter, before))
 
-    executions = after.executions - before.executions
+    requests = added(lambda one: one.succeeded)
+    if requests <= 0:
+        return None
+
+    def mean_ms(counter: Callable[[VersionStatistics], int]) -> float:
+        return added(counter) / requests / _NANOSECONDS_PER_MS
+
+    executions = added(lambda one: one.executions)
     return ServerShare(
         model=model,
         requests=requests,
-        queue_ms=mean_ms(before.queue_ns, after.queue_ns),
-        compute_input_ms=mean_ms(before.compute_input_ns, after.compute_input_ns),
-        compute_infer_ms=mean_ms(before.compute_infer_ns, after.compute_infer_ns),
-        compute_output_ms=mean_ms(before.compute_output_ns, after.compute_output_ns),
-        mean_batch=(after.rows - before.rows) / executions if executions else 0.0,
+        queue_ms=mean_ms(lambda one: one.queue_ns),
+        compute_input_ms=mean_ms(lambda one: one.compute_input_ns),
+        compute_infer_ms=mean_ms(lambda one: one.compute_infer_ns),
+        compute_output_ms=mean_ms(lambda one: one.compute_output_ns),
+        mean_batch=added(lambda one: one.rows) / executions if executions else 0.0,
     )
 
 

@@ -15,8 +15,8 @@ import aiohttp
 import grpc
 import grpc.aio
 from trireme_client import Endpoint
-from trireme_client.grpc_wire import channel
-from trireme_client.wire import WireOptions
+from trireme_client.grpc_transport import channel
+from trireme_client.transport import TransportOptions
 from tritonclient.grpc import service_pb2
 
 from trireme_loadtest.errors import RequestFailed
@@ -50,7 +50,7 @@ class _GrpcChannel:
         self._address, self._deadline_seconds = address, deadline_seconds
 
     async def __aenter__(self: _Channel) -> _Channel:
-        self._channel = channel(grpc.aio, Endpoint(self._address, direct=True), WireOptions())
+        self._channel = channel(grpc.aio, Endpoint(self._address, direct=True), TransportOptions())
         self._infer = self._channel.unary_unary(f"{_SERVICE}/ModelInfer")
         self._stream_infer = self._channel.stream_stream(f"{_SERVICE}/ModelStreamInfer")
         return self

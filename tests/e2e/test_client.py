@@ -168,7 +168,7 @@ def test_the_deadline_holds_and_abandoned_requests_are_not_executed(client):
     assert after - before - 1 <= 2
 
 
-def test_a_full_and_a_slow_queue_are_told_apart(client):
+def test_a_full_and_a_slow_queue_are_distinguished(client):
     kinds = []
 
     def call():
@@ -192,8 +192,8 @@ def test_parameters_and_an_optional_input_reach_every_step_of_an_ensemble(client
     absent = client.infer("marked", {"TEXT": "x"}, parameters=sent)
     for result, hint in ((given, "h"), (absent, None)):
         first, last = (json.loads(result[name][0, 0]) for name in ("FIRST_SAW", "LAST_SAW"))
-        for saw in (first, last):
-            received = {key: value for key, value in saw["parameters"].items() if key in sent}
+        for seen in (first, last):
+            received = {key: value for key, value in seen["parameters"].items() if key in sent}
             assert received == sent
             assert type(received["flag"]) is bool
         assert first["hint"] == hint
@@ -209,7 +209,7 @@ def test_sequences_keep_their_state_apart(client):
     assert int(other["SUM"][0, 0]) == 10
 
 
-def test_an_unknown_model_or_version_is_told_with_those_there_are(client):
+def test_an_unknown_model_or_version_is_reported_with_those_there_are(client):
     with pytest.raises(ModelNotFoundError, match="no model 'identty' is ready; there is: count_up, double,"):
         client.infer("identty", {})
     with pytest.raises(ModelNotFoundError, match="version 9"):
@@ -233,7 +233,7 @@ def test_the_admin_key_opens_the_repository_and_is_sent_nowhere_else(server, cli
         keyless.load_model("mark_last")
 
 
-def test_an_operator_is_answered_alike_over_grpc_and_http(server):
+def test_an_operator_gets_the_same_over_grpc_and_http(server):
     answers = []
     for address in (server.grpc_address, f"http://{server.http_address}"):
         with OperatorClient(address, ADMIN_KEY) as operator, OperatorClient(address) as stranger:

@@ -146,7 +146,7 @@ def test_a_stream_ends_soon_after_its_server_is_gone(server, how):
             assert time.monotonic() - began < STREAM_ENDS_WITHIN_SECONDS
 
 
-def test_a_restarted_server_is_found_and_told_of_shared_memory_once_more(repository):
+def test_shared_memory_is_registered_again_with_a_restarted_server(repository):
     with throw_away_server(ServerFlags(repository)) as first:
         flags = first.flags
         with TriremeClient(first.grpc_address, retry=RetryPolicy(max_attempts=50, max_backoff_ms=500)) as client:

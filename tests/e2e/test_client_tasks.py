@@ -51,7 +51,7 @@ def test_asyncio_gives_the_same(repository_server, client):
     assert np.allclose(asyncio.run(main()).vectors, client.embed(TEXTS, tier="premium").vectors, atol=1e-4)
 
 
-def test_a_parameter_the_router_refuses_is_told(client):
+def test_a_parameter_the_router_refuses_is_reported(client):
     with pytest.raises(ClientError, match="min_quality"):
         client.embed("a", parameters={"min_quality": "high"})
 

@@ -29,9 +29,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["tls", "mutual"])
 def secured(request, folder, tmp_path_factory):
-    """The address of a server that takes gRPC over TLS only, and whether it wants a client's certificate.
+    """The address of a server that accepts gRPC over TLS only, and whether it requires a client's certificate.
 
-    ``trireme serve`` is for the loopback address and knows no TLS, so the server is started by its own flags.
+    ``trireme serve`` is for the loopback address and has no TLS, so the server is started by its own flags.
     """
     directory = tmp_path_factory.mktemp("tls")
     shutil.copytree(MODELS / "identity_rows", directory / "models" / "identity_rows")
@@ -79,7 +79,7 @@ def trusted(folder, *, certificate):
     return Tls(ca=folder / "ca.pem", server_name="triton.test", **pair)
 
 
-def test_a_proven_server_answers_and_a_mutual_one_wants_the_clients_certificate(secured, folder):
+def test_an_authenticated_server_answers_and_a_mutual_one_requires_the_clients_certificate(secured, folder):
     address, mutual = secured
     with TriremeClient(address, tls=trusted(folder, certificate=True)) as client:
         assert client.infer("identity_rows", ROW)["TEXT_OUT"].tolist() == [["é\0".encode()]]
@@ -99,7 +99,7 @@ def test_a_proven_server_answers_and_a_mutual_one_wants_the_clients_certificate(
         pytest.param(None, id="no TLS"),
     ],
 )
-def test_a_server_that_is_not_proven_gets_no_request(secured, folder, tls):
+def test_a_server_that_is_not_authenticated_gets_no_request(secured, folder, tls):
     address, _ = secured
     wanted = Tls(**{**tls, "ca": folder / tls["ca"]}) if tls else None
     with TriremeClient(address, tls=wanted) as client, pytest.raises(UnavailableError, match="before the request was"):

@@ -16,7 +16,7 @@ import numpy as np
 import tritonclient.grpc as triton_grpc
 from trireme.processes.server import ServerFlags, TritonServer
 from trireme_client import Endpoint, HedgePolicy, TriremeClient
-from trireme_client.grpc_wire import channel_options
+from trireme_client.grpc_transport import channel_options
 
 from trireme_loadtest.bench.shape import (
     Column,

@@ -23,9 +23,7 @@ def ensure_admin_key(path: Path) -> str:
     if not path.exists():
         write_atomic(path, secrets.token_urlsafe(32).encode(), mode=0o600)
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ServerError(
-            f"{path} is readable by other users, so its key is compromised; delete it to create another"
-        )
+        raise ServerError(f"{path} is readable by other users, so its key is compromised; delete it to create another")
     return path.read_text().strip()
 
 

@@ -1,10 +1,11 @@
-"""A fake server, and clients of both kinds behind one face, so that each test holds for both."""
+"""A fake server, and clients of both kinds behind one interface, so that each test covers both."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import inspect
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -46,26 +47,35 @@ def add_models(server: FakeServer) -> None:
 
 
 @contextlib.contextmanager
-def once(condition: Callable[[], bool], act: Callable[[], object]) -> Iterator[None]:
-    """Beside what the block does, act as soon as the condition holds."""
-    left = threading.Event()
+def act_when(condition: Callable[[], bool], act: Callable[[], object]) -> Iterator[None]:
+    """While the block runs, act as soon as the condition holds."""
+    ended = threading.Event()
 
     def watch() -> None:
         while not condition():
-            if left.wait(0.005):
+            if ended.wait(0.005):
                 return
         act()
 
-    watching = threading.Thread(target=watch)
-    watching.start()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     try:
         yield
     finally:
-        left.set()
-        watching.join()
+        ended.set()
+        watcher.join()
 
 
-class BlockingFace:
+@contextlib.contextmanager
+def silent_port() -> Iterator[str]:
+    """A port that accepts connections and never sends a byte."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+class BlockingAdapter:
     """An asyncio client called from a test that is not asynchronous; a stream is a list."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -81,7 +91,7 @@ class BlockingFace:
 
         return call
 
-    def end_loop(self) -> None:
+    def close_loop(self) -> None:
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
@@ -97,11 +107,11 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     made: list[Any] = []
 
     def make(*args: Any, **kwargs: Any) -> Any:
-        made.append((TriremeClient if request.param == "blocking" else BlockingFace)(*args, **kwargs))
+        made.append((TriremeClient if request.param == "blocking" else BlockingAdapter)(*args, **kwargs))
         return made[-1]
 
     yield make
     for client in made:
         client.close()
-        if isinstance(client, BlockingFace):
-            client.end_loop()
+        if isinstance(client, BlockingAdapter):
+            client.close_loop()

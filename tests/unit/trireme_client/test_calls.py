@@ -27,12 +27,12 @@ from trireme_client import (
 )
 
 from tests.deadlines import scaled
-from tests.unit.trireme_client.conftest import once
+from tests.unit.trireme_client.conftest import act_when, silent_port
 
 ROW = {"X": [[1.0, 2.0]]}
 
 
-def test_a_model_is_described_once(fake, connect):
+def test_the_spec_of_a_model_is_fetched_once(fake, connect):
     client = connect(fake.address)
     for _ in range(5):
         assert client.infer("double", ROW)["Y"].tolist() == [[2.0, 4.0]]
@@ -40,7 +40,7 @@ def test_a_model_is_described_once(fake, connect):
     assert fake.calls["ModelInfer"] == 5
 
 
-def test_a_replaced_model_is_described_again_before_a_request_is_refused(fake, connect, monkeypatch):
+def test_the_spec_of_a_replaced_model_is_fetched_again_before_a_request_is_refused(fake, connect, monkeypatch):
     client = connect(fake.address)
     client.infer("double", ROW)
     fake.add_model(
@@ -50,7 +50,7 @@ def test_a_replaced_model_is_described_again_before_a_request_is_refused(fake, c
         max_batch_size=8,
         compute=lambda i: {"Y": i["X"]},
     )
-    monkeypatch.setattr("trireme_client.session._FRESH_SPEC_SECONDS", 0.0)
+    monkeypatch.setattr("trireme_client.spec_cache._FRESH_SPEC_SECONDS", 0.0)
     assert client.infer("double", {"X": np.ones((1, 2))})["Y"].dtype == np.float64
 
 
@@ -104,7 +104,7 @@ def test_missing_and_unknown_tensors_are_named(fake, connect):
         client.infer("double", ROW)["Z"]
 
 
-def test_an_optional_input_may_be_left_out(fake, connect):
+def test_an_optional_input_may_be_omitted(fake, connect):
     client = connect(fake.address)
     assert client.infer("echo", {"TEXT": ["a"]})["TEXT"].tolist() == [b"a"]
     assert client.infer("echo", {"TEXT": ["a"], "HINT": "h"})["TEXT"].tolist() == [b"a"]
@@ -166,26 +166,11 @@ def test_the_deadline_reaches_the_server_in_both_forms(fake, connect):
     assert 0 < fake.requests[-1].parameters["timeout"] <= 1_000_000
 
 
-def test_a_deadline_passed_on_a_port_that_never_answers_says_that_nothing_was_sent(connect):
-    with black_hole() as address, pytest.raises(DeadlineError) as caught:
+def test_a_deadline_on_a_port_that_never_answers_passes_with_nothing_sent(connect):
+    with silent_port() as address, pytest.raises(DeadlineError) as caught:
         connect(address).infer("double", ROW, deadline_ms=150)
     assert not caught.value.sent
     assert caught.value.attempts == 0
-
-
-class black_hole:  # noqa: N801
-    """A port that accepts connections and never says a word."""
-
-    def __enter__(self) -> str:
-        import socket
-
-        self.socket = socket.socket()
-        self.socket.bind(("127.0.0.1", 0))
-        self.socket.listen()
-        return f"127.0.0.1:{self.socket.getsockname()[1]}"
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
 
 
 def test_a_port_that_refuses_is_unavailable_with_nothing_sent(connect):
@@ -202,7 +187,7 @@ def test_a_deadline_under_a_millisecond_is_refused(fake, connect, deadline_ms):
         connect(fake.address).infer("double", ROW, deadline_ms=deadline_ms)
 
 
-def test_a_lost_request_is_sent_once_more(fake, connect):
+def test_a_lost_request_is_sent_again_once(fake, connect):
     client = connect(fake.address)
     fake.fail_next("double", "UNAVAILABLE", "Socket closed")
     assert client.infer("double", ROW).timings.attempts == 2
@@ -220,7 +205,7 @@ def test_a_request_that_envoy_lost_twice_is_not_sent_again(fake, connect):
     assert fake.calls["ModelInfer"] == 1
 
 
-def test_the_last_failure_is_told_when_attempts_are_used_up(fake, connect):
+def test_the_last_failure_is_reported_when_attempts_are_used_up(fake, connect):
     client = connect(fake.address, retry=RetryPolicy(max_attempts=2))
     fake.fail_next("double", "UNAVAILABLE", "Socket closed", times=5)
     with pytest.raises(UnavailableError, match="in flight: Socket closed") as caught:
@@ -246,7 +231,7 @@ def test_retries_stay_within_a_tenth_of_the_calls(fake, connect):
 
 
 @pytest.mark.parametrize("status", ["INVALID_ARGUMENT", "INTERNAL", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED"])
-def test_what_cannot_get_better_is_not_tried_again(fake, connect, status):
+def test_permanent_failures_are_not_retried(fake, connect, status):
     fake.fail_next("double", status)
     kind = InvalidRequestError if status == "INVALID_ARGUMENT" else ServerFaultError
     with pytest.raises(kind, match="scripted failure"):
@@ -270,14 +255,14 @@ def test_a_request_of_a_sequence_is_never_sent_twice(fake, connect):
         ("Request for unknown model: 'double' has no available versions", ModelNotFoundError),
     ],
 )
-def test_tritons_unavailable_is_told_apart(fake, connect, message, kind):
+def test_the_causes_of_tritons_unavailable_are_distinguished(fake, connect, message, kind):
     fake.fail_next("double", "UNAVAILABLE", message)
     with pytest.raises(kind):
         connect(fake.address).infer("double", ROW)
     assert fake.calls["ModelInfer"] == 1
 
 
-def test_an_unknown_model_is_told_with_those_there_are(fake, connect):
+def test_an_unknown_model_is_reported_with_those_there_are(fake, connect):
     with pytest.raises(ModelNotFoundError, match="there is: count, double, echo") as caught:
         connect(fake.address).infer("doubel", ROW, version=3)
     assert caught.value.known == ("count", "double", "echo")
@@ -288,7 +273,7 @@ def test_an_attempts_own_deadline_leaves_time_for_another(fake, connect):
     client = connect(fake.address, retry=RetryPolicy(attempt_deadline_ms=500, backoff_ms=0))
     client.infer("double", ROW)
     fake.delay("double", 60_000)
-    with once(lambda: len(fake.requests) == 2, lambda: fake.delay("double", 0)):
+    with act_when(lambda: len(fake.requests) == 2, lambda: fake.delay("double", 0)):
         assert client.infer("double", ROW, deadline_ms=20_000).timings.attempts == 2
 
 
@@ -352,12 +337,12 @@ def test_a_stream_keeps_its_deadline(fake, connect):
         list(connect(fake.address).stream("endless", {"N": [0]}, deadline_ms=150))
 
 
-def test_a_model_that_streams_is_not_called_once(fake, connect):
+def test_infer_refuses_a_model_that_streams(fake, connect):
     with pytest.raises(InvalidRequestError, match=r"call stream\(\)"):
         connect(fake.address).infer("count", {"N": [1]})
 
 
-def test_a_closed_client_says_so(fake, connect):
+def test_a_closed_client_raises_closed_error(fake, connect):
     client = connect(fake.address)
     client.infer("double", ROW)
     client.close()
@@ -409,7 +394,7 @@ def test_a_client_logs_nothing_by_itself_and_secrets_never(fake, connect, caplog
     assert [record for record in caplog.records if record.name.startswith("trireme_client")] == []
 
 
-def test_tasks_tell_who_answered_each_text(fake, connect):
+def test_tasks_report_the_variant_of_each_text(fake, connect):
     fake.add_model(
         "text_classification",
         inputs={"TEXT": ("BYTES", [1])},
@@ -436,7 +421,7 @@ def test_tasks_tell_who_answered_each_text(fake, connect):
     assert (sent["tier"], sent["max_latency_ms"]) == ("economy", 50)
 
 
-def test_no_texts_give_no_rows_and_ask_nothing(fake, connect):
+def test_no_texts_give_no_rows_and_send_nothing(fake, connect):
     fake.add_model(
         "text_embedding", inputs={"TEXT": ("BYTES", [1])}, outputs={"EMBEDDING": ("FP32", [384])}, max_batch_size=2,
         compute=lambda inputs: {"EMBEDDING": np.ones((len(inputs["TEXT"]), 384))},

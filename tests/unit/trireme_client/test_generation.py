@@ -1,4 +1,4 @@
-"""Generation: the contract's tensors, routes that decide and learn, affinity."""
+"""Generation: the contract's tensors, routes, affinity."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def add_route(server, variants, *, reports=None, leave_after_ms=None, stream_fro
         reason = {"reason": "fallback" if "tried" in parameters else "requested_tier", "leave_after_ms": leave_after_ms}
         if stream_from is not None:
             reason["stream_from"] = stream_from
-        told = {"VARIANT": names[0], "VARIANT_VERSION": "7", "ROUTE_REASON": json.dumps(reason)}
-        return {name: np.array([text.encode()], object) for name, text in told.items()}
+        outputs = {"VARIANT": names[0], "VARIANT_VERSION": "7", "ROUTE_REASON": json.dumps(reason)}
+        return {name: np.array([text.encode()], object) for name, text in outputs.items()}
 
     server.add_model(
         "text_generation",
@@ -95,7 +95,7 @@ def test_a_chat_reaches_the_model_as_messages(fake, connect):
     assert "text_input" not in inputs
 
 
-def test_a_model_without_the_optional_tensors_is_asked_for_none_of_them(fake, connect):
+def test_a_model_without_the_optional_tensors_receives_none_of_them(fake, connect):
     fake.add_model(
         "plain", inputs={"text_input": ("BYTES", [1])}, outputs={"text_output": ("BYTES", [1])},
         stream=lambda _: [{"text_output": np.array([b"yes"], object)}],
@@ -107,12 +107,12 @@ def test_a_model_without_the_optional_tensors_is_asked_for_none_of_them(fake, co
 
 
 @pytest.mark.parametrize("prompt", [{}, {"text": "a", "messages": []}])
-def test_text_and_messages_are_told_apart(fake, connect, prompt):
+def test_exactly_one_of_text_and_messages_is_accepted(fake, connect, prompt):
     with pytest.raises(InvalidRequestError, match="either text or messages"):
         list(connect(fake.address).generate("chat", **prompt))
 
 
-def test_sampling_parameters_that_are_no_json_are_refused_before_sending(fake, connect):
+def test_sampling_parameters_that_are_not_json_are_refused_before_sending(fake, connect):
     with pytest.raises(InvalidInputError, match="sampling_parameters"):
         list(connect(fake.address).generate("chat", "a", sampling_parameters={"stop": {1}}))
     assert fake.requests == []
@@ -173,8 +173,8 @@ def test_a_cancelled_stream_leaves_nothing_for_the_next_event_loop(fake, caplog)
     assert "Event loop is closed" not in caplog.text
 
 
-def test_the_engine_that_a_variant_is_pinned_to_is_asked_itself(fake, connect):
-    """Tritonserver hands no cancellation on to the steps of an ensemble."""
+def test_the_engine_that_a_variant_is_pinned_to_is_called_directly(fake, connect):
+    """Tritonserver passes no cancellation on to the steps of an ensemble."""
     fake.add_generation_model("engine", words)
     client = connect(fake.address)
     for version in ("3", "4"):
@@ -185,7 +185,7 @@ def test_the_engine_that_a_variant_is_pinned_to_is_asked_itself(fake, connect):
         assert (fake.requests[-1].model, fake.requests[-1].version) == ("engine", version)
 
 
-def test_a_pinned_version_that_is_not_there_is_asked_of_the_variant(fake, connect):
+def test_a_pinned_version_that_is_not_there_is_called_through_the_variant(fake, connect):
     fake.add_generation_model("variant", lambda _: ["ensemble"], pin=Pin("engine", "3"))
     assert text(connect(fake.address).generate("variant", "one two")) == "ensemble"
 
@@ -196,7 +196,7 @@ def test_the_deadline_bounds_the_whole_text(fake, connect):
         list(connect(fake.address).generate("endless", "go", deadline_ms=200))
 
 
-def test_a_route_names_the_variant_and_hears_how_fast_it_was(fake, connect):
+def test_a_route_names_the_variant_and_receives_a_report_of_its_pace(fake, connect):
     reports = []
     add_route(fake, ["chat"], reports=reports)
     chunks = list(connect(fake.address).generate("text_generation", "one two three", tier="economy", max_ttft_ms=250))
@@ -214,7 +214,7 @@ def test_a_route_names_the_variant_and_hears_how_fast_it_was(fake, connect):
     assert "fault" not in report
 
 
-def test_the_engine_that_a_route_names_is_asked_without_reading_configurations_again(fake, connect):
+def test_the_engine_that_a_route_names_is_called_without_reading_configurations_again(fake, connect):
     fake.add_generation_model("engine", words)
     add_route(fake, ["chat"], stream_from={"model": "engine", "version": "3"})
     client = connect(fake.address)
@@ -228,7 +228,7 @@ def test_the_engine_that_a_route_names_is_asked_without_reading_configurations_a
     assert read[0] == read[1]
 
 
-def test_an_engine_that_the_replica_does_not_have_is_asked_through_its_variant(fake, connect):
+def test_an_engine_that_the_replica_does_not_have_is_called_through_its_variant(fake, connect):
     add_route(fake, ["chat"], stream_from={"model": "engine", "version": "3"})
     assert text(connect(fake.address).generate("text_generation", "one two")) == "one two "
 
@@ -297,7 +297,7 @@ def test_after_the_first_token_nothing_is_tried_again(fake):
 
 
 @pytest.mark.parametrize("problem", ["unsupported (logprobs): not here", "context_length_exceeded (prompt): too long"])
-def test_what_one_variant_cannot_do_another_is_asked(fake, connect, problem):
+def test_a_request_that_one_variant_does_not_support_goes_to_another(fake, connect, problem):
     fake.add_generation_model("other", words)
     add_route(fake, ["chat", "other"])
     fake.fail_next("chat", "UNIMPLEMENTED", problem)
@@ -352,7 +352,7 @@ def test_prompts_that_begin_alike_go_to_one_replica():
     assert all(counts[False] for counts in at)
 
 
-def test_an_overloaded_replica_hands_its_prompts_on():
+def test_prompts_of_an_overloaded_replica_go_elsewhere():
     with FakeServer() as a, FakeServer() as b:
         for server in (a, b):
             server.add_generation_model("endless", lambda _: endless(threading.Event()))
@@ -367,7 +367,7 @@ def test_an_overloaded_replica_hands_its_prompts_on():
 
 
 @pytest.mark.parametrize("second", ["missing", "broken"])
-def test_when_every_variant_fails_the_first_ones_reason_is_told(fake, connect, second):
+def test_when_every_variant_fails_the_first_ones_reason_is_reported(fake, connect, second):
     fake.add_generation_model("stuck", words)
     fake.add_generation_model("broken", words)
     fake.fail_next("stuck", "INTERNAL", "Stub process 'stuck_0_0' is not healthy.")

@@ -1,4 +1,4 @@
-"""What an operator's client reports of a server that answers, of one that refuses, and of one that is not there."""
+"""The operator's client with a server that answers, one that refuses, and one that is not there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_what_a_server_has_and_counts_is_reported(fake: FakeServer) -> None:
         assert {entry.model for entry in client.statistics(5.0)} == {"double", "count", "echo"}
 
 
-def test_a_model_that_streams_is_asked_like_any_other(fake: FakeServer) -> None:
+def test_a_model_that_streams_is_called_like_any_other(fake: FakeServer) -> None:
     with OperatorClient(fake.address) as client:
         assert client.infer("double", {"X": ROW}, 5.0)["Y"].tolist() == [[2.0, 2.0]]
         assert client.infer("count", {"N": np.array([3], np.int32)}, 5.0)["I"].tolist() == [0, 1, 2]

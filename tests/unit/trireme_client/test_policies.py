@@ -6,13 +6,13 @@ import dataclasses
 
 import pytest
 from trireme_client import HealthPolicy, HedgePolicy, RetryPolicy, SequenceStep, Tls, TriremeClient
-from trireme_client.budget import Budget, Latencies
-from trireme_client.verdict import Verdict, judge
-from trireme_client.wire import WireError
+from trireme_client.failure import FailureKind
+from trireme_client.policy import Budget, Latencies
+from trireme_client.transport import StatusError
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "problem"),
     [
         (lambda: RetryPolicy(max_attempts=0), "RetryPolicy.max_attempts is 0; it must be at least 1"),
         (lambda: RetryPolicy(budget_percent=101), "RetryPolicy.budget_percent"),
@@ -30,8 +30,8 @@ from trireme_client.wire import WireError
         (lambda: TriremeClient("a:1", compression="zip"), "compression is 'zip'"),
     ],
 )
-def test_a_wrong_value_is_named(make, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_wrong_value_is_named(make, problem):
+    with pytest.raises(ValueError, match=problem):
         make()
 
 
@@ -79,22 +79,22 @@ def test_the_percentile_is_of_the_recent_answers_of_each_model():
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "verdict"),
+    ("status", "message", "kind"),
     [
-        ("UNAVAILABLE", "failed to connect to all addresses", Verdict.LOST),
-        ("UNAVAILABLE", "Server is stopping, scheduler for model has stopped accepting", Verdict.STOPPING),
-        ("UNAVAILABLE", "[request id: 5] Request timeout expired", Verdict.QUEUE_TIMEOUT),
-        ("UNAVAILABLE", "[request id: 5] Exceeds maximum queue size", Verdict.QUEUE_FULL),
-        ("UNAVAILABLE", "Request for unknown model: 'a' is not found", Verdict.NOT_FOUND),
-        ("UNAVAILABLE", "Request for unknown model: 'a' has no available versions", Verdict.NOT_FOUND),
-        ("NOT_FOUND", "Request for unknown model: 'a' version 9 is not found", Verdict.NOT_FOUND),
-        ("INTERNAL", "Stub process 'a_0_0' is not healthy.", Verdict.SICK),
-        ("INVALID_ARGUMENT", "Unable to find shared memory region: 'r'", Verdict.REGION_UNKNOWN),
-        ("INVALID_ARGUMENT", "unexpected shape for input 'X'", Verdict.INVALID),
-        ("DEADLINE_EXCEEDED", "Deadline Exceeded", Verdict.DEADLINE),
-        ("INTERNAL", "scripted failure", Verdict.FAULT),
-        ("PERMISSION_DENIED", "", Verdict.FAULT),
+        ("UNAVAILABLE", "failed to connect to all addresses", FailureKind.CONNECTION_LOST),
+        ("UNAVAILABLE", "Server is stopping, scheduler for model has stopped accepting", FailureKind.SERVER_STOPPING),
+        ("UNAVAILABLE", "[request id: 5] Request timeout expired", FailureKind.QUEUE_TIMEOUT),
+        ("UNAVAILABLE", "[request id: 5] Exceeds maximum queue size", FailureKind.QUEUE_FULL),
+        ("UNAVAILABLE", "Request for unknown model: 'a' is not found", FailureKind.NOT_FOUND),
+        ("UNAVAILABLE", "Request for unknown model: 'a' has no available versions", FailureKind.NOT_FOUND),
+        ("NOT_FOUND", "Request for unknown model: 'a' version 9 is not found", FailureKind.NOT_FOUND),
+        ("INTERNAL", "Stub process 'a_0_0' is not healthy.", FailureKind.MODEL_DEAD),
+        ("INVALID_ARGUMENT", "Unable to find shared memory region: 'r'", FailureKind.REGION_UNKNOWN),
+        ("INVALID_ARGUMENT", "unexpected shape for input 'X'", FailureKind.INVALID),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", FailureKind.DEADLINE),
+        ("INTERNAL", "scripted failure", FailureKind.FAULT),
+        ("PERMISSION_DENIED", "", FailureKind.FAULT),
     ],
 )
-def test_failures_are_told_apart(status, message, verdict):
-    assert judge(WireError(status, message)) is verdict
+def test_failures_are_classified(status, message, kind):
+    assert FailureKind.of(StatusError(status, message)) is kind

@@ -26,7 +26,7 @@ from trireme_client import (
 )
 
 from tests.deadlines import scaled
-from tests.unit.trireme_client.conftest import once
+from tests.unit.trireme_client.conftest import act_when
 
 ROW = {"X": [[1.0, 2.0]]}
 HANG_GUARD_SECONDS = scaled(60.0)
@@ -56,7 +56,7 @@ def test_closing_ends_calls_in_flight(fake):
     client = TriremeClient(fake.address)
     client.infer("double", ROW)
     fake.delay("double", 60_000)
-    arrived = once(lambda: len(fake.requests) == 2, client.close)
+    arrived = act_when(lambda: len(fake.requests) == 2, client.close)
     with arrived, pytest.raises(ClosedError, match="closed during the call"):
         client.infer("double", ROW)
 
@@ -85,7 +85,7 @@ def first_calls(kind, address, count):
 
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-def test_many_first_calls_ask_for_the_models_description_once(fake, kind, monkeypatch):
+def test_many_first_calls_fetch_the_spec_once(fake, kind, monkeypatch):
     find = fake._find
 
     def find_slowly(name, context):
@@ -100,10 +100,10 @@ def test_many_first_calls_ask_for_the_models_description_once(fake, kind, monkey
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_a_first_call_that_fails_fails_no_other(fake, kind, monkeypatch):
-    find, asked = fake._find, itertools.count()
+    find, fetches = fake._find, itertools.count()
 
     def find_after_a_failure(name, context):
-        if next(asked) == 0:
+        if next(fetches) == 0:
             time.sleep(0.2)
             context.abort(grpc.StatusCode.INTERNAL, "scripted failure")
         return find(name, context)
@@ -114,12 +114,12 @@ def test_a_first_call_that_fails_fails_no_other(fake, kind, monkeypatch):
     assert [type(answer) for answer in answers].count(InferResult) == 7
 
 
-def test_a_first_call_that_is_cancelled_leaves_the_asking_to_the_next(fake, monkeypatch):
-    find, asked, left = fake._find, itertools.count(), threading.Event()
+def test_a_first_call_that_is_cancelled_leaves_the_fetch_to_the_next(fake, monkeypatch):
+    find, fetches, cancelled = fake._find, itertools.count(), threading.Event()
 
-    def find_once_the_first_has_left(name, context):
-        if next(asked) == 0:
-            left.wait(HANG_GUARD_SECONDS)
+    def find_after_the_first_is_cancelled(name, context):
+        if next(fetches) == 0:
+            cancelled.wait(HANG_GUARD_SECONDS)
         return find(name, context)
 
     async def main():
@@ -131,14 +131,14 @@ def test_a_first_call_that_is_cancelled_leaves_the_asking_to_the_next(fake, monk
             await asyncio.sleep(0)
             first.cancel()
             answer = await second
-            left.set()
+            cancelled.set()
             return answer
 
-    monkeypatch.setattr(fake, "_find", find_once_the_first_has_left)
+    monkeypatch.setattr(fake, "_find", find_after_the_first_is_cancelled)
     assert asyncio.run(main())["Y"].tolist() == [[2.0, 4.0]]
 
 
-def test_parts_of_a_split_call_run_four_at_once_and_come_back_in_order(fake):
+def test_requests_of_a_split_call_run_four_at_once_and_come_back_in_order(fake):
     together, running, most, lock = threading.Barrier(4, timeout=HANG_GUARD_SECONDS), 0, 0, threading.Lock()
 
     def compute(inputs):
@@ -165,7 +165,7 @@ def test_parts_of_a_split_call_run_four_at_once_and_come_back_in_order(fake):
     assert (result.timings.requests, result.timings.attempts, most) == (8, 8, 4)
 
 
-def test_a_part_that_fails_ends_the_others(fake):
+def test_a_request_of_a_split_call_that_fails_ends_the_others(fake):
     ended = threading.Event()
 
     def compute(inputs):
@@ -297,7 +297,7 @@ def _in_child(queue):
 
 # Python 3.12 warns where other threads run, as those of gRPC and of pytest-xdist do.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_client_says_so_after_a_fork(fake):
+def test_a_client_raises_closed_error_after_a_fork(fake):
     global PARENT
     with TriremeClient(fake.address) as PARENT:
         PARENT.infer("double", ROW)
@@ -356,7 +356,7 @@ def test_a_deadline_holds_while_other_threads_keep_the_interpreter(fake):
         spinner.join()
 
 
-def test_the_fake_server_counts_and_fails_as_told():
+def test_the_fake_server_counts_and_validates():
     with FakeServer() as server, TriremeClient(server.address) as client:
         server.add_model("m", inputs={}, outputs={"Y": ("INT32", [1])}, compute=lambda _: {"Y": [1]})
         assert client.infer("m", {})["Y"].tolist() == [1]

@@ -1,11 +1,11 @@
-"""Proxies that the environment names: where one is used, and what a call says of it."""
+"""Proxies of the environment: where one is used, and how an error names it."""
 
 from __future__ import annotations
 
 import pytest
 from trireme_client import Endpoint, UnavailableError
 
-# Nobody listens there.
+# Nothing listens there.
 PROXY = "http://127.0.0.1:9"
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")
 
@@ -33,7 +33,7 @@ def test_an_error_behind_a_proxy_names_its_variable(connect, environment):
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "excepted", "variable"),
+    ("endpoint", "no_proxy", "variable"),
     [
         (Endpoint("10.1.2.3:8001"), "", "https_proxy"),
         (Endpoint("triton.example:8001").at("10.1.2.3"), "", "https_proxy"),
@@ -45,8 +45,8 @@ def test_an_error_behind_a_proxy_names_its_variable(connect, environment):
         (Endpoint("[::1]:8001"), "", ""),
     ],
 )
-def test_the_proxy_of_an_endpoint_follows_the_variables(environment, endpoint, excepted, variable):
+def test_the_proxy_of_an_endpoint_follows_the_variables(environment, endpoint, no_proxy, variable):
     environment.setenv("http_proxy", PROXY)
     environment.setenv("https_proxy", PROXY)
-    environment.setenv("no_proxy", excepted)
+    environment.setenv("no_proxy", no_proxy)
     assert endpoint.proxy_variable == variable

@@ -21,7 +21,7 @@ from trireme_client import (
 )
 
 from tests.deadlines import scaled
-from tests.unit.trireme_client.conftest import add_models, once
+from tests.unit.trireme_client.conftest import act_when, add_models, silent_port
 
 ROW = {"X": [[1.0, 2.0]]}
 FAST = HealthPolicy(interval_ms=50, probe_deadline_ms=500, eject_after=2, resolve_ms=50)
@@ -130,7 +130,7 @@ def _idle_for_a_round(client, server):
     return server.calls["ModelInfer"] == before
 
 
-def test_a_dead_model_on_one_replica_is_passed_over(three, connect):
+def test_a_dead_model_on_one_replica_is_skipped(three, connect):
     client = connect(addresses(three))
     three[0].fail_next("double", "INTERNAL", "Stub process 'double_0_0' is not healthy.", times=1000)
     for _ in range(30):
@@ -149,15 +149,15 @@ def test_a_probe_that_is_a_real_inference_finds_the_dead_model(three):
     with TriremeClient(addresses(three), health=health, retry=RetryPolicy(max_attempts=1)) as client:
         three[0].fail_next("double", "INTERNAL", "scripted failure", times=10_000)
         client.is_ready()
-        wait_until(lambda: _all_well(client))
+        wait_until(lambda: _all_succeed(client))
 
 
-def _all_well(client):
+def _all_succeed(client):
     try:
         for _ in range(6):
             client.infer("double", ROW)
     except (ServerFaultError, UnavailableError):
-        # Unavailable: in flight while the replica was given up, and not to be tried again.
+        # Unavailable: in flight while the replica was reconnected, and not to be tried again.
         return False
     return True
 
@@ -170,7 +170,7 @@ def test_a_model_that_only_some_replicas_have_is_found(three, connect):
         client.infer("double", ROW)
 
 
-def test_a_frozen_replica_is_given_up_and_its_calls_go_elsewhere(three, connect):
+def test_calls_of_a_frozen_replica_go_elsewhere(three, connect):
     with silent_port() as frozen:
         client = connect([frozen, three[0].address], health=FAST)
         for _ in range(20):
@@ -184,19 +184,10 @@ def test_requests_in_flight_on_a_replica_that_freezes_are_sent_elsewhere(three, 
         client.infer("double", ROW)
     before = three[0].calls["ModelInfer"]
     three[0].delay("double", 60_000)
-    with once(lambda: three[0].calls["ModelInfer"] > before, lambda: setattr(three[0], "ready", False)):
+    with act_when(lambda: three[0].calls["ModelInfer"] > before, lambda: setattr(three[0], "ready", False)):
         for _ in range(2):
             assert client.infer("double", ROW, deadline_ms=15_000)["Y"].tolist() == [[2.0, 4.0]]
     assert three[0].calls["ModelInfer"] == before + 1
-
-
-@contextlib.contextmanager
-def silent_port():
-    """A port that accepts connections and never says a word."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
 def test_all_replicas_gone_is_unavailable(three, connect):
@@ -219,13 +210,13 @@ def test_a_sequence_stays_with_one_replica(three, connect):
 
 
 def test_a_host_name_is_followed_to_the_servers_behind_it(monkeypatch, connect):
-    behind = ["127.0.0.1"]
+    addresses_of_host = ["127.0.0.1"]
 
-    def look_up(host, port, **_):
+    def getaddrinfo(host, port, **_):
         assert host == "triton.test"
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in behind]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in addresses_of_host]
 
-    monkeypatch.setattr("trireme_client.runtime.socket.getaddrinfo", look_up)
+    monkeypatch.setattr("trireme_client.runtime.socket.getaddrinfo", getaddrinfo)
     with FakeServer() as one:
         add_models(one)
         port = int(one.address.rpartition(":")[2])
@@ -233,9 +224,9 @@ def test_a_host_name_is_followed_to_the_servers_behind_it(monkeypatch, connect):
         client.infer("double", ROW, deadline_ms=10_000)
         with FakeServer(host="127.0.0.2", port=port) as two:
             add_models(two)
-            behind.append("127.0.0.2")
+            addresses_of_host.append("127.0.0.2")
             wait_until(lambda: client.infer("double", ROW) and two.calls["ModelInfer"] > 2)
-            behind.remove("127.0.0.1")
+            addresses_of_host.remove("127.0.0.1")
             wait_until(lambda: _idle_for_a_round(client, one))
 
 
@@ -256,7 +247,7 @@ def test_addresses_are_read(address, host, port, scheme):
 
 
 @pytest.mark.parametrize("address", ["", "ftp://x:1", "host:port", "http://h/path", "user@host:1", "h:70000"])
-def test_what_is_no_address_is_refused(address):
+def test_an_invalid_address_is_refused(address):
     with pytest.raises(ValueError, match="is no address"):
         TriremeClient(address)
 

@@ -168,7 +168,7 @@ def test_python_values_take_the_models_datatype(datatype, value):
 
 
 @pytest.mark.parametrize(
-    ("datatype", "value", "told"),
+    ("datatype", "value", "problem"),
     [
         ("INT32", [1, 2**31 + 1], "2147483649 at index 1"),
         ("UINT8", [[-1]], "-1 at index 0"),
@@ -185,10 +185,10 @@ def test_python_values_take_the_models_datatype(datatype, value):
         ("BYTES", [["a"], ["b", "c"]], "different lengths"),
     ],
 )
-def test_python_values_that_do_not_fit_are_refused(datatype, value, told):
+def test_python_values_that_do_not_fit_are_refused(datatype, value, problem):
     with pytest.raises(InvalidInputError, match="tensor 'X'") as caught:
         to_array("X", datatype, value)
-    assert told in caught.value.reason
+    assert problem in caught.value.reason
 
 
 def test_views_are_sent_as_they_look():
@@ -198,13 +198,13 @@ def test_views_are_sent_as_they_look():
     assert back.tolist() == array.tolist()
 
 
-def test_other_byte_orders_are_sent_in_the_wires():
+def test_other_byte_orders_are_sent_as_little_endian():
     array = np.array([1, 2], ">i4")
     sent = to_array("X", "INT32", array)
     assert decode("INT32", (2,), encode("X", "INT32", sent)).tolist() == [1, 2]
 
 
-def test_a_text_that_is_none_is_named_by_its_index():
+def test_an_invalid_text_is_named_by_its_index():
     values = ["", "né😀", "ab\0", "\0", "x" * 70000]
     with pytest.raises(InvalidInputError, match="element 5 is None"):
         encode("T", "BYTES", to_array("T", "BYTES", [[*values, None, "\ud800"]]))
@@ -219,11 +219,11 @@ def test_numpys_byte_strings_are_refused_for_they_lose_nuls():
         to_array("T", "BYTES", np.array([b"ab\0", b"abc"]))
 
 
-def test_numpys_text_arrays_are_taken():
+def test_numpys_text_arrays_are_accepted():
     assert encode("T", "BYTES", to_array("T", "BYTES", np.array(["é", "ab"]))) == (b"\x02\0\0\0\xc3\xa9\x02\0\0\0ab")
 
 
 @pytest.mark.parametrize("raw", [b"\x05\0\0\0ab", b"\x01\0", b""])
-def test_a_cut_answer_is_an_error(raw):
+def test_a_truncated_response_is_an_error(raw):
     with pytest.raises(ValueError, match="ends early"):
         decode("BYTES", (1,), raw)

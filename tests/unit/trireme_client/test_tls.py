@@ -41,7 +41,7 @@ def test_a_server_of_a_trusted_authority_is_called(folder, connect, name):
 
 
 @pytest.mark.parametrize("wrong", [{"ca": "stranger.pem"}, {"ca": "ca.pem", "server_name": "other.test"}])
-def test_a_server_that_is_not_proven_is_not_called(folder, connect, wrong):
+def test_a_server_that_is_not_authenticated_is_not_called(folder, connect, wrong):
     tls = Tls(ca=folder / wrong["ca"], server_name=wrong.get("server_name"))
     with serve(folder, mutual=False) as server:
         with pytest.raises(UnavailableError, match="before the request was sent"):
@@ -59,7 +59,7 @@ def test_mutual_tls_needs_the_clients_certificate(folder, connect):
 
 @pytest.fixture
 def https(folder):
-    """An HTTPS server that says it is ready, and wants a client's certificate."""
+    """An HTTPS server that reports that it is ready, and requires a client's certificate."""
 
     class Ready(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -87,7 +87,7 @@ def https(folder):
 # asyncio of Python 3.10 does not close the transport of a failed handshake.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", [None, "triton.test"])
-def test_https_proves_both_sides(https, folder, connect, name):
+def test_https_authenticates_both_sides(https, folder, connect, name):
     pair = {"certificate": folder / "client.pem", "key": folder / "client.key"}
     assert connect(https, tls=Tls(ca=folder / "ca.pem", server_name=name, **pair)).is_ready(deadline_ms=5000)
     assert not connect(https, tls=Tls(ca=folder / "stranger.pem", **pair)).is_ready(deadline_ms=2000)

@@ -1,4 +1,4 @@
-"""Calls over gRPC, blocking and asyncio."""
+"""Transports over gRPC, blocking and asyncio."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from trireme_client._protos import Message, grpc, stubs
 from trireme_client.endpoint import Endpoint
-from trireme_client.wire import Metadata, Pending, WireError, WireOptions
+from trireme_client.transport import Metadata, PendingCall, StatusError, TransportOptions
 
 _COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
@@ -22,7 +22,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A new wire to a replica is a new connection, not a share in the one that was given up.
+    # A new transport to a replica is a new connection, not a share in the one that was closed.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
@@ -33,15 +33,15 @@ def channel_options(endpoint: Endpoint) -> list[tuple[str, Any]]:
     return [*_CHANNEL_OPTIONS, ("grpc.enable_http_proxy", int(bool(endpoint.proxy_variable)))]
 
 
-def channel(module: Any, endpoint: Endpoint, options: WireOptions) -> Any:
+def channel(module: Any, endpoint: Endpoint, options: TransportOptions) -> Any:
     """A channel of ``grpc`` or ``grpc.aio``; neither connects before the first call."""
     compression = _COMPRESSION[options.compression]
     settings = channel_options(endpoint)
-    if endpoint.name:
-        settings.append(("grpc.default_authority", f"{endpoint.name}:{endpoint.port}"))
+    if endpoint.hostname:
+        settings.append(("grpc.default_authority", f"{endpoint.hostname}:{endpoint.port}"))
     if options.tls is None:
         return module.insecure_channel(endpoint.target, options=settings, compression=compression)
-    server_name = options.tls.server_name or endpoint.name
+    server_name = options.tls.server_name or endpoint.hostname
     if server_name:
         settings.append(("grpc.ssl_target_name_override", server_name))
     ca, key, certificate = options.tls.read()
@@ -49,52 +49,52 @@ def channel(module: Any, endpoint: Endpoint, options: WireOptions) -> Any:
     return module.secure_channel(endpoint.target, credentials, options=settings, compression=compression)
 
 
-def _failure(error: Any) -> WireError:
-    return WireError(error.code().name, error.details() or "")
+def _status_error(error: Any) -> StatusError:
+    return StatusError(error.code().name, error.details() or "")
 
 
-_CLOSED = "the connection was given up"
+_CLOSED = "the connection was closed"
 # In which a cancelled call's last event comes. It must find the call's own event loop: where that is closed, grpc.aio
 # raises in the next one, which then never sees the events behind it, and may wait for ever.
 _LAST_EVENTS_SECONDS = 0.1
 
 
-class BlockingGrpcWire:
-    """A ``Wire`` whose awaits never suspend."""
+class BlockingGrpcTransport:
+    """A ``Transport`` whose awaits never suspend."""
 
-    def __init__(self, endpoint: Endpoint, options: WireOptions) -> None:
+    def __init__(self, endpoint: Endpoint, options: TransportOptions) -> None:
         self._channel = channel(grpc, endpoint, options)
         self._stub = stubs.GRPCInferenceServiceStub(self._channel)
 
     async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Message:
-        # Half the CPU of a future: the answer is taken by this thread, without gRPC's own in between.
+        # Half the CPU of a future: this thread receives the response, without gRPC's own in between.
         try:
             return getattr(self._stub, method)(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
-            raise _failure(error) from None
+            raise _status_error(error) from None
         except ValueError as error:  # how grpc says that the channel is closed
-            raise WireError("CANCELLED", _CLOSED) from error
+            raise StatusError("CANCELLED", _CLOSED) from error
 
-    def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Pending:
+    def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> PendingCall:
         try:
-            pending: Pending = getattr(self._stub, method).future(request, timeout=timeout_s, metadata=metadata)
+            pending: PendingCall = getattr(self._stub, method).future(request, timeout=timeout_s, metadata=metadata)
         except ValueError as error:
-            raise WireError("CANCELLED", _CLOSED) from error
+            raise StatusError("CANCELLED", _CLOSED) from error
         return pending
 
     async def result(self, pending: Any) -> Message:
         try:
             return pending.result()
         except grpc.RpcError as error:
-            raise _failure(error) from None
+            raise _status_error(error) from None
         except grpc.FutureCancelledError as error:
-            raise WireError("CANCELLED", _CLOSED) from error
+            raise StatusError("CANCELLED", _CLOSED) from error
 
     def stream(self, request: Message, timeout_s: float, metadata: Metadata) -> _BlockingStream:
         try:
             return _BlockingStream(self._stub.ModelStreamInfer(iter((request,)), timeout=timeout_s, metadata=metadata))
         except ValueError as error:
-            raise WireError("CANCELLED", _CLOSED) from error
+            raise StatusError("CANCELLED", _CLOSED) from error
 
     async def close(self) -> None:
         self._channel.close()
@@ -108,16 +108,16 @@ class _BlockingStream:
         try:
             return next(self._call, None)
         except grpc.RpcError as error:
-            raise _failure(error) from None
+            raise _status_error(error) from None
 
     def cancel(self) -> None:
         self._call.cancel()
 
 
-class AsyncGrpcWire:
-    """A ``Wire`` on the running event loop."""
+class AsyncGrpcTransport:
+    """A ``Transport`` on the running event loop."""
 
-    def __init__(self, endpoint: Endpoint, options: WireOptions) -> None:
+    def __init__(self, endpoint: Endpoint, options: TransportOptions) -> None:
         self._channel = channel(grpc.aio, endpoint, options)
         self._stub = stubs.GRPCInferenceServiceStub(self._channel)
         self._closed = False
@@ -126,27 +126,27 @@ class AsyncGrpcWire:
     async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Message:
         return await self.result(self.start(method, request, timeout_s, metadata))
 
-    def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Pending:
+    def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> PendingCall:
         if self._closed:
-            raise WireError("CANCELLED", _CLOSED)
-        pending: Pending = getattr(self._stub, method)(request, timeout=timeout_s, metadata=metadata)
+            raise StatusError("CANCELLED", _CLOSED)
+        pending: PendingCall = getattr(self._stub, method)(request, timeout=timeout_s, metadata=metadata)
         return pending
 
     async def result(self, pending: Any) -> Message:
         try:
             return await pending
         except grpc.RpcError as error:
-            raise _failure(error) from None
+            raise _status_error(error) from None
         except asyncio.CancelledError:
-            # The call ends so when our caller is cancelled, which must go on, and when this wire is closed.
+            # The call ends so when our caller is cancelled, which must go on, and when this transport is closed.
             self._note_cancelled()
             if self._closed:
-                raise WireError("CANCELLED", _CLOSED) from None
+                raise StatusError("CANCELLED", _CLOSED) from None
             raise
 
     def stream(self, request: Message, timeout_s: float, metadata: Metadata) -> _AsyncStream:
         if self._closed:
-            raise WireError("CANCELLED", _CLOSED)
+            raise StatusError("CANCELLED", _CLOSED)
         call = self._stub.ModelStreamInfer(iter((request,)), timeout=timeout_s, metadata=metadata)
         return _AsyncStream(call, self._note_cancelled)
 
@@ -163,21 +163,21 @@ class AsyncGrpcWire:
 class _AsyncStream:
     def __init__(self, call: Any, on_cancel: Callable[[], None]) -> None:
         self._call, self._on_cancel = call, on_cancel
-        self._given_up = False
+        self._cancelled = False
 
     async def next(self) -> Message | None:
         try:
             message = await self._call.read()
         except grpc.RpcError as error:
-            raise _failure(error) from None
+            raise _status_error(error) from None
         except asyncio.CancelledError:
-            if self._given_up:
-                raise WireError("CANCELLED", _CLOSED) from None
+            if self._cancelled:
+                raise StatusError("CANCELLED", _CLOSED) from None
             raise
         return None if message is grpc.aio.EOF else message
 
     def cancel(self) -> None:
-        self._given_up = True
+        self._cancelled = True
         # False of a call that has ended.
         if self._call.cancel():
             self._on_cancel()

@@ -1,4 +1,4 @@
-"""Calls over HTTP, where gRPC cannot pass: gRPC's messages in Triton's HTTP form, through aiohttp (extra ``http``)."""
+"""Transports over HTTP, where gRPC cannot pass, through aiohttp (extra ``http``)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 from trireme_client._protos import Message
 from trireme_client.endpoint import Endpoint, Tls
-from trireme_client.http_form import Form, read_answer, read_error, write_request
-from trireme_client.wire import Metadata, Pending, WireError, WireOptions, WireStream
+from trireme_client.http_codec import HttpRequest, decode_error, decode_response, encode_request
+from trireme_client.transport import Metadata, PendingCall, ResponseStream, StatusError, TransportOptions
 
 try:
     import aiohttp
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError("http:// addresses need aiohttp: pip install 'trireme-client[http]'") from missing
 
-_CLOSED = "the connection was given up"
+_CLOSED = "the connection was closed"
 _COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 _STATUSES = {
     400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
@@ -32,10 +32,10 @@ _STATUSES = {
 }  # fmt: skip
 
 
-class AsyncHttpWire:
-    """A ``Wire`` on the running event loop."""
+class AsyncHttpTransport:
+    """A ``Transport`` on the running event loop."""
 
-    def __init__(self, endpoint: Endpoint, options: WireOptions) -> None:
+    def __init__(self, endpoint: Endpoint, options: TransportOptions) -> None:
         self._base = f"{endpoint.scheme}://{endpoint.target}/v2/"
         self._compression = options.compression
         self._server_name = options.tls.server_name if options.tls else None
@@ -47,12 +47,12 @@ class AsyncHttpWire:
     async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Message:
         return await self.result(self.start(method, request, timeout_s, metadata))
 
-    def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Pending:
+    def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> PendingCall:
         if self._closed:
-            raise WireError("CANCELLED", _CLOSED)
-        # The message is read now, since its maker may go on to use it.
+            raise StatusError("CANCELLED", _CLOSED)
+        # Encoded now: the caller may change the message afterwards.
         task = asyncio.get_running_loop().create_task(
-            self._exchange(write_request(method, request), timeout_s, metadata)
+            self._exchange(encode_request(method, request), timeout_s, metadata)
         )
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -63,12 +63,12 @@ class AsyncHttpWire:
             return await pending
         except asyncio.CancelledError:
             if self._closed:
-                raise WireError("CANCELLED", _CLOSED) from None
+                raise StatusError("CANCELLED", _CLOSED) from None
             pending.cancel()
             raise
 
-    def stream(self, request: Message, timeout_s: float, metadata: Metadata) -> WireStream:  # noqa: ARG002
-        raise WireError("INVALID_ARGUMENT", "decoupled models answer over gRPC only; give the client a gRPC address")
+    def stream(self, request: Message, timeout_s: float, metadata: Metadata) -> ResponseStream:  # noqa: ARG002
+        raise StatusError("INVALID_ARGUMENT", "decoupled models answer over gRPC only; give the client a gRPC address")
 
     async def close(self) -> None:
         self._closed = True
@@ -79,21 +79,21 @@ class AsyncHttpWire:
         if self._session is not None:
             await self._session.close()
 
-    async def _exchange(self, form: Form, timeout_s: float, metadata: Metadata) -> Message:
+    async def _exchange(self, http: HttpRequest, timeout_s: float, metadata: Metadata) -> Message:
         if self._session is None:
-            # Without a limit of its own: how many requests are in flight is the caller's choice.
+            # No limit here: the caller decides how many requests are in flight.
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0), skip_auto_headers=("Accept-Encoding",), auto_decompress=True
             )
-        headers = {**dict(metadata), **form.headers}
-        body = form.body
+        headers = {**dict(metadata), **http.headers}
+        body = http.body
         if self._compression and body:
             body = _COMPRESS[self._compression](body)
             headers |= {"Content-Encoding": self._compression, "Accept-Encoding": self._compression}
         try:
             async with self._session.request(
-                form.verb,
-                (self._base + form.path).rstrip("/"),
+                http.method,
+                (self._base + http.path).rstrip("/"),
                 data=io.BytesIO(body) if body else None,
                 headers=headers,
                 ssl=True if self._ssl is None else self._ssl,
@@ -103,49 +103,49 @@ class AsyncHttpWire:
                 content = await response.read()
                 if response.status != 200:
                     status = _STATUSES.get(response.status, "UNKNOWN")
-                    raise WireError(status, read_error(content))
-                return read_answer(form.method, content, response.headers)
+                    raise StatusError(status, decode_error(content))
+                return decode_response(http.rpc, content, response.headers)
         except (ValueError, KeyError) as error:
-            raise WireError("INTERNAL", f"the answer cannot be read: {error}") from error
+            raise StatusError("INTERNAL", f"the response cannot be read: {error}") from error
         except asyncio.TimeoutError:
-            raise WireError("DEADLINE_EXCEEDED", "Deadline Exceeded") from None
+            raise StatusError("DEADLINE_EXCEEDED", "Deadline Exceeded") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise WireError("UNAVAILABLE", str(error) or type(error).__name__) from None
+            raise StatusError("UNAVAILABLE", str(error) or type(error).__name__) from None
 
 
-class BlockingHttpWire:
-    """The same for blocking callers: an event loop in a thread does the work."""
+class BlockingHttpTransport:
+    """A blocking ``Transport``: an event loop in a thread makes the calls."""
 
-    def __init__(self, endpoint: Endpoint, options: WireOptions) -> None:
+    def __init__(self, endpoint: Endpoint, options: TransportOptions) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trireme-client-http", daemon=True)
         self._thread.start()
-        self._wire = AsyncHttpWire(endpoint, options)
+        self._transport = AsyncHttpTransport(endpoint, options)
         self._closed = False
 
     async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Message:
         return await self.result(self.start(method, request, timeout_s, metadata))
 
-    def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Pending:
+    def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> PendingCall:
         if self._closed:
-            raise WireError("CANCELLED", _CLOSED)
-        call = self._wire.call(method, request, timeout_s, metadata)
+            raise StatusError("CANCELLED", _CLOSED)
+        call = self._transport.call(method, request, timeout_s, metadata)
         return asyncio.run_coroutine_threadsafe(call, self._loop)
 
     async def result(self, pending: Any) -> Message:
         try:
             return pending.result()
         except concurrent.futures.CancelledError:
-            raise WireError("CANCELLED", _CLOSED) from None
+            raise StatusError("CANCELLED", _CLOSED) from None
 
-    def stream(self, request: Message, timeout_s: float, metadata: Metadata) -> WireStream:
-        return self._wire.stream(request, timeout_s, metadata)
+    def stream(self, request: Message, timeout_s: float, metadata: Metadata) -> ResponseStream:
+        return self._transport.stream(request, timeout_s, metadata)
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        asyncio.run_coroutine_threadsafe(self._wire.close(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._transport.close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -1,4 +1,4 @@
-"""gRPC's messages in Triton's HTTP form, and back. Knows nothing of connections.
+"""gRPC messages as Triton's HTTP requests and responses. Knows nothing of connections.
 
 Source: Open Inference Protocol (KServe v2), HTTP/REST, with Triton's extensions for binary tensor data, model
 configuration, statistics, model repository and shared memory.
@@ -18,36 +18,38 @@ from trireme_client._protos import Message, pb
 from trireme_client.request import read_parameters
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
-_OF_A_MODEL = {"ModelConfig": "config", "ModelReady": "ready", "ModelStatistics": "stats"}
+_MODEL_PATHS = {"ModelConfig": "config", "ModelReady": "ready", "ModelStatistics": "stats"}
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """One HTTP request; ``path`` follows ``/v2/``."""
+class HttpRequest:
+    """The HTTP request of a gRPC method ``rpc``; ``path`` follows ``/v2/``."""
 
+    rpc: str
     method: str
-    verb: str
     path: str
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_request(method: str, request: Message) -> Form:
-    """The HTTP request that asks what the gRPC method asks."""
+def encode_request(method: str, request: Message) -> HttpRequest:
+    """The HTTP request that stands for a request of a gRPC method."""
     if method == "ModelInfer":
-        return _write_inference(request)
-    if method in _OF_A_MODEL and request.name:
-        return Form(method, "GET", f"{_model_path(request.name, request.version)}/{_OF_A_MODEL[method]}")
+        return _encode_inference(request)
+    if method in _MODEL_PATHS and request.name:
+        return HttpRequest(method, "GET", f"{_model_path(request.name, request.version)}/{_MODEL_PATHS[method]}")
     if method == "RepositoryIndex":
-        return Form(method, "POST", "repository/index")
+        return HttpRequest(method, "POST", "repository/index")
     if method in ("RepositoryModelLoad", "RepositoryModelUnload"):
         what = "load" if method == "RepositoryModelLoad" else "unload"
-        return Form(method, "POST", f"repository/models/{quote(request.model_name, safe='')}/{what}")
+        return HttpRequest(method, "POST", f"repository/models/{quote(request.model_name, safe='')}/{what}")
     if method == "SystemSharedMemoryRegister":
         body = {"key": request.key, "offset": request.offset, "byte_size": request.byte_size}
-        return Form(method, "POST", f"systemsharedmemory/region/{request.name}/register", json.dumps(body).encode())
+        return HttpRequest(
+            method, "POST", f"systemsharedmemory/region/{request.name}/register", json.dumps(body).encode()
+        )
     if method == "SystemSharedMemoryUnregister":
-        return Form(method, "POST", f"systemsharedmemory/region/{request.name}/unregister")
+        return HttpRequest(method, "POST", f"systemsharedmemory/region/{request.name}/unregister")
     paths = {
         "ServerLive": "health/live",
         "ServerReady": "health/ready",
@@ -55,7 +57,7 @@ def write_request(method: str, request: Message) -> Form:
         "ModelStatistics": "models/stats",
         "SystemSharedMemoryStatus": "systemsharedmemory/status",
     }
-    return Form(method, "GET", paths[method])
+    return HttpRequest(method, "GET", paths[method])
 
 
 def _model_path(model: str, version: str) -> str:
@@ -63,7 +65,7 @@ def _model_path(model: str, version: str) -> str:
     return f"{path}/versions/{quote(version, safe='')}" if version else path
 
 
-def _write_inference(request: Message) -> Form:
+def _encode_inference(request: Message) -> HttpRequest:
     raw = iter(request.raw_input_contents)
     inputs = []
     for tensor in request.inputs:
@@ -82,7 +84,7 @@ def _write_inference(request: Message) -> Form:
     else:
         head["parameters"]["binary_data_output"] = True
     text = json.dumps(head).encode()
-    return Form(
+    return HttpRequest(
         "ModelInfer",
         "POST",
         f"{_model_path(request.model_name, request.model_version)}/infer",
@@ -91,59 +93,59 @@ def _write_inference(request: Message) -> Form:
     )
 
 
-def read_answer(method: str, content: bytes, headers: Mapping[str, str]) -> Message:
-    """The gRPC answer that an HTTP answer of status 200 stands for.
+def decode_response(method: str, content: bytes, headers: Mapping[str, str]) -> Message:
+    """The gRPC message in an HTTP response of status 200.
 
     Raises:
-        ValueError: the content is not what the protocol says.
+        ValueError: the content does not follow the protocol.
     """
     if method == "ModelInfer":
-        return _read_inference(content, headers)
+        return _decode_inference(content, headers)
     if method in ("ServerReady", "ModelReady"):
         return getattr(pb, f"{method}Response")(ready=True)
     if method == "ServerLive":
         return pb.ServerLiveResponse(live=True)
     if method == "ModelConfig":
-        answer = pb.ModelConfigResponse()
-        return _parse(content, answer, answer.config)
+        response = pb.ModelConfigResponse()
+        return _parse(content, response, response.config)
     if method in ("ModelStatistics", "ServerMetadata"):
-        answer = getattr(pb, f"{method}Response")()
-        return _parse(content, answer, answer)
+        response = getattr(pb, f"{method}Response")()
+        return _parse(content, response, response)
     if method == "RepositoryIndex":
-        answer = pb.RepositoryIndexResponse()
-        return _parse(b'{"models": %b}' % content, answer, answer)
+        response = pb.RepositoryIndexResponse()
+        return _parse(b'{"models": %b}' % content, response, response)
     if method == "SystemSharedMemoryStatus":
-        answer = pb.SystemSharedMemoryStatusResponse()
+        response = pb.SystemSharedMemoryStatusResponse()
         for region in json.loads(content):
-            answer.regions[region["name"]].key = region["key"]
-        return answer
+            response.regions[region["name"]].key = region["key"]
+        return response
     return getattr(pb, f"{method}Response")()
 
 
-def _parse(content: bytes, answer: Message, into: Message) -> Message:
+def _parse(content: bytes, response: Message, into: Message) -> Message:
     json_format.Parse(content, into, ignore_unknown_fields=True)
-    return answer
+    return response
 
 
-def _read_inference(content: bytes, headers: Mapping[str, str]) -> Message:
+def _decode_inference(content: bytes, headers: Mapping[str, str]) -> Message:
     length = int(headers.get(_HEADER_LENGTH, len(content)))
     head = json.loads(content[:length])
-    answer = pb.ModelInferResponse(
+    response = pb.ModelInferResponse(
         model_name=head["model_name"], model_version=head.get("model_version", ""), id=head.get("id", "")
     )
-    _set_parameters(answer, head.get("parameters", {}))
+    _set_parameters(response, head.get("parameters", {}))
     at = length
     for output in head.get("outputs", ()):
-        tensor = answer.outputs.add(name=output["name"], datatype=output["datatype"], shape=output["shape"])
+        tensor = response.outputs.add(name=output["name"], datatype=output["datatype"], shape=output["shape"])
         parameters = output.get("parameters", {})
         size = parameters.pop("binary_data_size", None)
         _set_parameters(tensor, parameters)
         if "data" in output:
-            raise ValueError(f"output {output['name']!r} came as JSON where binary data was asked for")
+            raise ValueError(f"output {output['name']!r} came as JSON where binary data was requested")
         # Without a size it went to shared memory; over gRPC such an output has an empty entry.
-        answer.raw_output_contents.append(content[at : at + (size or 0)])
+        response.raw_output_contents.append(content[at : at + (size or 0)])
         at += size or 0
-    return answer
+    return response
 
 
 def _set_parameters(message: Message, parameters: Mapping[str, Any]) -> None:
@@ -152,8 +154,8 @@ def _set_parameters(message: Message, parameters: Mapping[str, Any]) -> None:
         setattr(message.parameters[key], kind, value)
 
 
-def read_error(content: bytes) -> str:
-    """The sentence in an answer of another status."""
+def decode_error(content: bytes) -> str:
+    """The error message in a response of another status."""
     try:
         return str(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError):
