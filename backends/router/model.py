@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from router_metrics import TritonMetrics  # type: ignore[import-not-found] # the stub puts this folder on sys.path
-from trireme_backends.errors import BackendError, ModelError, RequestError
+from trireme_backends.errors import BackendError, FileError, ModelError, RequestError
 from trireme_backends.model import Model
 from trireme_backends.routing.dispatcher import Dispatcher
-from trireme_backends.routing.errors import CallError, Fault, RouteFileError, UnavailableError, fault_of
+from trireme_backends.routing.errors import CallError, Fault, UnavailableError, fault_of
 from trireme_backends.routing.parameters import read_parameters
 from trireme_backends.routing.pins import Pins
 from trireme_backends.routing.route import check_variants, load_route
@@ -40,7 +40,7 @@ class TritonPythonModel:
         check_variants(route, path, model_dir.parent)
         self._task_outputs = _task_outputs(model)
         if route.cascade and route.cascade.confidence_output not in self._task_outputs:
-            raise RouteFileError(path, "cascade.confidence_output", f"is no output of {model.name}")
+            raise FileError(path, "cascade.confidence_output", f"is no output of {model.name}")
         self._deadline_ms = route.deadline_ms
         self._metrics = TritonMetrics(route)
         pins, traffic = Pins(model_dir.parent), TrafficFile(model_dir / TRAFFIC_NAME)

@@ -248,7 +248,7 @@ class Dispatcher:
         )
         for tried in job.tried:
             # This variant answers what that one failed on: it was not the request.
-            if tried.fault.may_lie_in_request:
+            if tried.fault.may_be_request:
                 self._sick(self._lanes.named(tried.variant), now)
         cascade = self._route.cascade
         if job.first_answer:
@@ -294,7 +294,7 @@ class Dispatcher:
     def _failed(self, call: Call, error: CallError, now: float) -> None:
         lane = call.lane
         jobs = [job for _, job in call.waiting_jobs()]
-        if not error.fault.may_lie_in_request or any(job.probe for job in jobs):
+        if not error.fault.may_be_request or any(job.probe for job in jobs):
             self._sick(lane, now, surely=error.fault in (Fault.NOT_READY, Fault.UNHEALTHY))
         elif len(jobs) > 1 and lane.breaker.state is BreakerState.CLOSED:
             # One bad row must fail alone: each request goes again by itself.
@@ -357,7 +357,7 @@ class Dispatcher:
         elif job.tried and isinstance(error, UnavailableError):
             # Why the variant failed that was chosen first explains more than what came of falling back.
             fault = job.tried[0].fault
-            failed = fault.may_lie_in_request
+            failed = fault.may_be_request
             self._refuse(job.ticket, CallError(fault, job.first_error) if failed else UnavailableError(job.first_error))
         else:
             self._refuse(job.ticket, error)

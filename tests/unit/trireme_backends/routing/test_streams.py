@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from trireme_backends.routing.errors import Fault, ParameterError, RouteFileError, UnavailableError
+from trireme_backends.errors import FileError
+from trireme_backends.routing.errors import Fault, ParameterError, UnavailableError
 from trireme_backends.routing.pins import Pins
 from trireme_backends.routing.route import load_route
 from trireme_backends.routing.stream_ask import Report, StreamAsk, read_stream_ask
@@ -205,7 +206,7 @@ def test_a_report_of_an_unknown_variant_changes_nothing(route):
 def test_a_route_that_streams_has_no_cascade(tmp_path):
     path = tmp_path / "route.json"
     path.write_text(json.dumps(ROUTE | {"cascade": {}}))
-    with pytest.raises(RouteFileError, match="cascade"):
+    with pytest.raises(FileError, match="cascade"):
         load_route(path)
 
 
