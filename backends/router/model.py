@@ -1,6 +1,6 @@
 """The router: answers a task from the variant that fits, see ``docs/routing.md``.
 
-``execute`` hands requests to the dispatcher and returns at once; answers are sent from its threads. So one instance
+``execute`` passes requests to the dispatcher and returns at once; answers are sent from its threads. So one instance
 has many calls in flight, sees all queues, and holds the only copy of the state. Needs Triton 24.10: since then models
 that are not decoupled may answer through a response sender.
 """
@@ -15,18 +15,17 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from router_metrics import TritonMetrics  # type: ignore[import-not-found] # the stub puts this folder on sys.path
-from trireme_backends.errors import BackendError, ModelError, RequestError
+from trireme_backends.errors import BackendError, FileError, ModelError, RequestError
 from trireme_backends.model import Model
 from trireme_backends.routing.dispatcher import Dispatcher
-from trireme_backends.routing.errors import CallError, Fault, RouteFileError, UnavailableError, fault_of
-from trireme_backends.routing.parameters import read_parameters
+from trireme_backends.routing.errors import CallError, Fault, UnavailableError, fault_of
+from trireme_backends.routing.metrics import RouterMetrics
+from trireme_backends.routing.parameters import read_parameters, read_stream_parameters
 from trireme_backends.routing.pins import Pins
+from trireme_backends.routing.request import Answer, RoutedRequest, Tensors
 from trireme_backends.routing.route import check_variants, load_route
-from trireme_backends.routing.stream_ask import read_stream_ask
-from trireme_backends.routing.streams import StreamRequest, Streams
+from trireme_backends.routing.streams import StreamRequest, StreamRouter
 from trireme_backends.routing.traffic import TRAFFIC_NAME, TrafficFile
-from trireme_backends.routing.work import Answer, Tensors, Ticket
 
 _ROUTE_OUTPUTS = ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON")
 
@@ -40,54 +39,55 @@ class TritonPythonModel:
         check_variants(route, path, model_dir.parent)
         self._task_outputs = _task_outputs(model)
         if route.cascade and route.cascade.confidence_output not in self._task_outputs:
-            raise RouteFileError(path, "cascade.confidence_output", f"is no output of {model.name}")
+            raise FileError(path, "cascade.confidence_output", f"is not an output of {model.name}")
         self._deadline_ms = route.deadline_ms
-        self._metrics = TritonMetrics(route)
+        self._metrics = RouterMetrics(pb_utils, route)
         pins, traffic = Pins(model_dir.parent), TrafficFile(model_dir / TRAFFIC_NAME)
-        self._streams = (
-            Streams(route, pins=pins, traffic=traffic, observer=self._metrics, is_loaded=pb_utils.is_model_ready)
-            if route.streams
-            else None
-        )
+        self._streams: StreamRouter | None = None
+        if route.streams:
+            self._streams = StreamRouter(
+                route, pins=pins, traffic=traffic, observer=self._metrics, is_loaded=pb_utils.is_model_ready
+            )
         self._dispatcher = Dispatcher(route, call=self._call, pins=pins, traffic=traffic, observer=self._metrics)
         self._metrics.waiting_rows = self._dispatcher.waiting_rows
 
     def execute(self, requests: Sequence[Any]) -> None:
         if self._streams is not None:
             for request in requests:
-                _send(request.get_response_sender(), self._named_variant(self._streams, request))
+                _send(request.get_response_sender(), self._stream_response(self._streams, request))
             return
-        tickets = []
+        routed = []
         for request in requests:
             try:
-                tickets.append(self._ticket(request))
+                routed.append(self._routed_request(request))
             except BackendError as error:
                 self._metrics.refused(error, request_id=request.request_id())
                 _send(request.get_response_sender(), _error_response(error))
-        self._dispatcher.submit(tickets)
+        self._dispatcher.submit(routed)
 
     def finalize(self) -> None:
         self._dispatcher.close()
         self._metrics.close()
 
-    def _named_variant(self, streams: Streams, request: Any) -> Any:
-        """Answer a question of a caller who streams from the variant, or take a report."""
+    def _stream_response(self, streams: StreamRouter, request: Any) -> Any:
+        """Answer a caller that streams from the variant, or accept its report."""
         arrived, request_id = time.monotonic(), request.request_id()
         try:
-            asked, header_id = read_stream_ask(request.parameters())
+            parameters, header_id = read_stream_parameters(request.parameters())
             request_id = request_id or header_id
             characters = int(request.inputs()[0].as_numpy().reshape(-1)[0])
-            route = streams.answer(StreamRequest(asked, characters, request_id, arrived + self._deadline_s(request)))
+            deadline = arrived + self._deadline_s(request)
+            route = streams.answer(StreamRequest(parameters, characters, request_id, deadline))
         except BackendError as error:
             self._metrics.refused(error, request_id=request_id)
             return _error_response(error)
         if route is not None:
             self._metrics.replied(route, seen_ms=(time.monotonic() - arrived) * 1000, request_id=request_id)
-        told = ("", "", "") if route is None else (route.variant, route.version, route.reason_json)
+        texts = ("", "", "") if route is None else (route.variant, route.version, route.reason_json)
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor(name, np.array([text.encode()], dtype=np.object_))
-                for name, text in zip(_ROUTE_OUTPUTS, told, strict=True)
+                for name, text in zip(_ROUTE_OUTPUTS, texts, strict=True)
                 if name in request.requested_output_names()
             ]
         )
@@ -96,8 +96,8 @@ class TritonPythonModel:
         """The caller's own timeout is in microseconds; 0 stands for none."""
         return min(self._deadline_ms, request.timeout() / 1000 or self._deadline_ms) / 1000
 
-    def _ticket(self, request: Any) -> Ticket:
-        ask, others, header_id = read_parameters(request.parameters())
+    def _routed_request(self, request: Any) -> RoutedRequest:
+        parameters, variant_parameters, header_id = read_parameters(request.parameters())
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         rows = len(next(iter(inputs.values())))
         sender = request.get_response_sender()
@@ -107,8 +107,8 @@ class TritonPythonModel:
         def reply(result: Answer | BackendError) -> None:
             _send(sender, _error_response(result) if isinstance(result, BackendError) else _response(result, wanted))
 
-        request_id = request.request_id() or header_id
-        return Ticket(ask, others, inputs, rows, arrived, arrived + self._deadline_s(request), reply, request_id)
+        deadline, request_id = arrived + self._deadline_s(request), request.request_id() or header_id
+        return RoutedRequest(parameters, variant_parameters, inputs, rows, arrived, deadline, reply, request_id)
 
     def _call(self, variant: str, inputs: Tensors, parameters: str, request_id: str) -> Tensors:
         try:
@@ -149,13 +149,13 @@ def _response(answer: Answer, wanted: Sequence[str]) -> Any:
 
 
 def _texts(name: str, values: Sequence[str]) -> pb_utils.Tensor:
-    """The same few tensors in the answers of one row: to serialise them anew costs a tenth of the router's time."""
-    return _kept_text(name, values[0]) if len(values) == 1 else _new_texts(name, values)
+    """The same few tensors in the answers of one row: to serialise them again costs a tenth of the router's time."""
+    return _cached_text(name, values[0]) if len(values) == 1 else _new_texts(name, values)
 
 
-# For good: of tensors that a cache threw away again, sent from many threads, the server was seen to end.
+# Without a limit: tensors that were evicted from a cache while many threads sent them have crashed the server.
 @functools.cache
-def _kept_text(name: str, value: str) -> pb_utils.Tensor:
+def _cached_text(name: str, value: str) -> pb_utils.Tensor:
     return _new_texts(name, [value])
 
 
@@ -176,5 +176,5 @@ def _send(sender: Any, response: Any) -> None:
     try:
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
     except pb_utils.TritonModelException as error:
-        # Nobody is there to be told; those that are sent beside it are.
+        # This caller is gone; the answers to the others are sent.
         pb_utils.Logger.log_error(f"router: an answer could not be sent: {error}")

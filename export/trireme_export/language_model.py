@@ -12,10 +12,10 @@ from typing import Any
 
 from trireme.errors import ConfigError, GateError, TriremeError
 from trireme.repository.manifest import Perplexity
-from trireme_backends.errors import ModelError
-from trireme_backends.generation.engine_file import MODEL_FILE, check_engine_settings
+from trireme_backends.errors import FileError, ModelError
 from trireme_backends.generation.openvino_pipeline import OpenVinoPipeline
-from trireme_backends.generation.openvino_settings import ENGINE, OpenVinoSettings
+from trireme_backends.generation.openvino_settings import ENGINE, MODEL_FILE, OpenVinoSettings
+from trireme_backends.strict_json import check_json
 
 from trireme_export.recipe import PerplexityGate
 
@@ -44,9 +44,9 @@ def write_engine_file(version_dir: Path, engine: Mapping[str, Any], recipe_path:
     """
     document = {"model": LANGUAGE_MODEL_NAME, **engine}
     try:
-        settings = check_engine_settings(recipe_path, document, OpenVinoSettings, ENGINE)
-    except ModelError as error:
-        raise ConfigError(recipe_path, str(error).removeprefix(f"{recipe_path}: ")) from None
+        settings = check_json(recipe_path, document, OpenVinoSettings)
+    except FileError as error:
+        raise ConfigError(recipe_path, error.detail) from None
     (version_dir / MODEL_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return settings
 

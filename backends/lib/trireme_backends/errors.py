@@ -1,12 +1,15 @@
-"""What the backends raise on purpose. Triton shows the sentence to whoever asked.
+"""What the backends raise on purpose. Triton returns the sentence to the caller.
 
 BackendError
 ├── ModelError      the model cannot be loaded: its configuration or a file of its version is wrong
+│   └── FileError       a file is wrong at a known key
 └── RequestError    one request cannot be answered; its neighbours in the batch are
-    └── AnswerError     the request is right, and what the model made of it is no answer
+    └── AnswerError     the request is right, but the model's output for it is not a valid answer
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class BackendError(Exception):
@@ -19,6 +22,19 @@ class BackendError(Exception):
 
 class ModelError(BackendError):
     """A model's configuration or one of its files is wrong, so it is not loaded."""
+
+
+class FileError(ModelError):
+    """A file is wrong at ``key``, which is empty where it is the whole file."""
+
+    def __init__(self, path: Path, key: str, problem: str) -> None:
+        self.path, self.key, self.problem = path, key, problem
+        super().__init__(f"{path}: {self.detail}")
+
+    @property
+    def detail(self) -> str:
+        """The sentence without the path."""
+        return f"{self.key}: {self.problem}" if self.key else self.problem
 
 
 class RequestError(BackendError):

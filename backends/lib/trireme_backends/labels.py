@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trireme_backends.errors import AnswerError, ModelError, RequestError
+from trireme_backends.errors import AnswerError, RequestError
+from trireme_backends.strict_json import read_json
 
 
 class LabelDecoder:
@@ -19,15 +19,9 @@ class LabelDecoder:
         """Read ``labels.json``: a list of strings, in the order of the probabilities.
 
         Raises:
-            ModelError: the file is something else.
+            FileError: the file is something else.
         """
-        try:
-            labels = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ModelError(f"{path} is not JSON: {error}") from None
-        if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-            raise ModelError(f"{path} must hold a list of strings, one label for each probability")
-        self._labels = np.array([label.encode() for label in labels], dtype=np.object_)
+        self._labels = np.array([label.encode() for label in read_json(path, tuple[str, ...])], dtype=np.object_)
 
     def decode(self, probabilities: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
         """``LABEL`` BYTES [rows, 1] and ``SCORE`` FP32 [rows, 1] of ``PROBABILITIES`` FP32 [rows, labels].

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trireme_backends.routing.errors import RouteFileError
+from trireme_backends.errors import FileError
 from trireme_backends.routing.route import CANARY_SUFFIX
-from trireme_backends.routing.traffic import Traffic, parse_traffic
+from trireme_backends.routing.traffic import Traffic
+from trireme_backends.strict_json import read_json
 
 from trireme.errors import ConfigError, NotFoundError, TriremeError
 from trireme.release.callers import Move, Serving, serving_by_files
@@ -330,9 +331,9 @@ def read_traffic(route: RouteFolder) -> Traffic:
     if not route.traffic_path.exists():
         return Traffic()
     try:
-        return parse_traffic(route.traffic_path, route.traffic_path.read_text(encoding="utf-8"))
-    except RouteFileError as error:
-        raise ConfigError(route.traffic_path, f"{error.key}: {error.problem}") from None
+        return read_json(route.traffic_path, Traffic)
+    except FileError as error:
+        raise ConfigError(error.path, error.detail) from None
 
 
 def _shift(route: RouteFolder, variant: str, percent: float, why: str) -> ReplaceFile:

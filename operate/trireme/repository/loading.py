@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from trireme_backends.routing.errors import RouteFileError
+from trireme_backends.errors import FileError
 from trireme_backends.routing.route import load_route
 
 from trireme.errors import ConfigError
@@ -91,7 +91,7 @@ def variants_not_loaded(folder: ModelFolder, loaded: Collection[str]) -> list[st
     if config.backend == "router":
         for version in config.version_policy.selects(folder.versions()):
             # One that is malformed is not loaded: of this tells the server.
-            with contextlib.suppress(RouteFileError):
+            with contextlib.suppress(FileError):
                 route = load_route(folder.version_dir(version) / ROUTE_NAME)
                 missing += [variant.name for variant in route.variants if variant.name not in loaded]
     return missing

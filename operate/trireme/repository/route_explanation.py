@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from trireme_backends.errors import BackendError
-from trireme_backends.routing.decision import Decision, VariantState, asked_tier, decide
-from trireme_backends.routing.parameters import parse_ask
+from trireme_backends.routing.decision import Decision, VariantState, decide, requested_tier
+from trireme_backends.routing.parameters import StreamParameters, parse_parameters, read_stream_parameters
 from trireme_backends.routing.pins import Pins
-from trireme_backends.routing.stream_ask import StreamAsk, read_stream_ask
 from trireme_backends.routing.traffic import TrafficFile, sticky_position
-from trireme_backends.routing.work import considered_json
 from trireme_client import OperatorClient
 from tritonclient.utils import triton_to_np_dtype
 
@@ -105,22 +103,26 @@ def explain_offline(found: RouteFolder, parameters: Parameters) -> Explanation:
         variant.name: VariantState(pins.quality(variant), variant.expected_latency_ms) for variant in route.variants
     }
     try:
-        asked = read_stream_ask(json.dumps(dict(parameters)))[0] if route.streams else StreamAsk(parse_ask(parameters))
-        ask, tier = asked.ask, asked_tier(route, asked.ask)
+        if route.streams:
+            stream, _ = read_stream_parameters(json.dumps(dict(parameters)))
+        else:
+            stream = StreamParameters(parse_parameters(parameters))
+        routing, tier = stream.routing, requested_tier(route, stream.routing)
         decision = decide(
             route,
-            ask,
+            routing,
             states,
             tier=route.cascade.first_tier if tier is None and route.cascade else tier,
-            time_left_ms=asked.max_ttft_ms or ask.max_latency_ms or route.deadline_ms,
+            time_left_ms=stream.max_ttft_ms or routing.max_latency_ms or route.deadline_ms,
         )
     except BackendError as error:
         raise TriremeError(str(error)) from None
     name = decision.variant.name
     traffic = TrafficFile(found.traffic_path).current()
-    if ask.sticky_key is not None and traffic.goes_to_canary(name, sticky_position(ask.sticky_key)):
+    if routing.sticky_key is not None and traffic.goes_to_canary(name, sticky_position(routing.sticky_key)):
         name = decision.variant.canary
-    return Explanation(found.name, False, name, pins.pin(name).version, _reason(decision), considered_json(decision))
+    considered = [candidate.as_json() for candidate in decision.candidates]
+    return Explanation(found.name, False, name, pins.pin(name).version, _reason(decision), considered)
 
 
 def _reason(decision: Decision) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trireme_backends.routing.errors import RouteFileError
+from trireme_backends.errors import FileError
 from trireme_backends.routing.route import Route, check_variants, load_route
-from trireme_backends.routing.traffic import TRAFFIC_NAME, parse_traffic
+from trireme_backends.routing.traffic import TRAFFIC_NAME, Traffic
+from trireme_backends.strict_json import read_json
 
 from trireme.errors import ConfigError, NotFoundError
 from trireme.repository.folders import ModelFolder, ModelRepository
@@ -54,8 +55,8 @@ class RouteFolder:
         try:
             route = load_route(path)
             check_variants(route, path, self.folder.path.parent)
-        except RouteFileError as error:
-            raise _config_error(error) from None
+        except FileError as error:
+            raise ConfigError(error.path, error.detail) from None
         return route
 
 
@@ -117,8 +118,8 @@ def _traffic_problems(found: RouteFolder, route: Route) -> list[str]:
     if not path.exists():
         return []
     try:
-        traffic = parse_traffic(path, path.read_text(encoding="utf-8"))
-    except (RouteFileError, UnicodeDecodeError, OSError) as error:
+        traffic = read_json(path, Traffic)
+    except FileError as error:
         return [str(error)]
     known = {variant.name: variant for variant in route.variants}
     problems = []
@@ -128,7 +129,3 @@ def _traffic_problems(found: RouteFolder, route: Route) -> list[str]:
         elif percent and not (found.folder.path.parent / known[name].canary / "config.pbtxt").is_file():
             problems.append(f"{path}: canary_percent.{name}: there is no model {known[name].canary!r}")
     return problems
-
-
-def _config_error(error: RouteFileError) -> ConfigError:
-    return ConfigError(error.path, f"{error.key}: {error.problem}" if error.key else error.problem)

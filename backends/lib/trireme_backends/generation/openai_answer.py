@@ -9,7 +9,7 @@ from trireme_backends.generation.engine import Piece
 from trireme_backends.generation.errors import EngineError
 from trireme_backends.generation.openai_dialects import Dialect
 from trireme_backends.generation.openai_errors import error_of_event
-from trireme_backends.generation.stop_strings import StopStringFilter
+from trireme_backends.generation.text_stream import StopStringFilter
 
 
 class Answer:
@@ -22,7 +22,7 @@ class Answer:
         self._dialect = dialect
         self._chat = request.messages is not None
         self._max_tokens = request.sampling.max_tokens
-        self._cut = StopStringFilter(request.sampling.stop if dialect.keeps_stop_strings else ())
+        self._stops = StopStringFilter(request.sampling.stop if dialect.keeps_stop_strings else ())
         self._num_input_tokens = 0
         self._told_tokens = 0
         self._finish_reason: str | None = None
@@ -38,7 +38,7 @@ class Answer:
         if error := error_of_event(document, self._dialect, self._max_tokens):
             raise error
         choice: dict[str, Any] = next(iter(document.get("choices") or ()), {})
-        text = self._cut.feed(self._text(choice))
+        text = self._stops.push(self._text(choice))
         tokens = self._new_tokens(document.get("usage"), has_choice=bool(choice))
         reason = choice.get("finish_reason")
         if reason:
@@ -58,8 +58,8 @@ class Answer:
         if self._finish_reason not in ("stop", "length"):
             ended = f"ended with '{self._finish_reason}'" if self._finish_reason else "broke off"
             raise EngineError(f"the answer of the {self._dialect.name} engine {ended}")
-        text = self._last_text + self._cut.rest()
-        reason = "stop" if self._cut.stopped else self._finish_reason
+        text = self._last_text + self._stops.rest()
+        reason = "stop" if self._stops.stopped else self._finish_reason
         return Piece(text, self._num_input_tokens, self._last_tokens, reason)
 
     def _text(self, choice: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from trireme_backends.generation.errors import (
 )
 from trireme_backends.generation.openvino_pipeline import OpenVinoPipeline, TokenIds, check_sampling
 from trireme_backends.generation.openvino_settings import OpenVinoSettings
-from trireme_backends.generation.text_stream import StopTexts, TokenDecoder
+from trireme_backends.generation.text_stream import StopStringFilter, TokenDecoder
 
 
 class OpenVinoEngine:
@@ -137,14 +137,14 @@ class _Running:
     max_tokens: int
     decoder: TokenDecoder
     handle: Any = None
-    stops: StopTexts = field(init=False)
+    stops: StopStringFilter = field(init=False)
     _cancelled: bool = False
     _tokens: int = 0
     _cumulative_logprob: float = 0.0
 
     def __post_init__(self) -> None:
         sampling = self.request.sampling
-        self.stops = StopTexts(sampling.stop, include=sampling.include_stop_str_in_output)
+        self.stops = StopStringFilter(sampling.stop, include=sampling.include_stop_str_in_output)
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -188,7 +188,7 @@ class _Running:
             text += self.decoder.rest()
         if self._tokens > self.request.sampling.min_tokens:
             text = self.stops.push(text)
-        if self.stops.found:
+        if self.stops.stopped:
             reason = "stop"
             self.handle.cancel()
         elif reason:

@@ -1,16 +1,19 @@
-"""What ``model.json`` may say to the engine ``openvino_genai``."""
+"""``model.json`` of the engine ``openvino_genai``: its keys have the names of vLLM's engine arguments."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from trireme_backends.errors import ModelError
-from trireme_backends.generation.engine_file import MODEL_FILE, read_engine_file
+from trireme_backends.errors import FileError, ModelError
 from trireme_backends.model import Model
+from trireme_backends.strict_json import Range, read_json
 
+MODEL_FILE = "model.json"
 ENGINE = "openvino_genai"
+_MOST_TOKENS = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +24,9 @@ class PromptLookup:
         num_speculative_tokens: how many are guessed at a time. prompt_lookup_max: how many of the last are looked for.
     """
 
-    method: str = field(metadata={"kind": str, "choices": ("ngram",)})
-    num_speculative_tokens: int = field(default=5, metadata={"least": 1, "most": 32})
-    prompt_lookup_max: int = field(default=3, metadata={"least": 1, "most": 16})
+    method: Literal["ngram"]
+    num_speculative_tokens: Annotated[int, Range(1, 32)] = 5
+    prompt_lookup_max: Annotated[int, Range(1, 16)] = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +44,31 @@ class OpenVinoSettings:
         threads: that compute; None: half of the cores, so that two replicas fit on a machine.
     """
 
-    model: str = field(metadata={"kind": str})
-    max_model_len: int = field(metadata={"kind": int, "least": 16})
-    max_num_seqs: int = field(default=16, metadata={"least": 1, "most": 1024})
-    max_num_batched_tokens: int = field(default=128, metadata={"least": 16, "most": 8192})
-    kv_cache_tokens: int = field(default=16384, metadata={"least": 64})
+    model: str
+    max_model_len: Annotated[int, Range(16, _MOST_TOKENS)]
+    max_num_seqs: Annotated[int, Range(1, 1024)] = 16
+    max_num_batched_tokens: Annotated[int, Range(16, 8192)] = 128
+    kv_cache_tokens: Annotated[int, Range(64, _MOST_TOKENS)] = 16384
     enable_prefix_caching: bool = True
-    speculative_config: PromptLookup | None = field(default=None, metadata={"section": PromptLookup})
-    max_waiting: int = field(default=128, metadata={"least": 1})
-    threads: int | None = field(default=None, metadata={"kind": int, "least": 1, "most": 1024})
+    speculative_config: PromptLookup | None = None
+    max_waiting: Annotated[int, Range(1)] = 128
+    threads: Annotated[int, Range(1, 1024)] | None = None
 
     @classmethod
     def of(cls, model: Model) -> OpenVinoSettings:
         """Read a version's ``model.json``.
 
         Raises:
-            ModelError: the file is wrong, or asks what the engine lacks; names the key.
+            ModelError: the file is missing, or wrong at a key, which the message names.
         """
         path = model.file(MODEL_FILE)
-        settings = read_engine_file(path, cls, ENGINE)
+        settings = read_json(path, cls)
         if settings.kv_cache_tokens < settings.max_model_len:
-            raise ModelError(
-                f"{path}: kv_cache_tokens {settings.kv_cache_tokens} cannot hold one request of max_model_len "
-                f"{settings.max_model_len}; raise the one or lower the other"
+            raise FileError(
+                path,
+                "kv_cache_tokens",
+                f"{settings.kv_cache_tokens} cannot hold one request of max_model_len {settings.max_model_len}; "
+                "raise the one or lower the other",
             )
         return settings
 

@@ -1,4 +1,4 @@
-"""Tokens to text as they come: no half characters, and nothing of a stop text."""
+"""Tokens to text as they come: no half characters, and nothing of a stop string."""
 
 from __future__ import annotations
 
@@ -44,33 +44,42 @@ class TokenDecoder:
         return self._decode(self._known + self._new)[len(self._decode(self._known)) if self._known else 0 :]
 
 
-class StopTexts:
-    """Ends a text at the first of some texts, and holds back what may yet become one."""
+class StopStringFilter:
+    """Ends a stream of text at the first stop string, however the text is cut into pieces.
 
-    def __init__(self, stops: Sequence[str], *, include: bool) -> None:
-        """``include``: the stop text stays in the text."""
-        self._stops, self._include = stops, include
+    The stop string that is complete first counts. Text that may be the beginning of one is held back.
+
+    Example:
+        >>> stops = StopStringFilter(["END"])
+        >>> stops.push("a piece E"), stops.push("N"), stops.push("D and more"), stops.stopped
+        ('a piece ', '', '', True)
+    """
+
+    def __init__(self, stop: Sequence[str], *, include: bool = False) -> None:
+        """``include``: the stop string stays in the text."""
+        self._stop, self._include = tuple(stop), include
         self._held = ""
-        self.found = False
+        self.stopped = False
 
     def push(self, text: str) -> str:
-        """What can be told of the text so far; ``found`` is set when a stop text was in it."""
-        if not self._stops:
+        """The text that is certain so far; ``stopped`` is set when it ended at a stop string."""
+        if self.stopped:
+            return ""
+        if not self._stop:
             return text
         self._held += text
-        places = [(self._held.find(stop), stop) for stop in self._stops]
-        hits = [(place, stop) for place, stop in places if place >= 0]
-        if hits:
-            # The one that is whole first: at equal places the shorter.
-            place, stop = min(hits, key=lambda hit: (hit[0] + len(hit[1]), hit[0]))
-            told, self._held, self.found = self._held[: place + len(stop) if self._include else place], "", True
-            return told
-        held = max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        told, self._held = self._held[: len(self._held) - held], self._held[len(self._held) - held :]
-        return told
+        found = [(place + len(stop), place) for stop in self._stop if (place := self._held.find(stop)) >= 0]
+        if found:
+            # At equal ends the longer one.
+            end, place = min(found)
+            certain, self._held, self.stopped = self._held[: end if self._include else place], "", True
+            return certain
+        split = len(self._held) - max(_overlap(self._held, stop) for stop in self._stop)
+        certain, self._held = self._held[:split], self._held[split:]
+        return certain
 
     def rest(self) -> str:
-        """What was held back, when no more comes."""
+        """What was held back, when no more text comes."""
         held, self._held = self._held, ""
         return held
 

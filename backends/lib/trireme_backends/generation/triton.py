@@ -5,7 +5,7 @@ Example of a ``model.py``:
     ...     auto_complete_config = staticmethod(complete_config)
     ...     def initialize(self, args):
     ...         model = Model.from_arguments(args)
-    ...         self._backend = GenerationBackend(pb_utils, model, MyEngine(read_engine_file(model)))
+    ...         self._backend = GenerationBackend(pb_utils, model, MyEngine(model))
     ...     def execute(self, requests):
     ...         self._backend.execute(requests)
     ...     def finalize(self):
@@ -26,7 +26,7 @@ from trireme_backends.generation.errors import (
     OverloadedError,
     UnsupportedError,
 )
-from trireme_backends.generation.metrics import TritonMetrics
+from trireme_backends.generation.metrics import GenerationMetrics
 from trireme_backends.generation.service import GenerationService
 from trireme_backends.model import Model
 
@@ -47,7 +47,7 @@ class GenerationBackend:
 
     def __init__(self, pb_utils: Any, model: Model, engine: Engine) -> None:
         self._pb_utils = pb_utils
-        self._metrics = TritonMetrics(pb_utils, model.name, model.version_dir.name)
+        self._metrics = GenerationMetrics(pb_utils, model.name, model.version_dir.name)
         self._service = GenerationService(engine, self._metrics)
 
     def execute(self, requests: Sequence[Any]) -> None:

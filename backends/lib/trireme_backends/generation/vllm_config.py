@@ -6,7 +6,6 @@ adapter to its folder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from trireme_backends.errors import ModelError
 from trireme_backends.model import Model
+from trireme_backends.strict_json import read_json
 
 ENGINE_ARGUMENTS = "model.json"
 ADAPTERS = "multi_lora.json"
@@ -38,14 +38,14 @@ class VllmConfig:
         Raises:
             ModelError: a file is missing or malformed, or an adapter's folder is not there.
         """
-        arguments = dict(_json_object(model.file(ENGINE_ARGUMENTS)))
+        arguments = read_json(model.file(ENGINE_ARGUMENTS), dict[str, Any])
         if not isinstance(arguments.get("model"), str):
             raise ModelError(f"{model.version_dir / ENGINE_ARGUMENTS}: 'model' must name a folder or a model")
         arguments["model"] = path_or_name(model.version_dir, arguments["model"])
         adapters: dict[str, Path] = {}
         if str(arguments.get("enable_lora", "")).lower() == "true":
             arguments["enable_lora"] = True
-            for name, folder in _json_object(model.file(ADAPTERS)).items():
+            for name, folder in read_json(model.file(ADAPTERS), dict[str, Any]).items():
                 path = Path(path_or_name(model.version_dir, str(folder)))
                 if not (path / "adapter_config.json").is_file():
                     raise ModelError(f"{model.version_dir / ADAPTERS}: adapter '{name}': {path} holds no adapter")
@@ -78,13 +78,3 @@ def path_or_name(version_dir: Path, text: str) -> str:
         if (base / text).exists():
             return str(base / text)
     return text
-
-
-def _json_object(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is no JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} must be a JSON object")
-    return content

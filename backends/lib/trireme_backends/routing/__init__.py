@@ -1,5 +1,6 @@
-"""The router's logic, free of Triton: rules, predictions, decisions, fallback, traffic.
+"""The router's logic, free of Triton: rules, predictions, decisions, retries, traffic.
 
-Read in this order: ``route`` (the rules), ``parameters`` (what a caller asks), ``decision`` (which variant),
-``latency`` (the prediction), ``lane`` (the queue before one variant), ``dispatcher`` (all of it together).
+Read in this order: ``route`` (the rules), ``parameters`` (of a request), ``decision`` (the choice as a pure function),
+``latency`` (the prediction), ``selection`` (the choice with all state), and its two users: ``dispatcher`` calls
+variants, with a ``variant_queue`` before each; ``streams`` only names them.
 """

@@ -1,9 +1,7 @@
-"""What the router raises on purpose.
+"""What the router raises on purpose, beside ``FileError`` for ``route.json`` and ``traffic.json``.
 
-ModelError
-└── RouteFileError      route.json or traffic.json is wrong: says file, key, what and the mend
 RequestError
-├── ParameterError      a request parameter is wrong: says parameter, value and what is allowed
+├── ParameterError      a request parameter is wrong: names parameter, value and what is allowed
 └── LimitError          no variant keeps the caller's hard limits
 BackendError
 ├── UnavailableError    no variant that the caller allows can answer now
@@ -13,17 +11,8 @@ BackendError
 from __future__ import annotations
 
 from enum import Enum
-from pathlib import Path
 
-from trireme_backends.errors import BackendError, ModelError, RequestError
-
-
-class RouteFileError(ModelError):
-    """A file of routing rules is wrong at a known key."""
-
-    def __init__(self, path: Path, key: str, problem: str) -> None:
-        super().__init__(f"{path}: {key}: {problem}" if key else f"{path}: {problem}")
-        self.path, self.key, self.problem = path, key, problem
+from trireme_backends.errors import BackendError, RequestError
 
 
 class ParameterError(RequestError):
@@ -43,12 +32,12 @@ class UnavailableError(BackendError):
 
 
 class Fault(str, Enum):
-    """Why a variant was left for the next one.
+    """Why an attempt on a variant failed.
 
-    ERROR and NOT_FINITE (the answer holds a value that is not a finite number) may lie in the request, which shows
-    when another variant is asked; NOT_READY and UNHEALTHY lie in the variant. UNSUPPORTED: the variant is well, and
-    cannot do what is asked. OVERLOADED: its queue was full. LATE: no answer in its share of the time. BREAKER_OPEN: it
-    failed other requests while this one waited.
+    The cause of ERROR and NOT_FINITE (the answer has a value that is not a finite number) may be the request: another
+    variant's answer shows it. The cause of NOT_READY and UNHEALTHY is the variant. UNSUPPORTED: the variant is healthy
+    but lacks a feature that the request needs. OVERLOADED: its queue was full. LATE: no answer in its share of the
+    time. BREAKER_OPEN: it failed other requests while this one waited.
     """
 
     ERROR = "error"
@@ -61,12 +50,12 @@ class Fault(str, Enum):
     BREAKER_OPEN = "breaker_open"
 
     @property
-    def may_lie_in_request(self) -> bool:
+    def may_be_request(self) -> bool:
         return self in (Fault.ERROR, Fault.NOT_FINITE)
 
 
-# Triton hands every failure of a call on as INTERNAL: only the sentence tells them apart.
-_SIGNS = (
+# Triton reports every failed call as INTERNAL: only the message distinguishes them.
+_MESSAGES = (
     ("is not ready", Fault.NOT_READY),
     ("no available versions", Fault.NOT_READY),
     ("unknown model", Fault.NOT_READY),
@@ -80,8 +69,8 @@ _SIGNS = (
 
 
 def fault_of(message: str) -> Fault:
-    """What Triton's sentence about a failed call means."""
-    return next((fault for sign, fault in _SIGNS if sign in message), Fault.ERROR)
+    """Classify Triton's message about a failed call."""
+    return next((fault for part, fault in _MESSAGES if part in message), Fault.ERROR)
 
 
 class CallError(BackendError):

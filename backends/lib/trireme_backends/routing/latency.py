@@ -1,4 +1,4 @@
-"""Prediction of a variant's p95 from what was seen of it and from the queue before it.
+"""Prediction of a variant's p95 from observed latencies and its queue; the time that predictions may use up.
 
 Three parts, each O(1) a request:
 
@@ -6,13 +6,13 @@ Three parts, each O(1) a request:
    with every call and with time. Batch latency is close to linear in the batch: Crankshaw et al., "Clipper",
    NSDI 2017, section 4.3; Shen et al., "Nexus", SOSP 2019, section 2.2.
 2. *Queue*: until a call in flight is expected to end, and then the calls that the rows in front will make.
-3. *p95*: the first two give a point; the ratio of what was seen to that point is multiplied on. Its 95 % quantile is
-   tracked by stochastic approximation (Robbins and Monro, 1951), the way adaptive conformal inference tracks its
+3. *p95*: the first two give a point, which is multiplied by the ratio of observed latency to point. Its 95 % quantile
+   is tracked by stochastic approximation (Robbins and Monro, 1951), the way adaptive conformal inference tracks its
    level (Gibbs and Candes, "Adaptive Conformal Inference Under Distribution Shift", NeurIPS 2021): by construction
    95 % of the answers come within the prediction, whatever the two models above miss.
 
 Without observations all fades back to the expected latency of ``route.json`` within seconds, so that a variant which
-was slow once gets requests again and can show that it is fast.
+was slow once gets requests again and can prove to be fast.
 """
 
 from __future__ import annotations
@@ -35,9 +35,15 @@ _STEP = 0.06
 _RATIO_START = math.log(1.5)
 _RATIO_MOST = math.log(20.0)
 
+_BUDGET_CUT = 0.7
+_LEAST_BUDGET = 0.05
+_BUDGET_REGAINED_PER_SECOND = 0.1
+# Requests that wait already will be late whatever is decided now: they must not count once each.
+_BUDGET_CUT_INTERVAL_SECONDS = 0.1
+
 
 class LatencyEstimator:
-    """What is known of one variant's latency. Times in milliseconds; ``now`` in seconds of a monotonic clock.
+    """Predicts one variant's latency. Times in milliseconds; ``now`` in seconds of a monotonic clock.
 
     Example:
         >>> estimator = LatencyEstimator(expected_ms=5.0)
@@ -113,3 +119,32 @@ class LatencyEstimator:
 
 def _half_life(age_seconds: float) -> float:
     return float(0.5 ** (age_seconds / _HALF_LIFE_SECONDS))
+
+
+class TimeBudget:
+    """The share of a request's time, from 0.05 to 1, that all but the fastest variant may be predicted to take.
+
+    Variants share a machine. Each alone is predicted to be in time, but the best, filled up to the last millisecond of
+    every SLA, take the cores from the cheap ones, and all queues grow. So a late answer cuts the share to seven
+    tenths, and each second gives a tenth back: additive increase, multiplicative decrease (Chiu and Jain, "Analysis of
+    the increase and decrease algorithms for congestion avoidance in computer networks", Computer Networks and ISDN
+    Systems 17, 1989). ``now`` in seconds of a monotonic clock.
+
+    Example:
+        >>> budget = TimeBudget()
+        >>> budget.cut(now=1.0)
+        >>> budget.share(now=2.0)
+        0.8
+    """
+
+    def __init__(self) -> None:
+        self._cut_to = 1.0
+        self._cut_at = 0.0
+
+    def share(self, now: float) -> float:
+        return min(self._cut_to + _BUDGET_REGAINED_PER_SECOND * (now - self._cut_at), 1.0)
+
+    def cut(self, now: float) -> None:
+        """An answer was late, or will be, because of a queue."""
+        if now - self._cut_at >= _BUDGET_CUT_INTERVAL_SECONDS:
+            self._cut_to, self._cut_at = max(self.share(now) * _BUDGET_CUT, _LEAST_BUDGET), now

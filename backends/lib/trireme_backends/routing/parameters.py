@@ -1,22 +1,24 @@
-"""Request parameters: what a caller asks of the router; all others are handed on to the variant as they came."""
+"""Request parameters of the router; all others are passed on to the variant unchanged."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
+from typing import Any, TypeVar
 
-from trireme_backends.routing.errors import ParameterError
+from trireme_backends.routing.errors import Fault, ParameterError
 from trireme_backends.routing.route import AUTO, Tier
 
 MOST_LATENCY_MS = 600_000
 MOST_KEY_CHARACTERS = 256
-# tritonserver hands this header on as a parameter (--grpc-header-forward-pattern).
+# tritonserver passes this header on as a parameter (--grpc-header-forward-pattern).
 REQUEST_ID_HEADER = "x-request-id"
 
 Value = str | int | float | bool
+_Choice = TypeVar("_Choice", bound=Enum)
 
 
 class OnSlaRisk(str, Enum):
@@ -27,7 +29,7 @@ class OnSlaRisk(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RoutingParameters:
     """The router's own parameters of one request; each attribute has its parameter's name.
 
     Attributes:
@@ -36,7 +38,7 @@ class Ask:
         min_quality, max_cost: hard limits; ``max_cost`` is per 1,000 requests.
         sticky_key: requests of one key go to the same side of a canary.
         on_sla_risk: whether to answer late or to refuse, when no variant is fast enough.
-        explain: tell all numbers in ``ROUTE_REASON``.
+        explain: report all numbers in ``ROUTE_REASON``.
         decide_only: name the variant and do not call it.
     """
 
@@ -50,63 +52,116 @@ class Ask:
     decide_only: bool = False
 
 
-_NAMES = frozenset(attribute.name for attribute in fields(Ask))
-_PLAIN = Ask()
+_NAMES = frozenset(attribute.name for attribute in fields(RoutingParameters))
+_DEFAULTS = RoutingParameters()
 
 
-def read_parameters(text: str) -> tuple[Ask, str, str]:
+@dataclass(frozen=True, slots=True)
+class StreamReport:
+    """What a caller measured of its stream. Times in milliseconds; None: not reached."""
+
+    variant: str
+    ttft_ms: float | None = None
+    ms_per_token: float | None = None
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamParameters:
+    """Parameters of one request to a route whose callers stream from the variant.
+
+    Attributes:
+        routing: tier, hard limits, sticky key and the like.
+        max_ttft_ms, max_ms_per_token: the SLA: until the first token, and for each one after it.
+        tried: variants that failed this request before their first token, and how.
+        report: set where the request reports a stream, and asks for no variant.
+    """
+
+    routing: RoutingParameters = field(default_factory=RoutingParameters)
+    max_ttft_ms: float | None = None
+    max_ms_per_token: float | None = None
+    tried: Mapping[str, Fault] = field(default_factory=dict)
+    report: StreamReport | None = None
+
+
+_STREAM_NAMES = ("max_ttft_ms", "max_ms_per_token", "tried", "report")
+
+
+def read_parameters(text: str) -> tuple[RoutingParameters, str, str]:
     """Split the parameters of a request, a JSON object as the Python backend gives it.
 
     Returns:
-        The router's own ones; the others as JSON ("" where there are none); the id that a proxy's header gave the
-        request ("" where none did). The last is not handed on: no two requests would be merged.
+        The router's own ones; the others as JSON ("" without any); the request id of a proxy's header ("" without one).
+        The last is not passed on: no two requests would be merged.
 
     Raises:
-        ParameterError: an own one has a value that is not allowed.
+        ParameterError: a parameter of the router has a value that is not allowed.
     """
     if text in ("", "{}"):
-        return _PLAIN, "", ""
+        return _DEFAULTS, "", ""
     values: dict[str, Value] = json.loads(text)
     request_id = str(values.pop(REQUEST_ID_HEADER, ""))
     own = {name: values.pop(name) for name in _NAMES.intersection(values)}
     others = json.dumps(values, sort_keys=True) if values else ""
-    return parse_ask(own) if own else _PLAIN, others, request_id
+    return parse_parameters(own) if own else _DEFAULTS, others, request_id
 
 
-def parse_ask(values: Mapping[str, Value]) -> Ask:
+def read_stream_parameters(text: str) -> tuple[StreamParameters, str]:
+    """Read the parameters of a request, a JSON object as the Python backend gives it; and a proxy's request id.
+
+    Raises:
+        ParameterError: one is unknown, or has a value that is not allowed.
+    """
+    values: dict[str, Value] = json.loads(text) if text else {}
+    header_id = str(values.pop(REQUEST_ID_HEADER, ""))
+    own = {name: values.pop(name) for name in _STREAM_NAMES if name in values}
+    if "max_latency_ms" in values:
+        raise ParameterError(
+            "max_latency_ms", values["max_latency_ms"], "max_ttft_ms and max_ms_per_token in its place"
+        )
+    parameters = StreamParameters(
+        routing=parse_parameters(values),
+        max_ttft_ms=_number(own, "max_ttft_ms", 1, MOST_LATENCY_MS),
+        max_ms_per_token=_number(own, "max_ms_per_token", 0.01, MOST_LATENCY_MS),
+        tried=_tried(own.get("tried", "")),
+        report=_report(own["report"]) if "report" in own else None,
+    )
+    return parameters, header_id
+
+
+def parse_parameters(values: Mapping[str, Value]) -> RoutingParameters:
     """Check the router's own parameters.
 
     Numbers may come as text: the Open Inference Protocol's gRPC form has no parameters with fractions on every server.
 
     Raises:
-        ParameterError: the name is none of the router's, or the value is not allowed.
+        ParameterError: the name is not a parameter of the router, or the value is not allowed.
     """
     for name in values:
         if name not in _NAMES:
             raise ParameterError(name, values[name], f"only the parameters {', '.join(sorted(_NAMES))}")
-    return Ask(
-        tier=_tier(values.get("tier")),
-        max_latency_ms=read_number(values, "max_latency_ms", 1, MOST_LATENCY_MS),
-        min_quality=read_number(values, "min_quality", 0, 1),
-        max_cost=read_number(values, "max_cost", 0, math.inf),
+    tier = values.get("tier")
+    return RoutingParameters(
+        tier=AUTO if tier == AUTO else None if tier is None else _choice("tier", tier, Tier, more=[AUTO]),
+        max_latency_ms=_number(values, "max_latency_ms", 1, MOST_LATENCY_MS),
+        min_quality=_number(values, "min_quality", 0, 1),
+        max_cost=_number(values, "max_cost", 0, math.inf),
         sticky_key=_key(values.get("sticky_key")),
-        on_sla_risk=_on_sla_risk(values.get("on_sla_risk", OnSlaRisk.SERVE.value)),
+        on_sla_risk=_choice("on_sla_risk", values.get("on_sla_risk", OnSlaRisk.SERVE.value), OnSlaRisk),
         explain=_flag(values, "explain"),
         decide_only=_flag(values, "decide_only"),
     )
 
 
-def _tier(value: Value | None) -> Tier | str | None:
-    if value is None or value == AUTO:
-        return value if value is None else AUTO
+def _choice(name: str, value: Value, choices: type[_Choice], *, more: Iterable[str] = ()) -> _Choice:
     try:
-        return Tier(value)
+        return choices(value)
     except ValueError:
-        raise ParameterError("tier", value, ", ".join([*(tier.value for tier in Tier), AUTO])) from None
+        raise ParameterError(name, value, ", ".join([*(choice.value for choice in choices), *more])) from None
 
 
-def read_number(values: Mapping[str, Value], name: str, least: float, most: float) -> float | None:
-    """A number of ``values``, maybe as text; None where it is not there."""
+def _number(values: Mapping[str, Value], name: str, least: float, most: float) -> float | None:
+    """A number of ``values``, maybe as text; None where it is not given."""
     if name not in values:
         return None
     value = values[name]
@@ -128,13 +183,6 @@ def _key(value: Value | None) -> str | None:
     return value
 
 
-def _on_sla_risk(value: Value) -> OnSlaRisk:
-    try:
-        return OnSlaRisk(value)
-    except ValueError:
-        raise ParameterError("on_sla_risk", value, ", ".join(choice.value for choice in OnSlaRisk)) from None
-
-
 def _flag(values: Mapping[str, Value], name: str) -> bool:
     value = values.get(name, False)
     if value in (True, "true"):
@@ -142,3 +190,32 @@ def _flag(values: Mapping[str, Value], name: str) -> bool:
     if value in (False, "false"):
         return False
     raise ParameterError(name, value, "true, false")
+
+
+def _tried(value: Value) -> dict[str, Fault]:
+    tried = {}
+    for entry in str(value).split(",") if value else ():
+        variant, _, fault = entry.partition(":")
+        tried[variant] = _fault("tried", value, fault)
+    return tried
+
+
+def _report(value: Value) -> StreamReport:
+    try:
+        report: dict[str, Any] = json.loads(str(value))
+        return StreamReport(
+            variant=str(report["variant"]),
+            ttft_ms=_number(report, "ttft_ms", 0, MOST_LATENCY_MS),
+            ms_per_token=_number(report, "ms_per_token", 0, MOST_LATENCY_MS),
+            fault=_fault("report", value, report["fault"]) if "fault" in report else None,
+        )
+    except (ValueError, KeyError, TypeError):
+        allowed = 'a JSON object such as {"variant": "...", "ttft_ms": 80, "ms_per_token": 12, "fault": "error"}'
+        raise ParameterError("report", value, allowed) from None
+
+
+def _fault(name: str, value: Value, fault: str) -> Fault:
+    try:
+        return Fault(fault)
+    except ValueError:
+        raise ParameterError(name, value, f"as faults {', '.join(known.value for known in Fault)}") from None

@@ -2,30 +2,30 @@
 
     {"canary_percent": {"embedding_premium": 5}}
 
-It is replaced by rename, and each request looks at it, so a change holds from the next request on. A variant that is
-not named has no canary. A file that is wrong changes nothing: the last good one holds.
+It is replaced by rename and checked at each request, so a change is effective from the next request on. A variant that
+is not named has no canary. An invalid file changes nothing: the last valid one stays in effect.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from trireme_backends.routing.errors import RouteFileError
+from trireme_backends.errors import FileError
+from trireme_backends.strict_json import Range, read_json
 
 TRAFFIC_NAME = "traffic.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Percent (0 to 100) of a variant's requests that its canary gets."""
+    """Percent (0 to 100) of a variant's requests that its canary gets. The schema of the file."""
 
-    canary_percent: Mapping[str, float] = field(default_factory=dict)
+    canary_percent: Mapping[str, Annotated[float, Range(0, 100)]] = field(default_factory=dict)
 
     def goes_to_canary(self, variant: str, position: float) -> bool:
         """Whether the request at ``position`` (0 to 100, see ``sticky_position``) goes to the variant's canary."""
@@ -41,31 +41,8 @@ def sticky_position(key: str) -> float:
     return int.from_bytes(digest, "big") / 2**64 * 100
 
 
-def parse_traffic(path: Path, text: str) -> Traffic:
-    """Check the content of a ``traffic.json``.
-
-    Raises:
-        RouteFileError: it is not JSON, has an unknown key, or a percentage is not from 0 to 100.
-    """
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise RouteFileError(path, "", f"not JSON: {error}") from None
-    if not isinstance(document, dict) or not isinstance(document.get("canary_percent", {}), dict):
-        raise RouteFileError(path, "canary_percent", "must be a JSON object: variant to percent")
-    for name in document:
-        if name != "canary_percent":
-            raise RouteFileError(path, name, "unknown key; known: canary_percent")
-    percents = document.get("canary_percent", {})
-    for variant, percent in percents.items():
-        number = isinstance(percent, int | float) and not isinstance(percent, bool) and math.isfinite(percent)
-        if not number or not 0 <= percent <= 100:
-            raise RouteFileError(path, f"canary_percent.{variant}", f"is {percent!r}; it must be from 0 to 100")
-    return Traffic({variant: float(percent) for variant, percent in percents.items()})
-
-
 class TrafficFile:
-    """The file as it is now, at the cost of one ``stat`` a look."""
+    """The file as it is now; a check costs one ``stat``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -73,10 +50,10 @@ class TrafficFile:
         self._seen: tuple[int, int, int] | None = None
         self._traffic = Traffic()
         self.errors = 0
-        self.last_error: RouteFileError | None = None
+        self.last_error: FileError | None = None
 
     def current(self) -> Traffic:
-        """The last good content; no file stands for no canary. A wrong file raises ``errors`` by one."""
+        """The last valid content; without a file no variant has a canary. An invalid file raises ``errors`` by one."""
         try:
             status = os.stat(self._path_text)  # noqa: PTH116 - a path object takes three times as long, at every request
         except OSError:
@@ -87,11 +64,8 @@ class TrafficFile:
         if seen != self._seen:
             self._seen = seen
             try:
-                self._traffic = parse_traffic(self._path, self._path.read_text(encoding="utf-8"))
-                self.last_error = None
-            except (RouteFileError, OSError, UnicodeDecodeError) as error:
+                self._traffic, self.last_error = read_json(self._path, Traffic), None
+            except FileError as error:
                 self.errors += 1
-                self.last_error = (
-                    error if isinstance(error, RouteFileError) else RouteFileError(self._path, "", str(error))
-                )
+                self.last_error = error
         return self._traffic

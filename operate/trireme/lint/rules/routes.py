@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from trireme_backends.routing.errors import RouteFileError
+from trireme_backends.errors import FileError
 from trireme_backends.routing.pins import VERSION_STEP, VersionStepError, version_step
 from trireme_backends.routing.route import Route, load_route
 
@@ -29,9 +29,8 @@ def route_file_is_well_formed(subject: Subject) -> Iterator[Complaint]:
             continue
         try:
             load_route(file)
-        except RouteFileError as fault:
-            where = f"{fault.key}: " if fault.key else ""
-            yield error(f"{where}{fault.problem}", "docs/routing.md tells every key", file=file)
+        except FileError as fault:
+            yield error(fault.detail, "docs/routing.md tells every key", file=file)
 
 
 def routed_variants_exist(subject: Subject) -> Iterator[Complaint]:
@@ -128,7 +127,7 @@ def _routes(subject: Subject, name: str) -> Iterator[tuple[Path, Route]]:
     for file in _route_files(subject, name):
         try:
             yield file, load_route(file)
-        except RouteFileError:
+        except FileError:
             continue
 
 

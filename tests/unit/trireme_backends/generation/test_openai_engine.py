@@ -328,15 +328,27 @@ def test_an_engine_that_is_sick_or_away_is_refused_at_load(rig: Callable[..., Ri
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "is no JSON"),
+        ("{", "not JSON"),
         ("[]", "must be a JSON object"),
-        ('{"dialect": "tgi"}', "'base_url' must be a text"),
-        ('{"dialect": "x", "base_url": "http://a/v1", "model": "m"}', "no dialect 'x'; there are: tgi, trtllm, vllm"),
-        ('{"dialect": "tgi", "base_url": "a:80", "model": "m"}', "must begin with http"),
-        ('{"dialect": "tgi", "base_url": "http://a", "model": "m", "api_key": "k"}', "unknown 'api_key'"),
+        ('{"dialect": "tgi"}', "base_url: is missing"),
+        (
+            '{"dialect": "x", "base_url": "http://a/v1", "model": "m"}',
+            "dialect: is 'x'; it must be one of vllm, trtllm, tgi",
+        ),
+        (
+            '{"dialect": "tgi", "base_url": "a:80", "model": "m"}',
+            "base_url: is 'a:80'; it must be a URL that begins with http",
+        ),
+        (
+            '{"dialect": "tgi", "base_url": "http://a", "model": "m", "api_key": "k"}',
+            "api_key: must not be in this file",
+        ),
         ('{"dialect": "tgi", "base_url": "http://a", "model": "m", "api_key_file": "no"}', "cannot be read"),
-        ('{"dialect": "tgi", "base_url": "http://a", "model": "m", "max_connections": 0}', "positive number"),
-        ('{"dialect": "tgi", "base_url": "http://a", "model": "m", "read_timeout_seconds": "1"}', "positive number"),
+        ('{"dialect": "tgi", "base_url": "http://a", "model": "m", "max_connections": 0}', "at least 1"),
+        (
+            '{"dialect": "tgi", "base_url": "http://a", "model": "m", "read_timeout_seconds": "1"}',
+            "it must be a number",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_a_sentence(tmp_path: Path, content: str, sentence: str) -> None:

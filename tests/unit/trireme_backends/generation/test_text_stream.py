@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from trireme_backends.generation.text_stream import StopTexts, TokenDecoder
+from hypothesis import given
+from hypothesis import strategies as st
+from trireme_backends.generation.text_stream import StopStringFilter, TokenDecoder
 
 
 def decode_bytes(tokens: list[int]) -> str:
@@ -43,22 +45,63 @@ def test_half_a_character_at_the_end_is_as_the_tokenizer_has_it():
 )
 @pytest.mark.parametrize("step", [1, 2, 100])
 def test_text_ends_before_the_first_stop_text(stops, text, told, step):
-    found = StopTexts(stops, include=False)
+    found = StopStringFilter(stops, include=False)
     pieces = []
     for place in range(0, len(text), step):
         pieces.append(found.push(text[place : place + step]))
-        if found.found:
+        if found.stopped:
             break
     assert "".join(pieces) + found.rest() == told
-    assert found.found == (told != text)
+    assert found.stopped == (told != text)
 
 
 def test_included_stop_text_stays():
-    stop = StopTexts(["."], include=True)
+    stop = StopStringFilter(["."], include=True)
     assert stop.push("One. Two") == "One."
 
 
 def test_what_can_be_no_stop_text_is_told_at_once():
-    stop = StopTexts(["END"], include=False)
+    stop = StopStringFilter(["END"], include=False)
     assert [stop.push("a"), stop.push("E"), stop.push("x"), stop.push("EN")] == ["a", "", "Ex", ""]
     assert stop.rest() == "EN"
+
+
+def joined(stop: list[str], pieces: list[str]) -> str:
+    stops = StopStringFilter(stop)
+    return "".join([*(stops.push(piece) for piece in pieces), stops.rest()])
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (["one END two"], "one "),
+        (["one E", "N", "D two"], "one "),
+        (["one E", "ND of it"], "one "),
+        (["one EN", "E"], "one ENE"),
+        (["EEND"], "E"),
+        (["one EN"], "one EN"),
+    ],
+)
+def test_the_text_ends_before_the_stop_string_however_it_is_cut(pieces: list[str], expected: str) -> None:
+    assert joined(["END"], pieces) == expected
+
+
+@given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3), st.data())
+def test_any_cut_of_a_text_gives_what_the_whole_text_gives(text: str, stop: list[str], data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    ends = [position for word in stop if (position := text.find(word)) >= 0]
+    # The stop string that is whole first wins; of those that end together, the one that begins first.
+    whole = min((text.find(word) + len(word) for word in stop if word in text), default=None)
+    if whole is None:
+        assert joined(stop, pieces) == text
+    else:
+        answer = joined(stop, pieces)
+        assert text.startswith(answer)
+        assert min(ends) <= len(answer) <= whole
+
+
+def test_text_is_held_back_no_longer_than_it_may_be_a_stop_string() -> None:
+    stops = StopStringFilter(["\n\n"])
+    assert stops.push("a line\n") == "a line"
+    assert stops.push("b") == "\nb"

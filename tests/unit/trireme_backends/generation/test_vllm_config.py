@@ -51,8 +51,8 @@ def test_adapters_get_one_place_more_than_there_are(model: Model) -> None:
     ("files", "sentence"),
     [
         ({}, r"model\.json is missing"),
-        ({"model.json": "{"}, r"model\.json is no JSON"),
-        ({"model.json": "[]"}, r"model\.json must be a JSON object"),
+        ({"model.json": "{"}, r"model\.json: not JSON"),
+        ({"model.json": "[]"}, r"model\.json: must be a JSON object"),
         ({"model.json": {"dtype": "auto"}}, r"'model' must name a folder or a model"),
         ({"model.json": {"model": "m", "enable_lora": True}}, r"multi_lora\.json is missing"),
         (

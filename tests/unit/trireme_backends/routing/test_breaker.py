@@ -25,13 +25,13 @@ def test_stays_closed_when_few_of_many_fail() -> None:
 
 def test_one_sure_failure_opens() -> None:
     breaker = CircuitBreaker()
-    breaker.failed(0.0, surely=True)
+    breaker.failed(0.0, is_proof=True)
     assert breaker.state is BreakerState.OPEN
 
 
 def test_one_probe_after_the_rest_and_success_closes() -> None:
     breaker = CircuitBreaker()
-    breaker.failed(10.0, surely=True)
+    breaker.failed(10.0, is_proof=True)
     assert not breaker.probe_due(10.1)
     assert breaker.probe_due(10.5)
     breaker.probe_sent()
@@ -42,7 +42,7 @@ def test_one_probe_after_the_rest_and_success_closes() -> None:
 
 def test_rest_doubles_with_each_failed_probe_up_to_its_limit() -> None:
     breaker = CircuitBreaker()
-    breaker.failed(0.0, surely=True)
+    breaker.failed(0.0, is_proof=True)
     now, rests = 0.0, []
     for _ in range(7):
         rest = next(tenth / 10 for tenth in range(1, 200) if breaker.probe_due(now + tenth / 10))

@@ -1,4 +1,4 @@
-"""Fallback, merging, breakers and cascade, with variants that are functions: they misbehave exactly as told."""
+"""Fallback, merging, breakers and cascade, with variants that are functions: they misbehave as each test sets."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from trireme_backends.errors import BackendError, RequestError
 from trireme_backends.routing.breaker import BreakerState
 from trireme_backends.routing.dispatcher import Dispatcher
 from trireme_backends.routing.errors import CallError, Fault, LimitError, UnavailableError, fault_of
-from trireme_backends.routing.parameters import Ask, OnSlaRisk
+from trireme_backends.routing.parameters import OnSlaRisk, RoutingParameters
 from trireme_backends.routing.pins import Pins
+from trireme_backends.routing.request import Answer, RoutedRequest, Tensors
 from trireme_backends.routing.route import AUTO, Cascade, Limits, Route, Tier, Variant
+from trireme_backends.routing.selection import RouteOutputs
 from trireme_backends.routing.traffic import TrafficFile
-from trireme_backends.routing.work import Answer, RowRoute, Tensors, Ticket
 
 from tests.deadlines import scaled
 
@@ -88,13 +89,13 @@ class World:
             probabilities = np.pad(probabilities, [(0, 0), (0, 1)])
         return {"ANSWER": np.array(answers, dtype=np.object_), "PROBABILITIES": probabilities}
 
-    def submit(self, *requests: tuple[list[str], Ask], parameters: str = "") -> list[Pending]:
+    def submit(self, *requests: tuple[list[str], RoutingParameters], parameters: str = "") -> list[Pending]:
         pending = [Pending(len(texts)) for texts, _ in requests]
         now = time.monotonic()
         self.dispatcher.submit(
             [
-                Ticket(
-                    ask,
+                RoutedRequest(
+                    routing,
                     parameters,
                     {"TEXT": np.array([[text.encode()] for text in texts], dtype=np.object_)},
                     len(texts),
@@ -102,22 +103,22 @@ class World:
                     now + 5.0,
                     one.reply,
                 )
-                for (texts, ask), one in zip(requests, pending, strict=True)
+                for (texts, routing), one in zip(requests, pending, strict=True)
             ]
         )
         return pending
 
     def ask(self, text: str = "hello", **asked: Any) -> Answer:
-        return self.submit(([text], Ask(**asked)))[0].answer()
+        return self.submit(([text], RoutingParameters(**asked)))[0].answer()
 
-    def replied(self, route: RowRoute, *, seen_ms: float, request_id: str) -> None: ...
+    def replied(self, route: RouteOutputs, *, seen_ms: float, request_id: str) -> None: ...
     def refused(self, error: BackendError, *, request_id: str) -> None: ...
     def called(self, variant: str, outcome: str, *, rows: int) -> None: ...
 
     def predicted(self, variant: str, *, p95_ms: float, seen_ms: float) -> None:  # noqa: ARG002
         self.predictions.append(seen_ms <= p95_ms)
 
-    def breaker(self, variant: str, state: BreakerState) -> None:
+    def breaker_changed(self, variant: str, state: BreakerState) -> None:
         self.breakers.append((variant, state))
 
     def traffic_error(self, message: str) -> None:  # noqa: ARG002
@@ -154,9 +155,9 @@ def variant_of(answer: Answer) -> str:
 
 
 def reason_of(answer: Answer, row: int = 0) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(answer.routes[row].reason_json)
-    assert told["reason"] == answer.routes[row].reason.value
-    return told
+    reason: dict[str, Any] = json.loads(answer.routes[row].reason_json)
+    assert reason["reason"] == answer.routes[row].reason.value
+    return reason
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -219,18 +220,18 @@ def test_tier_picks_the_variant(world: World, tier: Tier | None, variant: str) -
     assert reason_of(answer)["reason"] == "requested_tier"
 
 
-@pytest.mark.parametrize("sick", ["small", "medium", "large"])
+@pytest.mark.parametrize("failing", ["small", "medium", "large"])
 @pytest.mark.parametrize(
     ("behaviour", "fault"), [(raise_error, "error"), (not_ready, "not_ready")], ids=["raises", "unloaded"]
 )
-def test_failing_variant_is_left_for_the_next_one(world: World, sick: str, behaviour: Behaviour, fault: str) -> None:
-    world.behaviour[sick] = behaviour
-    tier = {"small": Tier.ECONOMY, "medium": Tier.STANDARD, "large": Tier.PREMIUM}[sick]
+def test_failing_variant_is_left_for_the_next_one(world: World, failing: str, behaviour: Behaviour, fault: str) -> None:
+    world.behaviour[failing] = behaviour
+    tier = {"small": Tier.ECONOMY, "medium": Tier.STANDARD, "large": Tier.PREMIUM}[failing]
     answer = world.ask(tier=tier)
-    assert variant_of(answer) != sick
-    told = reason_of(answer)
-    assert told["reason"] == "fallback"
-    assert [(one["variant"], one["fault"]) for one in told["tried"]] == [(sick, fault)]
+    assert variant_of(answer) != failing
+    reason = reason_of(answer)
+    assert reason["reason"] == "fallback"
+    assert [(one["variant"], one["fault"]) for one in reason["tried"]] == [(failing, fault)]
 
 
 def test_a_request_that_ends_its_variants_processes_is_sent_to_two_and_takes_no_neighbour_along(world: World) -> None:
@@ -239,7 +240,9 @@ def test_a_request_that_ends_its_variants_processes_is_sent_to_two_and_takes_no_
             raise CallError(Fault.UNHEALTHY, "Stub process 'm_0' is not healthy.")
 
     world.behaviour = dict.fromkeys(("small", "medium", "large"), die_of_poison)
-    poisoned, *others = world.submit(*((["poison" if number == 0 else "hello"], Ask()) for number in range(4)))
+    poisoned, *others = world.submit(
+        *((["poison" if number == 0 else "hello"], RoutingParameters()) for number in range(4))
+    )
     with pytest.raises(BackendError, match=r"^not sent again: this request was lost with 2 processes; Stub process"):
         poisoned.answer()
     assert all(other.answer() for other in others)
@@ -266,7 +269,7 @@ def test_abandoned_calls_do_not_pile_up(world_that_leaves_medium_early: World, h
     world = world_that_leaves_medium_early
     world.behaviour["medium"] = hang
     for _ in range(12):
-        pending = world.submit(*[([str(number)], Ask()) for number in range(20)])
+        pending = world.submit(*[([str(number)], RoutingParameters()) for number in range(20)])
         assert all(variant_of(one.answer()) in ("small", "medium") for one in pending)
     assert world.most_running["medium"] <= LIMITS.max_abandoned_calls + LIMITS.max_calls_in_flight
 
@@ -308,7 +311,9 @@ def test_one_bad_row_fails_alone(world: World) -> None:
 
     for name in ("small", "medium", "large"):
         world.behaviour[name] = poison
-    pending = world.submit(*[([text], Ask()) for text in ["a", "b", "c", "bad", "d", "e", "f", "g", "h", "i"]])
+    pending = world.submit(
+        *[([text], RoutingParameters()) for text in ["a", "b", "c", "bad", "d", "e", "f", "g", "h", "i"]]
+    )
     for index, one in enumerate(pending):
         if index == 3:
             with pytest.raises(RequestError, match="cannot read this row"):
@@ -348,7 +353,7 @@ def test_fault_that_nobody_foresaw_does_not_cost_a_slot(world: World) -> None:
 def test_requests_of_one_decision_share_calls_and_each_gets_its_rows(world: World) -> None:
     world.behaviour["medium"] = lambda _: time.sleep(0.02)
     requests = [[f"{number}-{row}" for row in range(1 + number % 3)] for number in range(12)]
-    pending = world.submit(*[(texts, Ask()) for texts in requests])
+    pending = world.submit(*[(texts, RoutingParameters()) for texts in requests])
     for texts, one in zip(requests, pending, strict=True):
         assert [text.decode() for text in one.answer().outputs["ANSWER"][:, 0]] == [f"medium:{text}" for text in texts]
     assert len(world.calls) < len(requests)
@@ -358,8 +363,8 @@ def test_requests_of_one_decision_share_calls_and_each_gets_its_rows(world: Worl
 
 def test_requests_with_other_parameters_do_not_share_a_call(world: World) -> None:
     world.behaviour["medium"] = lambda _: time.sleep(0.02)
-    first = world.submit(*[([str(n)], Ask()) for n in range(6)], parameters='{"lang": "de"}')
-    second = world.submit(*[([str(n)], Ask()) for n in range(6)], parameters='{"lang": "fr"}')
+    first = world.submit(*[([str(n)], RoutingParameters()) for n in range(6)], parameters='{"lang": "de"}')
+    second = world.submit(*[([str(n)], RoutingParameters()) for n in range(6)], parameters='{"lang": "fr"}')
     for one in first + second:
         one.answer()
     rows = Counter[str]()
@@ -394,7 +399,7 @@ def test_limits_that_nothing_keeps_are_refused(world: World) -> None:
         world.ask(min_quality=0.95)
 
 
-def test_nobody_left_is_told_with_what_was_last_seen(world: World) -> None:
+def test_without_a_variant_left_the_error_says_why(world: World) -> None:
     for name in ("small", "medium", "large"):
         world.behaviour[name] = not_ready
     with pytest.raises(UnavailableError, match="Model is not ready"):
@@ -404,12 +409,12 @@ def test_nobody_left_is_told_with_what_was_last_seen(world: World) -> None:
 
 
 def test_decide_only_names_the_variant_and_calls_none(world: World) -> None:
-    pending = world.submit((["x", "y"], Ask(tier=Tier.PREMIUM, decide_only=True, explain=True)))
+    pending = world.submit((["x", "y"], RoutingParameters(tier=Tier.PREMIUM, decide_only=True, explain=True)))
     answer = pending[0].answer()
     assert [route.variant for route in answer.routes] == ["large", "large"]
     assert answer.outputs == {}
-    told = reason_of(answer)
-    assert {one["variant"]: one["verdict"] for one in told["considered"]} == {
+    reason = reason_of(answer)
+    assert {one["variant"]: one["verdict"] for one in reason["considered"]} == {
         "small": "less_preferred",
         "medium": "less_preferred",
         "large": "chosen",
@@ -425,11 +430,11 @@ def test_canary_gets_its_share_by_sticky_key(world: World) -> None:
     assert reason_of(world.ask(sticky_key=next(k for k, v in first.items() if v != "medium")))["canary"] is True
 
 
-def test_sick_canary_is_left_for_its_stable_variant(world: World) -> None:
+def test_failing_canary_is_left_for_its_stable_variant(world: World) -> None:
     world.traffic_path.write_text(json.dumps({"canary_percent": {"medium": 100}}))
     world.behaviour["medium__canary"] = not_ready
-    told = reason_of(world.ask())
-    assert told["tried"][0]["variant"] == "medium__canary"
+    reason = reason_of(world.ask())
+    assert reason["tried"][0]["variant"] == "medium__canary"
     assert variant_of(world.ask()) == "medium"
 
 
@@ -442,7 +447,7 @@ def test_wrong_traffic_file_is_reported_once_and_the_last_good_one_holds(world: 
 
 
 def test_cascade_asks_the_second_tier_about_unsure_rows_only(cascade: World) -> None:
-    pending = cascade.submit((["sure a", "unsure b", "sure c"], Ask(tier=AUTO)))
+    pending = cascade.submit((["sure a", "unsure b", "sure c"], RoutingParameters(tier=AUTO)))
     answer = pending[0].answer()
     assert [text.decode() for text in answer.outputs["ANSWER"][:, 0]] == [
         "small:sure a",
@@ -502,8 +507,10 @@ def test_many_callers_with_mixed_wishes_get_the_answers_of_the_variant_that_is_n
             for turn in range(20):
                 tier = [None, *Tier][(number + turn) % 4]
                 texts = [f"{number}/{turn}/{row}" for row in range(1 + turn % 3)]
-                ask = Ask(tier=tier, max_latency_ms=[None, 500.0][turn % 2], sticky_key=f"key-{number}")
-                answer = world.submit((texts, ask))[0].answer()
+                routing = RoutingParameters(
+                    tier=tier, max_latency_ms=[None, 500.0][turn % 2], sticky_key=f"key-{number}"
+                )
+                answer = world.submit((texts, routing))[0].answer()
                 named = [route.variant for route in answer.routes]
                 got = [text.decode() for text in answer.outputs["ANSWER"][:, 0]]
                 assert got == [f"{name}:{text}" for name, text in zip(named, texts, strict=True)]
@@ -524,8 +531,8 @@ def test_a_row_that_is_not_finite_goes_to_the_next_variant_and_its_neighbours_ar
 ) -> None:
     world.not_finite = {"medium"}
     world.behaviour["medium"] = hang
-    held = world.submit(*[(["hello"], Ask())] * LIMITS.max_calls_in_flight)
-    waiting = world.submit((["one", "two"], Ask()), (["fine", "nan"], Ask()))
+    held = world.submit(*[(["hello"], RoutingParameters())] * LIMITS.max_calls_in_flight)
+    waiting = world.submit((["one", "two"], RoutingParameters()), (["fine", "nan"], RoutingParameters()))
     world.behaviour.clear()
     hang.release.set()
     assert {variant_of(one.answer()) for one in (*held, waiting[0])} == {"medium"}
@@ -537,7 +544,7 @@ def test_a_row_that_is_not_finite_goes_to_the_next_variant_and_its_neighbours_ar
 
 def test_a_row_that_no_variant_answers_finitely_is_an_error_with_model_and_row(world: World) -> None:
     world.not_finite = {"small", "medium", "large"}
-    pending = world.submit((["fine", "nan"], Ask()))[0]
+    pending = world.submit((["fine", "nan"], RoutingParameters()))[0]
     with pytest.raises(CallError, match=r"^medium answered row 1 with a value that is not a finite number$"):
         pending.answer()
 
@@ -550,8 +557,8 @@ def test_an_encoder_that_refuses_a_row_as_not_finite_is_asked_for_its_neighbours
             raise CallError(fault_of("row 0 of X is not a finite number"), "row 0 of X is not a finite number")
 
     world.behaviour["medium"] = hang
-    held = world.submit(*[(["hello"], Ask())] * LIMITS.max_calls_in_flight)
-    waiting = world.submit((["fine"], Ask()), (["nan"], Ask()))
+    held = world.submit(*[(["hello"], RoutingParameters())] * LIMITS.max_calls_in_flight)
+    waiting = world.submit((["fine"], RoutingParameters()), (["nan"], RoutingParameters()))
     world.behaviour["medium"] = refuse
     hang.release.set()
     assert [variant_of(one.answer()) for one in (*held, *waiting)] == ["medium", "medium", "medium", "small"]
@@ -559,7 +566,7 @@ def test_an_encoder_that_refuses_a_row_as_not_finite_is_asked_for_its_neighbours
 
 def test_the_first_answer_stands_where_the_seconds_has_another_shape(cascade: World) -> None:
     cascade.wider = {"large"}
-    answer = cascade.submit((["sure", "unsure"], Ask(tier=AUTO)))[0].answer()
+    answer = cascade.submit((["sure", "unsure"], RoutingParameters(tier=AUTO)))[0].answer()
     assert [reason_of(answer, row)["reason"] for row in (0, 1)] == ["cascade_sure", "cascade_kept"]
 
 

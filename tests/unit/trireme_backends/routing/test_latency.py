@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trireme_backends.routing.latency import LatencyEstimator
+from trireme_backends.routing.latency import LatencyEstimator, TimeBudget
 from trireme_backends.routing.route import Limits
 
 # Requests and calls of sentiment_premium behind the router on 2 cores, in open loop: 20 to 400 requests a second, in
@@ -198,3 +198,29 @@ def _read_trace() -> tuple[list[Request], list[Call]]:
 def _rows() -> Iterator[list[str]]:
     with TRACE.open() as file:
         yield from csv.reader(line for line in file if not line.startswith("#"))
+
+
+def test_all_of_the_time_is_there_until_an_answer_is_late() -> None:
+    assert TimeBudget().share(now=1000.0) == 1.0
+
+
+def test_late_answer_takes_a_part_and_time_gives_it_back() -> None:
+    budget = TimeBudget()
+    budget.cut(now=10.0)
+    assert budget.share(now=10.0) == pytest.approx(0.7)
+    assert budget.share(now=11.0) == pytest.approx(0.8)
+    assert budget.share(now=100.0) == 1.0
+
+
+def test_answers_that_are_late_together_count_once() -> None:
+    budget = TimeBudget()
+    for thousandth in range(100):
+        budget.cut(now=10.0 + thousandth / 1000)
+    assert budget.share(now=10.0) == pytest.approx(0.7)
+
+
+def test_a_little_is_always_left_to_find_out_whether_it_is_over() -> None:
+    budget = TimeBudget()
+    for second in range(1000):
+        budget.cut(now=10.0 + second / 5)
+    assert 0 < budget.share(now=210.0) < 0.1

@@ -5,23 +5,23 @@ from typing import Any
 
 import pytest
 from trireme_backends.routing.errors import ParameterError
-from trireme_backends.routing.parameters import Ask, OnSlaRisk, parse_ask, read_parameters
+from trireme_backends.routing.parameters import OnSlaRisk, RoutingParameters, parse_parameters, read_parameters
 from trireme_backends.routing.route import Tier
 
 
 def test_own_parameters_are_taken_out_and_others_handed_on_with_their_types() -> None:
-    ask, others, _ = read_parameters(json.dumps({"tier": "premium", "lang": "de", "k": 7, "flag": True}))
-    assert ask == Ask(tier=Tier.PREMIUM)
+    parameters, others, _ = read_parameters(json.dumps({"tier": "premium", "lang": "de", "k": 7, "flag": True}))
+    assert parameters == RoutingParameters(tier=Tier.PREMIUM)
     assert json.loads(others) == {"lang": "de", "k": 7, "flag": True}
 
 
 @pytest.mark.parametrize("text", ["", "{}"])
 def test_no_parameters_ask_for_nothing(text: str) -> None:
-    assert read_parameters(text) == (Ask(), "", "")
+    assert read_parameters(text) == (RoutingParameters(), "", "")
 
 
 def test_request_id_of_a_header_is_taken_out_so_that_requests_can_be_merged() -> None:
-    assert read_parameters('{"x-request-id": "r-1"}') == (Ask(), "", "r-1")
+    assert read_parameters('{"x-request-id": "r-1"}') == (RoutingParameters(), "", "r-1")
 
 
 def test_equal_parameters_in_another_order_are_handed_on_equally() -> None:
@@ -29,12 +29,12 @@ def test_equal_parameters_in_another_order_are_handed_on_equally() -> None:
 
 
 def test_numbers_may_come_as_text() -> None:
-    ask = parse_ask({"max_latency_ms": "50", "min_quality": "0.85", "max_cost": 2, "explain": "true"})
-    assert ask == Ask(max_latency_ms=50, min_quality=0.85, max_cost=2, explain=True)
+    parameters = parse_parameters({"max_latency_ms": "50", "min_quality": "0.85", "max_cost": 2, "explain": "true"})
+    assert parameters == RoutingParameters(max_latency_ms=50, min_quality=0.85, max_cost=2, explain=True)
 
 
 def test_refusal_can_be_asked_for() -> None:
-    assert parse_ask({"on_sla_risk": "refuse"}).on_sla_risk is OnSlaRisk.REFUSE
+    assert parse_parameters({"on_sla_risk": "refuse"}).on_sla_risk is OnSlaRisk.REFUSE
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ def test_refusal_can_be_asked_for() -> None:
 )
 def test_bad_value_is_refused_by_parameter_value_and_what_is_allowed(name: str, value: Any, allowed: str) -> None:
     with pytest.raises(ParameterError) as caught:
-        parse_ask({name: value})
+        parse_parameters({name: value})
     assert str(caught.value) == f"parameter {name} is {value!r}; allowed: {allowed}"
 
 
 def test_unknown_name_is_refused_where_only_own_ones_make_sense() -> None:
     with pytest.raises(ParameterError, match="parameter colour"):
-        parse_ask({"colour": "red"})
+        parse_parameters({"colour": "red"})

@@ -16,11 +16,11 @@ def write_ensemble(
 ) -> None:
     folder = repository / name
     folder.mkdir(exist_ok=True)
-    told = ", ".join(f'{{ model_name: "{model}" model_version: {version} {maps} }}' for model, version in steps)
+    listed = ", ".join(f'{{ model_name: "{model}" model_version: {version} {maps} }}' for model, version in steps)
     staged = folder / "config.new"
     parameter = f'parameters {{ key: "version_step" value {{ string_value: "{version_step}" }} }}\n'
     staged.write_text(
-        f'platform: "ensemble"\nensemble_scheduling {{ step [ {told} ] }}\n' + (parameter if version_step else "")
+        f'platform: "ensemble"\nensemble_scheduling {{ step [ {listed} ] }}\n' + (parameter if version_step else "")
     )
     staged.replace(folder / "config.pbtxt")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trireme_backends.routing.errors import RouteFileError
+from trireme_backends.errors import FileError
 from trireme_backends.routing.route import Cascade, Limits, Tier, check_variants, load_route
 
 Write = Callable[[Any], Path]
@@ -59,8 +59,8 @@ def _set(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("variants", 1, "name", value="small"), "variants[1].name", "is there twice"),
         (_set("variants", 1, "name", value="../x"), "variants[1].name", "name of a model"),
         (_set("variants", 1, "name", value="large__canary"), "variants[1].name", "not of a canary"),
-        (_set("variants", 1, "limits", value={"max_calls_in_flight": 0}), "variants[1].limits.max_calls", "from 1"),
-        (_set("variants", value=[]), "variants", "a variant for each tier"),
+        (_set("variants", 1, "limits", value={"max_calls_in_flight": 0}), "variants[1].limits.max_calls", "at least 1"),
+        (_set("variants", value=[]), "variants", "a list that is not empty"),
         (_set("variants", value=[3]), "variants[0]", "JSON object"),
         (_set("default_tier", value="gold"), "default_tier", "premium, auto"),
         (_set("deadline_ms", value=0), "deadline_ms", "at least 1"),
@@ -75,7 +75,7 @@ def test_wrong_rules_are_refused_with_file_and_key(
 ) -> None:
     change(rules)
     path = write_route(rules)
-    with pytest.raises(RouteFileError) as caught:
+    with pytest.raises(FileError) as caught:
         load_route(path)
     assert str(caught.value).startswith(f"{path}: {key}")
     assert problem in str(caught.value)
@@ -83,12 +83,12 @@ def test_wrong_rules_are_refused_with_file_and_key(
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"task": "x"}'])
 def test_what_is_no_route_is_refused(write_route: Write, text: str) -> None:
-    with pytest.raises(RouteFileError, match=r"route\.json"):
+    with pytest.raises(FileError, match=r"route\.json"):
         load_route(write_route(text))
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RouteFileError, match="cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         load_route(tmp_path / "route.json")
 
 
@@ -99,5 +99,5 @@ def test_variant_that_is_no_model_is_refused_with_file_and_key(
     for name in ("small", "large"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.pbtxt").touch()
-    with pytest.raises(RouteFileError, match=r"route\.json: variants\[1\]\.name: there is no model 'medium'"):
+    with pytest.raises(FileError, match=r"route\.json: variants\[1\]\.name: there is no model 'medium'"):
         check_variants(load_route(path), path, tmp_path)

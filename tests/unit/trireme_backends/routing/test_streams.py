@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from trireme_backends.routing.errors import Fault, ParameterError, RouteFileError, UnavailableError
+from trireme_backends.errors import FileError
+from trireme_backends.routing.errors import Fault, ParameterError, UnavailableError
+from trireme_backends.routing.parameters import StreamParameters, StreamReport, read_stream_parameters
 from trireme_backends.routing.pins import Pins
 from trireme_backends.routing.route import load_route
-from trireme_backends.routing.stream_ask import Report, StreamAsk, read_stream_ask
-from trireme_backends.routing.streams import StreamRequest, Streams
+from trireme_backends.routing.streams import StreamRequest, StreamRouter
 from trireme_backends.routing.traffic import TrafficFile
+
+from tests.unit.trireme_backends.routing.observers import Silent
 
 ROUTE = {
     "task": "text_generation",
@@ -24,20 +27,15 @@ ROUTE = {
 }  # fmt: skip
 
 
-class Silent:
-    def __getattr__(self, name):
-        return lambda *_, **__: None
-
-
 class Route:
-    """A route, asked and told of streams; time passes only when ``now`` is moved."""
+    """A route that gets requests and reports; time passes only when ``now`` is moved."""
 
     def __init__(self, directory):
         path = directory / "route.json"
         path.write_text(json.dumps(ROUTE))
         self.traffic_path = directory / "traffic.json"
         self.now = 0.0
-        self.streams = Streams(
+        self.streams = StreamRouter(
             load_route(path), pins=Pins(directory), traffic=TrafficFile(self.traffic_path), observer=Silent(),
             clock=lambda: self.now, is_loaded=lambda name: name not in self.unloaded,
         )  # fmt: skip
@@ -47,12 +45,12 @@ class Route:
     def ask(self, *, characters=0, deadline_s=60.0, request_id=None, **parameters):
         self.count += 1
         self.last_id = str(self.count) if request_id is None else request_id
-        asked, _ = read_stream_ask(json.dumps(parameters))
-        return self.streams.answer(StreamRequest(asked, characters, self.last_id, self.now + deadline_s))
+        read, _ = read_stream_parameters(json.dumps(parameters))
+        return self.streams.answer(StreamRequest(read, characters, self.last_id, self.now + deadline_s))
 
-    def report(self, variant, request_id=None, **told):
-        asked = StreamAsk(report=Report(variant, **told))
-        request = StreamRequest(asked, 0, request_id or self.last_id, self.now + 60)
+    def report(self, variant, request_id=None, **measured):
+        parameters = StreamParameters(report=StreamReport(variant, **measured))
+        request = StreamRequest(parameters, 0, request_id or self.last_id, self.now + 60)
         assert self.streams.answer(request) is None
 
 
@@ -124,8 +122,8 @@ def test_reports_teach_how_slow_a_variant_is(route):
 def test_what_failed_is_not_named_again_for_the_same_request(route):
     named = route.ask(tried="large:error")
     assert named.variant == "small"
-    told = json.loads(named.reason_json)
-    assert (told["reason"], told["tried"]) == ("fallback", [{"variant": "large", "fault": "error"}])
+    reason = json.loads(named.reason_json)
+    assert (reason["reason"], reason["tried"]) == ("fallback", [{"variant": "large", "fault": "error"}])
     with pytest.raises(UnavailableError, match="already_tried"):
         route.ask(tried="large:error,small:error")
 
@@ -187,14 +185,14 @@ def test_the_only_variant_left_is_waited_for(route):
 )  # fmt: skip
 def test_wrong_parameters_are_refused_by_name(parameters):
     with pytest.raises(ParameterError, match=next(iter(parameters))):
-        read_stream_ask(json.dumps(parameters))
+        read_stream_parameters(json.dumps(parameters))
 
 
 def test_a_report_is_read():
-    asked, request_id = read_stream_ask(
+    parameters, request_id = read_stream_parameters(
         json.dumps({"report": json.dumps({"variant": "large", "ttft_ms": 7, "fault": "error"}), "x-request-id": "abc"})
     )
-    assert (asked.report, request_id) == (Report("large", ttft_ms=7.0, fault=Fault.ERROR), "abc")
+    assert (parameters.report, request_id) == (StreamReport("large", ttft_ms=7.0, fault=Fault.ERROR), "abc")
 
 
 def test_a_report_of_an_unknown_variant_changes_nothing(route):
@@ -205,17 +203,20 @@ def test_a_report_of_an_unknown_variant_changes_nothing(route):
 def test_a_route_that_streams_has_no_cascade(tmp_path):
     path = tmp_path / "route.json"
     path.write_text(json.dumps(ROUTE | {"cascade": {}}))
-    with pytest.raises(RouteFileError, match="cascade"):
+    with pytest.raises(FileError, match="cascade"):
         load_route(path)
 
 
 def test_a_variant_that_is_not_loaded_is_neither_chosen_nor_waited_for(route):
     route.unloaded = {"large"}
     named = route.ask(tier="premium", explain=True)
-    told = json.loads(named.reason_json)
+    reason = json.loads(named.reason_json)
     assert named.variant == "small"
-    assert "leave_after_ms" not in told
-    assert {one["variant"]: one["verdict"] for one in told["considered"]} == {"small": "chosen", "large": "not_loaded"}
+    assert "leave_after_ms" not in reason
+    assert {one["variant"]: one["verdict"] for one in reason["considered"]} == {
+        "small": "chosen",
+        "large": "not_loaded",
+    }
     with pytest.raises(UnavailableError, match=r"small \(already_tried\), large \(not_loaded\)"):
         route.ask(tried="small:late")
     route.unloaded.clear()

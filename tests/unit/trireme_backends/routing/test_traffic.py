@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trireme_backends.routing.errors import RouteFileError
-from trireme_backends.routing.traffic import Traffic, TrafficFile, parse_traffic, sticky_position
+from trireme_backends.errors import FileError
+from trireme_backends.routing.traffic import Traffic, TrafficFile, sticky_position
+from trireme_backends.strict_json import parse_json
 
 PATH = Path("text_embedding/traffic.json")
 
@@ -19,7 +20,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def test_percentages_are_read() -> None:
-    traffic = parse_traffic(PATH, '{"canary_percent": {"large": 12.5}}')
+    traffic = parse_json(PATH, '{"canary_percent": {"large": 12.5}}', Traffic)
     assert traffic.goes_to_canary("large", 12.4)
     assert not traffic.goes_to_canary("large", 12.5)
     assert not traffic.goes_to_canary("small", 0.0)
@@ -38,7 +39,7 @@ def test_zero_and_hundred_percent_are_nobody_and_everybody() -> None:
         ("[]", "canary_percent"),
         ('{"canary_percent": 5}', "must be a JSON object"),
         ('{"percent": {}}', "percent: unknown key; known: canary_percent"),
-        ('{"canary_percent": {"large": 101}}', "canary_percent.large: is 101; it must be from 0 to 100"),
+        ('{"canary_percent": {"large": 101}}', "canary_percent.large: is 101; it must be a number from 0 to 100"),
         ('{"canary_percent": {"large": -1}}', "canary_percent.large"),
         ('{"canary_percent": {"large": "5"}}', "canary_percent.large"),
         ('{"canary_percent": {"large": NaN}}', "canary_percent.large"),
@@ -46,8 +47,8 @@ def test_zero_and_hundred_percent_are_nobody_and_everybody() -> None:
     ],
 )
 def test_wrong_file_is_refused_with_file_and_key(text: str, sentence: str) -> None:
-    with pytest.raises(RouteFileError) as caught:
-        parse_traffic(PATH, text)
+    with pytest.raises(FileError) as caught:
+        parse_json(PATH, text, Traffic)
     assert str(caught.value).startswith(f"{PATH}: ")
     assert sentence in str(caught.value)
 

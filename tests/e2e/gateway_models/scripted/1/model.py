@@ -19,7 +19,7 @@ import threading
 import triton_python_backend_utils as pb_utils
 from trireme_backends.generation.engine import EngineState, Piece, TokenLogprob
 from trireme_backends.generation.errors import CancelledError, EngineError, room_for_answer
-from trireme_backends.generation.stop_strings import StopStringFilter
+from trireme_backends.generation.text_stream import StopStringFilter
 from trireme_backends.generation.triton import GenerationBackend, complete_config
 from trireme_backends.model import Model
 
@@ -108,7 +108,7 @@ class _Generation(threading.Thread):
                 yield CancelledError("the caller went away")
                 return
             said = self._voice.get("prefix", "") + word
-            text = stops.feed(said if number == 0 else f" {said}")
+            text = stops.push(said if number == 0 else f" {said}")
             last = number == len(self._words) - 1 or stops.stopped
             reason = ("length" if self._cut and not stops.stopped else "stop") if last else None
             yield Piece(text + (stops.rest() if last else ""), self._num_input_tokens, 1, reason, self._logprobs(word))

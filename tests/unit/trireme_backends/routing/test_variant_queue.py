@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from trireme_backends.routing.lane import Lane
-from trireme_backends.routing.parameters import Ask
+from trireme_backends.routing.parameters import RoutingParameters
+from trireme_backends.routing.request import RoutedRequest
 from trireme_backends.routing.route import Limits, Tier, Variant
-from trireme_backends.routing.work import Job, Ticket
+from trireme_backends.routing.variant_queue import VariantQueue
+
+from tests.unit.trireme_backends.routing.observers import Silent
 
 NOW = 100.0
 
 
-def waiting(count: int, *, max_latency_ms: float | None, waited_ms: float) -> Lane:
-    lane = Lane("small", Variant("small", Tier.ECONOMY, 1, 10, limits=Limits(max_rows_per_call=16)))
+def waiting(count: int, *, max_latency_ms: float | None, waited_ms: float) -> VariantQueue:
+    variant = Variant("small", Tier.ECONOMY, 1, 10, limits=Limits(max_rows_per_call=16))
+    queue = VariantQueue("small", variant, Silent())
     # A row takes 10 ms, however many there are in a call.
     for rows in (1, 4, 16):
-        lane.estimator.call_ended(rows=rows, call_ms=10.0 * rows, now=NOW)
+        queue.latency.call_ended(rows=rows, call_ms=10.0 * rows, now=NOW)
     for _ in range(count):
         arrived = NOW - waited_ms / 1000
         inputs = {"TEXT": np.array([[b"x"]], dtype=np.object_)}
-        ask = Ask(max_latency_ms=max_latency_ms)
-        lane.append(Job(Ticket(ask, "", inputs, 1, arrived, arrived + 5, reply=lambda _: None), None))
-    return lane
+        parameters = RoutingParameters(max_latency_ms=max_latency_ms)
+        queue.append(RoutedRequest(parameters, "", inputs, 1, arrived, arrived + 5, reply=lambda _: None))
+    return queue
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Threads for calls that cannot be cancelled, and a thread that keeps deadlines."""
+"""Threads for calls that cannot be cancelled, and a timer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from queue import SimpleQueue
 Task = Callable[[], None]
 
 
-class Workers:
-    """A thread pool without an upper bound: whoever hands in tasks bounds them.
+class ThreadPool:
+    """A thread pool without an upper bound: the caller bounds the number of tasks.
 
-    Threads are daemons, unlike those of ``concurrent.futures``: a call that never ends must not keep the process.
+    Threads are daemons, unlike those of ``concurrent.futures``: a call that never ends must not keep the process alive.
     """
 
     def __init__(self) -> None:
@@ -55,8 +55,8 @@ class Workers:
 class Timer:
     """Runs callbacks at their time, one after the other, in one thread.
 
-    Most are not wanted any more long before their time. Those cost no wake-up: they are thrown away when the thread
-    is awake for another one.
+    Most are no longer needed long before their time. Those cost no wake-up: they are dropped when the thread is awake
+    for another one.
     """
 
     def __init__(self) -> None:
@@ -66,10 +66,10 @@ class Timer:
         self._closed = False
         threading.Thread(target=self._run, daemon=True, name="router-timer").start()
 
-    def at(self, moment: float, wanted: Callable[[], bool], task: Task) -> None:
-        """Run ``task`` at ``moment`` of the monotonic clock, if it is ``wanted`` then."""
+    def at(self, moment: float, is_needed: Callable[[], bool], task: Task) -> None:
+        """Run ``task`` at ``moment`` of the monotonic clock, if it ``is_needed`` then."""
         with self._changed:
-            heapq.heappush(self._heap, (moment, next(self._numbers), wanted, task))
+            heapq.heappush(self._heap, (moment, next(self._numbers), is_needed, task))
             if self._heap[0][3] is task:
                 self._changed.notify()
 
@@ -81,15 +81,15 @@ class Timer:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._drop_unwanted()
+                self._drop_unneeded()
                 while not self._closed and (not self._heap or self._heap[0][0] > time.monotonic()):
                     self._changed.wait(self._heap[0][0] - time.monotonic() if self._heap else None)
-                    self._drop_unwanted()
+                    self._drop_unneeded()
                 if self._closed:
                     return
                 task = heapq.heappop(self._heap)[3]
             task()
 
-    def _drop_unwanted(self) -> None:
+    def _drop_unneeded(self) -> None:
         while self._heap and not self._heap[0][2]():
             heapq.heappop(self._heap)
