@@ -153,7 +153,7 @@ class FakeServer:
         """Answer as if the model had been unloaded."""
         del self._models[name]
 
-    def fail_next(self, model: str, status: str, message: str = "told to fail", *, times: int = 1) -> None:
+    def fail_next(self, model: str, status: str, message: str = "scripted failure", *, times: int = 1) -> None:
         """Fail the next inferences of a model with a gRPC status, e.g. "UNAVAILABLE"."""
         self._models[model].failures += [(status, message)] * times
 

@@ -54,7 +54,7 @@ def test_ask_refuses_text_that_is_not_utf8(serve: Serve) -> None:
 def test_ask_for_an_unknown_name_lists_the_known(serve: Serve) -> None:
     done = serve.verb("ask", "ecko", "hello")
     assert done.returncode == 1
-    assert "no task or model named 'ecko'; there is: echo" in done.stderr
+    assert "no task or model named 'ecko'; available: echo" in done.stderr
 
 
 def test_status_tells_models_requests_and_memory(serve: Serve) -> None:
@@ -160,7 +160,7 @@ def test_taken_port_names_its_holder(fresh: Serve) -> None:
         holder.listen()
         done = fresh.run_to_its_end()
     assert done.returncode == 1
-    assert f"port {fresh.http_port} is taken by pid {os.getpid()}" in done.stderr
+    assert f"port {fresh.http_port} is in use by pid {os.getpid()}" in done.stderr
     assert "--http-port" in done.stderr
 
 

@@ -62,7 +62,7 @@ def test_a_start_that_makes_none_is_given_up_with_the_model_that_hangs(models: P
 def test_a_server_that_ends_at_its_start_says_what_its_model_said(models: Path) -> None:
     shutil.copytree(models / "echo", models / "wrong")
     initialize(models, "wrong", "raise ValueError('no weights')")
-    with pytest.raises(ServerError, match=r"ended at its start: .*'wrong'.*no weights"):
+    with pytest.raises(ServerError, match=r"exited during start: .*'wrong'.*no weights"):
         TritonServer.start(ServerFlags(models))
 
 

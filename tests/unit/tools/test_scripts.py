@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[3]
-SCRIPTS = ["tools/bootstrap.py", "tools/lock.py", "tools/make_golden.py", "deploy/make-envoy-config",
-           "deploy/make-secrets", "deploy/roll"]  # fmt: skip
+SCRIPTS = [
+    *(f"tools/{name}.py" for name in ("bootstrap", "check_language", "lock", "make_golden")),
+    *(f"deploy/{name}" for name in ("make-envoy-config", "make-secrets", "roll")),
+]
 
 
 def run(script: str, *arguments: str, checkout: Path) -> subprocess.CompletedProcess[str]:

@@ -58,7 +58,7 @@ def test_verb_whose_packages_are_missing_says_so_and_leaves_the_others_alone(
     monkeypatch.delitem(sys.modules, "trireme.commands.status", raising=False)
     assert cli.main(["--help"]) == 0
     told = capsys.readouterr().out
-    assert "Not here: needs trireme.serving.status" in told
+    assert "Not available: needs trireme.serving.status" in told
     assert "demo" in told
     assert cli.main(["status", "--json"]) == 1
     assert "trireme status needs the package trireme.serving.status, which is not installed" in capsys.readouterr().err

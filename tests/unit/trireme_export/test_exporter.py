@@ -156,7 +156,7 @@ def test_model_without_recipe_is_told_from_those_that_have_one(workshop):
     plain.mkdir()
     (plain / "config.pbtxt").write_text("")
 
-    with pytest.raises(NotFoundError, match="no export recipe for a model named 'plain'; there is: tiny_encoder"):
+    with pytest.raises(NotFoundError, match="no export recipe for a model named 'plain'; available: tiny_encoder"):
         export(workshop, "plain")
 
 

@@ -68,7 +68,7 @@ def test_publish_refuses_every_number_that_is_not_canonical(world: World, tmp_pa
 )
 def test_publish_refuses_every_name_that_is_no_model(world: World, tmp_path: Path, name: str) -> None:
     before = tree(tmp_path)
-    with pytest.raises(NotFoundError, match="there is: economy, follower, plain, premium, standard, task, worker"):
+    with pytest.raises(NotFoundError, match="available: economy, follower, plain, premium, standard, task, worker"):
         plan_publish(world.repository, name, tmp_path)
     assert tree(tmp_path) == before
 
@@ -189,7 +189,7 @@ def test_rollback_keeps_what_was_edited_since_the_promotion(world: World, tmp_pa
 
 
 def test_rollback_to_a_version_that_is_not_loaded_is_refused(world: World, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no version of worker named '7'; there is: 1"):
+    with pytest.raises(NotFoundError, match="no version of worker named '7'; available: 1"):
         plan_rollback(world.repository, make_engine(world, tmp_path).journal, "standard", {"worker": 7})
 
 
@@ -301,7 +301,7 @@ def test_the_first_version_of_a_model_that_ensembles_pin_is_the_one_they_wait_fo
 def test_every_refused_version_lists_those_there_are(world: World) -> None:
     with pytest.raises(TriremeError, match="write MODEL=VERSION with one of: plain=1"):
         wanted_pins(world.repository, "plain", ["9"], "rollback")
-    with pytest.raises(NotFoundError, match="no version of plain named '9'; there is: 1"):
+    with pytest.raises(NotFoundError, match="no version of plain named '9'; available: 1"):
         plan_promote(world.repository, "plain", {"plain": 9})
     shutil.rmtree(worker(world).version_dir(1))
     with pytest.raises(TriremeError, match="no version of worker is loaded; run: trireme publish worker PATH"):

@@ -57,7 +57,7 @@ def test_right_route_has_no_problems(repository: Path) -> None:
 
 
 def test_unknown_task_lists_those_there_are(repository: Path) -> None:
-    with pytest.raises(NotFoundError, match="no task named 'ech'; there is: echo"):
+    with pytest.raises(NotFoundError, match="no task named 'ech'; available: echo"):
         find_route(ModelRepository(repository), "ech")
 
 

@@ -42,7 +42,7 @@ def test_task_is_found_by_its_name_and_by_that_of_its_variants(repository: Model
 def test_tier_chooses_the_variant_and_an_unknown_one_names_the_known(repository: ModelRepository) -> None:
     (task,) = find_tasks(repository)
     assert (task.model(None), task.model("premium")) == ("sentiment_standard", "sentiment_premium")
-    with pytest.raises(NotFoundError, match="there is: economy, premium, standard"):
+    with pytest.raises(NotFoundError, match="available: economy, premium, standard"):
         task.model("auto")
 
 

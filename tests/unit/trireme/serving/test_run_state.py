@@ -75,5 +75,5 @@ def test_admin_key_is_made_once_and_refused_when_others_may_read_it(tmp_path: Pa
     assert len(key) >= 32
     assert ensure_admin_key(path) == key
     path.chmod(0o644)
-    with pytest.raises(ServerError, match="may be read by other users"):
+    with pytest.raises(ServerError, match="is readable by other users"):
         ensure_admin_key(path)
