@@ -172,12 +172,12 @@ def test_triton_gets_the_flags_that_trireme_serve_gives_it(services: Services) -
         assert {flag for flag in services[f"triton-{replica}"]["command"] if flag.startswith("--")} == served
 
 
-def test_envoy_is_told_what_trireme_would_tell_it_today(settings: Settings, tmp_path: Path) -> None:
+def test_envoys_files_are_those_that_trireme_writes_today(settings: Settings, tmp_path: Path) -> None:
     subprocess.run([settings.project_dir / "deploy/make-envoy-config", tmp_path], check=True, timeout=scaled(60))
     committed = settings.project_dir / "deploy/envoy"
-    rendered = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.json")}
+    rendered = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.yaml")}
     assert rendered
-    assert {path.relative_to(committed): path.read_text() for path in committed.rglob("*.json")} == rendered
+    assert {path.relative_to(committed): path.read_text() for path in committed.rglob("*.yaml")} == rendered
 
 
 def test_the_image_has_every_backend_without_a_native_twin(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 from trireme.processes.ports import LOOPBACK
-from trireme.serving.envoy.endpoint import Endpoint
+from trireme.serving.envoy.proxy_config import ReplicaEndpoint
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tests.deadlines import scaled
@@ -57,7 +57,7 @@ class FakeReplica:
         self._cable = Cable(self._grpc.add_insecure_port(f"{LOOPBACK}:0"))
         self._grpc.start()
         ports = (self._cable.port, self._http.server_port, self._agent.server_port)
-        self.endpoint = Endpoint(name, zone, LOOPBACK, *ports)
+        self.endpoint = ReplicaEndpoint(name, zone, LOOPBACK, *ports)
 
     def kill_grpc(self) -> None:
         """As a process that is killed: nothing listens, connections are reset."""

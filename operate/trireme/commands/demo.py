@@ -19,7 +19,7 @@ from trireme.processes.ports import free_ports
 from trireme.processes.runtime import EmbeddedRuntime
 from trireme.repository.folders import ModelRepository
 from trireme.repository.tasks import find_tasks
-from trireme.serving.envoy.endpoint import FrontDoor
+from trireme.serving.envoy.proxy_config import ProxyConfig
 from trireme.serving.fleet import Fleet, FleetPlan
 from trireme.serving.replica import RestartPolicy
 from trireme.serving.run_state import RunDirectory
@@ -101,7 +101,7 @@ def _plan(settings: Settings, directory: RunDirectory) -> FleetPlan:
         runtime=EmbeddedRuntime.find(settings),
         replicas=_REPLICAS,
         zones=_ZONES,
-        door=FrontDoor(grpc_port, http_port, admin_port),
+        proxy=ProxyConfig(grpc_port, http_port, admin_port),
         metrics_port=0,
         admin_key=ensure_admin_key(directory.admin_key_path),
     )

@@ -8,9 +8,9 @@ import click
 
 from trireme.errors import TriremeError
 from trireme.processes.ports import LOOPBACK
-from trireme.serving.envoy.endpoint import Endpoint, FrontDoor
-from trireme.serving.envoy.files import write_config
-from trireme.serving.envoy.tls_options import tls_files, tls_options
+from trireme.serving.envoy.config_files import write_config
+from trireme.serving.envoy.proxy_config import ProxyConfig, ReplicaEndpoint
+from trireme.serving.envoy.tls import TlsFiles, tls_options
 
 _PORT = click.IntRange(1, 65535)
 
@@ -58,20 +58,20 @@ def envoy_config(
         zones[name] = zone
     if own_zone and own_zone not in zones.values():
         raise click.BadParameter(f"is {own_zone!r}; no --replica is in it", param_hint="--own-zone")
-    door = FrontDoor(
+    proxy = ProxyConfig(
         grpc_port,
         http_port,
         admin_port,
         host=host,
         admin_host=admin_host,
-        own_zone=own_zone,
-        tls=tls_files(tls_certificate, tls_key, tls_client_ca),
+        local_zone=own_zone,
+        tls=TlsFiles.from_options(tls_certificate, tls_key, tls_client_ca),
         by_name=by_name,
         access_log=access_log,
     )
-    endpoints = [Endpoint(name, zone, name, grpc_port, http_port, agent_port) for name, zone in zones.items()]
+    endpoints = [ReplicaEndpoint(name, zone, name, grpc_port, http_port, agent_port) for name, zone in zones.items()]
     try:
-        bootstrap = write_config(directory, door, endpoints, seen_at=seen_at and seen_at.absolute())
+        bootstrap = write_config(directory, proxy, endpoints, seen_at=seen_at and seen_at.absolute())
     except OSError as error:
         raise TriremeError(f"{directory}: cannot be written ({error.strerror}); choose another directory") from None
     click.echo(bootstrap)

@@ -18,8 +18,8 @@ from trireme.processes.ports import LOOPBACK, free_ports, is_free, require_free
 from trireme.processes.runtime import EmbeddedRuntime
 from trireme.repository.folders import ModelRepository
 from trireme.repository.tasks import find_tasks
-from trireme.serving.envoy.endpoint import FrontDoor, PlainPorts
-from trireme.serving.envoy.tls_options import tls_files, tls_options
+from trireme.serving.envoy.proxy_config import PlaintextPorts, ProxyConfig
+from trireme.serving.envoy.tls import TlsFiles, tls_options
 from trireme.serving.fleet import Fleet, FleetPlan
 from trireme.serving.prometheus import Prometheus, find_prometheus
 from trireme.serving.replica import RestartPolicy
@@ -80,7 +80,7 @@ def serve(
         raise click.BadParameter(f"is {zones!r}; it must be different names parted by commas", param_hint="--zones")
     if own_zone and own_zone not in names:
         raise click.BadParameter(f"is {own_zone!r}; --zones has {', '.join(names)}", param_hint="--own-zone")
-    tls = tls_files(tls_certificate, tls_key, tls_client_ca)
+    tls = TlsFiles.from_options(tls_certificate, tls_key, tls_client_ca)
     if tls:
         tls.check()
     try:
@@ -99,14 +99,14 @@ def serve(
         for flag, port in ports.items():
             require_free(port, flag)
         admin_port, plain_grpc_port, plain_http_port = free_ports(3)
-        door = FrontDoor(
+        proxy = ProxyConfig(
             grpc_port,
             http_port,
             admin_port,
             host=host,
             tls=tls,
-            plain=PlainPorts(plain_grpc_port, plain_http_port) if tls else None,
-            own_zone=own_zone,
+            plaintext=PlaintextPorts(plain_grpc_port, plain_http_port) if tls else None,
+            local_zone=own_zone,
             access_log=directory.path / "envoy" / "access.log",
         )
         plan = FleetPlan(
@@ -115,7 +115,7 @@ def serve(
             runtime=EmbeddedRuntime.find(settings),
             replicas=replicas,
             zones=names,
-            door=door,
+            proxy=proxy,
             metrics_port=metrics_port,
             admin_key=ensure_admin_key(directory.admin_key_path),
             gateway_port=_usual_or_free(_GATEWAY_PORT) if gateway_port is None else gateway_port,

@@ -26,7 +26,7 @@ from trireme.processes.server import ServerFlags, TritonServer
 from trireme.repository.folders import ModelRepository
 from trireme.repository.loading import plan_loading
 from trireme.serving.catch_up import catch_up
-from trireme.serving.envoy.endpoint import Endpoint
+from trireme.serving.envoy.proxy_config import ReplicaEndpoint
 from trireme.serving.run_state import Phase, ReplicaState
 
 _LOG = logging.getLogger(__name__)
@@ -123,7 +123,9 @@ class Replica:
             plan.admin_key_path,
             self._server_pid_path,
         )
-        self.endpoint = Endpoint(plan.name, plan.zone, LOOPBACK, plan.flags.grpc_port, plan.flags.http_port, agent_port)
+        self.endpoint = ReplicaEndpoint(
+            plan.name, plan.zone, LOOPBACK, plan.flags.grpc_port, plan.flags.http_port, agent_port
+        )
         self.state = ReplicaState(
             plan.name,
             plan.zone,
@@ -179,7 +181,7 @@ class Replica:
                 raise self.failure
             if self._leaving.is_set():
                 raise ServerError(f"replica {state.name} was stopped before it was ready")
-            problems = state.told_problems()
+            problems = state.problem_sentences()
             if (problems and every_model) or state.phase is Phase.UNREADY:
                 raise ServerError("; ".join(problems) or f"replica {state.name}: {state.last_fault}")
             if state.phase is Phase.SERVING:
@@ -279,7 +281,7 @@ class Replica:
             elif now - self._agent_heard_at < self._policy.agent_silence_seconds:
                 return None
         if agent:
-            self._log.warning("the agent of %s is gone or silent: %s", self.state.name, agent.child.last_words())
+            self._log.warning("the agent of %s is gone or silent: %s", self.state.name, agent.child.last_log_line())
             agent.child.kill()
             self._leaving.wait(self._policy.first_backoff_seconds)
             self._heals_before = self.state.heals

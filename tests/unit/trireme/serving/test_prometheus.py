@@ -58,10 +58,10 @@ def test_one_that_ends_at_once_is_told_and_not_started_over_and_over(
     deadline = time.monotonic() + scaled(30)
     while "no space left" not in caplog.text:
         assert time.monotonic() < deadline
-        prometheus.keep(targets_of(STATE))
+        prometheus.ensure_running(targets_of(STATE))
         time.sleep(0.01)
     for _ in range(3):
-        prometheus.keep(targets_of(STATE))
+        prometheus.ensure_running(targets_of(STATE))
     prometheus.stop()
     assert starts.read_text() == "once\n"
 
