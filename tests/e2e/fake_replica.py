@@ -1,4 +1,4 @@
-"""A replica for tests of Envoy: speaks Triton's gRPC and HTTP and an agent's ``/readyz``, and misbehaves as told."""
+"""A replica for tests of Envoy: speaks Triton's gRPC and HTTP and an agent's ``/readyz``, and misbehaves on request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def answer(_: grpc.ServicerContext) -> None:
     """Do what was asked."""
 
 
-def fail(code: grpc.StatusCode, message: str = "told to fail") -> Behaviour:
+def fail(code: grpc.StatusCode, message: str = "asked to fail") -> Behaviour:
     return lambda context: context.abort(code, message)
 
 
@@ -84,8 +84,8 @@ class FakeReplica:
         elif self.http_error:
             _send(handler, self.http_status, {"error": self.http_error})
         else:
-            told = {"sequence": handler.headers.get("x-trireme-sequence"), "bytes": len(body)}
-            _send(handler, self.http_status, {"name": self.name, "path": handler.path, **told})
+            seen = {"sequence": handler.headers.get("x-trireme-sequence"), "bytes": len(body)}
+            _send(handler, self.http_status, {"name": self.name, "path": handler.path, **seen})
 
 
 class Cable:

@@ -1,4 +1,4 @@
-"""The real Envoy before replicas that fail as told: what callers see of it."""
+"""The real Envoy in front of replicas that fail on request: what callers see of it."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_callers_are_spread_over_all_replicas_on_both_protocols(
     assert {_post(proxy)[1]["name"] for _ in range(60)} == {"a0", "a1", "b0"}
 
 
-def test_envoy_takes_everything_it_is_told(start: Callable[..., EnvoyProcess], tmp_path: Path) -> None:
+def test_envoy_accepts_its_whole_configuration(start: Callable[..., EnvoyProcess], tmp_path: Path) -> None:
     envoy = start()
     stats = _admin(envoy, "/stats?filter=rejected|update_failure")
     taken = {line for line in stats.splitlines() if "update_rejected" in line}
@@ -138,11 +138,11 @@ def test_envoy_takes_everything_it_is_told(start: Callable[..., EnvoyProcess], t
     assert "deprecated" not in (tmp_path / "envoy" / "envoy.log").read_text().lower()
 
 
-def test_statistics_are_told_to_prometheus(start: Callable[..., EnvoyProcess], caller: Caller) -> None:
+def test_prometheus_can_read_the_statistics(start: Callable[..., EnvoyProcess], caller: Caller) -> None:
     envoy = start()
     caller.ask_often(7)
     metrics = _admin(envoy, "/stats/prometheus")
-    # Statistics that are not asked for are told at intervals; those of gRPC by method are the last to be made.
+    # Statistics that are not asked for are flushed at intervals; those of gRPC by method are the last to be made.
     assert 'envoy_cluster_upstream_rq_total{envoy_cluster_name="triton_grpc"} 7' in metrics
     assert "envoy_cluster_membership_healthy" in metrics
 
@@ -185,7 +185,7 @@ def test_what_a_dying_replica_had_in_flight_another_one_answers(
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL])
-def test_what_is_wrong_with_a_request_is_told_and_not_tried_again(
+def test_a_wrong_request_gets_its_error_and_is_not_retried(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], code: grpc.StatusCode
 ) -> None:
     envoy = start()
@@ -326,7 +326,7 @@ def test_beside_one_loss_in_flight_any_number_of_connections_may_be_refused(
 @pytest.mark.parametrize(
     ("error", "status"), [("Unable to parse 'shape': attempt to access JSON non-array as array", 400), ("my own", 500)]
 )
-def test_what_is_wrong_with_an_http_request_is_told_and_not_tried_again(
+def test_a_wrong_http_request_gets_its_error_and_is_not_retried(
     start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], proxy: ProxyConfig, error: str, status: int
 ) -> None:
     envoy = start()
@@ -359,7 +359,7 @@ def test_http_bodies_that_would_end_a_tritonserver_are_refused(
     assert not any(replica.asked for replica in replicas)
 
 
-def test_a_replica_whose_agent_is_red_gets_nothing_until_it_is_green(
+def test_a_replica_whose_agent_is_not_ready_gets_nothing_until_it_is(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
@@ -388,7 +388,7 @@ def test_what_a_replica_does_not_answer_another_one_does(
     frozen.set()
 
 
-def test_without_a_green_replica_red_ones_are_asked(
+def test_without_a_ready_replica_the_others_get_requests(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
@@ -398,7 +398,7 @@ def test_without_a_green_replica_red_ones_are_asked(
     assert sum(caller.ask_often(20).values()) == 20
 
 
-def test_a_replica_that_fails_again_and_again_is_left_out_though_its_agent_is_green(
+def test_a_replica_that_fails_again_and_again_is_ejected_though_its_agent_is_ready(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
@@ -419,7 +419,7 @@ def test_another_zone_takes_over_and_gives_back(
     for replica in replicas[:2]:
         replica.kill_grpc()
         replica.ready = False
-    # From the first request on, before any health check can have told.
+    # From the first request on, before any health check can have noticed.
     assert caller.ask_often(60) == {"b0": 60}
     for replica in replicas[:2]:
         replica.restart_grpc()
@@ -566,13 +566,13 @@ def test_a_request_has_one_id_for_caller_replica_and_log(
     assert all(asked)
     assert len(set(asked)) == 2
 
-    def told() -> dict[str, dict[str, Any]]:
+    def logged() -> dict[str, dict[str, Any]]:
         lines = [json.loads(line) for line in proxy.access_log.read_text().splitlines()]
         return {line["request_id"]: line for line in lines}
 
-    _wait_until(lambda: set(told()) == set(asked))
-    assert told()[own]["message"] == "POST /inference.GRPCInferenceService/ModelInfer"
-    assert told()[own]["attempts"] == 1
+    _wait_until(lambda: set(logged()) == set(asked))
+    assert logged()[own]["message"] == "POST /inference.GRPCInferenceService/ModelInfer"
+    assert logged()[own]["attempts"] == 1
 
 
 def test_a_grown_access_log_is_moved_aside_and_goes_on(

@@ -41,7 +41,7 @@ def demo() -> int:
     if not tasks:
         raise ServerError(f"no model of {repository.path} names a task in its parameters")
     asked = wrong = 0
-    with _front(settings) as grpc_address, OperatorClient(grpc_address) as client:
+    with _served(settings) as grpc_address, OperatorClient(grpc_address) as client:
         for task in tasks:
             click.echo(f"\n{task.name}")
             if streamed := chats(repository, task):
@@ -77,7 +77,7 @@ def _is_streamed_rightly(chat: Chat, grpc_address: str) -> bool:
 
 
 @contextlib.contextmanager
-def _front(settings: Settings) -> Iterator[str]:
+def _served(settings: Settings) -> Iterator[str]:
     """The gRPC address of what ``trireme serve`` runs, or of replicas started for the demo."""
     directory = RunDirectory(settings.run_dir)
     if directory.is_held():

@@ -25,7 +25,7 @@ _PORT = click.IntRange(1, 65535)
 @click.option("--grpc-port", default=8001, show_default=True, type=_PORT, help="Of Envoy and of each replica.")
 @click.option("--http-port", default=8000, show_default=True, type=_PORT, help="Of Envoy and of each replica.")
 @click.option("--agent-port", default=8003, show_default=True, type=_PORT, help="Of each replica's agent.")
-@click.option("--admin-host", default=LOOPBACK, show_default=True, help="Where Envoy tells its statistics.")
+@click.option("--admin-host", default=LOOPBACK, show_default=True, help="Where Envoy serves its statistics.")
 @click.option("--admin-port", default=9901, show_default=True, type=_PORT)
 @tls_options
 @click.option("--access-log", type=click.Path(path_type=Path), default=Path("/dev/stdout"), show_default=True)
@@ -46,9 +46,9 @@ def envoy_config(
     tls_client_ca: Path | None,
     access_log: Path,
 ) -> None:
-    """Write into DIRECTORY how an Envoy stands before the replicas; start it with bootstrap.json.
+    """Write the configuration of an Envoy in front of replicas into DIRECTORY; start it with bootstrap.yaml.
 
-    A running Envoy takes what has changed at once, without losing a request. TLS files are named as Envoy sees them.
+    A running Envoy takes changes over at once, without losing a request. TLS files are named as Envoy sees them.
     """
     zones: dict[str, str] = {}
     for replica in replicas:

@@ -38,7 +38,7 @@ def test_state_of_another_release_is_as_good_as_none(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path).read() is None
 
 
-def test_only_models_with_problems_are_told() -> None:
+def test_problems_are_sentences_of_the_models_that_have_one() -> None:
     problems = {"b": ("wrong", "more"), "a": (), "c": ("slow",)}
     assert replica(problems=problems).problem_sentences() == ["b: wrong", "c: slow"]
 
