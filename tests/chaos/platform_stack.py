@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 from trireme.processes.stubs import stub_processes
-from trireme.serving.envoy.endpoint import Endpoint, FrontDoor
+from trireme.serving.envoy.proxy_config import ProxyConfig, ReplicaEndpoint
 
 from tests.e2e.release_stack import ReleaseStack
 
@@ -67,15 +67,15 @@ class PlatformStack(ReleaseStack):
         children = psutil.Process(self.process.pid).children(recursive=True)
         return next((child.pid for child in children if "envoy" in child.name()), None)
 
-    def door(self) -> FrontDoor:
-        return FrontDoor(self.grpc_port, self.http_port, int(self.admin_address.rpartition(":")[2]))
+    def proxy(self) -> ProxyConfig:
+        return ProxyConfig(self.grpc_port, self.http_port, int(self.admin_address.rpartition(":")[2]))
 
-    def endpoints(self) -> list[Endpoint]:
+    def endpoints(self) -> list[ReplicaEndpoint]:
         def port(address: str) -> int:
             return int(address.rpartition(":")[2])
 
         return [
-            Endpoint(
+            ReplicaEndpoint(
                 name,
                 replica["zone"],
                 "127.0.0.1",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from tests.chaos.door_watch import DoorWatch
+from tests.chaos.health_watch import HealthWatch
 from tests.chaos.report import Finding, Report
 from tests.chaos.traffic import Traffic
 from tests.e2e.serving import wait_until
@@ -35,7 +35,7 @@ class Stack(Protocol):
 class Scenario:
     """One fault under traffic."""
 
-    def __init__(self, stack: Stack, watch: DoorWatch, traffic: Traffic) -> None:
+    def __init__(self, stack: Stack, watch: HealthWatch, traffic: Traffic) -> None:
         self.watch = watch
         self.traffic = traffic
         self.begin = time.monotonic()
@@ -64,7 +64,7 @@ def scenario(
     stack: Stack, report: Report, fault: str, *, per_second: float = _PER_SECOND, spared: bool = True
 ) -> Iterator[Scenario]:
     """Traffic from before the fault until after it is over; it must not lose one request, unless not ``spared``."""
-    with DoorWatch(stack.admin_address) as watch:
+    with HealthWatch(stack.admin_address) as watch:
         wait_until(lambda: _is_well(stack, watch, stack.serving()), "the stack was well")
         with Traffic(stack.grpc_address, stack.http_address, per_second) as traffic:
             running = Scenario(stack, watch, traffic)
@@ -77,6 +77,6 @@ def scenario(
         assert traffic.failures == []
 
 
-def _is_well(stack: Stack, watch: DoorWatch, names: set[str]) -> bool:
+def _is_well(stack: Stack, watch: HealthWatch, names: set[str]) -> bool:
     taken = {name for name, healthy in watch.healthy.items() if healthy}
     return bool(names) and stack.serving() == names == taken == set(watch.healthy)

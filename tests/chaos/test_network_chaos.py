@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from trireme.processes.ports import free_ports
-from trireme.serving.envoy.endpoint import Endpoint, FrontDoor
 from trireme.serving.envoy.process import EnvoyProcess
+from trireme.serving.envoy.proxy_config import ProxyConfig, ReplicaEndpoint
 
 from tests.chaos.platform_stack import PlatformStack
 from tests.chaos.report import Report
@@ -37,15 +37,15 @@ class Zones:
 
     @property
     def grpc_address(self) -> str:
-        return f"127.0.0.1:{self.envoy.door.grpc_port}"
+        return f"127.0.0.1:{self.envoy.proxy.grpc_port}"
 
     @property
     def http_address(self) -> str:
-        return f"127.0.0.1:{self.envoy.door.http_port}"
+        return f"127.0.0.1:{self.envoy.proxy.http_port}"
 
     @property
     def admin_address(self) -> str:
-        return self.envoy.admin_address
+        return self.envoy.proxy.admin_address
 
     def serving(self) -> set[str]:
         return {"a", "b"}
@@ -72,10 +72,10 @@ def zones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zones]:
             stack.callback(_end, replica)
             wires.append(wire)
         endpoints = [
-            Endpoint(zone, zone, wire.address, GRPC_PORT, HTTP_PORT, AGENT_PORT)
+            ReplicaEndpoint(zone, zone, wire.address, GRPC_PORT, HTTP_PORT, AGENT_PORT)
             for zone, wire in zip("ab", wires, strict=True)
         ]
-        envoy = EnvoyProcess.start(directory / "envoy", FrontDoor(*free_ports(3), own_zone="a"), endpoints)
+        envoy = EnvoyProcess.start(directory / "envoy", ProxyConfig(*free_ports(3), local_zone="a"), endpoints)
         stack.callback(envoy.stop)
         wait_until(lambda: all(envoy.healthy("triton_grpc").values()), "both zones were well")
         yield Zones(*wires, envoy)

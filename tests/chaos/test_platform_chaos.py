@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
-from trireme.serving.envoy.endpoint import Endpoint
-from trireme.serving.envoy.files import write_endpoints
+from trireme.serving.envoy.config_files import write_endpoints
+from trireme.serving.envoy.proxy_config import ReplicaEndpoint
 
 from tests.chaos.platform_stack import PlatformStack
 from tests.chaos.report import Report
@@ -107,10 +107,10 @@ def test_a_replica_accepts_and_never_answers(platform: PlatformStack, report: Re
     with scenario(platform, report, "a replica that accepts and never answers") as running, _black_hole() as hole:
         envoy_directory = platform.state_dir / "run" / "envoy"
         running.fault()
-        write_endpoints(envoy_directory, platform.door(), [*platform.endpoints(), hole])
+        write_endpoints(envoy_directory, platform.proxy(), [*platform.endpoints(), hole])
         wait_until(lambda: running.watch.requests().get("hole", 0) > 0, "requests had gone into it")
         running.wait_until_left("hole")
-        write_endpoints(envoy_directory, platform.door(), platform.endpoints())
+        write_endpoints(envoy_directory, platform.proxy(), platform.endpoints())
         running.wait_until_well(*_BOTH)
 
 
@@ -201,7 +201,7 @@ def _kill_server(platform: PlatformStack, running: Scenario, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _black_hole() -> Iterator[Endpoint]:
+def _black_hole() -> Iterator[ReplicaEndpoint]:
     """A replica whose agent says that it is ready, and whose ports accept connections and never answer."""
 
     class Ready(BaseHTTPRequestHandler):
@@ -220,7 +220,7 @@ def _black_hole() -> Iterator[Endpoint]:
         thread.start()
         port = silent.getsockname()[1]
         try:
-            yield Endpoint("hole", "a", "127.0.0.1", port, port, agent.server_port)
+            yield ReplicaEndpoint("hole", "a", "127.0.0.1", port, port, agent.server_port)
         finally:
             agent.shutdown()
             thread.join()

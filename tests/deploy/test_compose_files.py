@@ -27,7 +27,7 @@ COMBINATIONS = (
     ("docker-compose.yml", "docker-compose.gpu.yml"),
     ("docker-compose.yml", STANDIN),
 )
-FRONT = {"envoy", "gateway"}
+EDGE = {"envoy", "gateway"}
 DASHBOARDS = {"prometheus", "grafana", "locust"}
 REPLICAS = ("a", "b")
 # Where the image has its own backend of the name: ours must not cover it.
@@ -47,15 +47,15 @@ def services(request: pytest.FixtureRequest, compose: Compose) -> Services:
     return _services(compose, request.param)
 
 
-def test_only_the_doors_and_the_dashboards_publish_ports_and_on_loopback(services: Services) -> None:
+def test_only_the_edge_and_the_dashboards_publish_ports_and_on_loopback(services: Services) -> None:
     published = {name: service["ports"] for name, service in services.items() if service.get("ports")}
-    assert set(published) == FRONT | DASHBOARDS
+    assert set(published) == EDGE | DASHBOARDS
     assert {port["host_ip"] for ports in published.values() for port in ports} == {"127.0.0.1"}
 
 
-def test_opening_the_doors_leaves_the_dashboards_on_loopback(compose: Compose) -> None:
+def test_opening_the_edge_leaves_the_dashboards_on_loopback(compose: Compose) -> None:
     services = _services(compose, COMBINATIONS[0], PUBLISH_ADDRESS="0.0.0.0")
-    assert {port["host_ip"] for name in FRONT for port in services[name]["ports"]} == {"0.0.0.0"}
+    assert {port["host_ip"] for name in EDGE for port in services[name]["ports"]} == {"0.0.0.0"}
     assert {port["host_ip"] for name in DASHBOARDS for port in services[name]["ports"]} == {"127.0.0.1"}
 
 
@@ -172,12 +172,12 @@ def test_triton_gets_the_flags_that_trireme_serve_gives_it(services: Services) -
         assert {flag for flag in services[f"triton-{replica}"]["command"] if flag.startswith("--")} == served
 
 
-def test_envoy_is_told_what_trireme_would_tell_it_today(settings: Settings, tmp_path: Path) -> None:
+def test_envoys_files_are_those_that_trireme_writes_today(settings: Settings, tmp_path: Path) -> None:
     subprocess.run([settings.project_dir / "deploy/make-envoy-config", tmp_path], check=True, timeout=scaled(60))
     committed = settings.project_dir / "deploy/envoy"
-    rendered = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.json")}
+    rendered = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.yaml")}
     assert rendered
-    assert {path.relative_to(committed): path.read_text() for path in committed.rglob("*.json")} == rendered
+    assert {path.relative_to(committed): path.read_text() for path in committed.rglob("*.yaml")} == rendered
 
 
 def test_the_image_has_every_backend_without_a_native_twin(settings: Settings) -> None:

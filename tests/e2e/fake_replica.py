@@ -1,4 +1,4 @@
-"""A replica for tests of Envoy: speaks Triton's gRPC and HTTP and an agent's ``/readyz``, and misbehaves as told."""
+"""A replica for tests of Envoy: speaks Triton's gRPC and HTTP and an agent's ``/readyz``, and misbehaves on request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 from trireme.processes.ports import LOOPBACK
-from trireme.serving.envoy.endpoint import Endpoint
+from trireme.serving.envoy.proxy_config import ReplicaEndpoint
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tests.deadlines import scaled
@@ -57,7 +57,7 @@ class FakeReplica:
         self._cable = Cable(self._grpc.add_insecure_port(f"{LOOPBACK}:0"))
         self._grpc.start()
         ports = (self._cable.port, self._http.server_port, self._agent.server_port)
-        self.endpoint = Endpoint(name, zone, LOOPBACK, *ports)
+        self.endpoint = ReplicaEndpoint(name, zone, LOOPBACK, *ports)
 
     def kill_grpc(self) -> None:
         """As a process that is killed: nothing listens, connections are reset."""
@@ -84,8 +84,8 @@ class FakeReplica:
         elif self.http_error:
             _send(handler, self.http_status, {"error": self.http_error})
         else:
-            told = {"sequence": handler.headers.get("x-trireme-sequence"), "bytes": len(body)}
-            _send(handler, self.http_status, {"name": self.name, "path": handler.path, **told})
+            seen = {"sequence": handler.headers.get("x-trireme-sequence"), "bytes": len(body)}
+            _send(handler, self.http_status, {"name": self.name, "path": handler.path, **seen})
 
 
 class Cable:

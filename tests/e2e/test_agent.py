@@ -19,7 +19,7 @@ from trireme.processes.admin_key import ensure_admin_key
 from trireme.processes.ports import free_ports
 from trireme.processes.server import ServerFlags, TritonServer
 from trireme.processes.stubs import stub_processes
-from trireme.processes.supervised import Child
+from trireme.processes.supervised import ChildProcess
 from trireme_client import OperatorClient
 
 from tests.deadlines import scaled
@@ -42,13 +42,13 @@ class Sidecar:
             "r0", "a", f"127.0.0.1:{grpc}", f"127.0.0.1:{metrics}", f"127.0.0.1:{agent}", key_path
         )
         self.server: TritonServer | None = None
-        self.agent: Child | None = None
+        self.agent: ChildProcess | None = None
 
     def start_agent(self) -> None:
         # In a mount namespace of its own, where the repository is read-only.
         command = [sys.executable, "-m", "trireme.cli", "agent", *self._agent_flags.arguments()]
         read_only = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
-        self.agent = Child.start(
+        self.agent = ChildProcess.start(
             ["unshare", "--mount", "--map-root-user", "sh", "-c", read_only, str(self.repository), *command],
             self._directory / "agent.log",
             {"TRIREME_REPOSITORY_DIR": str(self.repository)},

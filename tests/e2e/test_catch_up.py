@@ -33,5 +33,5 @@ def test_a_server_takes_what_was_released_since_it_began_to_start(tmp_path: Path
         shutil.copytree(models / "echo" / "1", models / "echo" / "2")
         config = models / "echo" / "config.pbtxt"
         config.write_text(config.read_text() + "version_policy { specific { versions: [ 1, 2 ] } }\n")
-        catch_up(client, repository, told_to_load=told_to_load, since=started_at, deadline_seconds=60.0)
+        catch_up(client, repository, loaded=told_to_load, since=started_at, deadline_seconds=60.0)
         assert ready() == {("echo", "1"), ("echo", "2"), ("untouched", "1"), ("added", "1")}

@@ -1,4 +1,4 @@
-"""The real Envoy before replicas that fail as told: what callers see of it."""
+"""The real Envoy in front of replicas that fail on request: what callers see of it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ import numpy as np
 import pytest
 from trireme.errors import ServerError
 from trireme.processes.ports import LOOPBACK, free_ports
-from trireme.serving.envoy.endpoint import FrontDoor, TlsFiles
+from trireme.serving.envoy.config_files import GRPC_CLUSTER, HTTP_CLUSTER
 from trireme.serving.envoy.process import EnvoyProcess
-from trireme.serving.envoy.upstreams import GRPC_CLUSTER, HTTP_CLUSTER
+from trireme.serving.envoy.proxy_config import ProxyConfig
+from trireme.serving.envoy.tls import TlsFiles
 from trireme_client import TriremeClient, UnavailableError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -53,18 +54,18 @@ def replicas() -> Iterator[list[FakeReplica]]:
 
 
 @pytest.fixture
-def door(tmp_path: Path) -> FrontDoor:
-    return FrontDoor(*free_ports(3), access_log=tmp_path / "access.log")
+def proxy(tmp_path: Path) -> ProxyConfig:
+    return ProxyConfig(*free_ports(3), access_log=tmp_path / "access.log")
 
 
 @pytest.fixture
-def start(tmp_path: Path, replicas: Sequence[FakeReplica], door: FrontDoor) -> Iterator[Callable[..., EnvoyProcess]]:
-    """Starts an Envoy before ``replicas``, once each is found healthy; keywords change the door."""
+def start(tmp_path: Path, replicas: Sequence[FakeReplica], proxy: ProxyConfig) -> Iterator[Callable[..., EnvoyProcess]]:
+    """Starts an Envoy before ``replicas``, once each is found healthy; keywords change the proxy."""
     with contextlib.ExitStack() as started:
 
         def starting(**changes: Any) -> EnvoyProcess:
             endpoints = [replica.endpoint for replica in replicas]
-            envoy = EnvoyProcess.start(tmp_path / "envoy", replace(door, **changes), endpoints)
+            envoy = EnvoyProcess.start(tmp_path / "envoy", replace(proxy, **changes), endpoints)
             started.callback(envoy.stop)
             for cluster in (GRPC_CLUSTER, HTTP_CLUSTER):
                 _wait_until(lambda: envoy.healthy(cluster) == {replica.name: True for replica in replicas})  # noqa: B023
@@ -77,7 +78,7 @@ def start(tmp_path: Path, replicas: Sequence[FakeReplica], door: FrontDoor) -> I
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyProcess]:
     """An Envoy before one replica that is well."""
     replica = FakeReplica("a0")
-    envoy = EnvoyProcess.start(tmp_path_factory.mktemp("envoy"), FrontDoor(*free_ports(3)), [replica.endpoint])
+    envoy = EnvoyProcess.start(tmp_path_factory.mktemp("envoy"), ProxyConfig(*free_ports(3)), [replica.endpoint])
     _wait_until(lambda: envoy.healthy(HTTP_CLUSTER) == {"a0": True})
     yield envoy
     envoy.stop()
@@ -85,8 +86,8 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyProcess]:
 
 
 @pytest.fixture
-def caller(door: FrontDoor) -> Iterator[Caller]:
-    with grpc.insecure_channel(f"{LOOPBACK}:{door.grpc_port}") as channel:
+def caller(proxy: ProxyConfig) -> Iterator[Caller]:
+    with grpc.insecure_channel(f"{LOOPBACK}:{proxy.grpc_port}") as channel:
         yield Caller(channel)
 
 
@@ -121,14 +122,14 @@ class Caller:
 
 
 def test_callers_are_spread_over_all_replicas_on_both_protocols(
-    start: Callable[..., EnvoyProcess], caller: Caller, door: FrontDoor
+    start: Callable[..., EnvoyProcess], caller: Caller, proxy: ProxyConfig
 ) -> None:
     start()
     assert set(caller.ask_often(60)) == {"a0", "a1", "b0"}
-    assert {_post(door)[1]["name"] for _ in range(60)} == {"a0", "a1", "b0"}
+    assert {_post(proxy)[1]["name"] for _ in range(60)} == {"a0", "a1", "b0"}
 
 
-def test_envoy_takes_everything_it_is_told(start: Callable[..., EnvoyProcess], tmp_path: Path) -> None:
+def test_envoy_accepts_its_whole_configuration(start: Callable[..., EnvoyProcess], tmp_path: Path) -> None:
     envoy = start()
     stats = _admin(envoy, "/stats?filter=rejected|update_failure")
     taken = {line for line in stats.splitlines() if "update_rejected" in line}
@@ -137,11 +138,11 @@ def test_envoy_takes_everything_it_is_told(start: Callable[..., EnvoyProcess], t
     assert "deprecated" not in (tmp_path / "envoy" / "envoy.log").read_text().lower()
 
 
-def test_statistics_are_told_to_prometheus(start: Callable[..., EnvoyProcess], caller: Caller) -> None:
+def test_prometheus_can_read_the_statistics(start: Callable[..., EnvoyProcess], caller: Caller) -> None:
     envoy = start()
     caller.ask_often(7)
     metrics = _admin(envoy, "/stats/prometheus")
-    # Statistics that are not asked for are told at intervals; those of gRPC by method are the last to be made.
+    # Statistics that are not asked for are flushed at intervals; those of gRPC by method are the last to be made.
     assert 'envoy_cluster_upstream_rq_total{envoy_cluster_name="triton_grpc"} 7' in metrics
     assert "envoy_cluster_membership_healthy" in metrics
 
@@ -184,7 +185,7 @@ def test_what_a_dying_replica_had_in_flight_another_one_answers(
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL])
-def test_what_is_wrong_with_a_request_is_told_and_not_tried_again(
+def test_a_wrong_request_gets_its_error_and_is_not_retried(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], code: grpc.StatusCode
 ) -> None:
     envoy = start()
@@ -227,27 +228,27 @@ def test_large_requests_are_tried_again_too(
 
 
 def test_http_is_tried_again_on_another_replica(
-    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], door: FrontDoor
+    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
     for replica in replicas[:2]:
         replica.http_status = 503
-    assert [_post(door)[1]["name"] for _ in range(30)] == ["b0"] * 30
+    assert [_post(proxy)[1]["name"] for _ in range(30)] == ["b0"] * 30
 
 
 def test_what_a_dead_process_does_not_answer_another_replica_answers(
-    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], door: FrontDoor
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
     replicas[0].behaviour = fail(grpc.StatusCode.INTERNAL, DEAD_PROCESS)
     replicas[0].http_status, replicas[0].http_error = 500, DEAD_PROCESS
     assert set(caller.ask_often(40)) == {"a1", "b0"}
-    assert {_post(door)[1]["name"] for _ in range(40)} == {"a1", "b0"}
+    assert {_post(proxy)[1]["name"] for _ in range(40)} == {"a1", "b0"}
     assert replicas[0].asked
 
 
 def test_what_one_replica_has_not_loaded_another_one_answers(
-    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], door: FrontDoor
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
 
@@ -258,7 +259,7 @@ def test_what_one_replica_has_not_loaded_another_one_answers(
 
     unload_from(replicas[:1])
     assert set(caller.ask_often(40)) == {"a1", "b0"}
-    assert {_post(door)[1]["name"] for _ in range(40)} == {"a1", "b0"}
+    assert {_post(proxy)[1]["name"] for _ in range(40)} == {"a1", "b0"}
     assert replicas[0].asked
     # A name that nobody knows is a caller's mistake: two are asked, and the caller gets what they say.
     unload_from(replicas)
@@ -267,7 +268,7 @@ def test_what_one_replica_has_not_loaded_another_one_answers(
     with pytest.raises(grpc.RpcError) as raised:
         caller.ask()
     assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.NOT_FOUND, NOT_LOADED)
-    assert _post(door) == (404, {"error": NOT_LOADED})
+    assert _post(proxy) == (404, {"error": NOT_LOADED})
     assert sum(len(replica.asked) for replica in replicas) == 2 + 2
 
 
@@ -277,7 +278,7 @@ def test_a_request_that_ends_what_it_meets_meets_two_replicas(
     start: Callable[..., EnvoyProcess],
     caller: Caller,
     replicas: Sequence[FakeReplica],
-    door: FrontDoor,
+    proxy: ProxyConfig,
     protocol: str,
     poison: str,
 ) -> None:
@@ -296,11 +297,11 @@ def test_a_request_that_ends_what_it_meets_meets_two_replicas(
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
         sentence = raised.value.details()
     elif protocol == "HTTP":
-        status, document = _post(door)
+        status, document = _post(proxy)
         assert status == 503
         sentence = document["error"]
     else:
-        with TriremeClient(door.grpc_address) as client, pytest.raises(UnavailableError) as lost:
+        with TriremeClient(proxy.grpc_address) as client, pytest.raises(UnavailableError) as lost:
             client.infer("m", {"X": np.zeros(1, np.float32)})
         sentence = str(lost.value)
     assert f"not sent again: this request was lost with 2 processes; the last one: {reason}" in sentence
@@ -325,13 +326,13 @@ def test_beside_one_loss_in_flight_any_number_of_connections_may_be_refused(
 @pytest.mark.parametrize(
     ("error", "status"), [("Unable to parse 'shape': attempt to access JSON non-array as array", 400), ("my own", 500)]
 )
-def test_what_is_wrong_with_an_http_request_is_told_and_not_tried_again(
-    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], door: FrontDoor, error: str, status: int
+def test_a_wrong_http_request_gets_its_error_and_is_not_retried(
+    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], proxy: ProxyConfig, error: str, status: int
 ) -> None:
     envoy = start()
     for replica in replicas:
         replica.http_status, replica.http_error = 500, error
-    assert [_post(door) for _ in range(20)] == [(status, {"error": error})] * 20
+    assert [_post(proxy) for _ in range(20)] == [(status, {"error": error})] * 20
     assert sum(len(replica.asked) for replica in replicas) == 20
     assert all(envoy.healthy(HTTP_CLUSTER).values())
 
@@ -339,7 +340,7 @@ def test_what_is_wrong_with_an_http_request_is_told_and_not_tried_again(
 def test_a_slow_request_is_answered_however_many_replicas_are_asked_too(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
-    start(second_try_seconds=0.2)
+    start(hedge_delay_seconds=0.2)
     for replica in replicas:
         replica.behaviour = lambda _: time.sleep(0.8)
     assert caller.ask()
@@ -347,18 +348,18 @@ def test_a_slow_request_is_answered_however_many_replicas_are_asked_too(
 
 
 def test_http_bodies_that_would_end_a_tritonserver_are_refused(
-    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], door: FrontDoor
+    start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
-    status, document = _post(door, size_bytes=4 * 1024**2)
+    status, document = _post(proxy, size_bytes=4 * 1024**2)
     assert (status, document["bytes"]) == (200, 4 * 1024**2)
     for replica in replicas:
         replica.asked.clear()
-    assert _post(door, size_bytes=4 * 1024**2 + 1)[0] == 413
+    assert _post(proxy, size_bytes=4 * 1024**2 + 1)[0] == 413
     assert not any(replica.asked for replica in replicas)
 
 
-def test_a_replica_whose_agent_is_red_gets_nothing_until_it_is_green(
+def test_a_replica_whose_agent_is_not_ready_gets_nothing_until_it_is(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
@@ -372,7 +373,7 @@ def test_a_replica_whose_agent_is_red_gets_nothing_until_it_is_green(
 def test_what_a_replica_does_not_answer_another_one_does(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
-    start(second_try_seconds=0.5)
+    start(hedge_delay_seconds=0.5)
     frozen, arrived = threading.Event(), threading.Event()
 
     def freeze(_: grpc.ServicerContext) -> None:
@@ -387,7 +388,7 @@ def test_what_a_replica_does_not_answer_another_one_does(
     frozen.set()
 
 
-def test_without_a_green_replica_red_ones_are_asked(
+def test_without_a_ready_replica_the_others_get_requests(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
@@ -397,7 +398,7 @@ def test_without_a_green_replica_red_ones_are_asked(
     assert sum(caller.ask_often(20).values()) == 20
 
 
-def test_a_replica_that_fails_again_and_again_is_left_out_though_its_agent_is_green(
+def test_a_replica_that_fails_again_and_again_is_ejected_though_its_agent_is_ready(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
@@ -413,12 +414,12 @@ def test_a_replica_that_fails_again_and_again_is_left_out_though_its_agent_is_gr
 def test_another_zone_takes_over_and_gives_back(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
-    envoy = start(own_zone="a")
+    envoy = start(local_zone="a")
     assert set(caller.ask_often(60)) == {"a0", "a1"}
     for replica in replicas[:2]:
         replica.kill_grpc()
         replica.ready = False
-    # From the first request on, before any health check can have told.
+    # From the first request on, before any health check can have noticed.
     assert caller.ask_often(60) == {"b0": 60}
     for replica in replicas[:2]:
         replica.restart_grpc()
@@ -494,7 +495,7 @@ def test_prompts_that_begin_alike_meet_the_same_replica_while_it_is_well(
 
 
 def test_a_sequence_meets_one_replica_over_both_protocols_at_any_load_and_is_never_sent_twice(
-    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], door: FrontDoor
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
     for replica in replicas:
@@ -507,7 +508,7 @@ def test_a_sequence_meets_one_replica_over_both_protocols_at_any_load_and_is_nev
     assert all(len(names) == 1 for names in homes.values())
     for sequence, json_text in (("7", "7"), ("order%2017", '"order 17"'), ("x", '"x"')):
         body = f'{{"inputs": [{{"parameters": {{"sequence_id": 3}}}}], "parameters": {{"sequence_id": {json_text}}}}}'
-        status, document = _post(door, body=body.encode())
+        status, document = _post(proxy, body=body.encode())
         assert (status, document["sequence"]) == (200, sequence)
         assert {caller.ask(sequence=sequence)} == {document["name"]}
     for replica in replicas:
@@ -550,11 +551,11 @@ def test_grpc_methods_that_control_a_server_are_not_served(start: Callable[..., 
     ],
 )
 def test_http_paths_that_control_a_server_are_not_served(front: EnvoyProcess, path: str, status: int) -> None:
-    assert _post(front.door, path)[0] == status
+    assert _post(front.proxy, path)[0] == status
 
 
 def test_a_request_has_one_id_for_caller_replica_and_log(
-    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], door: FrontDoor
+    start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
     own = f"order-{uuid.uuid4()}"
@@ -565,46 +566,46 @@ def test_a_request_has_one_id_for_caller_replica_and_log(
     assert all(asked)
     assert len(set(asked)) == 2
 
-    def told() -> dict[str, dict[str, Any]]:
-        lines = [json.loads(line) for line in door.access_log.read_text().splitlines()]
+    def logged() -> dict[str, dict[str, Any]]:
+        lines = [json.loads(line) for line in proxy.access_log.read_text().splitlines()]
         return {line["request_id"]: line for line in lines}
 
-    _wait_until(lambda: set(told()) == set(asked))
-    assert told()[own]["message"] == "POST /inference.GRPCInferenceService/ModelInfer"
-    assert told()[own]["attempts"] == 1
+    _wait_until(lambda: set(logged()) == set(asked))
+    assert logged()[own]["message"] == "POST /inference.GRPCInferenceService/ModelInfer"
+    assert logged()[own]["attempts"] == 1
 
 
 def test_a_grown_access_log_is_moved_aside_and_goes_on(
-    start: Callable[..., EnvoyProcess], caller: Caller, door: FrontDoor
+    start: Callable[..., EnvoyProcess], caller: Caller, proxy: ProxyConfig
 ) -> None:
     envoy = start()
     caller.ask()
-    _wait_until(lambda: door.access_log.stat().st_size > 0)
+    _wait_until(lambda: proxy.access_log.stat().st_size > 0)
     envoy.rotate_log(limit_bytes=0)
-    _wait_until(lambda: bool(caller.ask()) and door.access_log.is_file() and door.access_log.stat().st_size > 0)
+    _wait_until(lambda: bool(caller.ask()) and proxy.access_log.is_file() and proxy.access_log.stat().st_size > 0)
 
 
 def test_tls_callers_are_served_and_plain_ones_are_not(
-    start: Callable[..., EnvoyProcess], caller: Caller, door: FrontDoor, tmp_path: Path
+    start: Callable[..., EnvoyProcess], caller: Caller, proxy: ProxyConfig, tmp_path: Path
 ) -> None:
     folder = make_certificates(tmp_path)
     start(tls=TlsFiles(folder / "server.pem", folder / "server.key"))
-    assert _ask_over_tls(door, (folder / "ca.pem").read_bytes())
+    assert _ask_over_tls(proxy, (folder / "ca.pem").read_bytes())
     with pytest.raises(grpc.RpcError):
-        _ask_over_tls(door, (folder / "stranger.pem").read_bytes())
+        _ask_over_tls(proxy, (folder / "stranger.pem").read_bytes())
     with pytest.raises(grpc.RpcError):
         caller.ask()
 
 
 def test_with_an_authority_callers_must_show_a_certificate(
-    start: Callable[..., EnvoyProcess], door: FrontDoor, tmp_path: Path
+    start: Callable[..., EnvoyProcess], proxy: ProxyConfig, tmp_path: Path
 ) -> None:
     folder = make_certificates(tmp_path)
     start(tls=TlsFiles(folder / "server.pem", folder / "server.key", folder / "ca.pem"))
     authority, key, certificate = ((folder / name).read_bytes() for name in ("ca.pem", "client.key", "client.pem"))
-    assert _ask_over_tls(door, authority, key, certificate)
+    assert _ask_over_tls(proxy, authority, key, certificate)
     with pytest.raises(grpc.RpcError):
-        _ask_over_tls(door, authority)
+        _ask_over_tls(proxy, authority)
 
 
 def test_the_end_waits_for_what_is_in_flight(
@@ -623,7 +624,7 @@ def test_the_end_waits_for_what_is_in_flight(
         asked = threads.submit(caller.ask)
         assert arrived.wait(_DEADLINE_SECONDS)
         ending = threads.submit(envoy.finish)
-        _wait_until(lambda: not _connects(envoy.door.grpc_port))
+        _wait_until(lambda: not _connects(envoy.proxy.grpc_port))
         assert envoy.is_alive()
         go_on.set()
         assert asked.result(_DEADLINE_SECONDS)
@@ -631,11 +632,11 @@ def test_the_end_waits_for_what_is_in_flight(
     assert not envoy.is_alive()
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path, door: FrontDoor) -> None:
+def test_a_port_that_is_taken_is_named(tmp_path: Path, proxy: ProxyConfig) -> None:
     taken = FakeReplica("taken")
     try:
         with pytest.raises(ServerError, match=f"{taken.endpoint.grpc_port}"):
-            EnvoyProcess.start(tmp_path / "envoy", replace(door, grpc_port=taken.endpoint.grpc_port), [])
+            EnvoyProcess.start(tmp_path / "envoy", replace(proxy, grpc_port=taken.endpoint.grpc_port), [])
     finally:
         taken.close()
 
@@ -645,17 +646,19 @@ def _request_of(method: str) -> Any:
     return getattr(service_pb2, service.methods_by_name[method].input_type.name)()
 
 
-def _ask_over_tls(door: FrontDoor, authority: bytes, key: bytes | None = None, certificate: bytes | None = None) -> str:
+def _ask_over_tls(
+    proxy: ProxyConfig, authority: bytes, key: bytes | None = None, certificate: bytes | None = None
+) -> str:
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)
-    with grpc.secure_channel(f"{LOOPBACK}:{door.grpc_port}", credentials) as channel:
+    with grpc.secure_channel(f"{LOOPBACK}:{proxy.grpc_port}", credentials) as channel:
         return Caller(channel).ask()
 
 
 def _post(
-    door: FrontDoor, path: str = "/v2/models/m/infer", size_bytes: int = 2, body: bytes = b""
+    proxy: ProxyConfig, path: str = "/v2/models/m/infer", size_bytes: int = 2, body: bytes = b""
 ) -> tuple[int, dict[str, Any]]:
     # http.client sends the path as it stands.
-    connection = http.client.HTTPConnection(LOOPBACK, door.http_port, timeout=_DEADLINE_SECONDS)
+    connection = http.client.HTTPConnection(LOOPBACK, proxy.http_port, timeout=_DEADLINE_SECONDS)
     with contextlib.closing(connection):
         connection.request("POST", path, body=body or bytes(size_bytes))
         answered = connection.getresponse()
@@ -663,7 +666,7 @@ def _post(
 
 
 def _admin(envoy: EnvoyProcess, path: str) -> str:
-    with urllib.request.urlopen(f"http://{envoy.admin_address}{path}", timeout=_DEADLINE_SECONDS) as answered:
+    with urllib.request.urlopen(f"http://{envoy.proxy.admin_address}{path}", timeout=_DEADLINE_SECONDS) as answered:
         return str(answered.read().decode())
 
 

@@ -37,7 +37,7 @@ def test_a_replica_is_started_again_however_often_its_server_ends(tmp_path: Path
         admin_key_path=admin_key_path,
         environment={"TRIREME_REPOSITORY_DIR": str(MODELS)},
     )
-    policy = RestartPolicy(first_backoff_seconds=0.1, most_backoff_seconds=0.2)
+    policy = RestartPolicy(first_backoff_seconds=0.1, max_backoff_seconds=0.2)
     replica = Replica(plan, policy, changed=lambda: None, start_turn=contextlib.nullcontext)
     replica.start()
     ended: set[int] = set()

@@ -23,9 +23,9 @@ import pytest
 from trireme.inference.text_request import text_tensor
 from trireme.processes.ports import LOOPBACK, free_ports
 from trireme.processes.server import ServerFlags, TritonServer
-from trireme.serving.envoy.endpoint import FrontDoor
+from trireme.serving.envoy.config_files import HTTP_CLUSTER
 from trireme.serving.envoy.process import EnvoyProcess
-from trireme.serving.envoy.upstreams import HTTP_CLUSTER
+from trireme.serving.envoy.proxy_config import ProxyConfig
 from trireme_client import OperatorClient, SequenceStep, TriremeClient
 from tritonclient.grpc import service_pb2
 
@@ -50,7 +50,7 @@ class Stack:
 
     def post(self, body: bytes | Iterator[bytes], headers: Mapping[str, str] | None = None, path: str = ECHO) -> Any:
         """Status and body."""
-        connection = http.client.HTTPConnection(LOOPBACK, self.envoy.door.http_port, timeout=DEADLINE_SECONDS)
+        connection = http.client.HTTPConnection(LOOPBACK, self.envoy.proxy.http_port, timeout=DEADLINE_SECONDS)
         with contextlib.closing(connection):
             connection.request("POST", path, body=body, headers=dict(headers or {}))
             answered = connection.getresponse()
@@ -80,7 +80,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             running.callback(fake.close)
             ports = [int(address.split(":")[1]) for address in (servers[-1].grpc_address, servers[-1].http_address)]
             endpoints.append(dataclasses.replace(fake.endpoint, grpc_port=ports[0], http_port=ports[1]))
-        envoy = EnvoyProcess.start(folder / "envoy", FrontDoor(*free_ports(3)), endpoints)
+        envoy = EnvoyProcess.start(folder / "envoy", ProxyConfig(*free_ports(3)), endpoints)
         running.callback(envoy.stop)
         wait_until(lambda: envoy.healthy(HTTP_CLUSTER) == {"r0": True, "r1": True}, "both were ready")
         made = Stack(servers, envoy)
@@ -282,7 +282,7 @@ def test_a_wrong_grpc_request_is_an_error_of_its_own(stack: Stack) -> None:
         "raw is too long": request([1, 1], ABC + b"x"),
         "no raw": service_pb2.ModelInferRequest(model_name="echo", inputs=[text]).SerializeToString(),
     }
-    with grpc.insecure_channel(stack.envoy.door.grpc_address) as channel:
+    with grpc.insecure_channel(stack.envoy.proxy.grpc_address) as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         for name, body in wrong.items():
             error = infer.future(body, timeout=DEADLINE_SECONDS).exception()
@@ -294,8 +294,8 @@ def test_a_wrong_grpc_request_is_an_error_of_its_own(stack: Stack) -> None:
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 @pytest.mark.parametrize("named", [False, True], ids=["numbers", "names"])
 def test_sequences_keep_their_state_at_any_load(stack: Stack, protocol: str, named: bool) -> None:
-    door = stack.envoy.door
-    address = door.grpc_address if protocol == "grpc" else f"http://{door.http_address}"
+    proxy = stack.envoy.proxy
+    address = proxy.grpc_address if protocol == "grpc" else f"http://{proxy.http_address}"
 
     def add_up(number: int) -> list[int]:
         of_sequence: int | str = f"né {protocol} {number}" if named else number
@@ -321,7 +321,7 @@ def test_a_sequence_is_pinned_by_its_json_as_well(stack: Stack) -> None:
 def test_a_model_that_one_of_two_replicas_lacks_is_answered_by_the_other(stack: Stack) -> None:
     with (
         OperatorClient(stack.servers[0].grpc_address) as lacking,
-        OperatorClient(f"{LOOPBACK}:{stack.envoy.door.grpc_port}") as caller,
+        OperatorClient(f"{LOOPBACK}:{stack.envoy.proxy.grpc_port}") as caller,
     ):
         lacking.unload("echo", DEADLINE_SECONDS)
         try:
@@ -355,7 +355,7 @@ def test_two_thousand_mutated_bodies_get_no_5xx_and_leave_their_neighbours_alone
 def test_a_thousand_mutated_grpc_messages_are_errors_of_their_own(stack: Stack) -> None:
     seed = fuzz_seed()
     dice = random.Random(seed)
-    with grpc.insecure_channel(stack.envoy.door.grpc_address) as channel:
+    with grpc.insecure_channel(stack.envoy.proxy.grpc_address) as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         for number in range(1000):
             message = mutated_message(dice)

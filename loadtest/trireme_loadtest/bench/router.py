@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 import numpy as np
-from trireme.direct_http import open_direct
+from trireme.processes.ports import open_direct
 from trireme.processes.server import ServerFlags, TritonServer
 from trireme.repository.folders import ModelRepository
 from trireme.repository.routes import find_route

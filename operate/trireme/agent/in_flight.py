@@ -9,7 +9,7 @@ from collections.abc import Collection
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from trireme.direct_http import open_direct
+from trireme.processes.ports import open_direct
 
 # Requests that wait for a model, and those that a language engine is at. What a model is computing just now has no
 # metric: tritonserver itself waits for that when it is told to end.

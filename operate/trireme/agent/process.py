@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from trireme.agent.report import AgentReport
-from trireme.direct_http import open_direct
 from trireme.errors import ServerError
-from trireme.processes.supervised import Child
+from trireme.processes.ports import open_direct
+from trireme.processes.supervised import ChildProcess
 
 _CALL_SECONDS = 2.0
 
@@ -53,12 +53,12 @@ class AgentProcess:
     """A running agent. It ends when the thread that started it does."""
 
     flags: AgentFlags
-    child: Child
+    child: ChildProcess
 
     @classmethod
     def start(cls, flags: AgentFlags, log_path: Path, environment: Mapping[str, str]) -> AgentProcess:
         command = [sys.executable, "-m", "trireme.cli", "agent", *flags.arguments()]
-        return cls(flags, Child.start(command, log_path, environment))
+        return cls(flags, ChildProcess.start(command, log_path, environment))
 
     def report(self) -> AgentReport | None:
         """What it says now; None where it does not answer."""

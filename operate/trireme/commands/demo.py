@@ -19,7 +19,7 @@ from trireme.processes.ports import free_ports
 from trireme.processes.runtime import EmbeddedRuntime
 from trireme.repository.folders import ModelRepository
 from trireme.repository.tasks import find_tasks
-from trireme.serving.envoy.endpoint import FrontDoor
+from trireme.serving.envoy.proxy_config import ProxyConfig
 from trireme.serving.fleet import Fleet, FleetPlan
 from trireme.serving.replica import RestartPolicy
 from trireme.serving.run_state import RunDirectory
@@ -41,7 +41,7 @@ def demo() -> int:
     if not tasks:
         raise ServerError(f"no model of {repository.path} names a task in its parameters")
     asked = wrong = 0
-    with _front(settings) as grpc_address, OperatorClient(grpc_address) as client:
+    with _served(settings) as grpc_address, OperatorClient(grpc_address) as client:
         for task in tasks:
             click.echo(f"\n{task.name}")
             if streamed := chats(repository, task):
@@ -77,7 +77,7 @@ def _is_streamed_rightly(chat: Chat, grpc_address: str) -> bool:
 
 
 @contextlib.contextmanager
-def _front(settings: Settings) -> Iterator[str]:
+def _served(settings: Settings) -> Iterator[str]:
     """The gRPC address of what ``trireme serve`` runs, or of replicas started for the demo."""
     directory = RunDirectory(settings.run_dir)
     if directory.is_held():
@@ -101,7 +101,7 @@ def _plan(settings: Settings, directory: RunDirectory) -> FleetPlan:
         runtime=EmbeddedRuntime.find(settings),
         replicas=_REPLICAS,
         zones=_ZONES,
-        door=FrontDoor(grpc_port, http_port, admin_port),
+        proxy=ProxyConfig(grpc_port, http_port, admin_port),
         metrics_port=0,
         admin_key=ensure_admin_key(directory.admin_key_path),
     )

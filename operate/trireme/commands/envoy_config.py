@@ -8,9 +8,9 @@ import click
 
 from trireme.errors import TriremeError
 from trireme.processes.ports import LOOPBACK
-from trireme.serving.envoy.endpoint import Endpoint, FrontDoor
-from trireme.serving.envoy.files import write_config
-from trireme.serving.envoy.tls_options import tls_files, tls_options
+from trireme.serving.envoy.config_files import write_config
+from trireme.serving.envoy.proxy_config import ProxyConfig, ReplicaEndpoint
+from trireme.serving.envoy.tls import TlsFiles, tls_options
 
 _PORT = click.IntRange(1, 65535)
 
@@ -25,7 +25,7 @@ _PORT = click.IntRange(1, 65535)
 @click.option("--grpc-port", default=8001, show_default=True, type=_PORT, help="Of Envoy and of each replica.")
 @click.option("--http-port", default=8000, show_default=True, type=_PORT, help="Of Envoy and of each replica.")
 @click.option("--agent-port", default=8003, show_default=True, type=_PORT, help="Of each replica's agent.")
-@click.option("--admin-host", default=LOOPBACK, show_default=True, help="Where Envoy tells its statistics.")
+@click.option("--admin-host", default=LOOPBACK, show_default=True, help="Where Envoy serves its statistics.")
 @click.option("--admin-port", default=9901, show_default=True, type=_PORT)
 @tls_options
 @click.option("--access-log", type=click.Path(path_type=Path), default=Path("/dev/stdout"), show_default=True)
@@ -46,9 +46,9 @@ def envoy_config(
     tls_client_ca: Path | None,
     access_log: Path,
 ) -> None:
-    """Write into DIRECTORY how an Envoy stands before the replicas; start it with bootstrap.json.
+    """Write the configuration of an Envoy in front of replicas into DIRECTORY; start it with bootstrap.yaml.
 
-    A running Envoy takes what has changed at once, without losing a request. TLS files are named as Envoy sees them.
+    A running Envoy takes changes over at once, without losing a request. TLS files are named as Envoy sees them.
     """
     zones: dict[str, str] = {}
     for replica in replicas:
@@ -58,20 +58,20 @@ def envoy_config(
         zones[name] = zone
     if own_zone and own_zone not in zones.values():
         raise click.BadParameter(f"is {own_zone!r}; no --replica is in it", param_hint="--own-zone")
-    door = FrontDoor(
+    proxy = ProxyConfig(
         grpc_port,
         http_port,
         admin_port,
         host=host,
         admin_host=admin_host,
-        own_zone=own_zone,
-        tls=tls_files(tls_certificate, tls_key, tls_client_ca),
+        local_zone=own_zone,
+        tls=TlsFiles.from_options(tls_certificate, tls_key, tls_client_ca),
         by_name=by_name,
         access_log=access_log,
     )
-    endpoints = [Endpoint(name, zone, name, grpc_port, http_port, agent_port) for name, zone in zones.items()]
+    endpoints = [ReplicaEndpoint(name, zone, name, grpc_port, http_port, agent_port) for name, zone in zones.items()]
     try:
-        bootstrap = write_config(directory, door, endpoints, seen_at=seen_at and seen_at.absolute())
+        bootstrap = write_config(directory, proxy, endpoints, seen_at=seen_at and seen_at.absolute())
     except OSError as error:
         raise TriremeError(f"{directory}: cannot be written ({error.strerror}); choose another directory") from None
     click.echo(bootstrap)

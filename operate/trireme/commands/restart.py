@@ -1,11 +1,10 @@
-"""``trireme restart``: every replica anew, one after the other, while requests come."""
+"""``trireme restart``: restarts every replica in turn, while requests come."""
 
 from __future__ import annotations
 
 import click
 
 from trireme.errors import ServerError
-from trireme.serving.command_queue import carry_out
 from trireme.serving.run_state import RunDirectory
 from trireme.settings import Settings
 
@@ -16,5 +15,5 @@ def restart() -> None:
     directory = RunDirectory(Settings.from_environment().run_dir)
     if len(directory.running().replicas) < 2:
         raise ServerError("one replica cannot be restarted while requests come; first: trireme scale 2")
-    state = carry_out(directory, restart=True)
+    state = directory.execute(restart=True)
     click.echo(", ".join(f"{replica.name} in zone {replica.zone}" for replica in state.replicas))

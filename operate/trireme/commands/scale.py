@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from trireme.commands.serve import MOST_REPLICAS
-from trireme.serving.command_queue import carry_out
 from trireme.serving.run_state import RunDirectory
 from trireme.settings import Settings
 
@@ -17,5 +16,5 @@ def scale(replicas: int) -> None:
 
     A new one gets requests when it is ready; one that goes lets its requests be answered first.
     """
-    state = carry_out(RunDirectory(Settings.from_environment().run_dir), replicas=replicas)
+    state = RunDirectory(Settings.from_environment().run_dir).execute(replicas=replicas)
     click.echo(", ".join(f"{replica.name} in zone {replica.zone}" for replica in state.replicas))

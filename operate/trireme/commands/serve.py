@@ -18,8 +18,8 @@ from trireme.processes.ports import LOOPBACK, free_ports, is_free, require_free
 from trireme.processes.runtime import EmbeddedRuntime
 from trireme.repository.folders import ModelRepository
 from trireme.repository.tasks import find_tasks
-from trireme.serving.envoy.endpoint import FrontDoor, PlainPorts
-from trireme.serving.envoy.tls_options import tls_files, tls_options
+from trireme.serving.envoy.proxy_config import PlaintextPorts, ProxyConfig
+from trireme.serving.envoy.tls import TlsFiles, tls_options
 from trireme.serving.fleet import Fleet, FleetPlan
 from trireme.serving.prometheus import Prometheus, find_prometheus
 from trireme.serving.replica import RestartPolicy
@@ -34,9 +34,9 @@ _PROMETHEUS_PORT = 9090
 
 @click.command()
 @click.option("--replicas", default=1, show_default=True, type=click.IntRange(1, MOST_REPLICAS))
-@click.option("--zones", default="a", show_default=True, help="Names, parted by commas; replicas are spread over them.")
+@click.option("--zones", default="a", show_default=True, help="Comma-separated names; replicas are spread over them.")
 @click.option("--own-zone", default="", help="Prefer this zone; the others take what it cannot.  [default: all alike]")
-@click.option("--host", default=LOOPBACK, show_default=True, help="Where callers come; beyond loopback with TLS only.")
+@click.option("--host", default=LOOPBACK, show_default=True, help="Where Envoy listens; beyond loopback with TLS only.")
 @click.option("--grpc-port", default=8001, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--http-port", default=8000, show_default=True, type=click.IntRange(1, 65535))
 @click.option(
@@ -77,10 +77,10 @@ def serve(
             raise click.UsageError(f"{first} and {second} are both {port}; give each a port of its own")
     names = [name.strip() for name in zones.split(",")]
     if not all(names) or len(set(names)) < len(names):
-        raise click.BadParameter(f"is {zones!r}; it must be different names parted by commas", param_hint="--zones")
+        raise click.BadParameter(f"is {zones!r}; it must be different names separated by commas", param_hint="--zones")
     if own_zone and own_zone not in names:
         raise click.BadParameter(f"is {own_zone!r}; --zones has {', '.join(names)}", param_hint="--own-zone")
-    tls = tls_files(tls_certificate, tls_key, tls_client_ca)
+    tls = TlsFiles.from_options(tls_certificate, tls_key, tls_client_ca)
     if tls:
         tls.check()
     try:
@@ -95,18 +95,18 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with directory.only_one():
         _log_to(directory)
-        _clean_up_after_the_last(directory)
+        _clean_up(directory)
         for flag, port in ports.items():
             require_free(port, flag)
         admin_port, plain_grpc_port, plain_http_port = free_ports(3)
-        door = FrontDoor(
+        proxy = ProxyConfig(
             grpc_port,
             http_port,
             admin_port,
             host=host,
             tls=tls,
-            plain=PlainPorts(plain_grpc_port, plain_http_port) if tls else None,
-            own_zone=own_zone,
+            plaintext=PlaintextPorts(plain_grpc_port, plain_http_port) if tls else None,
+            local_zone=own_zone,
             access_log=directory.path / "envoy" / "access.log",
         )
         plan = FleetPlan(
@@ -115,7 +115,7 @@ def serve(
             runtime=EmbeddedRuntime.find(settings),
             replicas=replicas,
             zones=names,
-            door=door,
+            proxy=proxy,
             metrics_port=metrics_port,
             admin_key=ensure_admin_key(directory.admin_key_path),
             gateway_port=_usual_or_free(_GATEWAY_PORT) if gateway_port is None else gateway_port,
@@ -147,7 +147,7 @@ def _usual_or_free(port: int) -> int:
 
 
 def _log_to(directory: RunDirectory) -> None:
-    """For people on the terminal, for machines in the file."""
+    """Text on the terminal, JSON in the file."""
     file = logging.handlers.RotatingFileHandler(directory.path / "serve.log", maxBytes=5 * 1024**2, backupCount=1)
     file.setFormatter(JsonFormatter())
     terminal = logging.StreamHandler()
@@ -158,7 +158,7 @@ def _log_to(directory: RunDirectory) -> None:
         log.addHandler(handler)
 
 
-def _clean_up_after_the_last(directory: RunDirectory) -> None:
+def _clean_up(directory: RunDirectory) -> None:
     """A ``trireme serve`` that was killed may have left a server that is frozen, stubs, and shared memory."""
     for pid in remove_leftovers():
         logging.getLogger(__name__).warning("ended pid %d, left by a trireme serve that was killed", pid)

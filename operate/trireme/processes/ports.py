@@ -1,16 +1,20 @@
-"""TCP ports of the loopback address: free ones, and the processes that hold others."""
+"""TCP ports of the loopback address: free ones, and the processes that hold others; HTTP without proxies."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPResponse
 
 import psutil
 
 from trireme.errors import ServerError
 
 LOOPBACK = "127.0.0.1"
+
+_NO_PROXIES = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def free_ports(count: int) -> Sequence[int]:
@@ -53,6 +57,12 @@ def is_listening(port: int) -> bool:
     """Whether something accepts connections on ``port``; does not bind it."""
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def open_direct(request: str | urllib.request.Request, timeout_seconds: float) -> HTTPResponse:
+    """``urllib.request.urlopen`` for what the stack runs itself: never through a proxy that the environment names."""
+    answer: HTTPResponse = _NO_PROXIES.open(request, timeout=timeout_seconds)
+    return answer
 
 
 def _holder(port: int) -> str | None:

@@ -25,7 +25,7 @@ from trireme.processes.ports import LOOPBACK, free_ports
 from trireme.processes.progress import Progress
 from trireme.processes.runtime import EmbeddedRuntime
 from trireme.processes.shared_memory import new_region_prefix, remove_regions
-from trireme.processes.supervised import ending_with_us
+from trireme.processes.supervised import ending_with_parent
 from trireme.settings import Settings
 
 _LOG = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class TritonServer:
         with (folder / "server.log").open("ab") as log:
             log_start = log.tell()
             process = subprocess.Popen(
-                ending_with_us(command),
+                ending_with_parent(command),
                 env=runtime.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from trireme.direct_http import open_direct
+from trireme.processes.ports import open_direct
 
 _Values = Mapping[tuple[str, ...], float]
 

@@ -1,4 +1,4 @@
-"""Processes that this one starts and that end with it."""
+"""Child processes: they end with this one, and a supervised one is restarted when it ends by itself."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pathlib import Path
 _LOG = logging.getLogger(__name__)
 
 
-def ending_with_us(command: Sequence[str]) -> list[str]:
-    """``command``, such that it gets SIGTERM when the thread that starts it dies, also by SIGKILL.
+def ending_with_parent(command: Sequence[str]) -> list[str]:
+    """``command``, wrapped so that it gets SIGTERM when the thread that starts it dies, also by SIGKILL.
 
-    Without ``setpriv`` on this machine the command as it is: the next ``trireme serve`` then cleans up.
+    Without ``setpriv`` on this machine the command is unchanged: the next ``trireme serve`` then cleans up.
     """
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else list(command)
 
 
 @dataclass(slots=True)
-class Child:
-    """One such process, with its log.
+class ChildProcess:
+    """A process with its log.
 
     Example:
-        >>> child = Child.start(["envoy", "--version"], Path("run/envoy.log"))
+        >>> child = ChildProcess.start(["envoy", "--version"], Path("run/envoy.log"))
         >>> child.stop(deadline_seconds=5.0)
     """
 
@@ -38,17 +38,19 @@ class Child:
     log_path: Path
 
     @classmethod
-    def start(cls, command: Sequence[str], log_path: Path, environment: Mapping[str, str] | None = None) -> Child:
+    def start(
+        cls, command: Sequence[str], log_path: Path, environment: Mapping[str, str] | None = None
+    ) -> ChildProcess:
         """Start it; what it prints is appended to ``log_path``."""
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("ab") as log:
             process = subprocess.Popen(
-                ending_with_us(command),
+                ending_with_parent(command),
                 env={**os.environ, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A group of its own: Ctrl-C reaches us alone.
+                # A process group of its own: Ctrl-C reaches the parent alone.
                 start_new_session=True,
             )
         return cls(process, log_path)
@@ -60,10 +62,10 @@ class Child:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """The last line of its log, and where the log is."""
         lines = self.log_path.read_text(errors="replace").splitlines()
-        return f"{lines[-1] if lines else 'it said nothing'}; its log: {self.log_path}"
+        return f"{lines[-1] if lines else 'it printed nothing'}; its log: {self.log_path}"
 
     def stop(self, deadline_seconds: float) -> None:
         """SIGTERM; SIGKILL after the deadline."""
@@ -79,12 +81,12 @@ class Child:
         self.process.wait(timeout=10.0)
 
 
-class KeptChild:
-    """A child that serving does not wait for: it is started again, after a while, whenever it ends.
+class SupervisedProcess:
+    """A child process that is restarted, after a pause, whenever it ends. Nothing waits until it is ready.
 
     Example:
-        >>> gateway = KeptChild("gateway", ["trireme", "gateway"], Path("run/gateway.log"))
-        >>> gateway.keep()  # again and again
+        >>> gateway = SupervisedProcess("gateway", ["trireme", "gateway"], Path("run/gateway.log"))
+        >>> gateway.ensure_running()  # in a loop
         >>> gateway.stop(deadline_seconds=10.0)
     """
 
@@ -94,17 +96,17 @@ class KeptChild:
         self._command = command
         self._log_path = log_path
         self._restart_seconds = restart_seconds
-        self._child: Child | None = None
+        self._child: ChildProcess | None = None
         self._next_start = 0.0
 
-    def keep(self) -> None:
-        """Have it run."""
+    def ensure_running(self) -> None:
+        """Start it, unless it runs."""
         if self._child and not self._child.is_alive():
-            _LOG.warning("%s ended: %s", self._name, self._child.last_words())
+            _LOG.warning("%s ended: %s", self._name, self._child.last_log_line())
             self._child = None
         if self._child is None and time.monotonic() >= self._next_start:
             self._next_start = time.monotonic() + self._restart_seconds
-            self._child = Child.start(self._command, self._log_path)
+            self._child = ChildProcess.start(self._command, self._log_path)
 
     def stop(self, deadline_seconds: float) -> None:
         if self._child:

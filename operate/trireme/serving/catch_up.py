@@ -1,4 +1,4 @@
-"""What a release changed in the repository while a server was away: the server takes it when it is back."""
+"""Brings a server that has just started up to date with releases that it missed."""
 
 from __future__ import annotations
 
@@ -20,33 +20,32 @@ def catch_up(
     client: OperatorClient,
     repository: ModelRepository,
     *,
-    told_to_load: Collection[str],
+    loaded: Collection[str],
     since: float,
     deadline_seconds: float,
 ) -> None:
-    """Load what was published, and let go what was removed, after a server had begun to read the repository.
+    """Load models that were published, and unload those that were removed, since a server began to read the repository.
 
-    A release that is under way passes over a server that does not answer yet, so that this must be called once the
-    server answers: whatever is released from then on, the release loads by itself.
+    A release skips a server that does not answer yet, so call this once it does: from then on releases reach it.
 
     Args:
-        told_to_load: models that the server was told to load at its start.
+        loaded: models that the server loaded, or tried to, at its start.
         since: when it was started, seconds since 1970.
         deadline_seconds: for each call.
 
     Raises:
-        ClientError: the server does not tell which models it has.
+        ClientError: the server does not answer which models it has.
     """
     there = {folder.name for folder in repository.models()}
     for name in sorted({entry.model for entry in client.index(deadline_seconds) if entry.state == "READY"} - there):
-        _LOG.info("letting go %s, which is no longer in the repository", name)
+        _LOG.info("unloading %s, which is no longer in the repository", name)
         client.unload(name, deadline_seconds)
     for name in plan_loading(repository).models:
         changed = repository.model(name).config_path.stat().st_mtime >= since - _MARGIN_SECONDS
-        if changed or name not in told_to_load:
+        if changed or name not in loaded:
             _LOG.info("loading %s, which was released while the server started", name)
             try:
                 client.load(name, deadline_seconds)
             except ClientError as error:
-                # The golden samples tell what this means.
+                # The golden samples will show what this means.
                 _LOG.warning("%s: %s", name, error)

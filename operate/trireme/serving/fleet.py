@@ -1,4 +1,4 @@
-"""All that one ``trireme serve`` runs: replicas, Envoy before them, the gateway, Prometheus."""
+"""All that one ``trireme serve`` runs: replicas, Envoy in front of them, the gateway, Prometheus."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from trireme.errors import ServerError, describe
 from trireme.processes.ports import LOOPBACK, free_ports, is_listening
 from trireme.processes.runtime import EmbeddedRuntime
 from trireme.processes.server import ServerFlags
-from trireme.processes.supervised import KeptChild
+from trireme.processes.supervised import SupervisedProcess
 from trireme.repository.folders import ModelRepository
-from trireme.serving.envoy.endpoint import Endpoint, FrontDoor
-from trireme.serving.envoy.supervised import KeptEnvoy
+from trireme.serving.envoy.proxy_config import ProxyConfig, ReplicaEndpoint
+from trireme.serving.envoy.supervised import SupervisedEnvoy
 from trireme.serving.prometheus import Prometheus, targets_of
 from trireme.serving.replica import Replica, ReplicaPlan, RestartPolicy
-from trireme.serving.run_state import Orders, Phase, RunDirectory, ServingState
+from trireme.serving.run_state import FleetCommand, Phase, RunDirectory, ServingState
 from trireme.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 0.25
-# What Envoy needs at most to take its hands off a replica, after it was told and before the replica ends.
-_RELEASE_SECONDS = 0.5
+# What Envoy needs at most to take over a change of its endpoints.
+_ENDPOINT_UPDATE_SECONDS = 0.5
 # For Envoy to see that a new replica is ready.
-_NOTICE_SECONDS = 10.0
-# For requests in flight, when everything ends.
-_FINISH_SECONDS = 30.0
+_HEALTH_CHECK_SECONDS = 10.0
+# For requests in flight, when everything stops.
+_DRAIN_SECONDS = 30.0
 _GATEWAY_START_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class FleetPlan:
-    """How many replicas, where, behind which door.
+    """What a fleet is to run.
 
     Attributes:
-        zones: the replicas' zones, in turn.
-        metrics_port: of the first replica's server; the others take what is free.
-        gateway_port: where the gateway listens, if it is installed; 0: none.
-        prometheus: watches over all of it; None where this machine has none.
+        zones: replicas are spread over them evenly.
+        metrics_port: of the first replica's server; the others use free ports. 0: so does the first.
+        gateway_port: where the gateway listens, if it is installed; 0: no gateway.
+        prometheus: None where this machine has none.
     """
 
     settings: Settings
@@ -55,7 +55,7 @@ class FleetPlan:
     runtime: EmbeddedRuntime
     replicas: int
     zones: Sequence[str]
-    door: FrontDoor
+    proxy: ProxyConfig
     metrics_port: int
     admin_key: str
     gateway_port: int = 0
@@ -63,23 +63,23 @@ class FleetPlan:
 
 
 class StartTurn:
-    """One server starts at a time: models that load take all cores, and a starved stub can abort its server.
+    """Lets one server start at a time: models that load take all cores, and a starved stub can abort its server.
 
-    Where no replica answers callers, none waits for another.
+    While no replica is ready, none waits for another.
 
     Example:
-        >>> turn = StartTurn(someone_serves=lambda: True)
+        >>> turn = StartTurn(any_ready=lambda: True)
         >>> with turn(): ...
     """
 
-    def __init__(self, someone_serves: Callable[[], bool]) -> None:
-        self._someone_serves = someone_serves
+    def __init__(self, any_ready: Callable[[], bool]) -> None:
+        self._any_ready = any_ready
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
         taken = self._lock.acquire(blocking=False)
-        while not taken and self._someone_serves():
+        while not taken and self._any_ready():
             taken = self._lock.acquire(timeout=_INTERVAL_SECONDS)
         try:
             yield
@@ -89,11 +89,13 @@ class StartTurn:
 
 
 class Fleet:
-    """Example:
-    >>> fleet = Fleet(plan, RestartPolicy())
-    >>> with fleet as state:
-    ...     print(state.grpc_address)
-    ...     fleet.watch()
+    """Replicas behind Envoy, with gateway and Prometheus; all of it is restarted where it fails.
+
+    Example:
+        >>> fleet = Fleet(plan, RestartPolicy())
+        >>> with fleet as state:
+        ...     print(state.grpc_address)
+        ...     fleet.watch()
     """
 
     def __init__(self, plan: FleetPlan, policy: RestartPolicy) -> None:
@@ -101,10 +103,10 @@ class Fleet:
         self._policy = policy
         self._repository = ModelRepository(plan.settings.repository_dir)
         self._replicas: list[Replica] = []
-        self._envoy = KeptEnvoy(plan.directory.path / "envoy", plan.door)
+        self._envoy = SupervisedEnvoy(plan.directory.path / "envoy", plan.proxy)
         self._has_started = False
         self._gateway = _gateway(plan)
-        self._ordered: threading.Thread | None = None
+        self._command_thread: threading.Thread | None = None
         self._stopping = False
         self._start_turn = StartTurn(lambda: any(r.state.phase is Phase.SERVING for r in self._replicas))
         self._fault = ""
@@ -113,17 +115,17 @@ class Fleet:
             pid=os.getpid(),
             started_at=time.time(),
             phase=Phase.STARTING,
-            grpc_address=plan.door.local_grpc_address,
-            http_address=plan.door.local_http_address,
-            tls_grpc_address=plan.door.grpc_address if plan.door.tls else "",
-            tls_http_address=plan.door.http_address if plan.door.tls else "",
-            envoy_admin_address=f"{plan.door.admin_host}:{plan.door.admin_port}",
+            grpc_address=plan.proxy.local_grpc_address,
+            http_address=plan.proxy.local_http_address,
+            tls_grpc_address=plan.proxy.grpc_address if plan.proxy.tls else "",
+            tls_http_address=plan.proxy.http_address if plan.proxy.tls else "",
+            envoy_admin_address=plan.proxy.admin_address,
             gateway_address=f"{LOOPBACK}:{plan.gateway_port}" if self._gateway else "",
             prometheus_address=plan.prometheus.address if plan.prometheus else "",
         )
 
     def __enter__(self) -> ServingState:
-        """Start everything; gives the state once every replica is ready.
+        """Start everything; returns the state once every replica is ready.
 
         Raises:
             TriremeError: a model does not load or answers wrongly, or there is no room for a part of it.
@@ -136,7 +138,7 @@ class Fleet:
             self._has_started = True
             if self._gateway:
                 self._await_gateway(self._gateway)
-            self._tell(phase=Phase.SERVING)
+            self._update(phase=Phase.SERVING)
         except BaseException:
             self._stop()
             raise
@@ -145,26 +147,26 @@ class Fleet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let requests in flight be answered, then stop everything, callers' side first."""
+        """Drain, then stop everything, what callers connect to first."""
         self._stop()
 
-    def _await_gateway(self, gateway: KeptChild) -> None:
-        """Its address is printed as ready. One that does not start is logged, and no reason to stop serving."""
+    def _await_gateway(self, gateway: SupervisedProcess) -> None:
+        """Wait until it listens, since its address is printed as ready; without it the others serve on."""
         deadline = time.monotonic() + _GATEWAY_START_SECONDS
-        gateway.keep()
+        gateway.ensure_running()
         while not is_listening(self._plan.gateway_port):
             if time.monotonic() > deadline:
                 _LOG.error("gateway: nothing listens on port %d yet; see gateway.log", self._plan.gateway_port)
                 return
             time.sleep(0.05)
-            gateway.keep()
+            gateway.ensure_running()
 
     def watch(self) -> None:
-        """Keep it going until KeyboardInterrupt ends this. What fails is logged, and tried again."""
+        """Supervise everything until KeyboardInterrupt. What fails is logged, and tried again."""
         while True:
             fault = ""
             try:
-                self._look()
+                self._check()
             except Exception as error:
                 fault = describe(error)
                 if fault != self._fault:
@@ -172,31 +174,31 @@ class Fleet:
             self._fault = fault
             time.sleep(_INTERVAL_SECONDS)
 
-    def _look(self) -> None:
-        self._envoy.keep()
+    def _check(self) -> None:
+        self._envoy.ensure_running()
         if self._gateway:
-            self._gateway.keep()
+            self._gateway.ensure_running()
         if self._plan.prometheus:
-            self._plan.prometheus.keep(targets_of(self._state))
-        orders = self._plan.directory.orders()
-        if orders and orders.number > self._state.orders_done and not (self._ordered and self._ordered.is_alive()):
-            # It takes its time, and the others must be looked after in the meantime.
-            self._ordered = threading.Thread(target=self._carry_out, args=[orders], name="orders", daemon=True)
-            self._ordered.start()
+            self._plan.prometheus.ensure_running(targets_of(self._state))
+        command, executing = self._plan.directory.last_command(), self._command_thread
+        if command and command.number > self._state.commands_done and not (executing and executing.is_alive()):
+            # In a thread: a command takes minutes, during which everything must be supervised.
+            self._command_thread = threading.Thread(target=self._execute, args=[command], name="command", daemon=True)
+            self._command_thread.start()
 
-    def _carry_out(self, orders: Orders) -> None:
+    def _execute(self, command: FleetCommand) -> None:
         try:
-            while len(self._replicas) < orders.replicas:
+            while len(self._replicas) < command.replicas:
                 self._add(self._next_number(), self._next_zone())
-            while len(self._replicas) > max(orders.replicas, 1):
+            while len(self._replicas) > max(command.replicas, 1):
                 self._remove(self._replicas[-1])
-            for replica in list(self._replicas) if orders.restart else ():
+            for replica in list(self._replicas) if command.restart else ():
                 _LOG.info("restarting replica %s", replica.state.name)
                 self._remove(replica)
                 self._add(_number_of(replica), replica.state.zone, replaces=True)
         except Exception as error:
-            _LOG.error("order %d: %s", orders.number, describe(error))
-        self._tell(orders_done=orders.number)
+            _LOG.error("command %d: %s", command.number, describe(error))
+        self._update(commands_done=command.number)
 
     def _next_number(self) -> int:
         taken = set(map(_number_of, self._replicas))
@@ -208,16 +210,19 @@ class Fleet:
         return min(self._plan.zones, key=taken.count)
 
     def _add(self, number: int, zone: str, *, replaces: bool = False) -> None:
-        """Start a replica, and have callers reach it once it is ready.
+        """Start a replica, and route requests to it once it is ready.
 
-        One that ``replaces`` another stays where it does not become ready, and goes on trying.
+        One that ``replaces`` another stays even if it does not become ready, and is restarted until it is.
         """
         if self._stopping:
             raise ServerError("trireme serve is stopping")
         for attempts_left in (2, 1, 0):
-            replica = self._make(number, zone)
+            replica = self._new_replica(number, zone)
             try:
-                self._start(replica)
+                self._replicas = sorted([*self._replicas, replica], key=_number_of)
+                replica.start()
+                # At the first start someone is looking; later, one model that fails must not keep a replica away.
+                replica.wait_until_settled(every_model=not self._has_started)
                 break
             except BaseException as error:
                 # Another process may have taken a port between choosing and listening.
@@ -225,16 +230,16 @@ class Fleet:
                 if port_is_taken or not replaces:
                     replica.stop()
                     self._replicas.remove(replica)
-                    self._tell()
+                    self._update()
                 else:
                     self._envoy.set_endpoints(self._endpoints())
                 if not port_is_taken:
                     raise
         if self._has_started:
             self._envoy.set_endpoints(self._endpoints())
-            self._await_requests(replica.state.name)
+            self._await_health(replica.state.name)
 
-    def _make(self, number: int, zone: str) -> Replica:
+    def _new_replica(self, number: int, zone: str) -> Replica:
         ports = list(free_ports(3))
         if number == 0 and self._plan.metrics_port:
             ports[2] = self._plan.metrics_port
@@ -262,37 +267,31 @@ class Fleet:
                 },
             ),
             self._policy,
-            changed=self._tell,
+            changed=self._update,
             start_turn=self._start_turn,
         )
 
-    def _start(self, replica: Replica) -> None:
-        self._replicas = sorted([*self._replicas, replica], key=_number_of)
-        replica.start()
-        # At the first start someone looks on; later one model that fails must not keep a replica away.
-        replica.wait_until_settled(every_model=not self._has_started)
-
-    def _await_requests(self, name: str) -> None:
-        """Wait until Envoy gives a replica requests, so that another one may go."""
-        deadline = time.monotonic() + _NOTICE_SECONDS
-        while not self._envoy.gives_requests_to().get(name) and time.monotonic() < deadline:
+    def _await_health(self, name: str) -> None:
+        """Wait until Envoy sends a replica requests, so that another one may be removed."""
+        deadline = time.monotonic() + _HEALTH_CHECK_SECONDS
+        while not self._envoy.replica_health().get(name) and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def _remove(self, replica: Replica) -> None:
-        """Have callers leave a replica, and end it when their requests are answered."""
+        """Drain a replica, then stop it."""
         self._replicas.remove(replica)
         self._envoy.set_endpoints(self._endpoints())
-        # Envoy has let go of it: nothing new comes while it drains.
-        time.sleep(_RELEASE_SECONDS)
+        # After this it gets no new request.
+        time.sleep(_ENDPOINT_UPDATE_SECONDS)
         replica.drain()
         replica.stop()
-        self._tell()
+        self._update()
 
-    def _endpoints(self) -> list[Endpoint]:
+    def _endpoints(self) -> list[ReplicaEndpoint]:
         return [replica.endpoint for replica in self._replicas]
 
-    def _tell(self, **changes: object) -> None:
-        """Write the state anew, if it has changed; called from all threads."""
+    def _update(self, **changes: object) -> None:
+        """Write the state, if it has changed; called from all threads."""
         with self._lock:
             replicas = tuple(replica.state for replica in self._replicas)
             left_out = next((replica.left_out for replica in self._replicas if replica.left_out), {})
@@ -305,19 +304,19 @@ class Fleet:
                 try:
                     self._plan.directory.write(state)
                 except OSError as error:
-                    # A full disk must not end what looks after a replica.
+                    # A full disk must not end the supervision of a replica.
                     _LOG.error("%s: cannot be written: %s", self._plan.directory.path, error)
 
     def _stop(self) -> None:
         self._stopping = True
-        self._tell(phase=Phase.STOPPING)
+        self._update(phase=Phase.STOPPING)
         if self._gateway:
-            self._gateway.stop(deadline_seconds=_FINISH_SECONDS)
-        self._envoy.finish(_FINISH_SECONDS)
+            self._gateway.stop(deadline_seconds=_DRAIN_SECONDS)
+        self._envoy.finish(_DRAIN_SECONDS)
         stopping = [threading.Thread(target=replica.stop) for replica in self._replicas]
         for thread in stopping:
             thread.start()
-        for thread in [*stopping, *([self._ordered] if self._ordered else [])]:
+        for thread in [*stopping, *([self._command_thread] if self._command_thread else [])]:
             thread.join()
         if self._plan.prometheus:
             self._plan.prometheus.stop()
@@ -328,11 +327,11 @@ def _number_of(replica: Replica) -> int:
     return int(replica.state.name.removeprefix("r"))
 
 
-def _gateway(plan: FleetPlan) -> KeptChild | None:
-    """Nothing where there shall be none, or where the package above this one is not installed."""
+def _gateway(plan: FleetPlan) -> SupervisedProcess | None:
+    """None where it is not wanted, or where the package of the gateway is not installed."""
     if not plan.gateway_port or not entry_points(group="trireme.commands", name="gateway"):
         return None
     command = [sys.executable, "-m", "trireme.cli", "gateway"]
-    command += [f"--triton={plan.door.local_grpc_address}", f"--triton-http={plan.door.local_http_address}"]
+    command += [f"--triton={plan.proxy.local_grpc_address}", f"--triton-http={plan.proxy.local_http_address}"]
     command += [f"--listen={LOOPBACK}:{plan.gateway_port}"]
-    return KeptChild("gateway", command, plan.directory.path / "gateway.log")
+    return SupervisedProcess("gateway", command, plan.directory.path / "gateway.log")

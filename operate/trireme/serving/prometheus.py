@@ -1,7 +1,7 @@
-"""A Prometheus of our own beside a served stack, where this machine has the program: ``apt-get install prometheus``.
+"""Prometheus beside a served stack, where this machine has the program: ``apt-get install prometheus``.
 
 Its configuration and rules are those of ``deploy/prometheus``, as in compose; only the files of targets differ, and
-Prometheus reads these anew whenever they change.
+Prometheus reads these again whenever they change.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trireme.files import write_json_atomic
-from trireme.processes.supervised import KeptChild
+from trireme.processes.supervised import SupervisedProcess
 from trireme.serving.run_state import ServingState
 
 # A job without targets still has its file: Prometheus would warn of a missing one.
@@ -64,13 +64,13 @@ def find_prometheus() -> Path | None:
 
 
 class Prometheus:
-    """A Prometheus that is kept running; its series outlive it in ``directory``.
+    """A supervised Prometheus; its series outlive it in ``directory``.
 
-    Serving never waits for it: one that does not start is told in the log and tried again later.
+    Serving never waits for it: a failed start is logged and tried again later.
 
     Example:
         >>> prometheus = Prometheus(program, Path("deploy/prometheus"), run_dir / "prometheus", "127.0.0.1:9090")
-        >>> prometheus.keep(targets_of(state))  # again and again
+        >>> prometheus.ensure_running(targets_of(state))  # in a loop
         >>> prometheus.stop()
     """
 
@@ -95,20 +95,20 @@ class Prometheus:
             "--log.format=json",
             "--log.level=warn",
         ]
-        self._process = KeptChild("prometheus", command, directory / "prometheus.log", _RESTART_SECONDS)
+        self._process = SupervisedProcess("prometheus", command, directory / "prometheus.log", _RESTART_SECONDS)
         self._targets: Sequence[Target] | None = None
         directory.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(configuration / "prometheus.yml", directory / "prometheus.yml")
         shutil.rmtree(directory / "rules", ignore_errors=True)
         shutil.copytree(configuration / "rules", directory / "rules")
 
-    def keep(self, targets: Sequence[Target]) -> None:
-        """Have it run, and scrape these from now on and no others; costs nothing where nothing has changed."""
+    def ensure_running(self, targets: Sequence[Target]) -> None:
+        """Start it, unless it runs, and have it scrape exactly these; cheap where nothing has changed."""
         if targets != self._targets:
             write_targets(self._directory / "targets", targets)
             self._targets = targets
-        self._process.keep()
+        self._process.ensure_running()
 
     def stop(self, deadline_seconds: float = 10.0) -> None:
-        """Have it write its series to disk and end."""
+        """Let it write its series to disk and end."""
         self._process.stop(deadline_seconds)

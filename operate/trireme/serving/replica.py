@@ -1,4 +1,4 @@
-"""One replica: a tritonserver and its agent, started again whenever one of them dies or freezes."""
+"""One replica: a tritonserver and its agent, each restarted whenever it ends or hangs."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ from trireme.processes.server import ServerFlags, TritonServer
 from trireme.repository.folders import ModelRepository
 from trireme.repository.loading import plan_loading
 from trireme.serving.catch_up import catch_up
-from trireme.serving.envoy.endpoint import Endpoint
+from trireme.serving.envoy.proxy_config import ReplicaEndpoint
 from trireme.serving.run_state import Phase, ReplicaState
 
 _LOG = logging.getLogger(__name__)
 
-# An agent that has not listened yet, and makes no progress for so long, is started again.
+# An agent that does not listen yet, and makes no progress for so long, is restarted.
 _AGENT_STALL_SECONDS = 20.0
 # For the agent's first verdict, once the server has started.
 _VERDICT_SECONDS = 300.0
-# A replica that is added must not crash more often before it is ready.
-_FIRST_RESTARTS = 3
+# A replica that is added may crash so often before it is ready.
+_MAX_FIRST_RESTARTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """How often a server is started again.
+    """When a replica's server and agent are restarted. There is no limit to the number of restarts.
 
     Attributes:
-        first_backoff_seconds, most_backoff_seconds: the wait before it; doubles with each crash within the window.
-        window_seconds: how long a crash counts. However many there are, the server is started again.
-        interval_seconds: between two looks at the server and its agent.
-        stall_seconds: a start that makes no progress for so long has failed.
+        first_backoff_seconds, max_backoff_seconds: the pause before a restart; doubles with each crash in the window.
+        window_seconds: how long a crash counts.
+        interval_seconds: between two checks of the server and its agent.
+        stall_seconds: a start without progress for so long has failed.
         load_deadline_seconds: for each model that was released while the server started.
-        agent_silence_seconds: an agent that says nothing for so long is started again.
-        log_limit_bytes: a log is moved aside when it is larger.
+        agent_silence_seconds: an agent that does not answer for so long is restarted.
+        log_limit_bytes: a larger log is moved aside.
     """
 
     first_backoff_seconds: float = 0.5
-    most_backoff_seconds: float = 30.0
+    max_backoff_seconds: float = 30.0
     window_seconds: float = 300.0
     interval_seconds: float = 0.5
     stall_seconds: float = 180.0
@@ -65,10 +65,10 @@ class RestartPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPlan:
-    """What a replica is to be: its place, its repository and the runtime.
+    """What a replica runs.
 
     Attributes:
-        flags: of its server, with ports; the models are planned at each start.
+        flags: of its server, with ports; which models it loads is planned at each start.
         directory: for its server, logs and pid file.
         environment: of its agent: where the repository is.
     """
@@ -84,9 +84,11 @@ class ReplicaPlan:
 
 
 class Replica:
-    """A thread that keeps one replica going until it is stopped.
+    """A thread that supervises one replica until it is stopped.
 
     Attributes:
+        state: replaced whenever something changes.
+        left_out: models that its server does not load, with the reason.
         failure: why the first start failed; the thread goes on trying, unless it is stopped.
 
     Example:
@@ -114,77 +116,65 @@ class Replica:
         self._changed = changed
         (agent_port,) = free_ports(1)
         self._server_pid_path = plan.directory / "server.pid"
-        self._agent_flags = AgentFlags(
-            plan.name,
-            plan.zone,
-            f"{LOOPBACK}:{plan.flags.grpc_port}",
-            f"{LOOPBACK}:{plan.flags.metrics_port}",
-            f"{LOOPBACK}:{agent_port}",
-            plan.admin_key_path,
-            self._server_pid_path,
+        name, zone, flags = plan.name, plan.zone, plan.flags
+        self.endpoint = ReplicaEndpoint(name, zone, LOOPBACK, flags.grpc_port, flags.http_port, agent_port)
+        grpc, http, metrics, agent = (
+            f"{LOOPBACK}:{port}" for port in (flags.grpc_port, flags.http_port, flags.metrics_port, agent_port)
         )
-        self.endpoint = Endpoint(plan.name, plan.zone, LOOPBACK, plan.flags.grpc_port, plan.flags.http_port, agent_port)
-        self.state = ReplicaState(
-            plan.name,
-            plan.zone,
-            Phase.STARTING,
-            self._agent_flags.grpc_address,
-            f"{LOOPBACK}:{plan.flags.http_port}",
-            f"{LOOPBACK}:{plan.flags.metrics_port}",
-            self._agent_flags.listen,
-        )
+        self._agent_flags = AgentFlags(name, zone, grpc, metrics, agent, plan.admin_key_path, self._server_pid_path)
+        self.state = ReplicaState(name, zone, Phase.STARTING, grpc, http, metrics, agent)
         self.left_out: Mapping[str, str] = {}
         self.failure: TriremeError | None = None
         self._server: TritonServer | None = None
         self._agent: AgentProcess | None = None
         self._unloaded: dict[str, tuple[str, ...]] = {}
         self._agent_progress: Progress | None = None
-        self._agent_heard_at = 0.0
+        self._last_report_at = 0.0
         self._agent_error = ""
         self._heals_before = 0
         self._crashes: collections.deque[float] = collections.deque()
-        self._leaving = threading.Event()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=plan.name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def drain(self) -> None:
-        """Be red: nobody gives it anything new."""
+        """Have its agent report that it is not ready, so that it gets no new requests."""
         self._update(phase=Phase.DRAINING)
         if self._agent:
-            # One that does not answer is red.
+            # One that does not answer is not ready either.
             with contextlib.suppress(ServerError):
                 self._agent.drain()
 
     def stop(self) -> None:
-        """Let requests in flight be answered, then end server and agent; returns when they are gone."""
-        self._leaving.set()
+        """Let requests in flight finish, then stop server and agent; returns when they have ended."""
+        self._stopping.set()
         # Longer than tritonserver's own wait for requests in flight.
         self._thread.join(timeout=self._plan.flags.exit_timeout_seconds + 20.0)
 
     def wait_until_settled(self, *, every_model: bool) -> None:
-        """Wait until the agent has come to a first verdict; the start itself is judged by its progress.
+        """Wait for the agent's first verdict. A start has no deadline as long as it makes progress.
 
         Args:
-            every_model: whether a problem of any model counts, or only that the replica is not ready.
+            every_model: whether a problem of any model is an error, or only a replica that is not ready.
 
         Raises:
-            TriremeError: the replica did not start, was stopped, answers wrongly, or no verdict came.
+            TriremeError: the replica did not start, was stopped or answers wrongly, or there was no verdict in time.
         """
         deadline = math.inf
         while True:
             state = self.state
             if self.failure:
                 raise self.failure
-            if self._leaving.is_set():
+            if self._stopping.is_set():
                 raise ServerError(f"replica {state.name} was stopped before it was ready")
-            problems = state.told_problems()
+            problems = state.problem_sentences()
             if (problems and every_model) or state.phase is Phase.UNREADY:
                 raise ServerError("; ".join(problems) or f"replica {state.name}: {state.last_fault}")
             if state.phase is Phase.SERVING:
                 return
-            if state.restarts > _FIRST_RESTARTS:
+            if state.restarts > _MAX_FIRST_RESTARTS:
                 raise ServerError(
                     f"replica {state.name} ended {state.restarts} times before it was ready: {state.last_fault}"
                 )
@@ -197,26 +187,26 @@ class Replica:
                 )
             time.sleep(0.05)
 
-    # What follows runs in the thread: the server ends with the thread that started it.
+    # Below, everything runs in the thread: the server ends with the thread that started it.
 
     def _run(self) -> None:
         try:
             try:
-                # It is up when the server is.
+                # At the same time as the server, so that it listens when the server does.
                 self._start_agent()
                 self._start_server()
             except Exception as error:
-                self._fail(error)
+                self._record(error)
                 self.failure = error if isinstance(error, TriremeError) else ServerError(describe(error))
-                # The caller of the start decides whether it is tried again.
-                self._leaving.wait(self._policy.interval_seconds)
-            while not self._leaving.is_set():
+                # The caller of wait_until_settled decides whether to stop it.
+                self._stopping.wait(self._policy.interval_seconds)
+            while not self._stopping.is_set():
                 try:
-                    self._look()
+                    self._check()
                 except Exception as error:
-                    # Whatever it is, it must not leave the replica without anyone who looks after it.
-                    self._fail(error)
-                    self._leaving.wait(self._policy.interval_seconds)
+                    # No error may end the supervision.
+                    self._record(error)
+                    self._stopping.wait(self._policy.interval_seconds)
         finally:
             self._update(phase=Phase.STOPPING)
             if self._server:
@@ -225,14 +215,14 @@ class Replica:
                 self._agent.child.kill()
             self._update(server_pid=None, agent_pid=None)
 
-    def _fail(self, error: Exception) -> None:
+    def _record(self, error: Exception) -> None:
         if self.state.last_fault != describe(error):
             self._log.error("replica %s: %s", self.state.name, describe(error))
         self._update(last_fault=describe(error))
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         policy = self._policy
-        report = self._hear_agent()
+        report = self._agent_report()
         if self._server is None:
             self._restart(self.state.last_fault)
         elif not self._server.is_alive():
@@ -241,18 +231,18 @@ class Replica:
             self._restart(report.fault)
         else:
             if report:
-                self._take(report)
+                self._apply(report)
             self._server.rotate_log(policy.log_limit_bytes)
-            self._leaving.wait(policy.interval_seconds)
+            self._stopping.wait(policy.interval_seconds)
 
-    def _take(self, report: AgentReport) -> None:
+    def _apply(self, report: AgentReport) -> None:
         phase = self.state.phase
         if phase is not Phase.DRAINING:
             if report.state is AgentState.READY:
                 phase = Phase.SERVING
             elif phase is Phase.SERVING or report.state is AgentState.UNREADY:
                 phase = Phase.UNREADY
-        # The agent knows whether a model has been loaded since; the server's log knows better why it was not.
+        # The agent knows whether a model has been loaded since; the server's log has the better reason why it was not.
         unloaded = {model: why for model, why in self._unloaded.items() if report.problems.get(model, why)}
         heals = self._heals_before + report.heals
         fault = report.last_heal if heals > self.state.heals else self.state.last_fault
@@ -264,24 +254,24 @@ class Replica:
         self._agent_error = report.error
         self._update(phase=phase, problems={**report.problems, **unloaded}, heals=heals, last_fault=fault)
 
-    def _hear_agent(self) -> AgentReport | None:
-        """What the agent says of the present server; an agent that is gone or silent is started again."""
+    def _agent_report(self) -> AgentReport | None:
+        """The agent's report on the present server, if there is one; restarts an agent that is gone or silent."""
         agent, now = self._agent, time.monotonic()
         if agent and agent.child.is_alive():
             report = agent.report()
             if report:
-                self._agent_progress, self._agent_heard_at = None, now
+                self._agent_progress, self._last_report_at = None, now
                 return report if self._server and report.server_pid == self._server.pid else None
             if self._agent_progress:
                 # It does not listen yet.
                 if self._agent_progress.stalled_seconds() < _AGENT_STALL_SECONDS:
                     return None
-            elif now - self._agent_heard_at < self._policy.agent_silence_seconds:
+            elif now - self._last_report_at < self._policy.agent_silence_seconds:
                 return None
         if agent:
-            self._log.warning("the agent of %s is gone or silent: %s", self.state.name, agent.child.last_words())
+            self._log.warning("the agent of %s is gone or silent: %s", self.state.name, agent.child.last_log_line())
             agent.child.kill()
-            self._leaving.wait(self._policy.first_backoff_seconds)
+            self._stopping.wait(self._policy.first_backoff_seconds)
             self._heals_before = self.state.heals
         self._start_agent()
         return None
@@ -293,7 +283,7 @@ class Replica:
         self._update(agent_pid=self._agent.child.pid)
 
     def _start_server(self) -> None:
-        """Start a server with every model that can be loaded; what is wrong goes into the state."""
+        """Start a server with every model that can be loaded; problems of the others go into the state."""
         plan = plan_loading(self._plan.repository)
         self._unloaded = {name: (reason,) for name, reason in plan.broken.items()}
         self.left_out = plan.left_out
@@ -302,7 +292,7 @@ class Replica:
             reasons = "; ".join([*plan.broken.values(), *plan.left_out.values()])
             raise ServerError(f"no model of {self._plan.repository.path} can be loaded: {reasons or 'there is none'}")
         started_at = time.time()
-        # The agent is not to look at this server before it is loaded and has caught up.
+        # The agent must not check this server before it is loaded and has caught up.
         self._server_pid_path.unlink(missing_ok=True)
         with self._start_turn():
             self._log.info("replica %s: starting tritonserver with %d models", self.state.name, len(plan.models))
@@ -311,38 +301,38 @@ class Replica:
                 runtime=self._plan.runtime,
                 directory=self._plan.directory,
                 stall_seconds=self._policy.stall_seconds,
-                given_up=self._leaving,
+                given_up=self._stopping,
             )
         with OperatorClient(server.grpc_address, self._plan.flags.admin_key) as client:
             catch_up(
                 client,
                 self._plan.repository,
-                told_to_load=plan.models,
+                loaded=plan.models,
                 since=started_at,
                 deadline_seconds=self._policy.load_deadline_seconds,
             )
             self._unloaded |= _not_loaded(client, server, plan.models)
-        # Now the agent looks at it.
+        # Now the agent checks it.
         write_atomic(self._server_pid_path, str(server.pid).encode())
         self._update(server_pid=server.pid, problems=self._unloaded)
 
     def _restart(self, fault: str) -> None:
-        """Start the server again until it is there: the crashes of the last while only make the pauses longer."""
+        """Start the server again until it runs: recent crashes only make the pauses longer."""
         policy = self._policy
-        while not self._leaving.is_set():
+        while not self._stopping.is_set():
             now = time.monotonic()
             self._crashes.append(now)
             while now - self._crashes[0] > policy.window_seconds:
                 self._crashes.popleft()
             self._update(phase=Phase.RESTARTING, restarts=self.state.restarts + 1, last_fault=fault)
-            backoff = min(policy.first_backoff_seconds * 2 ** (len(self._crashes) - 1), policy.most_backoff_seconds)
+            backoff = min(policy.first_backoff_seconds * 2 ** (len(self._crashes) - 1), policy.max_backoff_seconds)
             self._log.warning("replica %s: %s; starting it again in %.1f s", self.state.name, fault, backoff)
             if self._server:
-                # It is dead, or does not even react to SIGTERM.
+                # It has ended, or does not react even to SIGTERM.
                 self._server.kill()
                 self._server = None
                 self._update(server_pid=None)
-            if self._leaving.wait(backoff):
+            if self._stopping.wait(backoff):
                 return
             try:
                 self._start_server()
@@ -359,7 +349,7 @@ class Replica:
 
 
 def _not_loaded(client: OperatorClient, server: TritonServer, models: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Models that the server could not load, with its reason; some of these stand only in its log."""
+    """Models that the server could not load, with the reason; some reasons are only in its log."""
     index = client.index(deadline_seconds=10.0)
     ready = {entry.model for entry in index if entry.state == "READY"}
     reasons = {entry.model: entry.reason for entry in index if entry.reason}

@@ -1,10 +1,11 @@
-"""What ``trireme serve`` leaves in the run directory for other commands, and the lock that lets only one run."""
+"""The run directory of ``trireme serve``: its state, the commands to it, and the lock that lets only one run."""
 
 from __future__ import annotations
 
 import enum
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,9 +15,12 @@ from trireme.errors import ServerError
 from trireme.file_lock import FileLockedError, is_locked, take_lock
 from trireme.files import write_json_atomic
 
+# A replica loads its models within this, and lets go of its requests.
+_SECONDS_PER_REPLICA = 240.0
+
 
 class Phase(str, enum.Enum):
-    """Where a replica, or all of what is served, stands."""
+    """State of a replica, or of the whole fleet."""
 
     STARTING = "starting"
     SERVING = "serving"
@@ -31,12 +35,12 @@ class ReplicaState:
     """One tritonserver with its agent.
 
     Attributes:
-        phase: in ``serving`` its agent calls it ready; in ``unready`` the server runs and does not answer rightly.
+        phase: in ``serving`` its agent calls it ready; in ``unready`` the server runs, but does not answer correctly.
         grpc_address, http_address, metrics_address, agent_address: ``host:port``; the first three are the server's own.
-        server_pid, agent_pid: None while there is none.
-        restarts: of the server. heals: models loaded anew because their process was gone.
-        last_fault: the sentence of the last of these.
-        problems: by model loaded, what golden samples found wrong; empty where all is right.
+        server_pid, agent_pid: None while it does not run.
+        restarts: of the server. heals: models loaded again because their process was gone.
+        last_fault: why the last of these happened.
+        problems: by model loaded, what golden samples found wrong; empty where nothing is.
     """
 
     name: str
@@ -53,8 +57,8 @@ class ReplicaState:
     last_fault: str = ""
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def told_problems(self) -> list[str]:
-        """``problems`` as sentences that name the model."""
+    def problem_sentences(self) -> list[str]:
+        """The first problem of each model, as a sentence that names the model."""
         return [f"{model}: {found[0]}" for model, found in sorted(self.problems.items()) if found]
 
 
@@ -66,11 +70,11 @@ class ServingState:
         pid: of ``trireme serve``.
         started_at: of ``trireme serve``, seconds since 1970.
         phase: in ``serving`` at least one replica answers.
-        grpc_address, http_address: ``host:port`` of Envoy, where callers on this machine go, without TLS.
-        tls_grpc_address, tls_http_address: where callers go with TLS; empty where there is none.
-        envoy_admin_address, gateway_address, prometheus_address: empty where there is none.
+        grpc_address, http_address: ``host:port`` of Envoy, for callers on this machine, without TLS.
+        tls_grpc_address, tls_http_address: for callers with TLS; empty without TLS.
+        envoy_admin_address, gateway_address, prometheus_address: empty where it does not run.
         replicas: by name.
-        orders_done: number of the last order (``Orders``) that was carried out.
+        commands_done: number of the last ``FleetCommand`` that was executed.
         left_out: models not loaded, with the reason.
     """
 
@@ -85,18 +89,18 @@ class ServingState:
     gateway_address: str = ""
     prometheus_address: str = ""
     replicas: tuple[ReplicaState, ...] = ()
-    orders_done: int = 0
+    commands_done: int = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
-    """What ``trireme scale`` and ``trireme restart`` want of a running ``trireme serve``.
+class FleetCommand:
+    """A command of ``trireme scale`` or ``trireme restart`` to a running ``trireme serve``.
 
     Attributes:
-        number: rises with each order.
-        replicas: how many there shall be.
-        restart: whether each of them shall be restarted in turn.
+        number: rises with each command.
+        replicas: the wanted number of replicas.
+        restart: whether to restart each of them in turn.
     """
 
     number: int
@@ -119,8 +123,8 @@ class RunDirectory:
         return self.path / "serving.json"
 
     @property
-    def _orders_path(self) -> Path:
-        return self.path / "orders.json"
+    def _command_path(self) -> Path:
+        return self.path / "command.json"
 
     @property
     def _lock_path(self) -> Path:
@@ -148,24 +152,48 @@ class RunDirectory:
         write_json_atomic(self._state_path, asdict(state))
 
     def read(self) -> ServingState | None:
-        """The state last written, also by a ``trireme serve`` that is dead; None where there is none."""
+        """The state last written, also by a ``trireme serve`` that is dead; None without one."""
         try:
             fields = json.loads(self._state_path.read_text())
             replicas = tuple(_replica(entry) for entry in fields.pop("replicas"))
             return ServingState(**{**fields, "phase": Phase(fields["phase"]), "replicas": replicas})
         except (FileNotFoundError, ValueError, KeyError, TypeError):
-            # Written by another release: as good as none.
+            # Missing, or written by another release.
             return None
 
-    def order(self, orders: Orders) -> None:
-        write_json_atomic(self._orders_path, asdict(orders))
+    def submit(self, command: FleetCommand) -> None:
+        write_json_atomic(self._command_path, asdict(command))
 
-    def orders(self) -> Orders | None:
-        """The last order; None where there was none since ``trireme serve`` began."""
+    def last_command(self) -> FleetCommand | None:
+        """The last command since ``trireme serve`` began, if any."""
         try:
-            return Orders(**json.loads(self._orders_path.read_text()))
+            return FleetCommand(**json.loads(self._command_path.read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return None
+
+    def execute(self, *, replicas: int | None = None, restart: bool = False) -> ServingState:
+        """Give the running ``trireme serve`` a command, wait until it is executed, and return the state then.
+
+        Args:
+            replicas: the wanted number; None: as many as there are.
+
+        Raises:
+            ServerError: nothing is served, or the command failed or timed out.
+        """
+        state = self.running()
+        wanted = len(state.replicas) if replicas is None else replicas
+        last = self.last_command()
+        number = max(state.commands_done, last.number if last else 0) + 1
+        self.submit(FleetCommand(number, wanted, restart))
+        deadline = time.monotonic() + _SECONDS_PER_REPLICA * max(wanted, len(state.replicas))
+        while (state := self.running()).commands_done < number:
+            if time.monotonic() > deadline:
+                raise ServerError("trireme serve did not execute the command in time; see its log, or: trireme status")
+            time.sleep(0.1)
+        if len(state.replicas) != wanted or any(replica.phase is not Phase.SERVING for replica in state.replicas):
+            found = ", ".join(f"{replica.name} is {replica.phase.value}" for replica in state.replicas)
+            raise ServerError(f"{wanted} replicas were asked for; now {found}; the reason is in {self.path}/serve.log")
+        return state
 
     def running(self) -> ServingState:
         """The state of the ``trireme serve`` that runs.
@@ -179,9 +207,9 @@ class RunDirectory:
         return state
 
     def clear(self) -> None:
-        """Forget the state: everything that was served has ended."""
+        """Remove the state: everything that was served has ended."""
         self._state_path.unlink(missing_ok=True)
-        self._orders_path.unlink(missing_ok=True)
+        self._command_path.unlink(missing_ok=True)
 
 
 def _replica(fields: dict[str, Any]) -> ReplicaState:

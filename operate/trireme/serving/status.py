@@ -34,8 +34,8 @@ class ModelStatus:
 
     Attributes:
         versions: those that answer.
-        ready: at least one does, and its last golden sample was answered rightly.
-        problem: what is wrong otherwise.
+        ready: at least one does, and its last golden sample was answered correctly.
+        problem: why it is not ready.
         succeeded, failed: requests since the model was loaded, those of the readiness agent included.
     """
 
@@ -55,7 +55,7 @@ class ReplicaStatus:
     models: Sequence[ModelStatus]
 
     @property
-    def well(self) -> bool:
+    def is_healthy(self) -> bool:
         return self.replica.phase is Phase.SERVING and all(model.ready for model in self.models)
 
 
@@ -78,7 +78,7 @@ def read_status(state: ServingState, admin_key: str) -> Status:
     """Ask the servers and the system; a server that does not answer shows as models that are not ready."""
     replicas = [_replica_status(replica, admin_key) for replica in state.replicas]
     return Status(
-        serving=bool(replicas) and state.phase is Phase.SERVING and all(replica.well for replica in replicas),
+        serving=bool(replicas) and state.phase is Phase.SERVING and all(replica.is_healthy for replica in replicas),
         state=state,
         uptime_seconds=time.time() - state.started_at,
         memory=_memory(state),
@@ -89,7 +89,7 @@ def read_status(state: ServingState, admin_key: str) -> Status:
 def _replica_status(replica: ReplicaState, admin_key: str) -> ReplicaStatus:
     versions: dict[str, list[str]] = {}
     counts: list[VersionStatistics] = []
-    silence = ""
+    problem = ""
     with OperatorClient(replica.grpc_address, admin_key) as client:
         try:
             for entry in client.index(_DEADLINE_SECONDS):
@@ -97,9 +97,9 @@ def _replica_status(replica: ReplicaState, admin_key: str) -> ReplicaStatus:
                     versions.setdefault(entry.model, []).append(entry.version)
             counts = client.statistics(_DEADLINE_SECONDS)
         except ClientError as error:
-            silence = str(error)
+            problem = str(error)
     models = [
-        _model_status(name, versions.get(name, []), counts, silence or "; ".join(replica.problems.get(name, ())))
+        _model_status(name, versions.get(name, []), counts, problem or "; ".join(replica.problems.get(name, ())))
         for name in sorted({*replica.problems, *versions})
     ]
     return ReplicaStatus(replica, models)

@@ -119,7 +119,7 @@ def _problems(frame: Frame) -> list[Text]:
     lines = []
     for row in frame.replicas:
         replica = row.state
-        lines += [Text(f"{replica.name}: {sentence}", style="red") for sentence in replica.told_problems()]
+        lines += [Text(f"{replica.name}: {sentence}", style="red") for sentence in replica.problem_sentences()]
         if replica.last_fault:
             lines.append(Text(f"{replica.name}: last fault: {replica.last_fault}", style="yellow"))
     lines += [Text(f"left out: {name}: {reason}", style="dim") for name, reason in frame.state.left_out.items()]

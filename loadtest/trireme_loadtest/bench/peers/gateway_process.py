@@ -12,9 +12,8 @@ from pathlib import Path
 from types import TracebackType
 
 import aiohttp
-from trireme.direct_http import open_direct
 from trireme.errors import ServerError
-from trireme.processes.ports import LOOPBACK, free_ports
+from trireme.processes.ports import LOOPBACK, free_ports, open_direct
 
 from trireme_loadtest.generation_load import Prompt
 

@@ -1,4 +1,5 @@
-"""The front door: a real Envoy before the replicas.
+"""The proxy in front of the replicas: a real Envoy.
 
-``resources`` says what Envoy shall do, ``files`` puts that where a running Envoy sees it at once, ``process`` runs it.
+``*.yaml.j2`` and ``*.lua`` are its configuration, ``config_files`` writes it where a running Envoy takes it over at
+once, ``process`` runs it, ``supervised`` keeps it running.
 """

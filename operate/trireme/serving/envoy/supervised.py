@@ -1,4 +1,4 @@
-"""An Envoy that is started again when it ends or hangs."""
+"""An Envoy that is restarted when it ends or hangs."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trireme.errors import ServerError
-from trireme.serving.envoy.endpoint import Endpoint, FrontDoor
+from trireme.serving.envoy.config_files import GRPC_CLUSTER
 from trireme.serving.envoy.process import EnvoyProcess
-from trireme.serving.envoy.upstreams import GRPC_CLUSTER
+from trireme.serving.envoy.proxy_config import ProxyConfig, ReplicaEndpoint
 
 _LOG = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 1.0
-# Calls of 2 s each that it may leave unanswered.
-_MISSES = 3
+_CHECK_SECONDS = 1.0
+# Calls of 2 s each without an answer: then it hangs.
+_MAX_MISSES = 3
 _LOG_LIMIT_BYTES = 20 * 1024**2
 
 
-class KeptEnvoy:
-    """One Envoy after the other, with the same door.
+class SupervisedEnvoy:
+    """A supervised Envoy; each one that is started has the same configuration.
 
     Example:
-        >>> envoy = KeptEnvoy(run_dir / "envoy", door)
+        >>> envoy = SupervisedEnvoy(run_dir / "envoy", proxy)
         >>> envoy.start(endpoints)
-        >>> envoy.keep()  # again and again
+        >>> envoy.ensure_running()  # in a loop
         >>> envoy.finish(deadline_seconds=30.0)
     """
 
-    def __init__(self, directory: Path, door: FrontDoor) -> None:
+    def __init__(self, directory: Path, proxy: ProxyConfig) -> None:
         """Nothing is started yet."""
         self._directory = directory
-        self._door = door
-        self._endpoints: Sequence[Endpoint] = ()
+        self._proxy = proxy
+        self._endpoints: Sequence[ReplicaEndpoint] = ()
         self._process: EnvoyProcess | None = None
         self._misses = 0
-        self._next_look = 0.0
+        self._next_check = 0.0
 
-    def start(self, endpoints: Sequence[Endpoint]) -> None:
+    def start(self, endpoints: Sequence[ReplicaEndpoint]) -> None:
         """Raises ServerError if it does not listen."""
         self._endpoints = endpoints
-        self._process = EnvoyProcess.start(self._directory, self._door, endpoints)
+        self._process = EnvoyProcess.start(self._directory, self._proxy, endpoints)
         self._misses = 0
-        # Whoever changed them meanwhile wrote them for the one before.
+        # They may have changed during the start.
         self._process.set_endpoints(self._endpoints)
 
-    def keep(self) -> None:
-        """Look at it about once a second; one that ended or hangs is replaced."""
-        if self._process is None or time.monotonic() < self._next_look:
+    def ensure_running(self) -> None:
+        """Check it, about once a second, and replace one that ended or hangs."""
+        if self._process is None or time.monotonic() < self._next_check:
             return
-        self._next_look = time.monotonic() + _LOOK_SECONDS
+        self._next_check = time.monotonic() + _CHECK_SECONDS
         try:
             if not self._process.is_alive():
                 _LOG.warning("envoy ended; starting it again")
@@ -63,24 +63,24 @@ class KeptEnvoy:
             else:
                 self._process.rotate_log(_LOG_LIMIT_BYTES)
         except ServerError as error:
-            # The next look tries again.
+            # The next check tries again.
             _LOG.warning("%s", error)
 
-    def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
-        """These and no others from now on; requests in flight to the others are let finish."""
+    def set_endpoints(self, endpoints: Sequence[ReplicaEndpoint]) -> None:
+        """Balance over exactly these from now on; requests in flight to others finish."""
         self._endpoints = endpoints
         if self._process:
             self._process.set_endpoints(endpoints)
 
-    def gives_requests_to(self) -> Mapping[str, bool]:
-        """By the replica's name, whether it gets requests now; nothing where Envoy does not answer."""
+    def replica_health(self) -> Mapping[str, bool]:
+        """By name, whether a replica gets requests now; empty where Envoy does not answer."""
         try:
             return self._process.healthy(GRPC_CLUSTER) if self._process else {}
         except ServerError:
             return {}
 
     def finish(self, deadline_seconds: float) -> None:
-        """Let what is in flight be answered, then stop."""
+        """Drain, then stop."""
         if self._process and self._process.is_alive():
             self._process.finish(deadline_seconds)
         self._process = None
@@ -92,4 +92,4 @@ class KeptEnvoy:
             self._misses += 1
         else:
             self._misses = 0
-        return self._misses >= _MISSES
+        return self._misses >= _MAX_MISSES

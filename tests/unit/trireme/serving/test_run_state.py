@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from trireme.errors import ServerError
 from trireme.processes.admin_key import ensure_admin_key
-from trireme.serving.run_state import Orders, Phase, ReplicaState, RunDirectory, ServingState
+from trireme.serving.run_state import FleetCommand, Phase, ReplicaState, RunDirectory, ServingState
 
 
 def state(**changes: object) -> ServingState:
@@ -38,18 +38,18 @@ def test_state_of_another_release_is_as_good_as_none(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path).read() is None
 
 
-def test_only_models_with_problems_are_told() -> None:
+def test_problems_are_sentences_of_the_models_that_have_one() -> None:
     problems = {"b": ("wrong", "more"), "a": (), "c": ("slow",)}
-    assert replica(problems=problems).told_problems() == ["b: wrong", "c: slow"]
+    assert replica(problems=problems).problem_sentences() == ["b: wrong", "c: slow"]
 
 
-def test_orders_are_read_as_they_were_given_and_forgotten_with_the_state(tmp_path: Path) -> None:
+def test_a_command_is_read_as_it_was_submitted_and_removed_with_the_state(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    assert directory.orders() is None
-    directory.order(Orders(3, replicas=2, restart=True))
-    assert directory.orders() == Orders(3, replicas=2, restart=True)
+    assert directory.last_command() is None
+    directory.submit(FleetCommand(3, replicas=2, restart=True))
+    assert directory.last_command() == FleetCommand(3, replicas=2, restart=True)
     directory.clear()
-    assert directory.orders() is None
+    assert directory.last_command() is None
 
 
 def test_state_left_by_a_dead_serve_is_not_running(tmp_path: Path) -> None:
