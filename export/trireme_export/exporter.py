@@ -50,8 +50,8 @@ from trireme_export.recipe import (
     TokenizerRecipe,
     TokenizerSource,
     TorchSource,
+    read_recipe,
 )
-from trireme_export.recipe_reader import read_recipe
 from trireme_export.tensorrt_plan import build_plan, check_operators, check_profile
 from trireme_export.vllm_weights import has_vllm, write_engine_arguments, write_safetensors
 from trireme_export.warmup import write_warmup
