@@ -57,13 +57,19 @@ def read_json(form: type[_Form], path: Path, fix: str = "") -> _Form:
         ConfigError: the file is not JSON, or not of this form; names each field that is wrong.
         OSError: the file cannot be read.
     """
-    text = path.read_bytes()
+    return parse_json_of(path, form, path.read_bytes(), fix)
+
+
+def parse_json_of(path: Path, form: type[_Form], content: bytes, fix: str = "", *, line: int | None = None) -> _Form:
+    """JSON from a file, all of it or one ``line``; see ``read_json``."""
+    text = _decoded(path, content, line or 1)
     try:
         return parse_json(form, text)
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
-            raise _syntax_error(path, "JSON", str(error.errors()[0]["ctx"]["error"])) from None
-        raise _faults(form, error, path, from_json(text), {}, fix) from None
+            raise _syntax_error(path, "JSON", str(error.errors()[0]["ctx"]["error"]), line or 1) from None
+        lines = {"": line} if line else {}
+        raise _faults(form, error, path, from_json(text), lines, fix) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +87,9 @@ class TomlDocument:
         Raises:
             ConfigError: it is not TOML.
         """
+        text = _decoded(path, path.read_bytes())
         try:
-            text = path.read_text(encoding="utf-8")
             return cls(path, tomllib.loads(text), _key_lines(text))
-        except UnicodeDecodeError as error:
-            line = error.object.count(b"\n", 0, error.start) + 1
-            raise ConfigError(path, "not UTF-8 text; save the file as UTF-8", line=line) from None
         except tomllib.TOMLDecodeError as error:
             raise _syntax_error(path, "TOML", str(error)) from None
 
@@ -107,23 +110,40 @@ class TomlDocument:
         return ConfigError(self.path, problem, line=_line(self.lines, key))
 
 
-def _syntax_error(path: Path, language: str, message: str) -> ConfigError:
+def _decoded(path: Path, content: bytes, first_line: int = 1) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = first_line + content.count(b"\n", 0, error.start)
+        raise ConfigError(path, "not UTF-8 text; save the file as UTF-8", line=line) from None
+
+
+def _syntax_error(path: Path, language: str, message: str, first_line: int = 1) -> ConfigError:
     place = _PLACE.search(message)
-    line, column = (int(place[1]), int(place[2])) if place else (None, None)
+    line, column = (first_line - 1 + int(place[1]), int(place[2])) if place else (None, None)
     return ConfigError(path, f"not {language}: {_PLACE.sub('', message)}", line=line, column=column)
 
 
 def _faults(
     form: type[Any], error: ValidationError, path: Path, document: Any, lines: Mapping[str, int], fix: str
 ) -> ConfigError:
-    found = []
+    sentences: dict[str, list[str]] = {}
     for details in error.errors(include_url=False):
         steps = _steps(document, details)
         name = _name(steps)
-        problem = "; ".join(part for part in (_sentence(form, details, steps, name), fix) if part)
-        found.append(ConfigError(path, problem, line=_line(lines, name)))
+        sentences.setdefault(name, []).append(_sentence(form, details, steps, name))
+    found = [
+        # A union has a fault for each of its members; they differ in what the value must be.
+        ConfigError(path, "; ".join(filter(None, (_joined(alternatives), fix))), line=_line(lines, name))
+        for name, alternatives in sentences.items()
+    ]
     first, *others = sorted(found, key=lambda fault: fault.line or sys.maxsize)
     return ConfigError(path, "\n".join([first.problem, *map(str, others)]), line=first.line)
+
+
+def _joined(alternatives: Sequence[str]) -> str:
+    start = alternatives[0].partition("; it must be ")[0]
+    return " or ".join([alternatives[0], *(other.removeprefix(f"{start}; it must be ") for other in alternatives[1:])])
 
 
 def _sentence(form: type[Any], details: ErrorDetails, steps: Sequence[str | int], name: str) -> str:
@@ -138,8 +158,9 @@ def _sentence(form: type[Any], details: ErrorDetails, steps: Sequence[str | int]
         return f"unknown key {name!r}; the keys here are {', '.join(map(repr, known))}"
     if kind == "value_error":
         return f"{name}: {context['error']}" if name else str(context["error"])
-    wanted = details["msg"].replace("Input should be", "must be").replace("a valid ", "a ").replace("a int", "an int")
-    return f"{name or 'it'} is {details['input']!r:.60}; it {wanted}"
+    wanted = re.sub(r"\ba valid (?=([aeiou])?)", lambda found: "an " if found[1] else "a ", details["msg"])
+    wanted = wanted.replace("Input should be", "it must be")
+    return f"{name or 'it'} is {details['input']!r:.60}; {wanted}"
 
 
 def _steps(document: Any, details: ErrorDetails) -> list[str | int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import FrameType
 
 import uvicorn
@@ -39,7 +39,7 @@ def make_app(watch: AgentWatch, metrics: AgentMetrics) -> FastAPI:
     app = FastAPI(openapi_url=None)
 
     def told(well: bool, report: AgentReport) -> JSONResponse:
-        return JSONResponse(report.to_json(), 200 if well else 503)
+        return JSONResponse(asdict(report), 200 if well else 503)
 
     @app.get("/livez")
     async def livez() -> JSONResponse:

@@ -40,7 +40,7 @@ class AgentMetrics:
         self._failed_looks = Counter(
             "trireme_agent_failed_looks", "Looks at the server that failed in the agent itself", registry=self._registry
         )
-        self.tell(AgentReport())
+        self.tell(AgentReport(AgentState.STARTING, {}, ()))
 
     def tell(self, report: AgentReport) -> None:
         self._ready.set(report.state is AgentState.READY)

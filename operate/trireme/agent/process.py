@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trireme.agent.report import AgentReport
 from trireme.direct_http import open_direct
+from trireme.documents import parse_json
 from trireme.errors import ServerError
 from trireme.processes.supervised import Child
 
@@ -63,8 +62,8 @@ class AgentProcess:
     def report(self) -> AgentReport | None:
         """What it says now; None where it does not answer."""
         try:
-            return AgentReport.from_json(self._call("GET", "/readyz"))
-        except (ServerError, ValueError, TypeError, KeyError):
+            return parse_json(AgentReport, self._call("GET", "/readyz"))
+        except (ServerError, ValueError):
             return None
 
     def drain(self) -> None:
@@ -75,15 +74,13 @@ class AgentProcess:
         """
         self._call("POST", "/drain")
 
-    def _call(self, method: str, path: str) -> dict[str, Any]:
+    def _call(self, method: str, path: str) -> bytes:
         request = urllib.request.Request(f"http://{self.flags.listen}{path}", method=method)
         try:
             with open_direct(request, _CALL_SECONDS) as answer:
-                body = answer.read()
+                return answer.read()
         except urllib.error.HTTPError as error:
-            # Red has a body too.
-            body = error.read()
+            # 503 has a body too.
+            return error.read()
         except (urllib.error.URLError, OSError) as error:
             raise ServerError(f"the agent of {self.flags.replica} does not answer: {error}") from None
-        document: dict[str, Any] = json.loads(body)
-        return document

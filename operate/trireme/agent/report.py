@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 
 class AgentState(str, enum.Enum):
@@ -40,19 +39,11 @@ class AgentReport:
         server_pid: of the server that this is said of; None where its processes cannot be seen.
     """
 
-    state: AgentState = AgentState.STARTING
-    problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    out: tuple[str, ...] = ()
+    state: AgentState
+    problems: Mapping[str, tuple[str, ...]]
+    out: tuple[str, ...]
     heals: int = 0
     last_heal: str = ""
     fault: str = ""
     error: str = ""
     server_pid: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, form: Mapping[str, Any]) -> AgentReport:
-        problems = {model: tuple(found) for model, found in form["problems"].items()}
-        return cls(**{**form, "state": AgentState(form["state"]), "problems": problems, "out": tuple(form["out"])})

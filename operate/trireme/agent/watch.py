@@ -64,7 +64,7 @@ class AgentWatch:
             server_pid_path: a file with the server's pid, where its processes can be seen from here. It is written when
                 the server is loaded; until then the state is ``STARTING``.
         """
-        self.report = AgentReport()
+        self.report = AgentReport(AgentState.STARTING, {}, ())
         self._client = client
         self._metrics_address = metrics_address
         self._repository = repository

@@ -83,7 +83,7 @@ class Engine:
         identity = self.journal.begin(
             plan.verb, plan.subject, [to_json(step) for step in plan.steps],
             commit_index=plan.commit_index, actor=actor, note=note,
-            moves=[asdict(move) for move in plan.moves], expected=plan.expected, remarks=plan.remarks,
+            moves=plan.moves, expected=plan.expected, remarks=plan.remarks,
         )  # fmt: skip
         self._go_on(identity, plan, 0)
         return identity

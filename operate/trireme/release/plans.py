@@ -355,8 +355,8 @@ def _before_last_promotion(journal: Journal, folder: ModelFolder) -> dict[str, i
             continue
         if release.outcome in (Outcome.DONE, Outcome.FAILED):
             for move in release.moves:
-                before = {model: version for model, version in move["before"].items() if version and model in movable}
-                if move["name"] == folder.name and before:
+                before = {model: version for model, version in move.before.items() if version and model in movable}
+                if move.name == folder.name and before:
                     return before
     raise TriremeError(f"{folder.name} was never promoted, so there is nothing to go back to; name a version with --to")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from trireme.documents import parse_json
 from trireme.errors import ServerError
 from trireme.file_lock import FileLockedError, is_locked, take_lock
 from trireme.files import write_json_atomic
@@ -150,10 +150,8 @@ class RunDirectory:
     def read(self) -> ServingState | None:
         """The state last written, also by a ``trireme serve`` that is dead; None where there is none."""
         try:
-            fields = json.loads(self._state_path.read_text())
-            replicas = tuple(_replica(entry) for entry in fields.pop("replicas"))
-            return ServingState(**{**fields, "phase": Phase(fields["phase"]), "replicas": replicas})
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return parse_json(ServingState, self._state_path.read_bytes())
+        except (FileNotFoundError, ValueError):
             # Written by another release: as good as none.
             return None
 
@@ -163,8 +161,8 @@ class RunDirectory:
     def orders(self) -> Orders | None:
         """The last order; None where there was none since ``trireme serve`` began."""
         try:
-            return Orders(**json.loads(self._orders_path.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
+            return parse_json(Orders, self._orders_path.read_bytes())
+        except (FileNotFoundError, ValueError):
             return None
 
     def running(self) -> ServingState:
@@ -182,8 +180,3 @@ class RunDirectory:
         """Forget the state: everything that was served has ended."""
         self._state_path.unlink(missing_ok=True)
         self._orders_path.unlink(missing_ok=True)
-
-
-def _replica(fields: dict[str, Any]) -> ReplicaState:
-    problems = {model: tuple(found) for model, found in fields.pop("problems").items()}
-    return ReplicaState(**{**fields, "phase": Phase(fields["phase"]), "problems": problems})

@@ -245,7 +245,7 @@ def test_a_broken_line_amid_the_journal_is_named(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     Journal(path).begin("publish", "m", [], commit_index=0, actor="ada", note="")
     path.write_text("no json\n" + path.read_text())
-    with pytest.raises(ConfigError, match=r"journal\.jsonl:1: not a journal entry"):
+    with pytest.raises(ConfigError, match=r"journal\.jsonl:1:\d+: not JSON"):
         Journal(path).releases()
 
 
