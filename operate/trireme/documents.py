@@ -159,7 +159,7 @@ def _sentence(form: type[Any], details: ErrorDetails, steps: Sequence[str | int]
     if kind == "value_error":
         return f"{name}: {context['error']}" if name else str(context["error"])
     wanted = re.sub(r"\ba valid (?=([aeiou])?)", lambda found: "an " if found[1] else "a ", details["msg"])
-    wanted = wanted.replace("Input should be", "it must be")
+    wanted = wanted.replace("Input should be", "it must be").replace("an object", "an object (a table in TOML)")
     return f"{name or 'it'} is {details['input']!r:.60}; {wanted}"
 
 
