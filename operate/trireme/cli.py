@@ -30,7 +30,7 @@ class _Verbs(click.Group):
             try:
                 return _find(cmd_name)
             except ModuleNotFoundError as error:
-                return _lacking(cmd_name, error.name or str(error))
+                return _unavailable(cmd_name, error.name or str(error))
 
 
 def _find(verb: str) -> click.Command | None:
@@ -43,14 +43,14 @@ def _find(verb: str) -> click.Command | None:
     return _as_command(getattr(importlib.import_module(name), attribute))
 
 
-def _lacking(verb: str, package: str) -> click.Command:
+def _unavailable(verb: str, package: str) -> click.Command:
     """In the place of a verb whose packages are not all installed, as in an image that is made for other verbs."""
 
-    def tell() -> None:
+    def fail() -> None:
         raise SetupError(f"trireme {verb} needs the package {package}, which is not installed", "make setup")
 
     anything = {"ignore_unknown_options": True, "allow_extra_args": True}
-    return click.Command(verb, callback=tell, help=f"Not here: needs {package}.", context_settings=anything)
+    return click.Command(verb, callback=fail, help=f"Not here: needs {package}.", context_settings=anything)
 
 
 def _as_command(found: object) -> click.Command:
@@ -79,12 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         click.echo(f"trireme: {error}", err=True)
         return 1
     except OSError as error:
-        click.echo(f"trireme: {_told(error)}", err=True)
+        click.echo(f"trireme: {_sentence(error)}", err=True)
         return 1
     return result if isinstance(result, int) else 0
 
 
-def _told(error: OSError) -> str:
+def _sentence(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f" at {error.filename}" if error.filename else ""
         return (

@@ -1,9 +1,9 @@
 """Every error this project raises on purpose. The command line prints the sentence and nothing else.
 
 TriremeError
-├── ConfigError        a file a person wrote is wrong: says file, line, what and the mend
+├── ConfigError        a file a person wrote is wrong: says file, line, what and the fix
 ├── NotFoundError      a thing that was named does not exist: says what does
-├── SetupError         something the machine must have is missing: says the command that mends it
+├── SetupError         something the machine must have is missing: says the command that fixes it
 ├── ServerError        a server process failed; what a request to one ends with is a ClientError of trireme_client
 └── GateError          a measured number missed its threshold: says both
 """
@@ -38,11 +38,11 @@ class NotFoundError(TriremeError):
 
 
 class SetupError(TriremeError):
-    """The machine lacks something; ``mend`` is the command that brings it."""
+    """The machine lacks something; ``fix`` is the command that brings it."""
 
-    def __init__(self, problem: str, mend: str) -> None:
-        super().__init__(f"{problem}; to mend it: {mend}")
-        self.problem, self.mend = problem, mend
+    def __init__(self, problem: str, fix: str) -> None:
+        super().__init__(f"{problem}; to fix it: {fix}")
+        self.problem, self.fix = problem, fix
 
 
 class ServerError(TriremeError):

@@ -38,18 +38,18 @@ def make_app(watch: AgentWatch, metrics: AgentMetrics) -> FastAPI:
     """``/readyz`` is 200 in READY alone, ``/livez`` 503 in DEAD alone; both tell the report as JSON."""
     app = FastAPI(openapi_url=None)
 
-    def told(well: bool, report: AgentReport) -> JSONResponse:
+    def response(well: bool, report: AgentReport) -> JSONResponse:
         return JSONResponse(asdict(report), 200 if well else 503)
 
     @app.get("/livez")
     async def livez() -> JSONResponse:
         report = watch.report
-        return told(report.state is not AgentState.DEAD, report)
+        return response(report.state is not AgentState.DEAD, report)
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         report = watch.report
-        return told(report.state is AgentState.READY, report)
+        return response(report.state is AgentState.READY, report)
 
     @app.get("/metrics")
     async def metrics_text() -> Response:
@@ -58,7 +58,7 @@ def make_app(watch: AgentWatch, metrics: AgentMetrics) -> FastAPI:
     @app.post("/drain")
     async def drain() -> JSONResponse:
         watch.drain()
-        return told(True, watch.report)
+        return response(True, watch.report)
 
     return app
 

@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from trireme.processes.server_metrics import Metrics, Window
+from trireme.processes.server_metrics import Metrics, MetricsWindow
 from trireme.repository.folders import ModelRepository
 from trireme.serving.run_state import RunDirectory, ServingState
 from trireme.settings import Settings
@@ -77,7 +77,7 @@ class Frames:
         """
         state = self._directory.running()
         now = _read_all(state)
-        windows = {name: Window(self._before.get(name, Metrics(at=page.at)), page) for name, page in now.items()}
+        windows = {name: MetricsWindow(self._before.get(name, Metrics(at=page.at)), page) for name, page in now.items()}
         self._before = now
         return frame_of(state, windows, self._steps)
 

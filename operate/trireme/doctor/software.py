@@ -99,7 +99,7 @@ def runtime(settings: Settings) -> Iterator[Check]:
     try:
         found = EmbeddedRuntime.find(settings)
     except SetupError as error:
-        yield fail("tritonserver", error.problem, error.mend)
+        yield fail("tritonserver", error.problem, error.fix)
         return
     yield ok("tritonserver", f"{found.server_path}")
     yield ok("libpython", f"{found.libpython_dir}")

@@ -57,7 +57,7 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class MetricsWindow:
     """Two looks at the same server."""
 
     before: Metrics

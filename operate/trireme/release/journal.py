@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from trireme.documents import parse_json_of
-from trireme.release.callers import Answers, Move
+from trireme.release.callers import Move, ServedVersions
 
 
 class Outcome(str, Enum):
@@ -65,7 +65,7 @@ class Release:
     commit_index: int
     started_at: float
     moves: tuple[Move, ...] = ()
-    expected: Mapping[str, Answers] = field(default_factory=dict)
+    expected: Mapping[str, ServedVersions] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     reached: int = -1
     outcome: Outcome | None = None
@@ -86,7 +86,7 @@ class _Begin:
     commit_index: int
     steps: tuple[Mapping[str, Any], ...]
     moves: tuple[Move, ...] = ()
-    expected: Mapping[str, Answers] = field(default_factory=dict)
+    expected: Mapping[str, ServedVersions] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
 
@@ -132,7 +132,7 @@ class Journal:
         actor: str,
         note: str,
         moves: Sequence[Move] = (),
-        expected: Mapping[str, Answers] | None = None,
+        expected: Mapping[str, ServedVersions] | None = None,
         remarks: Sequence[str] = (),
     ) -> str:
         """Record a plan before its first step; gives the release's identity."""

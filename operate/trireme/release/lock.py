@@ -12,7 +12,7 @@ from trireme.errors import TriremeError
 from trireme.file_lock import FileLockedError, take_lock
 
 
-class LockedError(TriremeError):
+class RepositoryLockedError(TriremeError):
     """Another command is changing the repository."""
 
     def __init__(self, verb: str, actor: str, pid: int, age_seconds: float) -> None:
@@ -26,7 +26,7 @@ def release_lock(path: Path, verb: str, wait_seconds: float = 0.0) -> IO[str]:
     """The lock, to be held in a ``with`` statement, after waiting for another owner up to ``wait_seconds``.
 
     Raises:
-        LockedError: another command holds it; names its verb, actor, pid and how long it has run.
+        RepositoryLockedError: another command holds it; names its verb, actor, pid and how long it has run.
     """
     owner = {"verb": verb, "actor": getpass.getuser(), "pid": os.getpid()}
     try:
@@ -34,4 +34,4 @@ def release_lock(path: Path, verb: str, wait_seconds: float = 0.0) -> IO[str]:
     except FileLockedError as error:
         # A new owner may not have written its name yet.
         known = json.loads(error.owner or '{"verb": "...", "actor": "someone", "pid": 0}')
-        raise LockedError(known["verb"], known["actor"], known["pid"], error.age_seconds) from None
+        raise RepositoryLockedError(known["verb"], known["actor"], known["pid"], error.age_seconds) from None

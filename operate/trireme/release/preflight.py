@@ -92,9 +92,9 @@ def _check_lint(model_dir: Path) -> None:
     errors = lint(model_dir).of(Severity.ERROR)
     if errors:
         # The paths are those of a folder that is gone when this is read.
-        told = "; ".join(f"{finding.problem}; {finding.fix} [{finding.rule}]" for finding in errors)
-        told = told.replace(f"{model_dir.parent}/", "")
-        raise TriremeError(f"{model_dir.name}: lint refuses the new version: {told}")
+        problems = "; ".join(f"{finding.problem}; {finding.fix} [{finding.rule}]" for finding in errors)
+        problems = problems.replace(f"{model_dir.parent}/", "")
+        raise TriremeError(f"{model_dir.name}: lint refuses the new version: {problems}")
 
 
 def _lay_out(folder: ModelFolder, copy: Path, version: int, repository: Path) -> None:

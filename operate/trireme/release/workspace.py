@@ -11,9 +11,9 @@ from pathlib import Path
 from trireme_backends.routing.route import CANARY_SUFFIX
 from trireme_client import OperatorClient
 
-from trireme.release.engine import Engine, Plan
+from trireme.release.engine import Plan, ReleaseEngine
 from trireme.release.journal import Journal, Release
-from trireme.release.lock import LockedError, release_lock
+from trireme.release.lock import RepositoryLockedError, release_lock
 from trireme.release.plans import plan_rollback
 from trireme.release.step import World
 from trireme.repository.folders import ModelFolder, ModelRepository
@@ -32,7 +32,7 @@ class Workspace:
 
     repository: ModelRepository
     journal: Journal
-    engine: Engine
+    engine: ReleaseEngine
     recovered: tuple[Release, ...]
     closed_canaries: tuple[str, ...] = ()
 
@@ -63,13 +63,13 @@ def open_workspace(
         wait_seconds: for another command to end.
 
     Raises:
-        LockedError: another command is changing the repository.
+        RepositoryLockedError: another command is changing the repository.
         TriremeError: an earlier release can be neither finished nor undone now.
     """
     with release_lock(_releases_dir(settings) / "lock", verb, wait_seconds), contextlib.ExitStack() as stack:
         replicas = tuple(stack.enter_context(client) for client in replica_clients(settings))
         repository = ModelRepository(settings.repository_dir)
-        engine = Engine(journal_of(settings), World(repository, replicas, _preflight(settings)), progress)
+        engine = ReleaseEngine(journal_of(settings), World(repository, replicas, _preflight(settings)), progress)
         workspace = Workspace(repository, engine.journal, engine, tuple(engine.recover()))
         abandoned = _abandoned_canaries(settings, repository) if close_abandoned else []
         for variant in abandoned:
@@ -88,7 +88,10 @@ def _abandoned_canaries(settings: Settings, repository: ModelRepository) -> list
     for folder in repository.models():
         variant = folder.name.removesuffix(CANARY_SUFFIX)
         if variant != folder.name:
-            with contextlib.suppress(LockedError), release_lock(canary_lock_path(settings, variant), "recover"):
+            with (
+                contextlib.suppress(RepositoryLockedError),
+                release_lock(canary_lock_path(settings, variant), "recover"),
+            ):
                 abandoned.append(variant)
     return abandoned
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trireme.errors import ConfigError
-from trireme.processes.server_metrics import Window, quantile
+from trireme.processes.server_metrics import MetricsWindow, quantile
 from trireme.repository.folders import ModelRepository
 from trireme.repository.model_config import load_model_config
 from trireme.serving.run_state import ReplicaState, ServingState
@@ -116,7 +116,7 @@ def steps_of(repository: ModelRepository) -> Mapping[str, Sequence[str]]:
     return steps
 
 
-def frame_of(state: ServingState, windows: Mapping[str, Window], steps: Mapping[str, Sequence[str]]) -> Frame:
+def frame_of(state: ServingState, windows: Mapping[str, MetricsWindow], steps: Mapping[str, Sequence[str]]) -> Frame:
     """The rows.
 
     Args:
@@ -131,7 +131,7 @@ def frame_of(state: ServingState, windows: Mapping[str, Window], steps: Mapping[
     )
 
 
-def _replica_row(replica: ReplicaState, window: Window, steps: Mapping[str, Sequence[str]]) -> ReplicaRow:
+def _replica_row(replica: ReplicaState, window: MetricsWindow, steps: Mapping[str, Sequence[str]]) -> ReplicaRow:
     seconds = window.seconds or 1.0
     asked = window.counts("trireme_router_requests_total", "outcome")
     direct = _direct([window], steps)
@@ -147,7 +147,7 @@ def _replica_row(replica: ReplicaState, window: Window, steps: Mapping[str, Sequ
     )
 
 
-def _variant_rows(windows: Iterable[Window]) -> list[ModelRow]:
+def _variant_rows(windows: Iterable[MetricsWindow]) -> list[ModelRow]:
     windows = list(windows)
     answers = _added(windows, "trireme_router_requests_total", "task", "variant", "version", outcome="answered")
     calls = _added(windows, "trireme_router_calls_total", "task", "variant")
@@ -167,7 +167,7 @@ def _variant_rows(windows: Iterable[Window]) -> list[ModelRow]:
     return rows
 
 
-def _direct_rows(windows: Iterable[Window], steps: Mapping[str, Sequence[str]]) -> list[ModelRow]:
+def _direct_rows(windows: Iterable[MetricsWindow], steps: Mapping[str, Sequence[str]]) -> list[ModelRow]:
     windows = list(windows)
     seconds = _seconds(windows)
     direct = _direct(windows, steps)
@@ -185,7 +185,7 @@ def _direct_rows(windows: Iterable[Window], steps: Mapping[str, Sequence[str]]) 
     return rows
 
 
-def _direct(windows: Sequence[Window], steps: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], float]:
+def _direct(windows: Sequence[MetricsWindow], steps: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], float]:
     """By model and version, what callers asked without a router: all but steps, routers, and the routers' calls."""
     inner = {step for found in steps.values() for step in found}
     routers = {task for (task,) in _now(windows, "trireme_router_traffic_errors_total", "task")}
@@ -200,14 +200,14 @@ def _direct(windows: Sequence[Window], steps: Mapping[str, Sequence[str]]) -> di
     return direct
 
 
-def _failures(windows: Sequence[Window], models: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
+def _failures(windows: Sequence[MetricsWindow], models: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
     """By model and version of ``models``, failures but those that the caller cancelled."""
     every = _added(windows, _FAILURE, "model", "version")
     cancelled = _added(windows, _FAILURE, "model", "version", reason="CANCELED")
     return {key: every.get(key, 0.0) - cancelled.get(key, 0.0) for key in models}
 
 
-def _language_rows(windows: Iterable[Window]) -> list[LanguageRow]:
+def _language_rows(windows: Iterable[MetricsWindow]) -> list[LanguageRow]:
     windows = list(windows)
     tokens = _added(windows, "trireme_generation_output_tokens_total", "model")
     running = _now(windows, "trireme_generation_running", "model")
@@ -227,11 +227,11 @@ def _language_rows(windows: Iterable[Window]) -> list[LanguageRow]:
     ]
 
 
-def _seconds(windows: Sequence[Window]) -> float:
+def _seconds(windows: Sequence[MetricsWindow]) -> float:
     return max((window.seconds for window in windows), default=0.0) or 1.0
 
 
-def _added(windows: Sequence[Window], name: str, *labels: str, **equal: str) -> dict[tuple[str, ...], float]:
+def _added(windows: Sequence[MetricsWindow], name: str, *labels: str, **equal: str) -> dict[tuple[str, ...], float]:
     """What counters rose by, over all replicas."""
     added: dict[tuple[str, ...], float] = {}
     for window in windows:
@@ -240,7 +240,7 @@ def _added(windows: Sequence[Window], name: str, *labels: str, **equal: str) -> 
     return added
 
 
-def _now(windows: Sequence[Window], name: str, *labels: str) -> dict[tuple[str, ...], float]:
+def _now(windows: Sequence[MetricsWindow], name: str, *labels: str) -> dict[tuple[str, ...], float]:
     """What gauges say now, added up over all replicas."""
     added: dict[tuple[str, ...], float] = {}
     for window in windows:
@@ -249,12 +249,12 @@ def _now(windows: Sequence[Window], name: str, *labels: str) -> dict[tuple[str, 
     return added
 
 
-def _latency(windows: Sequence[Window], histogram: str, **equal: str) -> Latency:
+def _latency(windows: Sequence[MetricsWindow], histogram: str, **equal: str) -> Latency:
     buckets = {float(le): count for (le,), count in _added(windows, f"{histogram}_bucket", "le", **equal).items()}
     return Latency(quantile(0.5, buckets), quantile(0.95, buckets))
 
 
-def _summary(windows: Sequence[Window], **equal: str) -> Latency:
+def _summary(windows: Sequence[MetricsWindow], **equal: str) -> Latency:
     """Triton's own quantiles, of the replica where they are highest: they cannot be added up."""
     found: dict[str, float] = {}
     for window in windows:

@@ -59,7 +59,7 @@ def test_without_network_the_sentence_names_package_and_mend(tmp_path, monkeypat
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
-    with pytest.raises(SetupError, match=r"tiny-model 1.0 could not be fetched .*; to mend it: check the network"):
+    with pytest.raises(SetupError, match=r"tiny-model 1.0 could not be fetched .*; to fix it: check the network"):
         fetch_wheel(Package("tiny-model", "1.0", "0" * 64), tmp_path / "sources", print)
 
 

@@ -41,7 +41,7 @@ def test_operators_of_onnxruntime_alone_are_refused_by_name():
 
 def test_without_tensorrt_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # as Python marks a module that cannot be found
-    with pytest.raises(SetupError, match=r"needs the extra \[gpu\].*to mend it: pip install"):
+    with pytest.raises(SetupError, match=r"needs the extra \[gpu\].*to fix it: pip install"):
         build_plan(Path("model.onnx"), PROFILE, "tiny")
 
 

@@ -19,7 +19,7 @@ from tests.unit.trireme_export.tiny import tiny_tokenizer
 
 def test_without_torch_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # as Python marks a module that cannot be found
-    with pytest.raises(SetupError, match=r"needs the extra \[export\].*to mend it: pip install"):
+    with pytest.raises(SetupError, match=r"needs the extra \[export\].*to fix it: pip install"):
         load_torch(Path("model"), 18)
 
 

@@ -106,7 +106,7 @@ def warmup_data_is_there(subject: Subject) -> Iterator[Complaint]:
             source = given.WhichOneof("input_data_type")
             if source is None:
                 yield error(f"{about} has no data", "add zero_data: true, random_data: true or input_data_file", *at)
-            elif source == "input_data_file" and subject.folder and not subject.is_unmade:
+            elif source == "input_data_file" and subject.folder and not subject.is_unexported:
                 yield from _file(about, given, subject.folder.warmup_dir / given.input_data_file, at)
 
 

@@ -3,14 +3,14 @@ from __future__ import annotations
 import math
 
 import pytest
-from trireme.processes.server_metrics import Metrics, Window, quantile
+from trireme.processes.server_metrics import Metrics, MetricsWindow, quantile
 
 BEFORE = 'a{x="1",y="p"} 10\na{x="2",y="p"} 5\n'
 AFTER = 'a{x="1",y="p"} 16\na{x="2",y="p"} 3\na{x="1",y="q"} 4\n'
 
 
-def window(before: str, after: str) -> Window:
-    return Window(Metrics.parse(before), Metrics.parse(after))
+def window(before: str, after: str) -> MetricsWindow:
+    return MetricsWindow(Metrics.parse(before), Metrics.parse(after))
 
 
 def test_counts_add_up_over_the_labels_that_are_not_asked_for() -> None:

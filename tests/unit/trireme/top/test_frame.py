@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 from rich.console import Console
-from trireme.processes.server_metrics import Metrics, Window
+from trireme.processes.server_metrics import Metrics, MetricsWindow
 from trireme.serving.run_state import Phase, ReplicaState, ServingState
 from trireme.top.frame import Frame, Latency, frame_of
 from trireme.top.view import render
@@ -60,7 +60,7 @@ def frame(before: str, *after: str, state: ServingState = STATE) -> Frame:
     """Of two seconds; each replica has an ``after``."""
     start = Metrics.parse(before)
     pages = [dataclasses.replace(Metrics.parse(text), at=start.at + 2) for text in after]
-    windows = {replica.name: Window(start, page) for replica, page in zip(REPLICAS, pages, strict=True)}
+    windows = {replica.name: MetricsWindow(start, page) for replica, page in zip(REPLICAS, pages, strict=True)}
     return frame_of(state, windows, STEPS)
 
 
@@ -109,7 +109,7 @@ def test_streams_are_counted_where_they_are_asked_at_the_engine() -> None:
     before = page(engine=0, variant=0, routed=0)
     after = dataclasses.replace(page(engine=100, variant=10, routed=60), at=before.at + 2)
     shown = frame_of(
-        dataclasses.replace(STATE, replicas=REPLICAS[:1]), {"r0": Window(before, after)}, {"engine": ["variant"]}
+        dataclasses.replace(STATE, replicas=REPLICAS[:1]), {"r0": MetricsWindow(before, after)}, {"engine": ["variant"]}
     )
     assert [(row.model, row.version, row.rate) for row in shown.models] == [("engine", "2", 20)]
 
