@@ -19,16 +19,21 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from trireme.documents import TomlDocument
 from trireme.errors import ConfigError
 
 _PERCENTILE = re.compile(r"(?:(ttft|inter_token)_)?p(50|90|95|99|99_9)_ms")
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Key = Literal[
+    "error_rate", "minimum_rate", "minimum_token_rate", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99_9_ms",
+    "ttft_p50_ms", "ttft_p90_ms", "ttft_p95_ms", "ttft_p99_ms", "ttft_p99_9_ms",
+    "inter_token_p50_ms", "inter_token_p90_ms", "inter_token_p95_ms", "inter_token_p99_ms", "inter_token_p99_9_ms",
+]  # fmt: skip
+_Limits = Mapping[_Key, Annotated[float, Field(allow_inf_nan=False)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,40 +63,29 @@ class Objective:
         return float(found.group(2).replace("_", ".")) if found else math.nan
 
 
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    error_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
-    minimum_rate: _Positive | None = None
-    minimum_token_rate: _Positive | None = None
-    p50_ms: _Positive | None = None
-    p90_ms: _Positive | None = None
-    p95_ms: _Positive | None = None
-    p99_ms: _Positive | None = None
-    p99_9_ms: _Positive | None = None
-    ttft_p50_ms: _Positive | None = None
-    ttft_p90_ms: _Positive | None = None
-    ttft_p95_ms: _Positive | None = None
-    ttft_p99_ms: _Positive | None = None
-    ttft_p99_9_ms: _Positive | None = None
-    inter_token_p50_ms: _Positive | None = None
-    inter_token_p90_ms: _Positive | None = None
-    inter_token_p95_ms: _Positive | None = None
-    inter_token_p99_ms: _Positive | None = None
-    inter_token_p99_9_ms: _Positive | None = None
+def _objectives(task: str | None, limits: _Limits) -> list[Objective]:
+    return [Objective(task, key, limit) for key, limit in limits.items()]
 
-    def __post_init__(self) -> None:
-        for one, other in itertools.pairwise(self.objectives(None)):
-            if one.measure == other.measure and one.limit > other.limit:
-                raise ValueError(f"{one.key} = {one.limit:g} is above {other.key} = {other.limit:g}; lower it")
 
-    def objectives(self, task: str | None) -> list[Objective]:
-        return [Objective(task, key, limit) for key, limit in asdict(self).items() if limit is not None]
+def _checked(limits: _Limits) -> _Limits:
+    if not 0 <= limits.get("error_rate", 0) < 1:
+        raise ValueError(f"error_rate is a share from 0 to below 1, not {limits['error_rate']:g}")
+    for key, limit in limits.items():
+        if limit <= 0 and key != "error_rate":
+            raise ValueError(f"{key} must be above zero, not {limit:g}")
+    for one, other in itertools.permutations(_objectives(None, limits), 2):
+        if one.measure == other.measure and one.percent < other.percent and one.limit > other.limit:
+            raise ValueError(f"{one.key} = {one.limit:g} is above {other.key} = {other.limit:g}; lower it")
+    return limits
+
+
+_CheckedLimits = Annotated[_Limits, AfterValidator(_checked)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    all: _Limits = field(default_factory=_Limits)
-    tasks: Mapping[str, _Limits] = field(default_factory=dict)
+    all: _CheckedLimits = field(default_factory=dict)
+    tasks: Mapping[str, _CheckedLimits] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +104,9 @@ class Slo:
         """
         tables = TomlDocument.read(path).parse(_Tables)
         limits: dict[str | None, _Limits] = {None: tables.all, **tables.tasks}
-        objectives = tuple(one for task, table in limits.items() for one in table.objectives(task))
+        objectives = tuple(one for task, table in limits.items() for one in _objectives(task, table))
         if not objectives:
-            raise ConfigError(path, f"holds no objective; there are: {', '.join(asdict(_Limits()))}")
+            raise ConfigError(path, f"holds no objective; there are: {', '.join(get_args(_Key))}")
         return cls(path, objectives)
 
     def check_tasks(self, tasks: Iterable[str]) -> None:

@@ -156,6 +156,8 @@ def _sentence(form: type[Any], details: ErrorDetails, steps: Sequence[str | int]
         schema = _adapter(form).json_schema()
         known = sorted(_keys(schema, steps[:-1], schema.get("$defs", {})))
         return f"unknown key {name!r}; the keys here are {', '.join(map(repr, known))}"
+    if details["loc"][-1:] == ("[key]",):
+        return f"unknown key {name!r}; the keys here are {context['expected']}"
     if kind == "value_error":
         return f"{name}: {context['error']}" if name else str(context["error"])
     wanted = re.sub(r"\ba valid (?=([aeiou])?)", lambda found: "an " if found[1] else "a ", details["msg"])

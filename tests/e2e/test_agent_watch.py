@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from trireme.agent.health import HealthPolicy
 from trireme.agent.metrics import AgentMetrics
-from trireme.agent.report import AgentReport, AgentState
+from trireme.agent.process import AgentReport, AgentState
 from trireme.agent.watch import AgentPolicy, AgentWatch
 from trireme.processes.server import ServerFlags, TritonServer
 from trireme.processes.stubs import stub_processes

@@ -13,10 +13,10 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from trireme.agent.in_flight import wait_until_quiet
 from trireme.agent.metrics import AgentMetrics
-from trireme.agent.report import AgentReport, AgentState
+from trireme.agent.process import AgentReport, AgentState
 from trireme.agent.watch import AgentWatch
+from trireme.processes.server_metrics import wait_until_quiet
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from trireme_backends.routing.route import CANARY_SUFFIX
 from trireme_client import DeadlineError, OperatorClient, UnreachableError
 
 from trireme.agent.health import HealthPolicy, HealthWatch
-from trireme.agent.in_flight import generated
 from trireme.agent.metrics import AgentMetrics
-from trireme.agent.report import AgentReport, AgentState
+from trireme.agent.process import AgentReport, AgentState
 from trireme.agent.samples import ProbeSamples, find_samples, only_canaries_call
 from trireme.errors import describe
+from trireme.processes.server_metrics import generated
 from trireme.processes.stubs import Stub, StubWatch
 from trireme.repository.folders import ModelRepository
 

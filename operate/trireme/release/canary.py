@@ -15,8 +15,6 @@ from trireme_backends.routing.route import CANARY_SUFFIX
 from trireme_client import OperatorClient
 
 from trireme.errors import TriremeError
-from trireme.release.counts import Counts, GenerationCounts, RequestCounts
-from trireme.release.lock import release_lock
 from trireme.release.plans import (
     canary_folder,
     plan_canary,
@@ -26,9 +24,9 @@ from trireme.release.plans import (
     read_traffic,
     routes_to,
 )
-from trireme.release.shadow import Shadow, comparison_requests
+from trireme.release.shadow import Counts, GenerationCounts, RequestCounts, Shadow, comparison_requests
 from trireme.release.statistics import CanaryLimits, CanaryVerdict, Judgement, judge
-from trireme.release.workspace import Workspace, canary_lock_path, open_workspace, replica_clients
+from trireme.release.workspace import Workspace, canary_lock_path, open_workspace, release_lock, replica_clients
 from trireme.repository.folders import ModelRepository
 from trireme.repository.model_config import load_model_config
 from trireme.serving.run_state import RunDirectory, ServingState

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from trireme.errors import TriremeError, describe
 from trireme.files import write_atomic
-from trireme.release.lock import RepositoryLockedError
 from trireme.release.plans import DONE_MARKER
+from trireme.release.workspace import RepositoryLockedError
 from trireme.repository.manifest import MANIFEST_NAME, read_manifest, verify_files
 
 _State = tuple[tuple[str, int, int], ...]

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 
 import pytest
-from trireme.agent.report import AgentReport, AgentState
+from trireme.agent.process import AgentReport, AgentState
 from trireme.documents import parse_json
 
 

@@ -16,9 +16,9 @@ from trireme.release import callers
 from trireme.release.callers import CallersError
 from trireme.release.engine import Plan, ReleaseEngine
 from trireme.release.journal import Journal, Outcome
-from trireme.release.lock import RepositoryLockedError, release_lock
 from trireme.release.plans import plan_canary, plan_promote, plan_prune, plan_publish, plan_rollback, plan_shift
 from trireme.release.step import Reconfigure, World, from_json, to_json
+from trireme.release.workspace import RepositoryLockedError, release_lock
 
 from tests.deadlines import scaled
 from tests.unit.trireme.release.world import FileServer, carry_out, make_engine, make_source, make_world, tree

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from trireme.errors import TriremeError
 from trireme.release.inbox import Inbox
-from trireme.release.lock import RepositoryLockedError
+from trireme.release.workspace import RepositoryLockedError
 from trireme.repository.manifest import Manifest, record_files, write_manifest
 
 
