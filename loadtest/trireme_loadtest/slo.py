@@ -15,26 +15,25 @@ minimum_token_rate = 200         # streams: at least so many responses a second,
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal, get_args
 
+from pydantic import AfterValidator, Field
+from trireme.documents import TomlDocument
 from trireme.errors import ConfigError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
-
 _PERCENTILE = re.compile(r"(?:(ttft|inter_token)_)?p(50|90|95|99|99_9)_ms")
-_KNOWN = (
-    "p50_ms, p90_ms, p95_ms, p99_ms, p99_9_ms (with ttft_ or inter_token_ before it for streams), "
-    "error_rate, minimum_rate, minimum_token_rate"
-)
+_Key = Literal[
+    "error_rate", "minimum_rate", "minimum_token_rate", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99_9_ms",
+    "ttft_p50_ms", "ttft_p90_ms", "ttft_p95_ms", "ttft_p99_ms", "ttft_p99_9_ms",
+    "inter_token_p50_ms", "inter_token_p90_ms", "inter_token_p95_ms", "inter_token_p99_ms", "inter_token_p99_9_ms",
+]  # fmt: skip
+_Limits = Mapping[_Key, Annotated[float, Field(allow_inf_nan=False)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,31 @@ class Objective:
         return float(found.group(2).replace("_", ".")) if found else math.nan
 
 
+def _objectives(task: str | None, limits: _Limits) -> list[Objective]:
+    return [Objective(task, key, limit) for key, limit in limits.items()]
+
+
+def _checked(limits: _Limits) -> _Limits:
+    if not 0 <= limits.get("error_rate", 0) < 1:
+        raise ValueError(f"error_rate is a share from 0 to below 1, not {limits['error_rate']:g}")
+    for key, limit in limits.items():
+        if limit <= 0 and key != "error_rate":
+            raise ValueError(f"{key} must be above zero, not {limit:g}")
+    for one, other in itertools.permutations(_objectives(None, limits), 2):
+        if one.measure == other.measure and one.percent < other.percent and one.limit > other.limit:
+            raise ValueError(f"{one.key} = {one.limit:g} is above {other.key} = {other.limit:g}; lower it")
+    return limits
+
+
+_CheckedLimits = Annotated[_Limits, AfterValidator(_checked)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    all: _CheckedLimits = field(default_factory=dict)
+    tasks: Mapping[str, _CheckedLimits] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Slo:
     """All objectives of a file."""
@@ -76,23 +100,13 @@ class Slo:
         """Parse and check.
 
         Raises:
-            ConfigError: not TOML, an unknown key, a limit that is no number or contradicts another, or no objective.
+            ConfigError: not TOML, an unknown key, a limit that is not a number or contradicts another, or no objective.
         """
-        try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(path, f"not TOML: {error}") from None
-        for key in document:
-            if key not in ("all", "tasks"):
-                raise ConfigError(path, f"unknown table or key {key!r}; there are [all] and [tasks.NAME]")
-        tables: dict[str | None, Any] = {None: document.get("all", {})}
-        tasks = document.get("tasks", {})
-        if not isinstance(tasks, Mapping):
-            raise ConfigError(path, "tasks must be tables, written [tasks.NAME]")
-        tables.update(tasks)
-        objectives = tuple(one for task, table in tables.items() for one in _objectives(path, task, table))
+        tables = TomlDocument.read(path).parse(_Tables)
+        limits = [(None, tables.all), *tables.tasks.items()]
+        objectives = tuple(one for task, table in limits for one in _objectives(task, table))
         if not objectives:
-            raise ConfigError(path, f"holds no objective; there are: {_KNOWN}")
+            raise ConfigError(path, f"holds no objective; there are: {', '.join(get_args(_Key))}")
         return cls(path, objectives)
 
     def check_tasks(self, tasks: Iterable[str]) -> None:
@@ -124,26 +138,3 @@ class Slo:
                     self.path,
                     f"minimum_rate = {objective.limit:g} cannot be met: the run asks only {asked:.4g} a second",
                 )
-
-
-def _objectives(path: Path, task: str | None, table: object) -> list[Objective]:
-    place = "[all]" if task is None else f"[tasks.{task}]"
-    if not isinstance(table, Mapping):
-        raise ConfigError(path, f"{place} must be a table")
-    found = []
-    for key, limit in table.items():
-        if key not in ("error_rate", "minimum_rate", "minimum_token_rate") and not _PERCENTILE.fullmatch(key):
-            raise ConfigError(path, f"unknown key {key!r} in {place}; there are: {_KNOWN}")
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not math.isfinite(limit):
-            raise ConfigError(path, f"{key} in {place} must be a number, not {limit!r}")
-        if key == "error_rate" and not 0 <= limit < 1:
-            raise ConfigError(path, f"error_rate in {place} is a share from 0 to below 1, not {limit!r}")
-        if key != "error_rate" and limit <= 0:
-            raise ConfigError(path, f"{key} in {place} must be above zero, not {limit!r}")
-        found.append(Objective(task, key, float(limit)))
-    for one in found:
-        for other in found:
-            if one.measure == other.measure and one.percent < other.percent and one.limit > other.limit:
-                pair = f"{one.key} = {one.limit:g} is above {other.key} = {other.limit:g}"
-                raise ConfigError(path, f"{place} contradicts itself: {pair}")
-    return found

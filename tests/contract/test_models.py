@@ -7,8 +7,8 @@ import warnings
 import pytest
 import tritonclient.grpc as triton_grpc
 from google.protobuf import text_format
-from trireme.inference.readiness import prove
 from trireme.processes.server import TritonServer
+from trireme.release.preflight import replay_golden
 from trireme.repository.folders import ModelFolder, ModelRepository, is_version
 from trireme.repository.golden import GoldenSample, load_golden
 from trireme.repository.loading import plan_loading
@@ -88,4 +88,4 @@ def test_golden_sample_is_answered_rightly(
     folder: ModelFolder, sample: GoldenSample, repository_server: TritonServer
 ) -> None:
     with OperatorClient(repository_server.grpc_address) as client:
-        assert prove(client, folder.name, [sample], deadline_seconds=scaled(60.0)) == ()
+        assert replay_golden(client, folder.name, [sample], deadline_seconds=scaled(60.0)) == ()

@@ -14,7 +14,7 @@ import pytest
 from trireme.agent.samples import find_samples
 from trireme.errors import ServerError
 from trireme.inference.demonstration import demonstrate
-from trireme.inference.readiness import prove
+from trireme.release.preflight import replay_golden
 from trireme.repository.tasks import find_tasks
 from trireme_client import ClientError, OperatorClient
 
@@ -57,7 +57,7 @@ def test_every_golden_sample_is_answered_right_by_every_replica(stack: Stack) ->
     for replica in REPLICAS:
         with stack.replica_client(replica) as admin:
             for model, samples in find_samples(admin, stack.repository, ANSWER_DEADLINE_SECONDS).of.items():
-                problems = prove(admin, model, samples, ANSWER_DEADLINE_SECONDS)
+                problems = replay_golden(admin, model, samples, ANSWER_DEADLINE_SECONDS)
                 wrong += [f"{replica}: {model}: {problem}" for problem in problems]
                 asked += len(samples)
     print(f"compose-test: {asked} golden samples asked, {len(wrong)} wrong answers", flush=True)

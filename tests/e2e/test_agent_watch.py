@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from trireme.agent.health import HealthPolicy
 from trireme.agent.metrics import AgentMetrics
-from trireme.agent.report import AgentReport, AgentState
+from trireme.agent.process import AgentReport, AgentState
 from trireme.agent.watch import AgentPolicy, AgentWatch
 from trireme.processes.server import ServerFlags, TritonServer
 from trireme.processes.stubs import stub_processes
@@ -104,7 +104,7 @@ def watched(running: Watched) -> Watched:
 
 def test_a_broken_golden_sample_is_a_problem_of_its_model_alone(watched: Watched) -> None:
     (problem,) = watched.report.problems["broken"]
-    assert problem.startswith(f"{watched.repository}/broken/golden/hello.json: not a golden sample: request.inputs")
+    assert problem.startswith(f"{watched.repository}/broken/golden/hello.json: request.inputs")
     assert watched.report.problems["echo"] == ()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import FrameType
 
 import uvicorn
@@ -13,10 +13,10 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from trireme.agent.in_flight import wait_until_quiet
 from trireme.agent.metrics import AgentMetrics
-from trireme.agent.report import AgentReport, AgentState
+from trireme.agent.process import AgentReport, AgentState
 from trireme.agent.watch import AgentWatch
+from trireme.processes.server_metrics import wait_until_quiet
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,18 +38,18 @@ def make_app(watch: AgentWatch, metrics: AgentMetrics) -> FastAPI:
     """``/readyz`` is 200 in READY alone, ``/livez`` 503 in DEAD alone; both tell the report as JSON."""
     app = FastAPI(openapi_url=None)
 
-    def told(well: bool, report: AgentReport) -> JSONResponse:
-        return JSONResponse(report.to_json(), 200 if well else 503)
+    def response(well: bool, report: AgentReport) -> JSONResponse:
+        return JSONResponse(asdict(report), 200 if well else 503)
 
     @app.get("/livez")
     async def livez() -> JSONResponse:
         report = watch.report
-        return told(report.state is not AgentState.DEAD, report)
+        return response(report.state is not AgentState.DEAD, report)
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         report = watch.report
-        return told(report.state is AgentState.READY, report)
+        return response(report.state is AgentState.READY, report)
 
     @app.get("/metrics")
     async def metrics_text() -> Response:
@@ -58,7 +58,7 @@ def make_app(watch: AgentWatch, metrics: AgentMetrics) -> FastAPI:
     @app.post("/drain")
     async def drain() -> JSONResponse:
         watch.drain()
-        return told(True, watch.report)
+        return response(True, watch.report)
 
     return app
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from trireme_client import ClientError, DeadlineError, OperatorClient, UnavailableError, UnreachableError
 
 from trireme.agent.healer import Healer
-from trireme.agent.samples import Samples
+from trireme.agent.samples import ProbeSamples
 from trireme.errors import NotFoundError
 from trireme.processes.stubs import Stub
 from trireme.repository.folders import ModelRepository
@@ -23,8 +23,8 @@ from trireme.repository.golden import GoldenSample
 _LOG = logging.getLogger(__name__)
 
 # Stopped stubs are known by the first look, ended by the second, and dead at the third.
-_LOOKS_UNTIL_ENDED = 3
-_LOOK_SECONDS = 0.1
+_CHECKS_UNTIL_ENDED = 3
+_CHECK_SECONDS = 0.1
 # What requests get when a stub is gone; a stub is called <model>_<instance group>_<instance>.
 _UNHEALTHY = re.compile(r"Stub process '(?P<model>.+?)(?:_\d+_\d+)?' is not healthy")
 
@@ -55,7 +55,7 @@ class HealthPolicy:
     notice_seconds: float = 2.5
 
 
-class Observer(Protocol):
+class HealthObserver(Protocol):
     """Counts what happens."""
 
     def probed(self, model: str, outcome: str, seconds: float) -> None:
@@ -102,17 +102,17 @@ class HealthWatch:
         policy: HealthPolicy,
         find_dead_stubs: Callable[[], Sequence[Stub]],
         *,
-        observer: Observer,
+        observer: HealthObserver,
         generated: Callable[[Collection[str]], float],
         out_changed: Callable[[], bool],
-        only_canaries_ask: Callable[[str, Collection[int]], bool],
+        only_canaries_call: Callable[[str, Collection[int]], bool],
     ) -> None:
         """
         Args:
             find_dead_stubs: those that have died since the last call, where the server's processes can be seen.
             generated: what language models have computed so far.
             out_changed: called when a model is out and about to be healed; whether that makes the replica not ready.
-            only_canaries_ask: tells of versions of a model whether no caller needs them.
+            only_canaries_call: tells of versions of a model whether no caller needs them.
         """
         self.problems: dict[str, tuple[str, ...]] = {}
         self.out: dict[str, str] = {}
@@ -121,7 +121,7 @@ class HealthWatch:
         self.last_heal = ""
         self._client = client
         self._repository = repository
-        self._samples = Samples()
+        self._samples = ProbeSamples()
         self._turns: list[Iterator[str]] = []
         self._silent: dict[str, _Silence] = {}
         self._find_dead_stubs = find_dead_stubs
@@ -129,11 +129,11 @@ class HealthWatch:
         self._observer = observer
         self._generated = generated
         self._out_changed = out_changed
-        self._only_canaries_ask = only_canaries_ask
+        self._only_canaries_call = only_canaries_call
         self._healer = Healer(client, repository, policy.load_deadline_seconds, policy.notice_seconds)
         self._due: dict[str, _Retry] = {}
 
-    def take(self, samples: Samples) -> None:
+    def use_samples(self, samples: ProbeSamples) -> None:
         """From now on watch these models; those that are new are asked all their golden samples at once.
 
         Raises:
@@ -155,7 +155,7 @@ class HealthWatch:
         routes, others = ([m for m in samples.of if (m in samples.routes) is wanted] for wanted in (True, False))
         self._turns = [itertools.cycle(sorted(turn)) for turn in (routes, others) if turn]
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Look once: at the server's stubs, and at the answers of the models whose turn it is.
 
         A model whose process is gone or hangs is loaded again here; where that does not help it stays out, and is tried
@@ -176,13 +176,13 @@ class HealthWatch:
 
     def _heal_dead(self, stubs: Sequence[Stub]) -> None:
         for model in sorted({stub.model for stub in stubs}):
-            quiet = self._only_canaries_ask(model, {stub.version for stub in stubs if stub.model == model})
+            quiet = self._only_canaries_call(model, {stub.version for stub in stubs if stub.model == model})
             self._heal(model, "process_died", f"a process of model {model} died", quiet=quiet)
 
     def _probe(self, model: str) -> None:
         sample = self._samples.of[model][0]
         started = time.monotonic()
-        outcome, problems = self._ask(model, sample, self._policy.probe_deadline_seconds)
+        outcome, problems = self._replay(model, sample, self._policy.probe_deadline_seconds)
         if outcome == "timeout":
             self._unanswered(model, started)
             return
@@ -201,15 +201,15 @@ class HealthWatch:
 
     def _prove(self, model: str) -> str:
         """Ask every sample of a model; why it does not answer, or empty where it does, be it wrongly."""
-        asked = [self._ask(model, sample, self._policy.proof_deadline_seconds) for sample in self._samples.of[model]]
+        asked = [self._replay(model, sample, self._policy.proof_deadline_seconds) for sample in self._samples.of[model]]
         self.problems[model] = tuple(problem for _, problems in asked for problem in problems)
         self.failing.pop(model, None)
         if failed := [problems[0] for outcome, problems in asked if outcome == "error"]:
             self.failing[model] = failed[0]
         return next((problems[0] for outcome, problems in asked if outcome in ("error", "timeout")), "")
 
-    def _ask(self, model: str, sample: GoldenSample, deadline_seconds: float) -> tuple[str, tuple[str, ...]]:
-        """What came of one golden sample, as ``Observer`` calls it, and what is wrong with the answer."""
+    def _replay(self, model: str, sample: GoldenSample, deadline_seconds: float) -> tuple[str, tuple[str, ...]]:
+        """What came of one golden sample, as ``HealthObserver`` calls it, and what is wrong with the answer."""
         started = time.monotonic()
         problems: tuple[str, ...]
         try:
@@ -259,10 +259,10 @@ class HealthWatch:
 
     def _end_stopped_stubs(self) -> Sequence[Stub]:
         """A model that is silent may only be waiting for a stub that is stopped: that one's model is to be healed."""
-        for _ in range(_LOOKS_UNTIL_ENDED):
+        for _ in range(_CHECKS_UNTIL_ENDED):
             if dead := self._find_dead_stubs():
                 return dead
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_CHECK_SECONDS)
         return ()
 
     def _known(self, model: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from trireme.agent.report import AgentReport, AgentState
+from trireme.agent.process import AgentReport, AgentState
 
 
 class AgentMetrics:
@@ -37,12 +37,12 @@ class AgentMetrics:
             ["model"],
             registry=self._registry,
         )
-        self._failed_looks = Counter(
+        self._failed_checks = Counter(
             "trireme_agent_failed_looks", "Looks at the server that failed in the agent itself", registry=self._registry
         )
-        self.tell(AgentReport())
+        self.show(AgentReport(AgentState.STARTING, {}, ()))
 
-    def tell(self, report: AgentReport) -> None:
+    def show(self, report: AgentReport) -> None:
         self._ready.set(report.state is AgentState.READY)
         for state in AgentState:
             self._state.labels(state.value).set(report.state is state)
@@ -54,8 +54,8 @@ class AgentMetrics:
         self._probes.labels(model, outcome).inc()
         self._probe_seconds.labels(model).observe(seconds)
 
-    def failed_look(self) -> None:
-        self._failed_looks.inc()
+    def check_failed(self) -> None:
+        self._failed_checks.inc()
 
     def healed(self, model: str, reason: str) -> None:
         self._heals.labels(model, reason).inc()

@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class ProbeSamples:
     """The golden samples of a server, and which of its models callers cannot do without.
 
     Attributes:
@@ -45,7 +45,7 @@ class Samples:
         variants = frozenset(self.routes.get(model, ()))
         return variants.union(*(self.steps.get(name, ()) for name in (model, *variants)))
 
-    def lack(self, out: Collection[str], failing: Mapping[str, str]) -> str:
+    def unready_reason(self, out: Collection[str], failing: Mapping[str, str]) -> str:
         """Why a replica must not get requests; empty where it may.
 
         Args:
@@ -64,7 +64,7 @@ class Samples:
         return ""
 
 
-def find_samples(client: OperatorClient, repository: ModelRepository, deadline_seconds: float) -> Samples:
+def find_samples(client: OperatorClient, repository: ModelRepository, deadline_seconds: float) -> ProbeSamples:
     """Compare the repository with what the server has loaded.
 
     Raises:
@@ -92,7 +92,7 @@ def find_samples(client: OperatorClient, repository: ModelRepository, deadline_s
                 samples[folder.name] = found
         except ConfigError as error:
             broken[folder.name] = str(error)
-    return Samples(
+    return ProbeSamples(
         of=samples,
         broken=broken,
         loaded=ready,
@@ -114,7 +114,7 @@ def _steps(repository: ModelRepository, names: Sequence[str]) -> Mapping[str, fr
     return {name: below(name, frozenset((name,))) for name in direct}
 
 
-def only_canaries_ask(repository: ModelRepository, model: str, versions: Collection[int]) -> bool:
+def only_canaries_call(repository: ModelRepository, model: str, versions: Collection[int]) -> bool:
     """Whether canaries are the only ensembles that are pinned to these versions."""
     pins: dict[bool, set[int]] = {True: set(), False: set()}
     for folder in repository.models():

@@ -12,11 +12,11 @@ from trireme_backends.routing.route import CANARY_SUFFIX
 from trireme_client import DeadlineError, OperatorClient, UnreachableError
 
 from trireme.agent.health import HealthPolicy, HealthWatch
-from trireme.agent.in_flight import generated
 from trireme.agent.metrics import AgentMetrics
-from trireme.agent.report import AgentReport, AgentState
-from trireme.agent.samples import Samples, find_samples, only_canaries_ask
+from trireme.agent.process import AgentReport, AgentState
+from trireme.agent.samples import ProbeSamples, find_samples, only_canaries_call
 from trireme.errors import describe
+from trireme.processes.server_metrics import generated
 from trireme.processes.stubs import Stub, StubWatch
 from trireme.repository.folders import ModelRepository
 
@@ -64,7 +64,7 @@ class AgentWatch:
             server_pid_path: a file with the server's pid, where its processes can be seen from here. It is written when
                 the server is loaded; until then the state is ``STARTING``.
         """
-        self.report = AgentReport()
+        self.report = AgentReport(AgentState.STARTING, {}, ())
         self._client = client
         self._metrics_address = metrics_address
         self._repository = repository
@@ -72,7 +72,7 @@ class AgentWatch:
         self._policy = policy
         self._server_pid_path = server_pid_path
         self._health: HealthWatch | None = None
-        self._samples = Samples()
+        self._samples = ProbeSamples()
         self._ready: frozenset[str] = frozenset()
         self._misses = 0
         self._stubs: StubWatch | None = None
@@ -91,24 +91,24 @@ class AgentWatch:
 
     def drain(self) -> None:
         """Be red from now on, for good."""
-        self._tell(state=AgentState.DRAINING)
+        self._update_report(state=AgentState.DRAINING)
 
     def _run(self) -> None:
         while not self._stopped.is_set() and self.report.state is not AgentState.DRAINING:
             error = ""
             try:
-                self._look()
+                self._check_server()
             except Exception as failure:
                 # Whatever it is, the last verdict holds, and the next look may go well.
                 error = describe(failure)
-                self._metrics.failed_look()
+                self._metrics.check_failed()
                 if error != self.report.error:
                     _LOG.error("%s", error)
             if error != self.report.error:
-                self._tell(error=error)
+                self._update_report(error=error)
             self._stopped.wait(self._policy.interval_seconds)
 
-    def _look(self) -> None:
+    def _check_server(self) -> None:
         pid = self._read_server_pid()
         if pid != self.report.server_pid:
             # Another server: nothing that was found of the last one is true of it.
@@ -128,14 +128,14 @@ class AgentWatch:
             return
         self._misses = 0
         try:
-            self._look_at_models()
+            self._check_models()
         except UnreachableError as error:
             # The server went away between two calls: the next look finds out.
             _LOG.warning("%s", error)
         except DeadlineError as error:
             self._missed(str(error))
 
-    def _look_at_models(self) -> None:
+    def _check_models(self) -> None:
         index = self._client.index(self._policy.health.probe_deadline_seconds)
         ready = frozenset(entry.model for entry in index if entry.state == "READY")
         ready = frozenset(model for model in ready if not model.endswith(CANARY_SUFFIX))
@@ -143,30 +143,32 @@ class AgentWatch:
             # It answers again: nothing that was found before is true of it.
             self._health = None
         if self._health and ready == self._ready:
-            self._health.look()
+            self._health.check()
         else:
             health = self._health or self._make_health()
             found = find_samples(self._client, self._repository, self._policy.health.probe_deadline_seconds)
             _LOG.info("%d models are loaded, %d have golden samples", len(ready), len(found.of))
-            health.take(found)
+            health.use_samples(found)
             self._health, self._samples, self._ready = health, found, ready
             for problem in (f"{model}: {wrong[0]}" for model, wrong in health.problems.items() if wrong):
                 _LOG.warning("%s", problem)
-        self._tell_health()
+        self._report_health()
 
     def _missed(self, error: str) -> None:
         self._misses += 1
         if self._misses >= self._policy.misses:
             seconds = self._misses * self._policy.live_deadline_seconds
-            self._tell(state=AgentState.DEAD, fault=f"tritonserver is frozen: it said nothing for {seconds:g} s")
+            self._update_report(
+                state=AgentState.DEAD, fault=f"tritonserver is frozen: it said nothing for {seconds:g} s"
+            )
         elif self.report.state is AgentState.READY:
             _LOG.warning("%s", error)
-            self._tell(state=AgentState.UNREADY, fault=error)
+            self._update_report(state=AgentState.UNREADY, fault=error)
 
     def _start_over(self, **changes: object) -> None:
         self._health = None
         self._misses = 0
-        self._tell(state=AgentState.STARTING, problems={}, out=(), fault="", **changes)
+        self._update_report(state=AgentState.STARTING, problems={}, out=(), fault="", **changes)
 
     def _make_health(self) -> HealthWatch:
         self._heals_before = self.report.heals
@@ -177,8 +179,8 @@ class AgentWatch:
             self._find_dead_stubs,
             observer=self._metrics,
             generated=partial(generated, self._metrics_address),
-            out_changed=self._tell_health,
-            only_canaries_ask=partial(only_canaries_ask, self._repository),
+            out_changed=self._report_health,
+            only_canaries_call=partial(only_canaries_call, self._repository),
         )
 
     def _find_dead_stubs(self) -> list[Stub]:
@@ -190,23 +192,23 @@ class AgentWatch:
         except (OSError, ValueError):
             return None
 
-    def _tell_health(self) -> bool:
+    def _report_health(self) -> bool:
         """Report what the look has found; whether that made the replica not ready."""
         assert self._health is not None
         was_ready = self.report.state is AgentState.READY
         missing = {model: (f"not loaded: {reason}",) for model, reason in self._samples.missing.items()}
-        lack = self._samples.lack(self._health.out, self._health.failing)
-        self._tell(
-            state=AgentState.UNREADY if lack else AgentState.READY,
+        reason = self._samples.unready_reason(self._health.out, self._health.failing)
+        self._update_report(
+            state=AgentState.UNREADY if reason else AgentState.READY,
             problems={**self._health.problems, **missing},
             out=tuple(sorted({*self._health.out, *self._health.failing, *missing})),
             heals=self._heals_before + self._health.heals,
             last_heal=self._health.last_heal or self.report.last_heal,
-            fault=lack,
+            fault=reason,
         )
-        return was_ready and bool(lack)
+        return was_ready and bool(reason)
 
-    def _tell(self, **changes: object) -> None:
+    def _update_report(self, **changes: object) -> None:
         with self._lock:
             before = self.report
             if before.state is AgentState.DRAINING:
@@ -214,4 +216,4 @@ class AgentWatch:
             self.report = replace(before, **changes)  # type: ignore[arg-type]
         if self.report.state is not before.state:
             _LOG.info("%s, was %s %s", self.report.state.value, before.state.value, self.report.fault)
-        self._metrics.tell(self.report)
+        self._metrics.show(self.report)

@@ -11,7 +11,7 @@ from trireme_client import OperatorClient
 
 from trireme.errors import NotFoundError, ServerError
 from trireme.files import json_text
-from trireme.inference.text_request import TextAnswer, ask_chat, ask_text, reason_in_short, require_text_model
+from trireme.inference.text_request import TextAnswer, require_text_model, send_chat, send_text, short_reason
 from trireme.repository.folders import ModelRepository
 from trireme.repository.model_config import load_model_config
 from trireme.repository.tasks import TIERS, find_task, find_tasks, is_language_model
@@ -34,10 +34,10 @@ def ask(task_or_model: str, texts: Sequence[str], tier: str | None, as_json: boo
     model = _find_model(repository, task_or_model, tier)
     address = RunDirectory(settings.run_dir).running().grpc_address
     if is_language_model(repository, model):
-        answers = [ask_chat(address, model, question, _DEADLINE_SECONDS, tier) for question in questions]
+        answers = [send_chat(address, model, question, _DEADLINE_SECONDS, tier) for question in questions]
     else:
         with OperatorClient(address) as client:
-            answers = [ask_text(client, model, question, _DEADLINE_SECONDS, tier) for question in questions]
+            answers = [send_text(client, model, question, _DEADLINE_SECONDS, tier) for question in questions]
     for number, answer in enumerate(answers, 1):
         if name := answer.not_finite:
             raise ServerError(
@@ -78,5 +78,5 @@ def _find_model(repository: ModelRepository, name: str, tier: str | None) -> str
 
 
 def _as_line(answer: TextAnswer) -> str:
-    reason = f", {reason_in_short(answer.reason)}" if answer.reason else ""
+    reason = f", {short_reason(answer.reason)}" if answer.reason else ""
     return f"{answer.answer}   [{answer.variant} v{answer.version}, {answer.latency_ms:.1f} ms{reason}]"

@@ -11,7 +11,7 @@ from trireme.files import json_text
 from trireme.release.canary import Canary, CanaryPolicy
 from trireme.release.pins import wanted_pins
 from trireme.release.plans import plan_canary, plan_promote
-from trireme.release.statistics import Limits
+from trireme.release.statistics import CanaryLimits
 from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 
@@ -30,9 +30,13 @@ _DEFAULT = CanaryPolicy()
 @click.option("--min-requests", default=_DEFAULT.least_pairs, show_default=True, type=click.IntRange(min=1),
               help="Questions that both versions answer before a step is judged.")  # fmt: skip
 @click.option("--window-seconds", default=_DEFAULT.least_seconds, show_default=True, help="Least length of a step.")
-@click.option("--max-p95-ratio", default=Limits().p95_ratio, show_default=True, help="Of its p95 to the stable one's.")
-@click.option("--max-error-excess", default=Limits().error_excess, show_default=True, help="Share of its requests.")
-@click.option("--min-agreement", default=Limits().agreement, show_default=True, help="Share of equal answers.")
+@click.option(
+    "--max-p95-ratio", default=_DEFAULT.limits.p95_ratio, show_default=True, help="Of its p95 to the stable one's."
+)
+@click.option(
+    "--max-error-excess", default=_DEFAULT.limits.error_excess, show_default=True, help="Share of its requests."
+)
+@click.option("--min-agreement", default=_DEFAULT.limits.agreement, show_default=True, help="Share of equal answers.")
 @click.option("--texts", type=click.File(encoding="utf-8"), help="Questions, one a line; else made of golden samples.")
 @history_options
 @plan_options
@@ -70,7 +74,7 @@ def canary(
         return
     policy = CanaryPolicy(
         percents, window_seconds, min_requests, 5 * min_requests,
-        Limits(p95_ratio=max_p95_ratio, error_excess=max_error_excess, agreement=min_agreement),
+        CanaryLimits(p95_ratio=max_p95_ratio, error_excess=max_error_excess, agreement=min_agreement),
     )  # fmt: skip
     asked = [line.rstrip("\n") for line in texts if line.strip()] if texts else ()
     judgement = Canary(settings, variant, pins, policy, progress(as_json), asked).run(actor, note)

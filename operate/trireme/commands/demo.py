@@ -13,7 +13,7 @@ from trireme_client import ClientError, OperatorClient
 
 from trireme.errors import ServerError
 from trireme.inference.demonstration import Chat, Demonstration, chats, demonstrate
-from trireme.inference.text_request import reason_in_short
+from trireme.inference.text_request import short_reason
 from trireme.processes.admin_key import ensure_admin_key
 from trireme.processes.ports import free_ports
 from trireme.processes.runtime import EmbeddedRuntime
@@ -64,7 +64,7 @@ def _is_streamed_rightly(chat: Chat, grpc_address: str) -> bool:
     try:
         for chunk in chat.stream(grpc_address):
             first_ms = first_ms or (time.perf_counter() - began) * 1000
-            text, by = text + chunk.text, f"{chunk.model}, version {chunk.version}, {reason_in_short(chunk.reason)}"
+            text, by = text + chunk.text, f"{chunk.model}, version {chunk.version}, {short_reason(chunk.reason)}"
             click.echo(chunk.text, nl=False)
     except ClientError as error:
         click.echo(f"wrong: {error.problem}")
@@ -113,7 +113,7 @@ def _as_row(shown: Demonstration) -> str:
         return _row(shown.asked, shown.question, "none", shown.expected, "", "", f"WRONG: {shown.problems[0]}")
     verdict = f"WRONG: {shown.problems[0]}" if shown.problems else "right"
     if answer.reason:
-        verdict += f" ({reason_in_short(answer.reason)})"
+        verdict += f" ({short_reason(answer.reason)})"
     by = f"{answer.variant} v{answer.version}"
     return _row(shown.asked, shown.question, answer.answer, shown.expected, by, f"{answer.latency_ms:.1f}", verdict)
 

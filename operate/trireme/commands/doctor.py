@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from trireme.doctor import Status, examine
+from trireme.doctor import CheckStatus, examine
 from trireme.files import json_text
 from trireme.settings import Settings
 
@@ -21,7 +21,7 @@ def doctor(as_json: bool) -> int:
         checks.append(check)
         if not as_json:
             click.echo(str(check))
-    failed = any(check.status is Status.FAIL for check in checks)
+    failed = any(check.status is CheckStatus.FAIL for check in checks)
     if as_json:
         click.echo(json_text({"passed": not failed, "checks": [check.as_json() for check in checks]}))
     return 1 if failed else 0

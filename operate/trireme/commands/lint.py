@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from trireme.files import json_text
-from trireme.lint import Report, Severity
+from trireme.lint import LintReport, Severity
 from trireme.lint import lint as lint_path
 from trireme.settings import Settings
 
@@ -37,6 +37,6 @@ def lint(path: Path | None, as_json: bool) -> int:
     return 0 if report.passed else 1
 
 
-def _summary(report: Report) -> str:
+def _summary(report: LintReport) -> str:
     counts = (f"{len(report.of(severity))} {severity.value}" for severity in Severity)
     return f"{len(report.models)} models: {', '.join(counts)}"

@@ -33,17 +33,17 @@ def watch(directory: Path, interval_seconds: float, once: bool, actor: str | Non
             workspace.carry_out(plan, actor=actor, note=f"dropped into {directory}")
 
     inbox = Inbox(directory, publish, click.echo)
-    refused = _look(inbox)
+    refused = _scan(inbox)
     while True:
         time.sleep(interval_seconds)
-        refused += _look(inbox)
+        refused += _scan(inbox)
         if once:
             return 1 if refused else 0
 
 
-def _look(inbox: Inbox) -> int:
+def _scan(inbox: Inbox) -> int:
     try:
-        return inbox.look()
+        return inbox.scan()
     except Exception as error:
         # A folder that vanished, a disk that is full: the next look may go well.
         click.echo(f"{inbox.path}: {describe(error)}")

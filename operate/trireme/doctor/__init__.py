@@ -1,18 +1,18 @@
-"""Looks at the machine and says what is missing or wrong for serving, with the command that mends it."""
+"""Looks at the machine and says what is missing or wrong for serving, with the command that fixes it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from trireme.doctor import memory, models, ports, software
-from trireme.doctor.check import Check, Status
+from trireme.doctor.check import Check, CheckStatus
 from trireme.processes.machine import Machine
 from trireme.repository.folders import ModelRepository
 from trireme.repository.model_config import parse_model_config
 from trireme.serving.run_state import RunDirectory
 from trireme.settings import Settings
 
-__all__ = ["Check", "Status", "examine"]
+__all__ = ["Check", "CheckStatus", "examine"]
 
 
 def examine(settings: Settings) -> Iterator[Check]:

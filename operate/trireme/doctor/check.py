@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 
-class Status(str, Enum):
+class CheckStatus(str, Enum):
     """``FAIL`` stops serving, ``WARN`` does not, but costs speed, room or an answer later."""
 
     OK = "ok"
@@ -21,31 +21,31 @@ class Check:
 
     Attributes:
         found: what is there, with the numbers it was judged by.
-        mend: the command or step that makes it right; empty when it is.
+        fix: the command or step that makes it right; empty when it is.
     """
 
     subject: str
-    status: Status
+    status: CheckStatus
     found: str
-    mend: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.status.value:5} {self.subject:22} {self.found}" + (f"; {self.mend}" if self.mend else "")
+        return f"{self.status.value:5} {self.subject:22} {self.found}" + (f"; {self.fix}" if self.fix else "")
 
     def as_json(self) -> dict[str, Any]:
-        return {"subject": self.subject, "status": self.status.value, "found": self.found, "mend": self.mend}
+        return {"subject": self.subject, "status": self.status.value, "found": self.found, "fix": self.fix}
 
 
 def ok(subject: str, found: str) -> Check:
-    return Check(subject, Status.OK, found)
+    return Check(subject, CheckStatus.OK, found)
 
 
-def warn(subject: str, found: str, mend: str) -> Check:
-    return Check(subject, Status.WARN, found, mend)
+def warn(subject: str, found: str, fix: str) -> Check:
+    return Check(subject, CheckStatus.WARN, found, fix)
 
 
-def fail(subject: str, found: str, mend: str) -> Check:
-    return Check(subject, Status.FAIL, found, mend)
+def fail(subject: str, found: str, fix: str) -> Check:
+    return Check(subject, CheckStatus.FAIL, found, fix)
 
 
 def mebibytes(count: int) -> str:

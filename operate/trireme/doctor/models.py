@@ -11,23 +11,23 @@ from trireme.processes.machine import Machine
 from trireme.repository.folders import ModelFolder, ModelRepository
 from trireme.repository.loading import missing_part
 from trireme.repository.model_config import ModelConfig, load_model_config
-from trireme.repository.resource_requirements import threads_asked
+from trireme.repository.resource_requirements import compute_threads
 
 
 def exported(repository: ModelRepository) -> Iterator[Check]:
     """Every model with a recipe has a version, with every file of its manifest."""
     recipes = [model for model in repository.models() if model.recipe_path.is_file()]
     missing = [model.name for model in recipes if not model.versions()]
-    lacking = {model.name: lack for model in recipes if model.versions() and (lack := _lack(model))}
+    incomplete = {model.name: part for model in recipes if model.versions() and (part := _missing_part(model))}
     if missing:
         yield fail("weights", f"not made yet: {', '.join(missing)}", "trireme export --all")
-    for name, lack in lacking.items():
-        yield fail("weights", f"{name}: {lack}", f"trireme export {name}")
-    if not missing and not lacking:
+    for name, part in incomplete.items():
+        yield fail("weights", f"{name}: {part}", f"trireme export {name}")
+    if not missing and not incomplete:
         yield ok("weights", "every model with a recipe has a version, with every file of its manifest")
 
 
-def _lack(model: ModelFolder) -> str | None:
+def _missing_part(model: ModelFolder) -> str | None:
     try:
         return missing_part(model, load_model_config(model.config_path))
     except ConfigError:
@@ -52,7 +52,7 @@ def accepted(repository: ModelRepository, machine: Machine) -> Iterator[Check]:
 
 def threads(configs: Mapping[str, ModelConfig], machine: Machine) -> Iterator[Check]:
     """No model runs more compute threads than there are cores."""
-    asked = {name: threads_asked(config, machine) for name, config in configs.items()}
+    asked = {name: compute_threads(config, machine) for name, config in configs.items()}
     most = max(asked.values(), default=0)
     names = ", ".join(sorted(name for name, count in asked.items() if count == most and count > machine.cores))
     if names:

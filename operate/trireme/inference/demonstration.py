@@ -24,7 +24,7 @@ class Demonstration:
     """One question and what became of it.
 
     Attributes:
-        asked: the model asked, with the tier that a router was told.
+        asked: the model asked, with the tier that a router was given.
         expected: the right answer in short.
         answer: None where there was none.
         problems: what is wrong; empty where the answer is right.
@@ -82,19 +82,19 @@ def demonstrate(client: OperatorClient, repository: ModelRepository, task: Task)
     """
     if chats(repository, task):
         return
-    golden = {variant.model: _texts_asked(repository.model(variant.model)) for variant in task.variants}
+    golden = {variant.model: _samples_by_text(repository.model(variant.model)) for variant in task.variants}
     for variant in task.variants:
         if not golden[variant.model]:
             yield Demonstration(variant.model, "", "", None, ("no golden sample of it asks one text",))
         for text in golden[variant.model]:
-            yield _ask(client, variant.model, None, text, golden)
+            yield _demonstrate(client, variant.model, None, text, golden)
     if task.router:
         for tier in (None, *(variant.tier for variant in task.variants)):
             for text in golden[task.variants[0].model]:
-                yield _ask(client, task.router, tier, text, golden)
+                yield _demonstrate(client, task.router, tier, text, golden)
 
 
-def _texts_asked(folder: ModelFolder) -> dict[bytes, GoldenSample]:
+def _samples_by_text(folder: ModelFolder) -> dict[bytes, GoldenSample]:
     """The golden samples that ask a single text that is worth showing, by that text."""
     asked = {}
     for sample in load_golden(folder):
@@ -104,7 +104,7 @@ def _texts_asked(folder: ModelFolder) -> dict[bytes, GoldenSample]:
     return asked
 
 
-def _ask(
+def _demonstrate(
     client: OperatorClient,
     model: str,
     tier: str | None,
@@ -119,11 +119,13 @@ def _ask(
         answer = client.infer(model, inputs, _DEADLINE_SECONDS, {"tier": tier} if tier else {})
     except ClientError as error:
         return Demonstration(asked, question, describe_outputs(sample.outputs) if sample else "", None, (str(error),))
-    told = describe(answer)
+    text_answer = describe(answer)
     # A router's answer is right if it is that of the variant that it names.
-    sample = sample or golden.get(told.variant, {}).get(text)
+    sample = sample or golden.get(text_answer.variant, {}).get(text)
     if sample is None:
         return Demonstration(
-            asked, question, "", told, (f"it names {told.variant!r}, which is no variant of the task",)
+            asked, question, "", text_answer, (f"it names {text_answer.variant!r}, which is no variant of the task",)
         )
-    return Demonstration(asked, question, describe_outputs(sample.outputs), told, sample.differences(answer.outputs))
+    return Demonstration(
+        asked, question, describe_outputs(sample.outputs), text_answer, sample.differences(answer.outputs)
+    )

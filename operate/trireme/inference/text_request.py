@@ -66,7 +66,7 @@ def text_tensor(*texts: bytes) -> npt.NDArray[np.object_]:
     return np.array(texts, dtype=np.object_).reshape(-1, 1)
 
 
-def ask_text(
+def send_text(
     client: OperatorClient, model: str, text: bytes, deadline_seconds: float, tier: str | None = None
 ) -> TextAnswer:
     """Ask ``model``; ``tier`` is for routers.
@@ -78,7 +78,7 @@ def ask_text(
     return describe(client.infer(model, {"TEXT": text_tensor(text)}, deadline_seconds, parameters))
 
 
-def ask_chat(
+def send_chat(
     grpc_address: str, model: str, text: bytes, deadline_seconds: float, tier: str | None = None
 ) -> TextAnswer:
     """Ask a language model, or a route to some, one question of a chat; the likeliest answer, up to a length.
@@ -107,19 +107,19 @@ def describe(answer: InferResult) -> TextAnswer:
     variant = outputs.pop("VARIANT", answer.model)
     version = outputs.pop("VARIANT_VERSION", answer.version)
     reason = outputs.pop("ROUTE_REASON", "")
-    return TextAnswer(_in_short(outputs), outputs, variant, version, reason, answer.timings.total_ms)
+    return TextAnswer(_summary(outputs), outputs, variant, version, reason, answer.timings.total_ms)
 
 
 def describe_outputs(outputs: Tensors) -> str:
     """The first row of a model's outputs for a person."""
-    return _in_short(_as_document(outputs))
+    return _summary(_as_document(outputs))
 
 
 def _as_document(outputs: Tensors) -> dict[str, Any]:
     return {name: _as_json(tensor) for name, tensor in outputs.items()}
 
 
-def _in_short(outputs: Mapping[str, Any]) -> str:
+def _summary(outputs: Mapping[str, Any]) -> str:
     """``positive (0.97)`` for a label, else the outputs by name, with the first few numbers of each."""
     if "LABEL" in outputs:
         return f"{outputs['LABEL']} ({outputs['SCORE']:.2f})" if "SCORE" in outputs else str(outputs["LABEL"])
@@ -143,7 +143,7 @@ def _as_json(tensor: npt.NDArray[Any]) -> Any:
     return values[0] if isinstance(values, list) and len(values) == 1 else values
 
 
-def reason_in_short(reason: str) -> str:
+def short_reason(reason: str) -> str:
     """The ``code`` of a router's typed reason; the text itself where it has none."""
     try:
         document = json.loads(reason)

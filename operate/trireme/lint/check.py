@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from trireme.errors import TriremeError
-from trireme.lint.finding import Complaint, Finding, Report, Severity
+from trireme.lint.finding import Complaint, Finding, LintReport, Severity
 from trireme.lint.rules import ALL_RULES
 from trireme.lint.subject import Subject, rule_name
 from trireme.processes.machine import Machine
@@ -14,7 +14,7 @@ from trireme.repository.folders import ModelRepository
 from trireme.repository.model_config import ParsedConfig, parse_model_config
 
 
-def lint(path: Path, machine: Machine | None = None) -> Report:
+def lint(path: Path, machine: Machine | None = None) -> LintReport:
     """Judge a repository, a model folder (among its neighbours) or one config file (for itself).
 
     ``machine`` is what the models would run on; this one where it is not given.
@@ -46,7 +46,7 @@ def lint(path: Path, machine: Machine | None = None) -> Report:
         findings += _syntax(name, parsed[name], folders[name].config_path)
         if name in neighbours:
             subject = Subject(neighbours[name], folders[name], neighbours, folders, machine)
-            findings += _judge(subject)
+            findings += _run_rules(subject)
     if not is_model:
         findings += _folders_without_config(path)
     return _report(wanted, findings)
@@ -56,7 +56,7 @@ def _lint_file(path: Path, machine: Machine) -> Iterator[Finding]:
     parsed = parse_model_config(path.read_bytes(), path)
     yield from _syntax(path.resolve().parent.name, parsed, path)
     if parsed.config is not None:
-        yield from _judge(Subject(parsed.config, None, {}, {}, machine))
+        yield from _run_rules(Subject(parsed.config, None, {}, {}, machine))
 
 
 def _syntax(model: str, parsed: ParsedConfig, path: Path) -> Iterator[Finding]:
@@ -64,7 +64,7 @@ def _syntax(model: str, parsed: ParsedConfig, path: Path) -> Iterator[Finding]:
         yield Finding(Severity.ERROR, "config-parses", model, path, fault.place, fault.problem, fault.fix)
 
 
-def _judge(subject: Subject) -> Iterator[Finding]:
+def _run_rules(subject: Subject) -> Iterator[Finding]:
     for rule in ALL_RULES:
         for complaint in rule(subject):
             yield _locate(complaint, rule_name(rule), subject)
@@ -92,5 +92,5 @@ def _folders_without_config(repository: Path) -> Iterator[Finding]:
             )
 
 
-def _report(models: Iterable[str], findings: Iterable[Finding]) -> Report:
-    return Report(tuple(models), tuple(findings))
+def _report(models: Iterable[str], findings: Iterable[Finding]) -> LintReport:
+    return LintReport(tuple(models), tuple(findings))

@@ -1,4 +1,4 @@
-"""What lint says: findings with a place and a mend, and the report they make."""
+"""What lint says: findings with a place and a fix, and the report they make."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def warning(problem: str, fix: str, *at: str | int, file: Path | None = None) ->
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The mend for a name that is not known: the nearest that is, or all there are."""
+    """The fix for a name that is not known: the nearest that is, or all there are."""
     names = sorted(known)
     meant = nearest(name, names)
     return f"write '{meant}'" if meant else f"one of {', '.join(names) or 'none'}"
@@ -91,7 +91,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LintReport:
     """All findings about the models that were asked for, in the order of models and places."""
 
     models: tuple[str, ...]

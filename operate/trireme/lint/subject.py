@@ -51,7 +51,7 @@ class Subject:
         return next(found, "")
 
     @property
-    def is_unmade(self) -> bool:
+    def is_unexported(self) -> bool:
         """Whether the model is exported by a recipe and was not yet: its versions and warm-up files are to come."""
         return self.folder is not None and self.folder.recipe_path.is_file() and not self.folder.versions()
 

@@ -6,13 +6,20 @@ import itertools
 import math
 import time
 import urllib.error
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from trireme.processes.ports import open_direct
+
+# Requests that wait for a model, and those that a language engine is at. What a model is computing just now has no
+# metric: tritonserver itself waits for that when it is told to end.
+_IN_FLIGHT = ("nv_inference_pending_request_count", "trireme_generation_running", "trireme_generation_waiting")
+# What a language model has computed, also for requests that get their answer in one piece.
+_GENERATED = ("trireme_generation_steps_total", "trireme_generation_output_tokens_total")
+_CALL_SECONDS = 2.0
 
 _Values = Mapping[tuple[str, ...], float]
 
@@ -81,6 +88,29 @@ class MetricsWindow:
         # Counters start at 0 after a restart.
         return {key: value - (before.get(key, 0.0) if value >= before.get(key, 0.0) else 0.0)
                 for key, value in after.items()}  # fmt: skip
+
+
+def wait_until_quiet(address: str, deadline_seconds: float) -> bool:
+    """Wait until a server has nothing to do, is gone, or the deadline has passed; whether it is quiet."""
+    deadline = time.monotonic() + deadline_seconds
+    while requests_in_flight(address) > 0:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def requests_in_flight(address: str) -> float:
+    """Requests that wait or are being generated; 0 where no server answers."""
+    metrics = Metrics.read(address, _CALL_SECONDS)
+    return sum(sum(metrics.sums(name).values()) for name in _IN_FLIGHT)
+
+
+def generated(address: str, models: Collection[str]) -> float:
+    """What language models have computed so far; rises while they are at work. 0 where no server answers."""
+    metrics = Metrics.read(address, _CALL_SECONDS)
+    counts = (item for name in _GENERATED for item in metrics.sums(name, "model").items())
+    return sum(count for (model,), count in counts if model in models)
 
 
 def quantile(share: float, counts: Mapping[float, float]) -> float | None:

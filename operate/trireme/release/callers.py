@@ -14,7 +14,7 @@ from trireme.repository.folders import ModelRepository
 from trireme.repository.model_config import load_model_config
 
 # Versions by model; None where no version is loaded.
-Answers = Mapping[str, int | None]
+ServedVersions = Mapping[str, int | None]
 
 _CALL_DEADLINE_SECONDS = 10.0
 # A server that was away during the release takes the change right after its start.
@@ -36,8 +36,8 @@ class Move:
 
     name: str
     callers: str
-    before: Answers
-    after: Answers
+    before: ServedVersions
+    after: ServedVersions
 
     def describe(self) -> str:
         changed = [model for model in self.after if self.before.get(model) != self.after[model]]
@@ -58,7 +58,7 @@ class Serving:
     loaded: Mapping[str, Sequence[int]]
     steps: Mapping[str, Mapping[str, int]]
 
-    def answers(self, name: str) -> Answers:
+    def versions_for(self, name: str) -> ServedVersions:
         """The versions that callers of ``name`` get who ask for no version; an ensemble's are those of its steps."""
         if name not in self.steps:
             return {name: self._newest(name)}
@@ -83,12 +83,12 @@ class Serving:
         """Who gets another version once ``after`` is true."""
         found = []
         for name in sorted(after.loaded):
-            old, new = self.answers(name), after.answers(name)
+            old, new = self.versions_for(name), after.versions_for(name)
             if old != new:
-                found.append(Move(name, self._who(name, [m for m in new if old.get(m) != new[m]]), old, new))
+                found.append(Move(name, self._callers_of(name, [m for m in new if old.get(m) != new[m]]), old, new))
         return tuple(found)
 
-    def _who(self, name: str, changed: Iterable[str]) -> str:
+    def _callers_of(self, name: str, changed: Iterable[str]) -> str:
         if name not in self.steps:
             return f"callers of {name} without a version"
         follows = all(self.steps[name].get(model) == -1 for model in changed)
@@ -119,7 +119,7 @@ def serving_on(server: OperatorClient, names: Iterable[str]) -> Serving:
     return Serving(loaded, {name: found for name, found in steps.items() if found})
 
 
-def look(servers: Sequence[OperatorClient], subject: str, expected: Mapping[str, Answers]) -> str:
+def verify_callers(servers: Sequence[OperatorClient], subject: str, expected: Mapping[str, ServedVersions]) -> str:
     """Ask each server that is there what callers get; gives that in a sentence.
 
     Args:
@@ -128,13 +128,13 @@ def look(servers: Sequence[OperatorClient], subject: str, expected: Mapping[str,
     Raises:
         CallersError: callers of a server get something else, or it does not report what they get.
     """
-    asked = sum(_is_as_expected(server, subject, expected) for server in servers)
-    if not asked:
+    verified = sum(_is_as_expected(server, subject, expected) for server in servers)
+    if not verified:
         return "no server answers, so nobody was asked"
-    return f"callers of {subject} get {_listed(expected[subject])}, by {asked} of {len(servers)} servers"
+    return f"callers of {subject} get {_listed(expected[subject])}, by {verified} of {len(servers)} servers"
 
 
-def _is_as_expected(server: OperatorClient, subject: str, expected: Mapping[str, Answers]) -> bool:
+def _is_as_expected(server: OperatorClient, subject: str, expected: Mapping[str, ServedVersions]) -> bool:
     """False where the server is away. Raises CallersError if it is there and its callers get something else."""
     deadline = time.monotonic() + _LOOK_DEADLINE_SECONDS
     while not is_away(server):
@@ -147,20 +147,20 @@ def _is_as_expected(server: OperatorClient, subject: str, expected: Mapping[str,
     return False
 
 
-def _difference(server: OperatorClient, subject: str, expected: Mapping[str, Answers]) -> str | None:
+def _difference(server: OperatorClient, subject: str, expected: Mapping[str, ServedVersions]) -> str | None:
     try:
         serving = serving_on(server, expected)
     except ClientError as error:
         return f"the server does not report what callers of {subject} get: {error}"
-    for name, answers in expected.items():
-        found = serving.answers(name)
-        if found != answers and (name == subject or serving.loaded.get(name)):
-            return f"callers of {name} get {_listed(found)}, not {_listed(answers)}"
+    for name, versions in expected.items():
+        found = serving.versions_for(name)
+        if found != versions and (name == subject or serving.loaded.get(name)):
+            return f"callers of {name} get {_listed(found)}, not {_listed(versions)}"
     return None
 
 
-def _listed(answers: Answers) -> str:
-    return ", ".join(f"{model} {_number(version)}" for model, version in answers.items()) or "no answer"
+def _listed(versions: ServedVersions) -> str:
+    return ", ".join(f"{model} {_number(version)}" for model, version in versions.items()) or "no answer"
 
 
 def _number(version: int | None) -> str:

@@ -15,8 +15,6 @@ from trireme_backends.routing.route import CANARY_SUFFIX
 from trireme_client import OperatorClient
 
 from trireme.errors import TriremeError
-from trireme.release.counts import Counts, GenerationCounts, RequestCounts
-from trireme.release.lock import release_lock
 from trireme.release.plans import (
     canary_folder,
     plan_canary,
@@ -26,15 +24,15 @@ from trireme.release.plans import (
     read_traffic,
     routes_to,
 )
-from trireme.release.shadow import Shadow, make_questions
-from trireme.release.statistics import Judgement, Limits, Verdict, judge
-from trireme.release.workspace import Workspace, canary_lock_path, open_workspace, replica_clients
+from trireme.release.shadow import Counts, GenerationCounts, RequestCounts, Shadow, comparison_requests
+from trireme.release.statistics import CanaryLimits, CanaryVerdict, Judgement, judge
+from trireme.release.workspace import Workspace, canary_lock_path, open_workspace, release_lock, replica_clients
 from trireme.repository.folders import ModelRepository
 from trireme.repository.model_config import load_model_config
 from trireme.serving.run_state import RunDirectory, ServingState
 from trireme.settings import Settings
 
-_QUESTION_DEADLINE_SECONDS = 30.0
+_REQUEST_DEADLINE_SECONDS = 30.0
 # Longer than the preflight of another command's publish.
 _LOCK_WAIT_SECONDS = 180.0
 
@@ -57,7 +55,7 @@ class CanaryPolicy:
     Attributes:
         percents: of the route's requests to the variant, ascending.
         least_seconds: each step lasts at least this long.
-        least_pairs: questions asked of both versions before a step is judged.
+        least_pairs: requests sent to both versions before a step is judged.
         most_pairs: where a step is still undecided after this many, the canary was not shown to be good.
     """
 
@@ -65,7 +63,7 @@ class CanaryPolicy:
     least_seconds: float = 5.0
     least_pairs: int = 300
     most_pairs: int = 1500
-    limits: Limits = field(default_factory=Limits)
+    limits: CanaryLimits = field(default_factory=CanaryLimits)
 
 
 class Canary:
@@ -92,7 +90,7 @@ class Canary:
         self._policy = policy
         self._progress = progress
         self._repository = ModelRepository(settings.repository_dir)
-        self._questions = make_questions(self._repository, variant, texts)
+        self._requests = comparison_requests(self._repository, variant, texts)
         self._routes = routes_to(self._repository, variant)
         self._percent = 0.0
 
@@ -102,7 +100,7 @@ class Canary:
         Raises:
             CanaryRejectedError: the canary was worse, or not shown to be good; it is taken back.
             CanaryEndedError: another command took it back, or promoted it.
-            LockedError: the variant has a canary with a living controller.
+            RepositoryLockedError: the variant has a canary with a living controller.
             ServerError: nothing is being served.
         """
         directory = RunDirectory(self._settings.run_dir)
@@ -116,57 +114,59 @@ class Canary:
                 plan = plan_canary(self._repository, self._variant, self._pins)
                 workspace.carry_out(plan, actor=actor, note=note or "opened")
             try:
-                judgement = Judgement(Verdict.PASS, "opened")
+                judgement = Judgement(CanaryVerdict.PASS, "opened")
                 for percent in self._policy.percents:
-                    self._shift(percent, actor, judgement.told)
+                    self._shift(percent, actor, judgement.summary)
                     judgement = self._judge(client, counts)
-                    if judgement.verdict is not Verdict.PASS:
+                    if judgement.verdict is not CanaryVerdict.PASS:
                         self._reject(actor, judgement)
                 with self._own_lock() as workspace:
                     plan = plan_promote(self._repository, self._variant, self._pins)
-                    workspace.carry_out(plan, actor=actor, note=f"canary passed: {judgement.told}")
+                    workspace.carry_out(plan, actor=actor, note=f"canary passed: {judgement.summary}")
             except (CanaryRejectedError, CanaryEndedError):
                 raise
             except BaseException as error:
                 # Ctrl-C, a server that went away: nobody would watch the canary from here on.
                 self._close(actor, f"canary aborted: {error or type(error).__name__}")
                 raise
-        return judgement.told
+        return judgement.summary
 
-    def _shift(self, percent: float, actor: str | None, told: str) -> None:
+    def _shift(self, percent: float, actor: str | None, summary: str) -> None:
         with self._own_lock() as workspace:
             plan = plan_shift(self._repository, self._variant, percent)
-            workspace.carry_out(plan, actor=actor, note=f"{percent:g} % after: {told}")
+            workspace.carry_out(plan, actor=actor, note=f"{percent:g} % after: {summary}")
         self._percent = percent
 
     def _counts(self, state: ServingState, stack: contextlib.ExitStack) -> Counts:
         if load_model_config(self._repository.model(self._variant).config_path).is_decoupled:
             addresses = [replica.metrics_address for replica in state.replicas]
-            return GenerationCounts(addresses, self._repository, _QUESTION_DEADLINE_SECONDS)
+            return GenerationCounts(addresses, self._repository, _REQUEST_DEADLINE_SECONDS)
         replicas = [stack.enter_context(replica) for replica in replica_clients(self._settings)]
-        return RequestCounts(replicas, _QUESTION_DEADLINE_SECONDS)
+        return RequestCounts(replicas, _REQUEST_DEADLINE_SECONDS)
 
     def _judge(self, client: OperatorClient, counts: Counts) -> Judgement:
         policy = self._policy
         canary = f"{self._variant}{CANARY_SUFFIX}"
-        shadow = Shadow(client, counts, self._variant, canary, self._questions, _QUESTION_DEADLINE_SECONDS)
+        shadow = Shadow(client, counts, self._variant, canary, self._requests, _REQUEST_DEADLINE_SECONDS)
         ends, asked = time.monotonic() + policy.least_seconds, 0
         while True:
-            shadow.ask(policy.least_pairs, each=self._check_own)
+            shadow.compare(policy.least_pairs, each=self._check_own)
             asked += policy.least_pairs
             judgement = judge(shadow.window(), policy.limits)
-            self._progress(f"{self._percent:g} %: {judgement.verdict.value}: {judgement.told}")
-            if judgement.verdict is Verdict.FAIL:
+            self._progress(f"{self._percent:g} %: {judgement.verdict.value}: {judgement.summary}")
+            if judgement.verdict is CanaryVerdict.FAIL:
                 return judgement
-            if judgement.verdict is Verdict.PASS and time.monotonic() >= ends:
+            if judgement.verdict is CanaryVerdict.PASS and time.monotonic() >= ends:
                 return judgement
-            if judgement.verdict is Verdict.UNDECIDED and asked >= policy.most_pairs:
-                return Judgement(Verdict.UNDECIDED, f"not shown to be good after {asked} questions: {judgement.told}")
+            if judgement.verdict is CanaryVerdict.UNDECIDED and asked >= policy.most_pairs:
+                return Judgement(
+                    CanaryVerdict.UNDECIDED, f"not shown to be good after {asked} requests: {judgement.summary}"
+                )
 
     def _reject(self, actor: str | None, judgement: Judgement) -> None:
-        told = f"canary rejected at {self._percent:g} %: {judgement.told}"
-        self._close(actor, told)
-        raise CanaryRejectedError(f"{self._variant}: {told}; all its traffic is back on the stable version")
+        summary = f"canary rejected at {self._percent:g} %: {judgement.summary}"
+        self._close(actor, summary)
+        raise CanaryRejectedError(f"{self._variant}: {summary}; all its traffic is back on the stable version")
 
     def _close(self, actor: str | None, note: str) -> None:
         with self._lock() as workspace:

@@ -9,7 +9,7 @@ from typing import Any
 from trireme_client import ClientError
 
 from trireme.errors import TriremeError
-from trireme.release.callers import Answers, CallersError, Move, look
+from trireme.release.callers import CallersError, Move, ServedVersions, verify_callers
 from trireme.release.journal import Journal, Outcome, Release
 from trireme.release.step import Step, World, from_json, to_json
 
@@ -33,7 +33,7 @@ class Plan:
     steps: tuple[Step, ...]
     commit_index: int
     moves: tuple[Move, ...] = ()
-    expected: Mapping[str, Answers] = field(default_factory=dict)
+    expected: Mapping[str, ServedVersions] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
     def summary(self) -> str:
@@ -58,7 +58,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class ReleaseEngine:
     """Does plans. The caller holds the release lock.
 
     Example:
@@ -83,7 +83,7 @@ class Engine:
         identity = self.journal.begin(
             plan.verb, plan.subject, [to_json(step) for step in plan.steps],
             commit_index=plan.commit_index, actor=actor, note=note,
-            moves=[asdict(move) for move in plan.moves], expected=plan.expected, remarks=plan.remarks,
+            moves=plan.moves, expected=plan.expected, remarks=plan.remarks,
         )  # fmt: skip
         self._go_on(identity, plan, 0)
         return identity
@@ -122,7 +122,7 @@ class Engine:
                     self._undo(identity, plan.steps[: index + 1], str(error))
                 raise
         try:
-            seen = look(self.world.replicas, plan.subject, plan.expected) if plan.expected else ""
+            seen = verify_callers(self.world.replicas, plan.subject, plan.expected) if plan.expected else ""
         except CallersError as error:
             if plan.commit_index == len(plan.steps):
                 self._undo(identity, plan.steps, str(error))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from trireme.errors import TriremeError, describe
 from trireme.files import write_atomic
-from trireme.release.lock import LockedError
 from trireme.release.plans import DONE_MARKER
+from trireme.release.workspace import RepositoryLockedError
 from trireme.repository.manifest import MANIFEST_NAME, read_manifest, verify_files
 
 _State = tuple[tuple[str, int, int], ...]
@@ -27,7 +27,7 @@ class Inbox:
 
     Example:
         >>> inbox = Inbox(Path("inbox"), publish=lambda model, source: ..., progress=print)
-        >>> inbox.look()
+        >>> inbox.scan()
 
     Attributes:
         publish: publishes the files of a folder as a new version of a model; raises TriremeError or OSError.
@@ -38,7 +38,7 @@ class Inbox:
     progress: Callable[[str], None]
     _seen: dict[str, _State] = field(default_factory=dict)
 
-    def look(self) -> int:
+    def scan(self) -> int:
         """Publish every folder that is complete; how many were refused.
 
         A folder for which another command holds the release lock is looked at again the next time.
@@ -49,7 +49,7 @@ class Inbox:
                 continue
             try:
                 self.publish(entry.name, entry)
-            except LockedError as error:
+            except RepositoryLockedError as error:
                 self.progress(str(error))
             except Exception as error:
                 # Whatever it is, the next folder is looked at.

@@ -52,20 +52,20 @@ def _verify(
     folder: ModelFolder, version: int, published: Mapping[str, str] | None, public_key: Ed25519PublicKey | None
 ) -> VersionCheck:
     directory = folder.version_dir(version)
-    held_against = []
+    compared_with = []
     try:
         if (directory / MANIFEST_NAME).is_file():
-            held_against.append("manifest")
+            compared_with.append("manifest")
             verify_files(read_manifest(directory), directory)
         if published is not None:
-            held_against.append("journal")
+            compared_with.append("journal")
             _verify_published(directory, published)
-        if public_key is not None and held_against:
-            held_against.append("signature")
+        if public_key is not None and compared_with:
+            compared_with.append("signature")
             _verify_signature(directory, public_key)
     except (TriremeError, OSError) as error:
-        return VersionCheck(folder.name, version, ", ".join(held_against), str(error))
-    return VersionCheck(folder.name, version, ", ".join(held_against), "")
+        return VersionCheck(folder.name, version, ", ".join(compared_with), str(error))
+    return VersionCheck(folder.name, version, ", ".join(compared_with), "")
 
 
 def _verify_published(directory: Path, published: Mapping[str, str]) -> None:

@@ -14,12 +14,15 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from trireme.errors import ConfigError
+from pydantic import Field
+
+from trireme.documents import parse_json_of
+from trireme.release.callers import Move, ServedVersions
 
 
 class Outcome(str, Enum):
@@ -61,14 +64,51 @@ class Release:
     steps: tuple[Mapping[str, Any], ...]
     commit_index: int
     started_at: float
-    moves: tuple[Mapping[str, Any], ...] = ()
-    expected: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+    moves: tuple[Move, ...] = ()
+    expected: Mapping[str, ServedVersions] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     reached: int = -1
     outcome: Outcome | None = None
     reason: str = ""
     reached_at: float | None = None
     ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begin:
+    release: str
+    entry: Literal["begin"] = "begin"
+    at: float
+    verb: str
+    subject: str
+    actor: str
+    note: str
+    commit_index: int
+    steps: tuple[Mapping[str, Any], ...]
+    moves: tuple[Move, ...] = ()
+    expected: Mapping[str, ServedVersions] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    release: str
+    entry: Literal["step"] = "step"
+    at: float
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    release: str
+    entry: Literal["end"] = "end"
+    at: float
+    outcome: Outcome
+    reason: str
+
+
+_Entry = _Begin | _Step | _End
+_ENTRY: Any = Annotated[_Entry, Field(discriminator="entry")]
 
 
 class Journal:
@@ -91,39 +131,27 @@ class Journal:
         commit_index: int,
         actor: str,
         note: str,
-        moves: Sequence[Mapping[str, Any]] = (),
-        expected: Mapping[str, Mapping[str, int | None]] | None = None,
+        moves: Sequence[Move] = (),
+        expected: Mapping[str, ServedVersions] | None = None,
         remarks: Sequence[str] = (),
     ) -> str:
         """Record a plan before its first step; gives the release's identity."""
         identity = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-        self._append(
-            {
-                "release": identity,
-                "entry": "begin",
-                "at": time.time(),
-                "verb": verb,
-                "subject": subject,
-                "actor": actor,
-                "note": note,
-                "commit_index": commit_index,
-                "steps": list(steps),
-                "moves": list(moves),
-                "expected": expected or {},
-                "remarks": list(remarks),
-            }
-        )
+        entry = _Begin(
+            release=identity, at=time.time(), verb=verb, subject=subject, actor=actor, note=note,
+            commit_index=commit_index, steps=tuple(steps), moves=tuple(moves), expected=expected or {},
+            remarks=tuple(remarks),
+        )  # fmt: skip
+        self._append(entry)
         return identity
 
     def step(self, identity: str, index: int) -> None:
         """Record that a step is done next."""
-        self._append({"release": identity, "entry": "step", "at": time.time(), "index": index})
+        self._append(_Step(release=identity, at=time.time(), index=index))
 
     def end(self, identity: str, outcome: Outcome, reason: str = "") -> None:
         """Record how a release ended."""
-        self._append(
-            {"release": identity, "entry": "end", "at": time.time(), "outcome": outcome.value, "reason": reason}
-        )
+        self._append(_End(release=identity, at=time.time(), outcome=outcome, reason=reason))
 
     def releases(self) -> list[Release]:
         """Every release, oldest first.
@@ -131,59 +159,42 @@ class Journal:
         Raises:
             ConfigError: a line that is not the last is no journal entry.
         """
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, Release] = {}
         for entry in self._entries():
-            if entry["entry"] == "begin":
-                found[entry["release"]] = {
-                    "identity": entry["release"],
-                    "verb": entry["verb"],
-                    "subject": entry["subject"],
-                    "actor": entry["actor"],
-                    "note": entry["note"],
-                    "steps": tuple(entry["steps"]),
-                    "commit_index": entry["commit_index"],
-                    "moves": tuple(entry.get("moves", ())),
-                    "expected": entry.get("expected", {}),
-                    "remarks": tuple(entry.get("remarks", ())),
-                    "started_at": entry["at"],
-                }
-            elif entry["entry"] == "step":
-                found[entry["release"]] |= {"reached": entry["index"], "reached_at": entry["at"]}
+            if isinstance(entry, _Begin):
+                found[entry.release] = Release(
+                    entry.release, entry.verb, entry.subject, entry.actor, entry.note, entry.steps,
+                    entry.commit_index, entry.at, entry.moves, entry.expected, entry.remarks,
+                )  # fmt: skip
+                continue
+            release = found[entry.release]
+            if isinstance(entry, _Step):
+                found[entry.release] = replace(release, reached=entry.index, reached_at=entry.at)
             else:
-                found[entry["release"]] |= {
-                    "outcome": Outcome(entry["outcome"]),
-                    "reason": entry["reason"],
-                    "ended_at": entry["at"],
-                }
-        return [Release(**fields) for fields in found.values()]
+                found[entry.release] = replace(release, outcome=entry.outcome, reason=entry.reason, ended_at=entry.at)
+        return list(found.values())
 
     def unfinished(self) -> list[Release]:
         """Releases that were cut off, oldest first."""
         return [release for release in self.releases() if release.outcome is None]
 
-    def _entries(self) -> Iterator[dict[str, Any]]:
+    def _entries(self) -> Iterator[_Entry]:
         try:
             lines = self._path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return
-        for number, line in enumerate(lines, start=1):
-            if not line:
-                continue
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                # What a writer left that was killed in the middle of its last line: it did nothing after it.
-                if number == len(lines):
-                    return
-                raise ConfigError(self._path, f"not a journal entry: {error}", line=number) from error
+        # What follows the last line end was cut off there: whoever wrote it was killed, and did nothing after it.
+        for number, line in enumerate(lines[:-1], start=1):
+            if line:
+                yield parse_json_of(self._path, _ENTRY, line, line=number)
 
-    def _append(self, entry: Mapping[str, Any]) -> None:
+    def _append(self, entry: _Entry) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a+b") as file:
             # A torn last line is cut off, so that the new entry stands on a line of its own.
             content = self._path.read_bytes()
             if content and not content.endswith(b"\n"):
                 file.truncate(content.rfind(b"\n") + 1)
-            file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+            file.write(json.dumps(asdict(entry), separators=(",", ":")).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

@@ -124,7 +124,7 @@ def plan_shift(repository: ModelRepository, variant: str, percent: float) -> Pla
     steps = tuple(_shift(route, variant, percent, why) for route in routes)
     serving = serving_by_files(repository)
     who = f"{percent:g} % of what {', '.join(route.name for route in routes)} sends to {variant}"
-    move = Move(variant, who, serving.answers(variant), serving.answers(canary.name))
+    move = Move(variant, who, serving.versions_for(variant), serving.versions_for(canary.name))
     return Plan("canary", variant, steps, commit_index=0, moves=(move,))
 
 
@@ -146,7 +146,7 @@ def plan_promote(repository: ModelRepository, subject: str, pins: Mapping[str, i
     after = pin_steps(before, pins, folder.config_path)
     if after == before:
         raise _pinned_already(repository, subject, pins)
-    repin = Reconfigure(subject, before, after, (1,), f"pin {_told(pins)}")
+    repin = Reconfigure(subject, before, after, (1,), f"pin {_pin_list(pins)}")
     off, removal = _close_canary(repository, subject)
     serving = serving_by_files(repository)
     return _plan("promote", subject, (repin, *off, *removal), 0, serving, serving.with_pins(subject, pins))
@@ -178,10 +178,12 @@ def plan_rollback(repository: ModelRepository, journal: Journal, subject: str, p
     if off:
         canary = f"{subject}{CANARY_SUFFIX}"
         who = f"requests that routes send to {canary}"
-        closed = Move(canary, who, serving.answers(canary), plan.expected[subject])
+        closed = Move(canary, who, serving.versions_for(canary), plan.expected[subject])
         plan = replace(plan, moves=(closed, *plan.moves))
     if not plan.moves and not removal:
-        raise TriremeError(f"{subject} is there already: {_told(pins)}; nothing to roll back; name a version with --to")
+        raise TriremeError(
+            f"{subject} is there already: {_pin_list(pins)}; nothing to roll back; name a version with --to"
+        )
     return plan
 
 
@@ -220,7 +222,7 @@ def _plan(
     remarks: Sequence[str] = (),
 ) -> Plan:
     moves = before.moves(after)
-    expected = {name: after.answers(name) for name in (subject, *(move.name for move in moves))}
+    expected = {name: after.versions_for(name) for name in (subject, *(move.name for move in moves))}
     return Plan(verb, subject, steps, commit_index, moves, expected, tuple(remarks))
 
 
@@ -234,7 +236,7 @@ def _plan_model(
     version, serving = wanted[model], serving_by_files(repository)
     if version not in folder.versions():
         raise NotFoundError(f"version of {model}", str(version), map(str, folder.versions()))
-    if serving.answers(model) == wanted:
+    if serving.versions_for(model) == wanted:
         fix = "name a version with --to" if verb == "rollback" else "publish a new version first"
         raise TriremeError(f"callers of {model} get version {version} already; {fix}")
     pins = serving.pins(model)
@@ -356,8 +358,8 @@ def _before_last_promotion(journal: Journal, folder: ModelFolder) -> dict[str, i
             continue
         if release.outcome in (Outcome.DONE, Outcome.FAILED):
             for move in release.moves:
-                before = {model: version for model, version in move["before"].items() if version and model in movable}
-                if move["name"] == folder.name and before:
+                before = {model: version for model, version in move.before.items() if version and model in movable}
+                if move.name == folder.name and before:
                     return before
     raise TriremeError(f"{folder.name} was never promoted, so there is nothing to go back to; name a version with --to")
 
@@ -371,12 +373,12 @@ def _pinned_already(repository: ModelRepository, variant: str, pins: Mapping[str
                 f"{variant} is pinned to {model} version {version} already, and version {newest} is not loaded; "
                 f"load it with: trireme promote {model}"
             )
-    return TriremeError(f"{variant} is pinned to {_told(pins)} already; publish a new version first")
+    return TriremeError(f"{variant} is pinned to {_pin_list(pins)} already; publish a new version first")
 
 
 def _listed(versions: Sequence[int]) -> str:
     return f"version{'s' if len(versions) > 1 else ''} {', '.join(map(str, versions))}"
 
 
-def _told(pins: Mapping[str, int]) -> str:
+def _pin_list(pins: Mapping[str, int]) -> str:
     return ", ".join(f"{model} to version {version}" for model, version in pins.items())

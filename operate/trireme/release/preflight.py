@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,12 @@ from trireme_client import ClientError, OperatorClient
 
 from trireme.errors import GateError, ServerError, TriremeError
 from trireme.files import link_or_copy
-from trireme.inference.readiness import prove
 from trireme.lint import Severity, lint
 from trireme.processes.runtime import EmbeddedRuntime
 from trireme.processes.server import ServerFlags, TritonServer
 from trireme.release.edits import keep_versions
 from trireme.repository.folders import ModelFolder, ModelRepository
-from trireme.repository.golden import load_golden
+from trireme.repository.golden import GoldenSample, load_golden
 from trireme.repository.loading import plan_loading
 from trireme.repository.manifest import MANIFEST_NAME, read_manifest, verify_files
 from trireme.repository.model_config import load_model_config
@@ -69,7 +69,7 @@ class Preflight:
             ):
                 if not client.is_version_ready(folder.name, version, _SAMPLE_DEADLINE_SECONDS):
                     raise ServerError(" ".join(server.errors_about(folder.name)[-1:]) or "the server does not say why")
-                return prove(client, folder.name, load_golden(folder), _SAMPLE_DEADLINE_SECONDS)
+                return replay_golden(client, folder.name, load_golden(folder), _SAMPLE_DEADLINE_SECONDS)
         except (ServerError, ClientError) as error:
             raise ServerError(f"{folder.name}: the new version does not load in a throw-away server: {error}") from None
 
@@ -88,13 +88,32 @@ class Preflight:
             raise GateError(f"accuracy on {accuracy.data}", manifest.accuracy.accuracy, least, folder.name)
 
 
+def replay_golden(
+    client: OperatorClient, model: str, samples: Iterable[GoldenSample], deadline_seconds: float
+) -> tuple[str, ...]:
+    """Replay golden samples on a server; what is wrong with the answers, a sentence each.
+
+    Args:
+        deadline_seconds: for each sample.
+    """
+    problems: list[str] = []
+    for sample in samples:
+        try:
+            answer = client.infer(model, sample.inputs, deadline_seconds, sample.parameters)
+        except ClientError as error:
+            problems.append(f"{sample.case}: {error}")
+            continue
+        problems += sample.differences(answer.outputs)
+    return tuple(problems)
+
+
 def _check_lint(model_dir: Path) -> None:
     errors = lint(model_dir).of(Severity.ERROR)
     if errors:
         # The paths are those of a folder that is gone when this is read.
-        told = "; ".join(f"{finding.problem}; {finding.fix} [{finding.rule}]" for finding in errors)
-        told = told.replace(f"{model_dir.parent}/", "")
-        raise TriremeError(f"{model_dir.name}: lint refuses the new version: {told}")
+        problems = "; ".join(f"{finding.problem}; {finding.fix} [{finding.rule}]" for finding in errors)
+        problems = problems.replace(f"{model_dir.parent}/", "")
+        raise TriremeError(f"{model_dir.name}: lint refuses the new version: {problems}")
 
 
 def _lay_out(folder: ModelFolder, copy: Path, version: int, repository: Path) -> None:

@@ -1,4 +1,4 @@
-"""Asks a variant and its canary the same questions at the same time, and counts what their callers see."""
+"""Asks a variant and its canary the same requests at the same time, and counts what their callers see."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from trireme_client import ClientError, InferResult, OperatorClient
 
 from trireme.errors import TriremeError
-from trireme.release.counts import Counts
-from trireme.release.statistics import Outcomes, Window
+from trireme.processes.server_metrics import Metrics
+from trireme.release.statistics import ObservationWindow, RequestOutcomes
 from trireme.repository.folders import ModelRepository
 from trireme.repository.golden import GoldenSample, Tensors, load_golden
 from trireme.repository.model_config import load_model_config
@@ -20,10 +21,13 @@ from trireme.repository.model_config import load_model_config
 _MOST_WORDS = 40
 _MOST_TOKENS = 16
 _SEED = 20
+# Of ``trireme_backends.generation.metrics``. Other ends are a whole answer, the caller's fault or the caller's wish.
+_GENERATIONS = "trireme_generation_requests_total"
+_SERVER_FAULTS = ("engine_failed", "overloaded")
 
 
-def make_questions(repository: ModelRepository, variant: str, texts: Sequence[str]) -> Iterator[GoldenSample]:
-    """Endless questions to a variant: ``texts``, or else texts of the words of its golden samples, each a new one.
+def comparison_requests(repository: ModelRepository, variant: str, texts: Sequence[str]) -> Iterator[GoldenSample]:
+    """Endless requests to a variant: ``texts``, or else texts of the words of its golden samples, each a new one.
 
     A language model is asked to go on with them, always by its likeliest tokens, so that two answers can be compared. A
     variant that takes no text is asked its golden samples over and over. Its samples also tell how far two answers may
@@ -56,13 +60,64 @@ def make_questions(repository: ModelRepository, variant: str, texts: Sequence[st
     return itertools.cycle(samples)
 
 
+class Counts(Protocol):
+    """What was counted since each replica started."""
+
+    def of(self, model: str) -> list[RequestOutcomes]:
+        """By replica; one that does not answer has counted nothing."""
+        ...
+
+
+class RequestCounts:
+    """Of models that answer once: Triton's own counts."""
+
+    def __init__(self, replicas: Sequence[OperatorClient], deadline_seconds: float) -> None:
+        self._replicas, self._deadline_seconds = replicas, deadline_seconds
+
+    def of(self, model: str) -> list[RequestOutcomes]:
+        """Of ``model`` in all its versions."""
+        return [self._of(replica, model) for replica in self._replicas]
+
+    def _of(self, replica: OperatorClient, model: str) -> RequestOutcomes:
+        try:
+            entries = replica.statistics(self._deadline_seconds, model)
+        except ClientError:
+            return RequestOutcomes(0, 0)
+        succeeded, failed = sum(entry.succeeded for entry in entries), sum(entry.failed for entry in entries)
+        return RequestOutcomes(succeeded + failed, failed)
+
+
+class GenerationCounts:
+    """Of variants that stream: their engines' own counts.
+
+    Triton takes a stream that ends in an error for one that was answered, and callers ask the pinned version of the
+    engine itself.
+    """
+
+    def __init__(self, metrics_addresses: Sequence[str], repository: ModelRepository, deadline_seconds: float) -> None:
+        self._addresses, self._repository = metrics_addresses, repository
+        self._deadline_seconds = deadline_seconds
+
+    def of(self, model: str) -> list[RequestOutcomes]:
+        """Of the versions that the ensemble ``model`` is pinned to."""
+        config = load_model_config(self._repository.model(model).config_path)
+        pins = [(step.model, str(step.version)) for step in config.steps]
+        return [self._of(address, pins) for address in self._addresses]
+
+    def _of(self, address: str, pins: Sequence[tuple[str, str]]) -> RequestOutcomes:
+        sums = Metrics.read(address, self._deadline_seconds).sums(_GENERATIONS, "model", "version", "finish_reason")
+        counted = [(reason, int(count)) for (*pin, reason), count in sums.items() if tuple(pin) in pins]
+        faults = sum(count for reason, count in counted if reason in _SERVER_FAULTS)
+        return RequestOutcomes(sum(count for _, count in counted), faults)
+
+
 class Shadow:
     """One window of both versions.
 
     Example:
-        >>> shadow = Shadow(client, counts, "embedding_economy", "embedding_economy__canary", questions, 5.0)
-        >>> shadow.ask(300)
-        >>> judge(shadow.window(), Limits())
+        >>> shadow = Shadow(client, counts, "embedding_economy", "embedding_economy__canary", requests, 5.0)
+        >>> shadow.compare(300)
+        >>> judge(shadow.window(), CanaryLimits())
     """
 
     def __init__(
@@ -71,14 +126,14 @@ class Shadow:
         counts: Counts,
         stable: str,
         canary: str,
-        questions: Iterator[GoldenSample],
+        requests: Iterator[GoldenSample],
         deadline_seconds: float,
     ) -> None:
         """``client`` asks where callers ask; ``counts`` are those of the servers behind."""
         self._client = client
         self._counts = counts
         self._sides = (stable, canary)
-        self._questions = questions
+        self._requests = requests
         self._deadline_seconds = deadline_seconds
         self._before = [counts.of(side) for side in self._sides]
         self._asked = [0, 0]
@@ -86,23 +141,25 @@ class Shadow:
         self._latencies_ms: tuple[list[float], list[float]] = ([], [])
         self._compared = self._agreed = 0
 
-    def ask(self, pairs: int, each: Callable[[], None] = lambda: None) -> None:
-        """Ask both sides ``pairs`` questions; ``each`` is called after every one, and may raise to stop."""
-        for question in (next(self._questions) for _ in range(pairs)):
+    def compare(self, pairs: int, each: Callable[[], None] = lambda: None) -> None:
+        """Send both sides ``pairs`` requests; ``each`` is called after every one, and may raise to stop."""
+        for request in (next(self._requests) for _ in range(pairs)):
             # The order changes, so that neither side always finds the caches warm.
             order = (0, 1) if sum(self._asked) // 2 % 2 else (1, 0)
-            answers = {side: self._infer(side, question.inputs) for side in order}
+            answers = {side: self._infer(side, request.inputs) for side in order}
             stable, canary = answers[0], answers[1]
             if stable and canary:
                 self._compared += 1
-                expected = GoldenSample("", question.inputs, stable.outputs, {}, question.tolerance)
+                expected = GoldenSample("", request.inputs, stable.outputs, {}, request.tolerance)
                 self._agreed += not expected.differences(canary.outputs)
             each()
 
-    def window(self) -> Window:
+    def window(self) -> ObservationWindow:
         """All that was seen until now."""
         outcomes = [self._outcomes(side) for side in (0, 1)]
-        return Window(outcomes[0], outcomes[1], *self._latencies_ms, compared=self._compared, agreed=self._agreed)
+        return ObservationWindow(
+            outcomes[0], outcomes[1], *self._latencies_ms, compared=self._compared, agreed=self._agreed
+        )
 
     def _infer(self, side: int, inputs: Tensors) -> InferResult | None:
         self._asked[side] += 1
@@ -114,10 +171,10 @@ class Shadow:
         self._latencies_ms[side].append(answer.timings.total_ms)
         return answer
 
-    def _outcomes(self, side: int) -> Outcomes:
+    def _outcomes(self, side: int) -> RequestOutcomes:
         pairs = list(zip(self._before[side], self._counts.of(self._sides[side]), strict=True))
         # The servers count our own requests too, but none that one lost with a restart; then its counts are lower.
-        return Outcomes(
+        return RequestOutcomes(
             requests=max(self._asked[side], sum(max(now.requests - before.requests, 0) for before, now in pairs)),
             errors=max(self._failed[side], sum(max(now.errors - before.errors, 0) for before, now in pairs)),
         )

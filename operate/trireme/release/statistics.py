@@ -26,14 +26,14 @@ _RESAMPLES = 10_000
 _SEED = 20
 
 
-class Verdict(str, Enum):
+class CanaryVerdict(str, Enum):
     PASS = "pass"
     FAIL = "fail"
     UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CanaryLimits:
     """What a canary may be worse by.
 
     Attributes:
@@ -52,7 +52,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
+class RequestOutcomes:
     """Requests to one version in a window, and how many of them failed."""
 
     requests: int
@@ -60,7 +60,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class ObservationWindow:
     """What was seen of both versions at the same time.
 
     Attributes:
@@ -69,8 +69,8 @@ class Window:
         compared, agreed: pairs of answers, and how many of them were equal.
     """
 
-    stable: Outcomes
-    canary: Outcomes
+    stable: RequestOutcomes
+    canary: RequestOutcomes
     stable_ms: Sequence[float]
     canary_ms: Sequence[float]
     compared: int
@@ -81,61 +81,63 @@ class Window:
 class Judgement:
     """One measure's verdict, and the numbers behind it as a person reads them."""
 
-    verdict: Verdict
-    told: str
+    verdict: CanaryVerdict
+    summary: str
 
 
-def judge(window: Window, limits: Limits) -> Judgement:
+def judge(window: ObservationWindow, limits: CanaryLimits) -> Judgement:
     """All three measures: fails if one does, passes if all do."""
     parts = (judge_errors(window, limits), judge_p95(window, limits), judge_agreement(window, limits))
     verdicts = {part.verdict for part in parts}
-    overall = next((v for v in (Verdict.FAIL, Verdict.UNDECIDED) if v in verdicts), Verdict.PASS)
-    shown = parts if overall is Verdict.PASS else [part for part in parts if part.verdict is overall]
-    return Judgement(overall, ", ".join(part.told for part in shown))
+    overall = next((v for v in (CanaryVerdict.FAIL, CanaryVerdict.UNDECIDED) if v in verdicts), CanaryVerdict.PASS)
+    shown = parts if overall is CanaryVerdict.PASS else [part for part in parts if part.verdict is overall]
+    return Judgement(overall, ", ".join(part.summary for part in shown))
 
 
-def judge_errors(window: Window, limits: Limits) -> Judgement:
+def judge_errors(window: ObservationWindow, limits: CanaryLimits) -> Judgement:
     """Fails if the canary fails more often (one-sided Fisher test); passes if an upper bound is within the excess."""
     stable, canary = window.stable, window.canary
-    told = f"errors {canary.errors} of {canary.requests}, stable {stable.errors} of {stable.requests}"
+    summary = f"errors {canary.errors} of {canary.requests}, stable {stable.errors} of {stable.requests}"
     if canary.requests == 0 or stable.requests == 0:
-        return Judgement(Verdict.UNDECIDED, told)
+        return Judgement(CanaryVerdict.UNDECIDED, summary)
     table = [
         [canary.errors, canary.requests - canary.errors],
         [stable.errors, stable.requests - stable.errors],
     ]
     if fisher_exact(table, alternative="greater")[1] < limits.alpha:
-        return Judgement(Verdict.FAIL, told)
+        return Judgement(CanaryVerdict.FAIL, summary)
     allowed = stable.errors / stable.requests + limits.error_excess
     within = upper_bound(canary.errors, canary.requests, limits.alpha) <= allowed
-    return Judgement(Verdict.PASS if within else Verdict.UNDECIDED, told)
+    return Judgement(CanaryVerdict.PASS if within else CanaryVerdict.UNDECIDED, summary)
 
 
-def judge_p95(window: Window, limits: Limits) -> Judgement:
+def judge_p95(window: ObservationWindow, limits: CanaryLimits) -> Judgement:
     """Bootstraps the excess of the canary's p95 over what the stable version's allows."""
     if not window.stable_ms or not window.canary_ms:
-        return Judgement(Verdict.UNDECIDED, "no latencies")
+        return Judgement(CanaryVerdict.UNDECIDED, "no latencies")
     stable, canary = np.asarray(window.stable_ms), np.asarray(window.canary_ms)
-    told = f"p95 {np.quantile(canary, 0.95):.1f} ms, stable {np.quantile(stable, 0.95):.1f} ms"
+    summary = f"p95 {np.quantile(canary, 0.95):.1f} ms, stable {np.quantile(stable, 0.95):.1f} ms"
     generator = np.random.default_rng(_SEED)
     allowed = limits.p95_ratio * _resampled_p95(stable, generator) + limits.p95_grace_ms
     excess = _resampled_p95(canary, generator) - allowed
     if np.quantile(excess, limits.alpha) > 0:
-        return Judgement(Verdict.FAIL, told)
-    return Judgement(Verdict.PASS if np.quantile(excess, 1 - limits.alpha) <= 0 else Verdict.UNDECIDED, told)
+        return Judgement(CanaryVerdict.FAIL, summary)
+    return Judgement(
+        CanaryVerdict.PASS if np.quantile(excess, 1 - limits.alpha) <= 0 else CanaryVerdict.UNDECIDED, summary
+    )
 
 
-def judge_agreement(window: Window, limits: Limits) -> Judgement:
+def judge_agreement(window: ObservationWindow, limits: CanaryLimits) -> Judgement:
     """Bounds the true share of equal answers."""
-    told = f"agreement {window.agreed} of {window.compared}"
+    summary = f"agreement {window.agreed} of {window.compared}"
     disagreed = window.compared - window.agreed
     if window.compared == 0:
-        return Judgement(Verdict.UNDECIDED, told)
+        return Judgement(CanaryVerdict.UNDECIDED, summary)
     allowed = 1 - limits.agreement
     if lower_bound(disagreed, window.compared, limits.alpha) > allowed:
-        return Judgement(Verdict.FAIL, told)
+        return Judgement(CanaryVerdict.FAIL, summary)
     within = upper_bound(disagreed, window.compared, limits.alpha) <= allowed
-    return Judgement(Verdict.PASS if within else Verdict.UNDECIDED, told)
+    return Judgement(CanaryVerdict.PASS if within else CanaryVerdict.UNDECIDED, summary)
 
 
 def upper_bound(count: int, total: int, alpha: float) -> float:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ from typing import Any, Protocol
 
 from trireme_client import ClientError, OperatorClient, UnreachableError
 
+from trireme.documents import parse_json
 from trireme.errors import ServerError, TriremeError
 from trireme.files import staged_directory, write_atomic
 from trireme.repository.folders import ModelFolder, ModelRepository
@@ -291,14 +293,13 @@ def to_json(step: Step) -> dict[str, Any]:
 
 
 def from_json(form: Mapping[str, Any]) -> Step:
-    """The step that ``to_json`` gave this form of."""
-    fields = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in form.items() if name != "kind"
-    }
+    """The step that ``to_json`` gave this form of. Raises ValueError if it is of no step."""
+    fields = dict(form)
+    kind = fields.pop("kind")
     if "patient" in fields:  # as journals had it, in the opposite sense
         fields["waits"] = not fields.pop("patient")
-    made: Step = _KINDS[form["kind"]](**fields)
-    return made
+    step: Step = parse_json(_KINDS[kind], json.dumps(fields))
+    return step
 
 
 def _version_copy(world: World, model: str, version: int) -> Path:

@@ -4,21 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from trireme_backends.routing.route import CANARY_SUFFIX
 from trireme_client import OperatorClient
 
-from trireme.release.engine import Engine, Plan
+from trireme.errors import TriremeError
+from trireme.file_lock import FileLockedError, take_lock
+from trireme.release.engine import Plan, ReleaseEngine
 from trireme.release.journal import Journal, Release
-from trireme.release.lock import LockedError, release_lock
 from trireme.release.plans import plan_rollback
 from trireme.release.step import World
 from trireme.repository.folders import ModelFolder, ModelRepository
 from trireme.serving.run_state import RunDirectory
 from trireme.settings import Settings
+
+
+class RepositoryLockedError(TriremeError):
+    """Another command is changing the repository."""
+
+    def __init__(self, verb: str, actor: str, pid: int, age_seconds: float) -> None:
+        super().__init__(
+            f"'trireme {verb}' of {actor} (pid {pid}) has been changing the repository for {age_seconds:.0f} s; "
+            "wait for it, or end it: what it began is then finished or undone by the next command"
+        )
+
+
+def release_lock(path: Path, verb: str, wait_seconds: float = 0.0) -> IO[str]:
+    """The lock, to be held in a ``with`` statement, after waiting for another owner up to ``wait_seconds``.
+
+    Raises:
+        RepositoryLockedError: another command holds it; names its verb, actor, pid and how long it has run.
+    """
+    owner = {"verb": verb, "actor": getpass.getuser(), "pid": os.getpid()}
+    try:
+        return take_lock(path, json.dumps(owner), wait_seconds)
+    except FileLockedError as error:
+        # A new owner may not have written its name yet.
+        known = json.loads(error.owner or '{"verb": "...", "actor": "someone", "pid": 0}')
+        raise RepositoryLockedError(known["verb"], known["actor"], known["pid"], error.age_seconds) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +61,7 @@ class Workspace:
 
     repository: ModelRepository
     journal: Journal
-    engine: Engine
+    engine: ReleaseEngine
     recovered: tuple[Release, ...]
     closed_canaries: tuple[str, ...] = ()
 
@@ -63,13 +92,13 @@ def open_workspace(
         wait_seconds: for another command to end.
 
     Raises:
-        LockedError: another command is changing the repository.
+        RepositoryLockedError: another command is changing the repository.
         TriremeError: an earlier release can be neither finished nor undone now.
     """
     with release_lock(_releases_dir(settings) / "lock", verb, wait_seconds), contextlib.ExitStack() as stack:
         replicas = tuple(stack.enter_context(client) for client in replica_clients(settings))
         repository = ModelRepository(settings.repository_dir)
-        engine = Engine(journal_of(settings), World(repository, replicas, _preflight(settings)), progress)
+        engine = ReleaseEngine(journal_of(settings), World(repository, replicas, _preflight(settings)), progress)
         workspace = Workspace(repository, engine.journal, engine, tuple(engine.recover()))
         abandoned = _abandoned_canaries(settings, repository) if close_abandoned else []
         for variant in abandoned:
@@ -88,7 +117,10 @@ def _abandoned_canaries(settings: Settings, repository: ModelRepository) -> list
     for folder in repository.models():
         variant = folder.name.removesuffix(CANARY_SUFFIX)
         if variant != folder.name:
-            with contextlib.suppress(LockedError), release_lock(canary_lock_path(settings, variant), "recover"):
+            with (
+                contextlib.suppress(RepositoryLockedError),
+                release_lock(canary_lock_path(settings, variant), "recover"),
+            ):
                 abandoned.append(variant)
     return abandoned
 

@@ -27,7 +27,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class SyntaxProblem:
-    """A place where the text is no message of its type, and how to mend it."""
+    """A place where the text is no message of its type, and how to fix it."""
 
     place: Place
     problem: str
@@ -217,7 +217,7 @@ class _Reader:
                 token.place, f"expected a value for '{name.text}', got {token.text or 'the end'!r}", _hint(token.text)
             )
         if known is not None:
-            self._judge_scalar(name, token, known)
+            self._check_scalar(name, token, known)
         node = Node(place, token.text)
         self._advance()
         if token.kind == "string":
@@ -227,7 +227,7 @@ class _Reader:
                 self._advance()
         return node
 
-    def _judge_scalar(self, name: _Token, token: _Token, known: FieldDescriptor) -> None:
+    def _check_scalar(self, name: _Token, token: _Token, known: FieldDescriptor) -> None:
         if known.message_type is not None:
             inner = known.message_type.fields
             value = token.text if token.kind == "string" else f'"{token.text}"'

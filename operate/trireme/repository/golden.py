@@ -16,23 +16,27 @@ Source of the JSON form: the Open Inference Protocol (KServe v2), "Inference Req
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, Field
 
+from trireme.documents import read_json
 from trireme.errors import ConfigError
 from trireme.repository.folders import ModelFolder
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
+_Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
+]  # fmt: skip
 # Open Inference Protocol datatypes; BYTES is held as an object array of bytes.
-_DTYPES: dict[str, Any] = {
+_DTYPES: dict[_Datatype, Any] = {
     "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64,
     "INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "INT64": np.int64,
     "FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_,
@@ -41,7 +45,8 @@ _DTYPES: dict[str, Any] = {
 _JSON_KINDS: dict[str, tuple[type, ...]] = {
     "b": (bool,), "i": (int,), "u": (int,), "f": (int, float), "O": (str,)
 }  # fmt: skip
-_Kind = TypeVar("_Kind")
+# Request, response and tensor may have what the protocol allows besides, such as an id.
+_OPEN = ConfigDict(extra="ignore", strict=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,10 @@ class Tolerance:
 
     absolute: float | None = None
     cosine: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.absolute is None) == (self.cosine is None):
+            raise ValueError("set exactly one of absolute, cosine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,96 +109,72 @@ def read_golden(path: Path) -> GoldenSample:
     """One golden sample.
 
     Raises:
-        ConfigError: the file is not of the form above; names the field.
+        ConfigError: the file is not of the form above; names each field that is wrong.
     """
     try:
-        document = _member(json.loads(path.read_text(encoding="utf-8")), "", dict, "a JSON object")
-        request = _member(document.get("request"), "request", dict, "an object with the request")
-        response = _member(document.get("response"), "response", dict, "an object with the outputs")
-        return GoldenSample(
-            case=path.stem,
-            inputs=_tensors(request.get("inputs"), "request.inputs"),
-            outputs=_tensors(response.get("outputs"), "response.outputs"),
-            parameters=_parameters(request.get("parameters", {})),
-            tolerance=_tolerances(document.get("tolerance", {})),
-        )
-    except json.JSONDecodeError as error:
-        raise ConfigError(path, f"not JSON: {error.msg}", line=error.lineno, column=error.colno) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(path, f"not UTF-8: byte {error.start}; save it as UTF-8") from error
-    except RecursionError as error:
-        raise ConfigError(path, "nested too deeply; write data flat, or nested as deep as its shape") from error
+        sample = read_json(_Sample, path, fix=f"see the format in operate/{__name__.replace('.', '/')}.py")
     except OSError as error:
         raise ConfigError(path, f"cannot be read ({error.strerror}); make it readable for this user") from error
-    except _FieldError as error:
-        raise ConfigError(
-            path, f"not a golden sample: {error}; the format is described in operate/trireme/repository/golden.py"
-        ) from error
+    return GoldenSample(
+        case=path.stem,
+        inputs={tensor.name: tensor.array() for tensor in sample.request.inputs},
+        outputs={tensor.name: tensor.array() for tensor in sample.response.outputs},
+        parameters=sample.request.parameters,
+        tolerance=sample.tolerance,
+    )
 
 
-class _FieldError(Exception):
-    """A field of a golden sample is wrong: names it."""
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    __pydantic_config__ = _OPEN
+    name: str
+    datatype: _Datatype
+    shape: list[Annotated[int, Field(ge=0)]]
+    data: list[Any]
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field} {problem}" if field else f"it {problem}")
+    def __post_init__(self) -> None:
+        self.array()
 
-
-def _member(value: object, field: str, kind: type[_Kind], what: str) -> _Kind:
-    if not isinstance(value, kind):
-        raise _FieldError(field, f"must be {what}" if value is not None else f"is missing; it must be {what}")
-    return value
-
-
-def _parameters(value: object) -> Mapping[str, str | int | bool]:
-    parameters = _member(value, "request.parameters", dict, "an object")
-    for name, entry in parameters.items():
-        if not isinstance(entry, str | int):
-            raise _FieldError(f"request.parameters.{name}", "must be a string, an integer or a boolean")
-    return parameters
-
-
-def _tolerances(value: object) -> Mapping[str, Tolerance]:
-    tolerances = {}
-    for name, entry in _member(value, "tolerance", dict, "an object").items():
-        field = f"tolerance.{name}"
-        fields = _member(entry, field, dict, "an object")
-        limit = next(iter(fields.values()), None)
-        if not fields.keys() < {"absolute", "cosine"} or isinstance(limit, bool) or not isinstance(limit, int | float):
-            raise _FieldError(field, 'must be {"absolute": NUMBER} or {"cosine": NUMBER}')
-        tolerances[name] = Tolerance(**fields)
-    return tolerances
-
-
-def _tensors(value: object, field: str) -> Tensors:
-    tensors = {}
-    for number, entry in enumerate(_member(value, field, list, "a list of tensors")):
-        tensor = _member(entry, f"{field}[{number}]", dict, "an object")
-        name = _member(tensor.get("name"), f"{field}[{number}].name", str, "the tensor's name")
-        tensors[name] = _array(tensor, f"{field}[{number}] ({name})")
-    return tensors
+    def array(self) -> npt.NDArray[Any]:
+        """``data`` in its shape. Raises ValueError if they are not of it, or not of the data type."""
+        dtype = np.dtype(_DTYPES[self.datatype])
+        values = list(_flat(self.data))
+        if len(values) != math.prod(self.shape):
+            raise ValueError(
+                f"data of {self.name} have {len(values)} values; shape {self.shape} takes {math.prod(self.shape)}"
+            )
+        for value in values:
+            if not isinstance(value, _JSON_KINDS[dtype.kind]) or (isinstance(value, bool) and dtype.kind != "b"):
+                raise ValueError(f"data of {self.name} hold {value!r:.60}, which is not a value of {self.datatype}")
+        if dtype.kind == "O":
+            values = [value.encode() for value in values]
+        elif values and dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            if min(values) < limits.min or max(values) > limits.max:
+                raise ValueError(
+                    f"data of {self.name} hold a value outside {limits.min} to {limits.max} ({self.datatype})"
+                )
+        return np.array(values, dtype=dtype).reshape(self.shape)
 
 
-def _array(tensor: Mapping[str, object], field: str) -> npt.NDArray[Any]:
-    datatype = _member(tensor.get("datatype"), f"{field}: datatype", str, f"one of {', '.join(_DTYPES)}")
-    if datatype not in _DTYPES:
-        raise _FieldError(f"{field}: datatype", f"is {datatype!r}; it must be one of {', '.join(_DTYPES)}")
-    shape = _member(tensor.get("shape"), f"{field}: shape", list, "a list of dimensions")
-    if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape):
-        raise _FieldError(f"{field}: shape", f"is {shape}; a dimension is 0 or a positive integer")
-    values = list(_flat(_member(tensor.get("data"), f"{field}: data", list, "a list of values")))
-    if len(values) != math.prod(shape):
-        raise _FieldError(f"{field}: data", f"has {len(values)} values; shape {shape} takes {math.prod(shape)}")
-    kinds = _JSON_KINDS[np.dtype(_DTYPES[datatype]).kind]
-    for value in values:
-        if not isinstance(value, kinds) or (isinstance(value, bool) and datatype != "BOOL"):
-            raise _FieldError(f"{field}: data", f"holds {value!r:.60}, which is not a value of {datatype}")
-    if datatype == "BYTES":
-        values = [value.encode() for value in values]
-    elif values and np.dtype(_DTYPES[datatype]).kind in "iu":
-        limits = np.iinfo(_DTYPES[datatype])
-        if min(values) < limits.min or max(values) > limits.max:
-            raise _FieldError(f"{field}: data", f"holds a value outside {limits.min} to {limits.max} ({datatype})")
-    return np.array(values, dtype=_DTYPES[datatype]).reshape(shape)
+@dataclass(frozen=True, slots=True)
+class _Request:
+    __pydantic_config__ = _OPEN
+    inputs: list[_Tensor]
+    parameters: Mapping[str, str | int | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    __pydantic_config__ = _OPEN
+    outputs: list[_Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    request: _Request
+    response: _Response
+    tolerance: Mapping[str, Tolerance] = field(default_factory=dict)
 
 
 def _flat(data: list[Any]) -> Iterator[Any]:

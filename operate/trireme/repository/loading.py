@@ -17,7 +17,7 @@ from trireme.repository.routes import ROUTE_NAME
 
 
 @dataclass(frozen=True, slots=True)
-class LoadPlan:
+class LoadingPlan:
     """What to load.
 
     Attributes:
@@ -31,7 +31,7 @@ class LoadPlan:
     broken: Mapping[str, str]
 
 
-def plan_loading(repository: ModelRepository) -> LoadPlan:
+def plan_loading(repository: ModelRepository) -> LoadingPlan:
     """Look at every model: its configuration, its files, and what it depends on."""
     configs: dict[str, ModelConfig] = {}
     left_out: dict[str, str] = {}
@@ -40,15 +40,15 @@ def plan_loading(repository: ModelRepository) -> LoadPlan:
     for name, folder in folders.items():
         try:
             configs[name] = load_model_config(folder.config_path)
-            if lack := missing_part(folder, configs[name]):
-                mend = f"run: trireme export {name}" if folder.recipe_path.exists() else "restore it"
-                left_out[name] = f"{lack}; {mend}"
+            if part := missing_part(folder, configs[name]):
+                fix = f"run: trireme export {name}" if folder.recipe_path.exists() else "restore it"
+                left_out[name] = f"{part}; {fix}"
         except ConfigError as error:
             broken[name] = str(error)
     # An ensemble may be a step of another: look again until nothing changes.
-    while lacking := _without_dependency(folders, configs, {*left_out, *broken}):
-        left_out.update(lacking)
-    return LoadPlan(tuple(name for name in folders if name not in left_out and name not in broken), left_out, broken)
+    while incomplete := _without_dependency(folders, configs, {*left_out, *broken}):
+        left_out.update(incomplete)
+    return LoadingPlan(tuple(name for name in folders if name not in left_out and name not in broken), left_out, broken)
 
 
 def missing_part(folder: ModelFolder, config: ModelConfig) -> str | None:
@@ -100,15 +100,15 @@ def variants_not_loaded(folder: ModelFolder, loaded: Collection[str]) -> list[st
 def _without_dependency(
     folders: Mapping[str, ModelFolder], configs: Mapping[str, ModelConfig], unusable: set[str]
 ) -> dict[str, str]:
-    lacking = {}
+    incomplete = {}
     for name, config in configs.items():
         if name in unusable:
             continue
         for step in config.steps:
             if step.model not in folders:
-                lacking[name] = f"its step {step.model} is not in the repository"
+                incomplete[name] = f"its step {step.model} is not in the repository"
             elif step.model in unusable:
-                lacking[name] = f"its step {step.model} cannot be loaded"
+                incomplete[name] = f"its step {step.model} cannot be loaded"
             elif step.version > 0 and step.version not in folders[step.model].versions():
-                lacking[name] = f"its step {step.model} has no version {step.version}"
-    return lacking
+                incomplete[name] = f"its step {step.model} has no version {step.version}"
+    return incomplete

@@ -8,13 +8,12 @@ Example:
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from trireme.errors import ConfigError, TriremeError
+from trireme.documents import read_json
+from trireme.errors import TriremeError
 from trireme.files import write_json_atomic
 
 MANIFEST_NAME = "manifest.json"
@@ -163,13 +162,7 @@ def read_manifest(version_dir: Path) -> Manifest:
         ConfigError: it is not of this form.
         FileNotFoundError: there is none.
     """
-    path = version_dir / MANIFEST_NAME
-    try:
-        return _from_json(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
-        raise ConfigError(path, f"not JSON: {error.msg}", line=error.lineno, column=error.colno) from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(path, f"not a manifest ({error!r}); export the model again") from error
+    return read_json(Manifest, version_dir / MANIFEST_NAME, fix="export the model again")
 
 
 def verify_files(manifest: Manifest, version_dir: Path) -> None:
@@ -189,18 +182,3 @@ def verify_files(manifest: Manifest, version_dir: Path) -> None:
             )
         if sha256_of(path) != record.sha256:
             raise TriremeError(f"{path} is not what its manifest says (sha256); export or publish this version again")
-
-
-def _from_json(document: Mapping[str, Any]) -> Manifest:
-    graph, parity, accuracy = document.get("graph"), document.get("parity"), document.get("accuracy")
-    perplexity = document.get("perplexity")
-    return Manifest(
-        inputs_sha256=document["inputs_sha256"],
-        exporter=document["exporter"],
-        origins=tuple(Origin(**origin) for origin in document["origins"]),
-        files={name: FileRecord(**record) for name, record in document["files"].items()},
-        graph=Graph(**{**graph, "cpu_flags": tuple(graph["cpu_flags"])}) if graph else None,
-        parity=Parity(**parity) if parity else None,
-        accuracy=Accuracy(**accuracy) if accuracy else None,
-        perplexity=Perplexity(**perplexity) if perplexity else None,
-    )

@@ -229,7 +229,7 @@ def load_model_config(path: Path) -> ModelConfig:
     """Read a ``config.pbtxt``.
 
     Raises:
-        ConfigError: it is no model configuration; names line, column, the offending word and the mend.
+        ConfigError: it is no model configuration; names line, column, the offending word and the fix.
         OSError: it cannot be read.
     """
     parsed = parse_model_config(path.read_bytes(), path)

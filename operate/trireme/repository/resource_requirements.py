@@ -44,7 +44,7 @@ def instance_count(config: ModelConfig, machine: Machine) -> int:
     return total
 
 
-def threads_asked(config: ModelConfig, machine: Machine) -> int:
+def compute_threads(config: ModelConfig, machine: Machine) -> int:
     """The compute threads that all instances run together when busy; 0 for models that open no session on the CPU.
 
     A session without a bound starts one thread a core.

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from trireme_client import OperatorClient
 
-from trireme.agent.process import AgentFlags, AgentProcess
-from trireme.agent.report import AgentReport, AgentState
+from trireme.agent.process import AgentFlags, AgentProcess, AgentReport, AgentState
 from trireme.errors import ServerError, TriremeError, describe
 from trireme.files import write_atomic
 from trireme.processes.ports import LOOPBACK, free_ports

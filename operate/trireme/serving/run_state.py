@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-import json
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from trireme.documents import parse_json
 from trireme.errors import ServerError
 from trireme.file_lock import FileLockedError, is_locked, take_lock
 from trireme.files import write_json_atomic
@@ -154,11 +154,9 @@ class RunDirectory:
     def read(self) -> ServingState | None:
         """The state last written, also by a ``trireme serve`` that is dead; None without one."""
         try:
-            fields = json.loads(self._state_path.read_text())
-            replicas = tuple(_replica(entry) for entry in fields.pop("replicas"))
-            return ServingState(**{**fields, "phase": Phase(fields["phase"]), "replicas": replicas})
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            # Missing, or written by another release.
+            return parse_json(ServingState, self._state_path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            # Written by another release: as good as none.
             return None
 
     def submit(self, command: FleetCommand) -> None:
@@ -167,8 +165,8 @@ class RunDirectory:
     def last_command(self) -> FleetCommand | None:
         """The last command since ``trireme serve`` began, if any."""
         try:
-            return FleetCommand(**json.loads(self._command_path.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
+            return parse_json(FleetCommand, self._command_path.read_bytes())
+        except (FileNotFoundError, ValueError):
             return None
 
     def execute(self, *, replicas: int | None = None, restart: bool = False) -> ServingState:
@@ -210,8 +208,3 @@ class RunDirectory:
         """Remove the state: everything that was served has ended."""
         self._state_path.unlink(missing_ok=True)
         self._command_path.unlink(missing_ok=True)
-
-
-def _replica(fields: dict[str, Any]) -> ReplicaState:
-    problems = {model: tuple(found) for model, found in fields.pop("problems").items()}
-    return ReplicaState(**{**fields, "phase": Phase(fields["phase"]), "problems": problems})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from trireme.cli import main
-from trireme.doctor import Status, memory, models, ports, software
+from trireme.doctor import CheckStatus, memory, models, ports, software
 from trireme.doctor.check import Check
 from trireme.processes.machine import Machine
 from trireme.processes.runtime import EmbeddedRuntime
@@ -21,7 +21,7 @@ from trireme.processes.shared_memory import new_region_prefix
 from trireme.repository.folders import ModelRepository
 from trireme.repository.manifest import Manifest, record_files, write_manifest
 from trireme.repository.model_config import ModelConfig, parse_model_config
-from trireme.repository.resource_requirements import instance_count, shared_memory_bytes, threads_asked
+from trireme.repository.resource_requirements import compute_threads, instance_count, shared_memory_bytes
 from trireme.settings import Settings
 
 MIB = 1024**2
@@ -64,7 +64,7 @@ def test_instances_are_counted_as_triton_starts_them(text: str, machine: Machine
     ],
 )
 def test_a_session_without_a_bound_takes_a_thread_a_core(text: str, threads: int) -> None:
-    assert threads_asked(config(text), Machine(cores=4, gpus=0)) == threads
+    assert compute_threads(config(text), Machine(cores=4, gpus=0)) == threads
 
 
 def test_shared_memory_follows_the_documented_formula() -> None:
@@ -79,20 +79,20 @@ def test_shared_memory_follows_the_documented_formula() -> None:
 def test_too_little_shared_memory_fails_with_the_size_to_set(tmp_path: Path) -> None:
     many = [config('backend: "x" instance_group { count: 40 }')]
     check = only(memory.shared_memory(many, TWO_CORES, tmp_path, free_bytes=32 * MIB))
-    assert check.status is Status.FAIL
+    assert check.status is CheckStatus.FAIL
     assert "40 MiB needed" in check.found
     assert "32 MiB present" in check.found
-    assert "shm_size: 50m" in check.mend
+    assert "shm_size: 50m" in check.fix
 
 
 def test_enough_shared_memory_is_well(tmp_path: Path) -> None:
     few = [config('backend: "x" instance_group { count: 2 }')]
-    assert only(memory.shared_memory(few, TWO_CORES, tmp_path, free_bytes=64 * MIB)).status is Status.OK
+    assert only(memory.shared_memory(few, TWO_CORES, tmp_path, free_bytes=64 * MIB)).status is CheckStatus.OK
 
 
 def test_a_full_disk_fails(tmp_path: Path) -> None:
     check = only(memory.disk(tmp_path, free_bytes=10 * MIB))
-    assert check.status is Status.FAIL
+    assert check.status is CheckStatus.FAIL
     assert "10 MiB free" in check.found
 
 
@@ -111,10 +111,10 @@ def test_a_region_that_nobody_maps_is_stale_and_a_mapped_one_is_not(tmp_path: Pa
         assert holder.stdout.readline() == b"on\n"
         assert memory.find_stale_regions(tmp_path) == [dead]
     check = next(memory.stale_regions(tmp_path))
-    assert check.status is Status.WARN
-    assert f"{live} {dead}" in check.mend
-    subprocess.run(["sh", "-c", check.mend], check=True)
-    assert only(memory.stale_regions(tmp_path)).status is Status.OK
+    assert check.status is CheckStatus.WARN
+    assert f"{live} {dead}" in check.fix
+    subprocess.run(["sh", "-c", check.fix], check=True)
+    assert only(memory.stale_regions(tmp_path)).status is CheckStatus.OK
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -132,23 +132,28 @@ def test_a_port_in_use_names_the_process_and_the_flag() -> None:
         port = listener.getsockname()[1]
         check = only(ports.one_port(port, "--http-port"))
         own = only(ports.one_port(port, "--http-port", own={os.getpid()}))
-    assert check.status is Status.FAIL
+    assert check.status is CheckStatus.FAIL
     assert f"pid {os.getpid()}" in check.found
-    assert check.mend == f"kill {os.getpid()}, or choose another with --http-port"
-    assert own.status is Status.OK
-    assert only(ports.one_port(port, "--http-port")).status is Status.OK
+    assert check.fix == f"kill {os.getpid()}, or choose another with --http-port"
+    assert own.status is CheckStatus.OK
+    assert only(ports.one_port(port, "--http-port")).status is CheckStatus.OK
 
 
 def test_an_unsupported_python_fails() -> None:
-    assert only(software.python((3, 13))).status is Status.FAIL
-    assert only(software.python((3, 10))).status is Status.OK
+    assert only(software.python((3, 13))).status is CheckStatus.FAIL
+    assert only(software.python((3, 10))).status is CheckStatus.OK
 
 
 @pytest.mark.parametrize(
     ("version", "status"),
-    [("glibc 2.31", Status.FAIL), ("glibc 2.35", Status.OK), ("glibc 3.0", Status.OK), ("no glibc", Status.FAIL)],
+    [
+        ("glibc 2.31", CheckStatus.FAIL),
+        ("glibc 2.35", CheckStatus.OK),
+        ("glibc 3.0", CheckStatus.OK),
+        ("no glibc", CheckStatus.FAIL),
+    ],
 )
-def test_an_old_glibc_fails(version: str, status: Status) -> None:
+def test_an_old_glibc_fails(version: str, status: CheckStatus) -> None:
     assert only(software.glibc(version)).status is status
 
 
@@ -164,17 +169,17 @@ def installed(versions: dict[str, str]) -> Callable[[str], str]:
 def test_numpy_2_and_a_missing_package_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", installed({"numpy": "2.1.0", "tokenizers": "0.23.3"}))
     found = {check.subject: check for check in software.packages()}
-    assert found["numpy"].status is Status.FAIL
-    assert "numpy<2" in found["numpy"].mend
-    assert found["onnxruntime"].status is Status.FAIL
-    assert found["tokenizers"].status is Status.OK
+    assert found["numpy"].status is CheckStatus.FAIL
+    assert "numpy<2" in found["numpy"].fix
+    assert found["onnxruntime"].status is CheckStatus.FAIL
+    assert found["tokenizers"].status is CheckStatus.OK
 
 
 def test_a_missing_runtime_fails_with_its_mend(tmp_path: Path) -> None:
     settings = Settings(project_dir=tmp_path, repository_dir=tmp_path, state_dir=tmp_path)
     check = only(software.runtime(settings))
-    assert check.status is Status.FAIL
-    assert check.mend == "make setup"
+    assert check.status is CheckStatus.FAIL
+    assert check.fix == "make setup"
 
 
 def test_a_library_that_the_loader_does_not_find_is_named() -> None:
@@ -196,13 +201,13 @@ def test_weights_that_are_not_made_yet_fail(tmp_path: Path) -> None:
     found = repository(tmp_path, encoder='backend: "text_encoder"')
     (tmp_path / "encoder" / "export.toml").write_text("")
     check = only(models.exported(found))
-    assert check.status is Status.FAIL
+    assert check.status is CheckStatus.FAIL
     assert "encoder" in check.found
     version = tmp_path / "encoder" / "1"
     version.mkdir()
     (version / "tokenizer.json").write_text("{}")
     write_manifest(Manifest("", "", (), record_files([version / "tokenizer.json"])), version)
-    assert only(models.exported(found)).status is Status.OK
+    assert only(models.exported(found)).status is CheckStatus.OK
 
 
 @pytest.mark.parametrize("spoiled", ["tokenizer.json", "manifest.json"])
@@ -222,24 +227,24 @@ def test_weights_that_are_not_whole_fail_with_the_command_that_mends_them(
     else:
         path.write_bytes(path.read_bytes()[:7])
     check = only(models.exported(found))
-    assert check.status is Status.FAIL
-    assert check.mend == "trireme export encoder"
+    assert check.status is CheckStatus.FAIL
+    assert check.fix == "trireme export encoder"
 
 
 def test_a_repository_that_triton_refuses_fails(tmp_path: Path) -> None:
     check = only(models.accepted(repository(tmp_path, encoder='platform: "python"'), TWO_CORES))
-    assert check.status is Status.FAIL
-    assert check.mend == "trireme lint"
+    assert check.status is CheckStatus.FAIL
+    assert check.fix == "trireme lint"
 
 
 def test_an_empty_repository_fails(tmp_path: Path) -> None:
-    assert only(models.accepted(ModelRepository(tmp_path), TWO_CORES)).status is Status.FAIL
+    assert only(models.accepted(ModelRepository(tmp_path), TWO_CORES)).status is CheckStatus.FAIL
 
 
 def test_more_threads_than_cores_are_a_warning_that_names_the_model() -> None:
     greedy = config('backend: "onnxruntime" instance_group { count: 3 }')
     check = only(models.threads({"greedy": greedy}, TWO_CORES))
-    assert check.status is Status.WARN
+    assert check.status is CheckStatus.WARN
     assert "6 asked by greedy, 2 cores" in check.found
 
 
@@ -250,7 +255,7 @@ def test_the_command_answers_one_row_a_check_and_exits_by_the_worst(capsys: pyte
     assert {"python", "glibc", "numpy", "shared memory", "stale regions", "threads", "disk"} <= set(subjects)
     assert code == (0 if report["passed"] else 1)
     assert report["passed"] == all(check["status"] != "fail" for check in report["checks"])
-    assert all(check["mend"] for check in report["checks"] if check["status"] != "ok")
+    assert all(check["fix"] for check in report["checks"] if check["status"] != "ok")
 
 
 def test_a_region_that_goes_away_meanwhile_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

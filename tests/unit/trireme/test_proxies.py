@@ -55,7 +55,7 @@ def test_doctor_lists_the_variables_and_how_to_except_this_machine() -> None:
     (check,) = software.proxies()
     assert check.status is Status.WARN
     assert check.found.startswith("grpc_proxy, https_proxy, http_proxy, all_proxy; ")
-    assert check.mend == 'export no_proxy="127.0.0.1,localhost"'
+    assert check.fix == 'export no_proxy="127.0.0.1,localhost"'
     (check,) = software.proxies({"http_proxy": "http://p:1", "no_proxy": "localhost,127.0.0.1"})
     assert check.status is Status.OK
     (check,) = software.proxies({})

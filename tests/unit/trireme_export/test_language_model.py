@@ -7,8 +7,7 @@ import pytest
 from trireme.errors import ConfigError, GateError
 from trireme.repository.manifest import Manifest, Perplexity, read_manifest, write_manifest
 from trireme_export.language_model import check_perplexity, write_engine_file
-from trireme_export.recipe import LanguageModelRecipe, PerplexityGate
-from trireme_export.recipe_reader import read_recipe
+from trireme_export.recipe import LanguageModelRecipe, PerplexityGate, read_recipe
 
 RECIPE = """\
 [source]

@@ -29,20 +29,20 @@ def test_objectives_are_read_for_tasks_and_for_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("p95_ms = = 3", "not TOML.*line 1"),
-        ("p95_ms = 3", r"unknown table or key 'p95_ms'; there are \[all\] and \[tasks.NAME\]"),
-        ("[all]\np96_ms = 3", r"unknown key 'p96_ms' in \[all\]; there are: p50_ms"),
-        ("[tasks.a]\np95_ms = 'fast'", r"p95_ms in \[tasks.a\] must be a number, not 'fast'"),
+        ("p95_ms = = 3", "slo.toml:1:10: not TOML"),
+        ("p95_ms = 3", "slo.toml:1: unknown key 'p95_ms'; the keys here are 'all', 'tasks'"),
+        ("[all]\np96_ms = 3", r"slo.toml:2: unknown key 'all.p96_ms'; the keys here are .*'p50_ms'"),
+        ("[tasks.a]\np95_ms = 'fast'", "slo.toml:2: tasks.a.p95_ms is 'fast'; it must be a number"),
         ("[all]\np95_ms = true", "must be a number"),
         ("[all]\np95_ms = 0", "must be above zero"),
-        ("[all]\np95_ms = nan", "must be a number"),
+        ("[all]\np95_ms = nan", "must be a finite number"),
         ("[all]\nminimum_rate = -1", "must be above zero"),
         ("[all]\nerror_rate = 5", "a share from 0 to below 1"),
-        ("[all]\np50_ms = 30\np99_ms = 20", "contradicts itself: p50_ms = 30 is above p99_ms = 20"),
+        ("[all]\np50_ms = 30\np99_ms = 20", "slo.toml:1: all: p50_ms = 30 is above p99_ms = 20"),
         ("", "holds no objective"),
         ("[all]", "holds no objective"),
-        ("tasks = 3", "tasks must be tables"),
-        ("all = 3", r"\[all\] must be a table"),
+        ("tasks = 3", "tasks is 3; it must be an object .a table in TOML"),
+        ("all = 3", "all is 3; it must be an object .a table in TOML"),
     ],
 )
 def test_a_malformed_file_is_refused_in_one_sentence(tmp_path: Path, text: str, problem: str) -> None:

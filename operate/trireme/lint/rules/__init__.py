@@ -6,15 +6,13 @@ from trireme.lint.rules import (
     batching,
     ensemble,
     ensemble_calls,
-    golden_samples,
     instances,
+    model_files,
     names,
-    onnx_file,
     onnxruntime,
     routes,
-    tensorrt,
+    samples,
     tensors,
-    warmup,
 )
 from trireme.lint.subject import Rule
 
@@ -25,10 +23,8 @@ ALL_RULES: tuple[Rule, ...] = (
     *ensemble_calls.RULES,
     *routes.RULES,
     *batching.RULES,
-    *warmup.RULES,
-    *golden_samples.RULES,
+    *samples.RULES,
     *instances.RULES,
-    *onnx_file.RULES,
+    *model_files.RULES,
     *onnxruntime.RULES,
-    *tensorrt.RULES,
 )

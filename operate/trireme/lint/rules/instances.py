@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from trireme.lint.finding import Complaint, error, warning
 from trireme.lint.subject import Rule, Subject
-from trireme.repository.resource_requirements import threads_asked
+from trireme.repository.resource_requirements import compute_threads
 
 
 def devices_are_present(subject: Subject) -> Iterator[Complaint]:
@@ -52,7 +52,7 @@ def profiles_are_for_tensorrt(subject: Subject) -> Iterator[Complaint]:
 
 def threads_fit_the_cores(subject: Subject) -> Iterator[Complaint]:
     """The threads of all instances of a model together are no more than the cores."""
-    asked = threads_asked(subject.config, subject.machine)
+    asked = compute_threads(subject.config, subject.machine)
     if asked > subject.machine.cores:
         instances = "instance_group"
         yield warning(

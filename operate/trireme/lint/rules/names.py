@@ -140,7 +140,7 @@ def a_version_is_there(subject: Subject) -> Iterator[Complaint]:
             )
     if policy.selects(there):
         return
-    if subject.is_unmade:
+    if subject.is_unexported:
         yield warning("the model has no version yet", f"run trireme export {folder.name}", file=folder.path)
     else:
         yield error(f"no version to load (there: {listed})", "add a folder 1 with the model in it", "version_policy")

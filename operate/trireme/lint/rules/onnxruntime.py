@@ -17,7 +17,7 @@ from trireme_backends.onnxruntime_rules import embedded_problems, embedded_warni
 from trireme_backends.onnxruntime_signature import GraphTensor, Signature, complete, signature_problems
 
 from trireme.lint.finding import Complaint, Severity
-from trireme.lint.rules.onnx_file import onnx_files, read_onnx
+from trireme.lint.rules.model_files import onnx_files, read_onnx
 from trireme.lint.subject import Rule, Subject
 
 _BACKEND = "onnxruntime"

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trireme.agent.samples import Samples, only_canaries_ask
+from trireme.agent.samples import ProbeSamples, only_canaries_call
 from trireme.repository.folders import ModelRepository
 
 ENSEMBLE = """platform: "ensemble"
@@ -28,11 +28,11 @@ def test_a_version_is_a_canarys_where_no_variant_is_pinned_to_it(
     for name, pin in (("economy", 1), ("standard", 2), ("standard__canary", 3), ("economy__canary", 2)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.pbtxt").write_text(ENSEMBLE % pin)
-    assert only_canaries_ask(ModelRepository(tmp_path), "worker", versions) is only
+    assert only_canaries_call(ModelRepository(tmp_path), "worker", versions) is only
 
 
 # Two variants over workers of their own, one route, and a model that no route has.
-SAMPLES = Samples(
+SAMPLES = ProbeSamples(
     loaded=frozenset(("route", "small", "large", "small_worker", "large_worker", "lonely")),
     steps={"small": frozenset(("small_worker",)), "large": frozenset(("large_worker",))},
     routes={"route": ("small", "large")},
@@ -58,4 +58,4 @@ def test_a_replica_lacks_a_route_or_everything_or_nothing(
     out: tuple[str, ...], failing: tuple[str, ...], missing: tuple[str, ...], lack: str
 ) -> None:
     samples = replace(SAMPLES, loaded=SAMPLES.loaded - set(missing), missing=dict.fromkeys(missing, "unloaded"))
-    assert samples.lack(out, dict.fromkeys(failing, "broken")) == lack
+    assert samples.unready_reason(out, dict.fromkeys(failing, "broken")) == lack

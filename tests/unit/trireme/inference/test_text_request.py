@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from trireme.inference.text_request import describe, reason_in_short
+from trireme.inference.text_request import describe, short_reason
 from trireme_client import InferResult, Timings
 
 
@@ -37,7 +37,7 @@ def test_router_names_variant_version_and_reason() -> None:
     }
     told = describe(answer(outputs, "text_classification", "1"))
     assert (told.answer, told.variant, told.version) == ("negative", "sentiment_economy", "2")
-    assert reason_in_short(told.reason) == "cascade_sure"
+    assert short_reason(told.reason) == "cascade_sure"
     assert told.outputs == {"LABEL": "negative"}
 
 

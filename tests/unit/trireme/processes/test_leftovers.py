@@ -53,7 +53,7 @@ def test_a_region_of_a_dead_owner_is_stale_though_a_stub_that_outlived_it_maps_i
     with left_stub(region) as stub:
         (check,) = stale_regions(tmp_path)
         assert str(stub.pid) in check.found
-        subprocess.run(["sh", "-c", check.mend], check=True)
+        subprocess.run(["sh", "-c", check.fix], check=True)
         stub.wait(timeout=scaled(30.0))
     (check,) = stale_regions(tmp_path)
     assert check.status is Status.OK

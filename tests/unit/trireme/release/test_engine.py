@@ -14,11 +14,11 @@ import pytest
 from trireme.errors import ConfigError, TriremeError
 from trireme.release import callers
 from trireme.release.callers import CallersError
-from trireme.release.engine import Engine, Plan
+from trireme.release.engine import Plan, ReleaseEngine
 from trireme.release.journal import Journal, Outcome
-from trireme.release.lock import LockedError, release_lock
 from trireme.release.plans import plan_canary, plan_promote, plan_prune, plan_publish, plan_rollback, plan_shift
 from trireme.release.step import Reconfigure, World, from_json, to_json
+from trireme.release.workspace import RepositoryLockedError, release_lock
 
 from tests.deadlines import scaled
 from tests.unit.trireme.release.world import FileServer, carry_out, make_engine, make_source, make_world, tree
@@ -45,7 +45,7 @@ class _DyingJournal(Journal):
         self._left -= 1
 
 
-def _prepare(world: World, engine: Engine, directory: Path, verb: str = "") -> None:
+def _prepare(world: World, engine: ReleaseEngine, directory: Path, verb: str = "") -> None:
     """Version 2 published and promoted once, version 3 under a canary; or what a verb for a plain model needs."""
     repository, source = world.repository, make_source(directory)
     if "plain" in verb:
@@ -67,7 +67,7 @@ def _prepare(world: World, engine: Engine, directory: Path, verb: str = "") -> N
         carry_out(engine, plan_publish(repository, "worker", source))
 
 
-def _plan(verb: str, world: World, engine: Engine, directory: Path) -> Plan:
+def _plan(verb: str, world: World, engine: ReleaseEngine, directory: Path) -> Plan:
     repository = world.repository
     if "publish" in verb:
         return plan_publish(repository, "plain" if "plain" in verb else "worker", make_source(directory))
@@ -165,7 +165,7 @@ def _served_world(directory: Path) -> tuple[World, FileServer]:
 def test_a_release_says_what_callers_get_and_the_journal_keeps_it(tmp_path: Path) -> None:
     world, _ = _served_world(tmp_path)
     said: list[str] = []
-    engine = Engine(Journal(tmp_path / "journal.jsonl"), world, said.append)
+    engine = ReleaseEngine(Journal(tmp_path / "journal.jsonl"), world, said.append)
     carry_out(engine, plan_publish(world.repository, "worker", make_source(tmp_path)))
     carry_out(engine, plan_promote(world.repository, "standard", {"worker": 2}))
     told = "callers of standard get worker version 2, by 1 of 1 servers"
@@ -225,7 +225,7 @@ def test_the_first_version_brings_what_waited_for_it_and_takes_it_along_when_it_
     engine = make_engine(world, tmp_path)
     plan = plan_publish(world.repository, "plain", make_source(tmp_path))
     carry_out(engine, plan)
-    assert server.serving.answers("follower") == {"plain": 1}
+    assert server.serving.versions_for("follower") == {"plain": 1}
     for step in reversed(plan.steps):
         step.undo(world)
     assert not {"plain", "follower"} & set(server.serving.loaded)
@@ -245,7 +245,7 @@ def test_a_broken_line_amid_the_journal_is_named(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     Journal(path).begin("publish", "m", [], commit_index=0, actor="ada", note="")
     path.write_text("no json\n" + path.read_text())
-    with pytest.raises(ConfigError, match=r"journal\.jsonl:1: not a journal entry"):
+    with pytest.raises(ConfigError, match=r"journal\.jsonl:1:\d+: not JSON"):
         Journal(path).releases()
 
 
@@ -262,7 +262,7 @@ def test_one_writer_at_a_time_and_none_after_its_death(tmp_path: Path) -> None:
     owner.start()
     assert held.wait(scaled(30.0))
     with (
-        pytest.raises(LockedError, match=rf"'trireme publish' of \S+ \(pid {owner.pid}\)"),
+        pytest.raises(RepositoryLockedError, match=rf"'trireme publish' of \S+ \(pid {owner.pid}\)"),
         release_lock(path, "prune"),
     ):
         pass

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from trireme.errors import TriremeError
 from trireme.release.inbox import Inbox
-from trireme.release.lock import LockedError
+from trireme.release.workspace import RepositoryLockedError
 from trireme.repository.manifest import Manifest, record_files, write_manifest
 
 
@@ -40,14 +40,14 @@ def _drop(inbox: Inbox, content: str = "whole") -> Path:
 def test_a_folder_without_marker_or_manifest_is_never_complete(inbox: Inbox, published: _Published) -> None:
     _drop(inbox)
     for _ in range(3):
-        inbox.look()
+        inbox.scan()
     assert published == []
 
 
 def test_a_marker_makes_it_complete_at_once(inbox: Inbox, published: _Published) -> None:
     (_drop(inbox) / ".done").touch()
-    inbox.look()
-    inbox.look()
+    inbox.scan()
+    inbox.scan()
     assert [model for model, _ in published] == ["encoder"]
     assert not (inbox.path / "encoder").exists()
 
@@ -56,21 +56,21 @@ def test_a_manifest_makes_it_complete_when_all_is_there_and_still(inbox: Inbox, 
     folder = _drop(inbox)
     write_manifest(Manifest("", "test", (), record_files([folder / "model.onnx"])), folder)
     (folder / "model.onnx").write_text("who")
-    inbox.look()
-    inbox.look()
+    inbox.scan()
+    inbox.scan()
     assert published == [], "half a file was published"
     (folder / "model.onnx").write_text("whole")
-    inbox.look()
+    inbox.scan()
     assert published == [], "it had just changed"
-    inbox.look()
+    inbox.scan()
     assert [model for model, _ in published] == ["encoder"]
 
 
 def test_what_is_refused_is_moved_away_with_the_reason(inbox: Inbox, published: _Published) -> None:
     published.error = TriremeError("it answers wrongly")
     (_drop(inbox) / ".done").touch()
-    assert inbox.look() == 1
-    assert inbox.look() == 0
+    assert inbox.scan() == 1
+    assert inbox.scan() == 0
     (reason,) = (inbox.path / ".rejected").glob("*.reason")
     assert reason.read_text() == "it answers wrongly\n"
 
@@ -78,15 +78,15 @@ def test_what_is_refused_is_moved_away_with_the_reason(inbox: Inbox, published: 
 def test_what_nobody_expected_is_a_refusal_too(inbox: Inbox, published: _Published) -> None:
     published.error = KeyError("outputs")
     (_drop(inbox) / ".done").touch()
-    assert inbox.look() == 1
+    assert inbox.scan() == 1
     (reason,) = (inbox.path / ".rejected").glob("*.reason")
     assert reason.read_text().startswith("unexpected KeyError at test_inbox.py:")
 
 
 def test_it_waits_for_another_publisher(inbox: Inbox, published: _Published) -> None:
-    published.error = LockedError("publish", "ada", 1, 2.0)
+    published.error = RepositoryLockedError("publish", "ada", 1, 2.0)
     (_drop(inbox) / ".done").touch()
-    assert inbox.look() == 0
+    assert inbox.scan() == 0
     published.error = None
-    inbox.look()
+    inbox.scan()
     assert [model for model, _ in published] == ["encoder"]

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from trireme.errors import ConfigError
-from trireme.release.engine import Engine
+from trireme.release.engine import ReleaseEngine
 from trireme.release.integrity import verify_versions
 from trireme.release.plans import plan_publish
 from trireme.release.step import World
@@ -23,7 +23,7 @@ def world(tmp_path: Path) -> World:
 
 
 @pytest.fixture
-def engine(world: World, tmp_path: Path) -> Engine:
+def engine(world: World, tmp_path: Path) -> ReleaseEngine:
     """With version 2 of the worker published; version 1 was there before, and has no manifest."""
     source = make_source(tmp_path)
     write_manifest(Manifest("", "test", (), record_files([source / "model.py"])), source)
@@ -32,16 +32,16 @@ def engine(world: World, tmp_path: Path) -> Engine:
     return made
 
 
-def _problems(world: World, engine: Engine, key: Path | None = None) -> list[str]:
+def _problems(world: World, engine: ReleaseEngine, key: Path | None = None) -> list[str]:
     return [check.problem for check in verify_versions([worker(world)], engine.journal, key)]
 
 
-def test_what_was_published_is_whole(world: World, engine: Engine) -> None:
+def test_what_was_published_is_whole(world: World, engine: ReleaseEngine) -> None:
     checks = verify_versions([worker(world)], engine.journal)
     assert [(check.version, check.by, check.problem) for check in checks] == [(1, "", ""), (2, "manifest, journal", "")]
 
 
-def test_a_file_changed_together_with_its_manifest_is_found(world: World, engine: Engine) -> None:
+def test_a_file_changed_together_with_its_manifest_is_found(world: World, engine: ReleaseEngine) -> None:
     version = worker(world).version_dir(2)
     (version / "model.py").write_text("evil")
     assert "is not what its manifest says" in _problems(world, engine)[1] or "bytes" in _problems(world, engine)[1]
@@ -49,7 +49,7 @@ def test_a_file_changed_together_with_its_manifest_is_found(world: World, engine
     assert "is not what was published" in _problems(world, engine)[1]
 
 
-def test_added_and_missing_files_are_found(world: World, engine: Engine) -> None:
+def test_added_and_missing_files_are_found(world: World, engine: ReleaseEngine) -> None:
     version = worker(world).version_dir(2)
     (version / "more.py").write_text("evil")
     assert "was not published with this version" in _problems(world, engine)[1]
@@ -63,7 +63,7 @@ def _write_public_key(path: Path, key: Ed25519PrivateKey) -> Path:
     return path
 
 
-def test_a_manifest_that_the_key_did_not_sign_is_found(world: World, engine: Engine, tmp_path: Path) -> None:
+def test_a_manifest_that_the_key_did_not_sign_is_found(world: World, engine: ReleaseEngine, tmp_path: Path) -> None:
     version = worker(world).version_dir(2)
     private = Ed25519PrivateKey.generate()
     ours = _write_public_key(tmp_path / "ours.pub", private)
@@ -76,7 +76,7 @@ def test_a_manifest_that_the_key_did_not_sign_is_found(world: World, engine: Eng
     assert "is not a signature of manifest.json" in _problems(world, journal_free, theirs)[1]
 
 
-def test_a_file_that_is_not_a_public_key_is_refused(world: World, engine: Engine, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_public_key_is_refused(world: World, engine: ReleaseEngine, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("secret")
     with pytest.raises(ConfigError, match="not the PEM of an Ed25519 public key"):
         _problems(world, engine, tmp_path / "key")

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from trireme.commands.publish import publish
 from trireme.errors import ConfigError, NotFoundError, TriremeError
 from trireme.release.callers import serving_by_files
-from trireme.release.engine import Engine
+from trireme.release.engine import ReleaseEngine
 from trireme.release.pins import pins_of, read_pins, wanted_pins
 from trireme.release.plans import plan_canary, plan_promote, plan_prune, plan_publish, plan_rollback, plan_shift
 from trireme.release.step import InstallVersion, Reconfigure, World
@@ -193,7 +193,7 @@ def test_rollback_to_a_version_that_is_not_loaded_is_refused(world: World, tmp_p
         plan_rollback(world.repository, make_engine(world, tmp_path).journal, "standard", {"worker": 7})
 
 
-def _release_plain(world: World, tmp_path: Path) -> Engine:
+def _release_plain(world: World, tmp_path: Path) -> ReleaseEngine:
     """Version 2 of the model that no ensemble pins, published and promoted."""
     engine = make_engine(world, tmp_path)
     carry_out(engine, plan_publish(world.repository, "plain", make_source(tmp_path)))
@@ -224,7 +224,7 @@ def test_rollback_of_a_model_moves_its_callers_and_keeps_the_rest_of_its_file(wo
     engine = _release_plain(world, tmp_path)
     carry_out(engine, plan_rollback(world.repository, engine.journal, "plain", None))
     serving = serving_by_files(world.repository)
-    assert serving.answers("plain") == serving.answers("follower") == {"plain": 1}
+    assert serving.versions_for("plain") == serving.versions_for("follower") == {"plain": 1}
     assert world.folder("plain").config_path.read_text().startswith('backend: "python"  # Comments stay.\n')
     with pytest.raises(TriremeError, match="callers of plain get version 1 already; name a version with --to"):
         plan_rollback(world.repository, engine.journal, "plain", None)
@@ -269,7 +269,7 @@ def test_publishing_a_pinned_model_names_who_is_moved_and_rollback_takes_them_ba
         plan_rollback(world.repository, engine.journal, "worker", None)
     carry_out(engine, plan_rollback(world.repository, engine.journal, "standard", None))
     carry_out(engine, plan_rollback(world.repository, engine.journal, "worker", None))
-    assert serving_by_files(world.repository).answers("worker") == {"worker": 1}
+    assert serving_by_files(world.repository).versions_for("worker") == {"worker": 1}
 
 
 def test_a_version_that_no_golden_sample_proves_is_called_not_proven(world: World, tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_the_first_version_of_a_model_that_ensembles_pin_is_the_one_they_wait_fo
     plan = plan_publish(world.repository, "worker", make_source(tmp_path))
     assert plan.steps[-1].describe() == "load economy, premium, standard on each server in turn"
     carry_out(make_engine(world, tmp_path), plan)
-    assert serving_by_files(world.repository).answers("standard") == {"worker": 3}
+    assert serving_by_files(world.repository).versions_for("standard") == {"worker": 3}
 
 
 def test_every_refused_version_lists_those_there_are(world: World) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from trireme.release.statistics import (
-    Limits,
-    Outcomes,
-    Verdict,
-    Window,
+    CanaryLimits,
+    CanaryVerdict,
+    ObservationWindow,
+    RequestOutcomes,
     judge,
     judge_agreement,
     judge_errors,
@@ -33,13 +33,15 @@ class _Version:
     slowdown: float = 1.0
 
 
-def _window(version: _Version, pairs: int, generator: np.random.Generator) -> Window:
+def _window(version: _Version, pairs: int, generator: np.random.Generator) -> ObservationWindow:
     stable = generator.lognormal(np.log(10.0), 0.4, pairs)
     canary = generator.lognormal(np.log(10.0), 0.4, pairs) * version.slowdown
     failed = int(generator.binomial(pairs, version.errors))
     compared = pairs - failed
     agreed = compared - int(generator.binomial(compared, version.disagreement))
-    return Window(Outcomes(pairs, 0), Outcomes(pairs, failed), stable.tolist(), canary.tolist(), compared, agreed)
+    return ObservationWindow(
+        RequestOutcomes(pairs, 0), RequestOutcomes(pairs, failed), stable.tolist(), canary.tolist(), compared, agreed
+    )
 
 
 def _is_promoted(version: _Version, generator: np.random.Generator) -> bool:
@@ -51,14 +53,14 @@ def _is_promoted(version: _Version, generator: np.random.Generator) -> bool:
             compared = pairs - failed
             different = seen.compared - seen.agreed
             disagreed = int(generator.hypergeometric(different, seen.agreed, compared))
-            part = Window(
-                Outcomes(pairs, 0), Outcomes(pairs, failed), seen.stable_ms[:pairs], seen.canary_ms[:pairs],
-                compared, compared - disagreed,
+            part = ObservationWindow(
+                RequestOutcomes(pairs, 0), RequestOutcomes(pairs, failed),
+                seen.stable_ms[:pairs], seen.canary_ms[:pairs], compared, compared - disagreed,
             )  # fmt: skip
-            verdict = judge(part, Limits()).verdict
-            if verdict is not Verdict.UNDECIDED:
+            verdict = judge(part, CanaryLimits()).verdict
+            if verdict is not CanaryVerdict.UNDECIDED:
                 break
-        if verdict is not Verdict.PASS:
+        if verdict is not CanaryVerdict.PASS:
             return False
     return True
 
@@ -89,15 +91,15 @@ def test_a_whole_canary_promotes_good_versions_and_no_bad_ones(
 
 def test_a_version_at_the_limit_passes_no_more_often_than_alpha_says() -> None:
     generator = np.random.default_rng(_SEED)
-    limits = Limits(alpha=0.05)
+    limits = CanaryLimits(alpha=0.05)
     at_the_limit = _Version(disagreement=0.05, errors=0.02, slowdown=1.5)
     passed: Counter[str] = Counter()
     windows = 400
     for _ in range(windows):
         window = _window(at_the_limit, _PAIRS, generator)
-        passed["errors"] += judge_errors(window, limits).verdict is Verdict.PASS
-        passed["agreement"] += judge_agreement(window, limits).verdict is Verdict.PASS
-        passed["p95"] += judge_p95(window, Limits(alpha=0.05, p95_grace_ms=0.0)).verdict is Verdict.PASS
+        passed["errors"] += judge_errors(window, limits).verdict is CanaryVerdict.PASS
+        passed["agreement"] += judge_agreement(window, limits).verdict is CanaryVerdict.PASS
+        passed["p95"] += judge_p95(window, CanaryLimits(alpha=0.05, p95_grace_ms=0.0)).verdict is CanaryVerdict.PASS
     # Three standard errors above 5 %; the bootstrap is exact only for many requests, and gets twice that.
     assert passed["errors"] / windows < 0.083
     assert passed["agreement"] / windows < 0.083
@@ -112,14 +114,15 @@ def test_bounds_are_those_of_clopper_and_pearson() -> None:
 
 
 def test_errors_that_the_stable_version_has_too_are_not_held_against_the_canary() -> None:
-    both = Window(Outcomes(3000, 300), Outcomes(3000, 300), [1.0], [1.0], 1, 1)
-    assert judge_errors(both, Limits()).verdict is Verdict.PASS
+    both = ObservationWindow(RequestOutcomes(3000, 300), RequestOutcomes(3000, 300), [1.0], [1.0], 1, 1)
+    assert judge_errors(both, CanaryLimits()).verdict is CanaryVerdict.PASS
 
 
 def test_nothing_seen_decides_nothing() -> None:
-    assert judge(Window(Outcomes(0, 0), Outcomes(0, 0), [], [], 0, 0), Limits()).verdict is Verdict.UNDECIDED
+    nothing = ObservationWindow(RequestOutcomes(0, 0), RequestOutcomes(0, 0), [], [], 0, 0)
+    assert judge(nothing, CanaryLimits()).verdict is CanaryVerdict.UNDECIDED
 
 
 def test_too_few_answers_decide_nothing_however_good() -> None:
-    window = Window(Outcomes(50, 0), Outcomes(50, 0), [1.0] * 50, [1.0] * 50, 50, 50)
-    assert judge(window, Limits()).verdict is Verdict.UNDECIDED
+    window = ObservationWindow(RequestOutcomes(50, 0), RequestOutcomes(50, 0), [1.0] * 50, [1.0] * 50, 50, 50)
+    assert judge(window, CanaryLimits()).verdict is CanaryVerdict.UNDECIDED

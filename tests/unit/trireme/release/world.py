@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from trireme.release.callers import Serving, serving_by_files
-from trireme.release.engine import Engine, Plan
+from trireme.release.engine import Plan, ReleaseEngine
 from trireme.release.journal import Journal
 from trireme.release.step import World
 from trireme.repository.folders import ModelFolder, ModelRepository
@@ -97,8 +97,8 @@ class FileServer(OperatorClient):
         return dict(self.serving.steps.get(model, {}))
 
 
-def make_engine(world: World, directory: Path, journal: Journal | None = None) -> Engine:
-    return Engine(journal or Journal(directory / "journal.jsonl"), world, _say_nothing)
+def make_engine(world: World, directory: Path, journal: Journal | None = None) -> ReleaseEngine:
+    return ReleaseEngine(journal or Journal(directory / "journal.jsonl"), world, _say_nothing)
 
 
 def make_source(directory: Path, content: str = "2") -> Path:
@@ -106,7 +106,7 @@ def make_source(directory: Path, content: str = "2") -> Path:
     return directory / "source"
 
 
-def carry_out(engine: Engine, plan: Plan) -> None:
+def carry_out(engine: ReleaseEngine, plan: Plan) -> None:
     engine.carry_out(plan, actor="ada", note="")
 
 

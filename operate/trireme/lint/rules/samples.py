@@ -1,4 +1,4 @@
-"""Warm-up samples: what Triton runs through a model before it calls it ready.
+"""Samples: what Triton runs through a model before it calls it ready, and the golden ones, which it does not read.
 
 Source of the rules: triton core, ``TritonModelInstance::GenerateWarmupData`` and ``InferenceRequest::Normalize``.
 """
@@ -12,9 +12,11 @@ from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
+from trireme.errors import ConfigError
 from trireme.lint.finding import Complaint, error, warning
 from trireme.lint.subject import Rule, Subject
 from trireme.repository.config_source import nearest
+from trireme.repository.golden import golden_paths, read_golden
 
 # Strings have no fixed size: their files hold a 4-byte length and the bytes of each.
 _BYTES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, "BF16": 2,
@@ -106,7 +108,7 @@ def warmup_data_is_there(subject: Subject) -> Iterator[Complaint]:
             source = given.WhichOneof("input_data_type")
             if source is None:
                 yield error(f"{about} has no data", "add zero_data: true, random_data: true or input_data_file", *at)
-            elif source == "input_data_file" and subject.folder and not subject.is_unmade:
+            elif source == "input_data_file" and subject.folder and not subject.is_unexported:
                 yield from _file(about, given, subject.folder.warmup_dir / given.input_data_file, at)
 
 
@@ -140,4 +142,21 @@ def _datatype(given: Any) -> str:
     return "BYTES" if name == "STRING" else name
 
 
-RULES: tuple[Rule, ...] = (warmup_runs, warmup_names_the_inputs, warmup_inputs_fit, warmup_data_is_there)
+def golden_samples_are_readable(subject: Subject) -> Iterator[Complaint]:
+    """Every file of ``golden/`` is a golden sample: a KServe request whose data fill their shapes, and its response."""
+    for path in golden_paths(subject.folder) if subject.folder else ():
+        try:
+            read_golden(path)
+        except ConfigError as found:
+            # A release shows the sentence without the finding's own path.
+            place = str(found).removeprefix(f"{path.parent.parent}/")
+            yield error(place, "correct the file, or remove it", file=path)
+
+
+RULES: tuple[Rule, ...] = (
+    warmup_runs,
+    warmup_names_the_inputs,
+    warmup_inputs_fit,
+    warmup_data_is_there,
+    golden_samples_are_readable,
+)

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from trireme.agent.in_flight import requests_in_flight, wait_until_quiet
 from trireme.processes.ports import free_ports
+from trireme.processes.server_metrics import requests_in_flight, wait_until_quiet
 
 METRICS = """# HELP nv_inference_pending_request_count Number of pending requests
 # TYPE nv_inference_pending_request_count gauge

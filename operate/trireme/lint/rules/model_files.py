@@ -1,4 +1,8 @@
-"""ONNX files: whether they are whole, with their external data, and not newer than NGC's runtime."""
+"""Model files: whether they are whole, with their external data, and of a version that NGC's runtimes read.
+
+Of TensorRT plans only the header is judged: TensorRT alone can read their inputs, outputs, profiles and GPU. Source of
+its layout: NVIDIA's answer in TensorRT issue 3073: the version stands in bytes 24 to 27 of a plan.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,10 @@ from trireme.lint.subject import Rule, Subject
 # ONNX Runtime 1.19 of NGC's Triton 24.10 reads opsets and formats up to these.
 NGC_OPSET, NGC_IR_VERSION = 21, 10
 _DEFAULT_FILENAME = "model.onnx"
+_PLAN_MAGIC = (b"ftrt", b"ptrt")
+_PLAN_VERSION = slice(24, 28)
+# TensorRT of NGC's Triton 24.10. A plan is bound to the version it was built with, unless it was built compatible.
+NGC_TENSORRT = (10, 5)
 
 
 def onnx_file_is_whole(subject: Subject) -> Iterator[Complaint]:
@@ -65,6 +73,27 @@ def onnx_is_not_newer_than_ngc(subject: Subject) -> Iterator[Complaint]:
             )
 
 
+def plan_is_of_this_tensorrt(subject: Subject) -> Iterator[Complaint]:
+    """A TensorRT plan was built with the TensorRT of NGC's image."""
+    if subject.folder is None or subject.backend != "tensorrt":
+        return
+    for version in subject.versions():
+        file = subject.folder.version_dir(version) / subject.config.model_filename
+        if not file.is_file():
+            continue
+        with file.open("rb") as plan:
+            header = plan.read(_PLAN_VERSION.stop)
+        if len(header) < _PLAN_VERSION.stop or not header.startswith(_PLAN_MAGIC):
+            yield warning("the file does not begin like a TensorRT plan", "build it again with trtexec", file=file)
+        elif tuple(header[_PLAN_VERSION])[:2] != NGC_TENSORRT:
+            built, ours = ".".join(map(str, header[_PLAN_VERSION])), ".".join(map(str, NGC_TENSORRT))
+            yield warning(
+                f"the plan was built with TensorRT {built}, and NGC's image has {ours}",
+                f"build it again with TensorRT {ours}, or with --versionCompatible",
+                file=file,
+            )
+
+
 def onnx_files(subject: Subject) -> Iterator[Path]:
     """The ONNX file of every version that Triton loads."""
     if subject.folder is None:
@@ -102,4 +131,9 @@ def _external_data(message: Message | None) -> Iterator[tuple[str, int]]:
                     yield from _external_data(inner)
 
 
-RULES: tuple[Rule, ...] = (onnx_file_is_whole, external_data_is_there, onnx_is_not_newer_than_ngc)
+RULES: tuple[Rule, ...] = (
+    onnx_file_is_whole,
+    external_data_is_there,
+    onnx_is_not_newer_than_ngc,
+    plan_is_of_this_tensorrt,
+)
