@@ -1,5 +1,5 @@
-# Sourced by the scripts of this folder.
-# check_usage MOST "$@": --help prints the comment at the top of the script; an option or more than MOST arguments are refused.
+# Sourced by the scripts in this folder.
+# check_usage MOST "$@": --help prints the comment at the top of the script; options and more than MOST arguments are errors.
 check_usage() {
     most=$1
     shift

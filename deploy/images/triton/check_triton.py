@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The health check of a Triton container: ready, and ended where its agent calls it dead.
+"""Health check of a Triton container. Kills the server if its agent reports it dead.
 
-Docker restarts a container that ends, and leaves alone one that is merely unhealthy. The agent beside it asks the
-server real questions: where it says that only a new server helps, this one is ended here. A kubelet does that itself.
+Docker restarts a container that exits, but not one that is unhealthy. If the agent reports that the server must be
+restarted, the check kills it. In Kubernetes the kubelet does this itself.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pathlib import Path
 READY = "http://127.0.0.1:8000/v2/health/ready"
 LIVE = "http://127.0.0.1:8003/livez"
 DEADLINE_SECONDS = 3
-# Never through a proxy that the environment names.
+# Ignores proxies in the environment.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-# Gone with this container's memory at a restart: while a server starts, the agent still speaks of the one before it.
+# In memory, so a restart removes it: while a server starts, the agent may still report the previous one.
 STARTED = Path("/tmp/started")
 
 
 def main() -> int:
     if STARTED.exists() and status_of(LIVE) == 503:
-        print("the agent calls this server dead; ending it, so that Docker starts a new one")
+        print("the agent reports this server dead; killing it so that Docker restarts it")
         for pid in server_processes():
-            # A frozen one hears nothing else.
+            # A frozen process reacts to nothing else.
             os.kill(pid, signal.SIGKILL)
         return 1
     if status_of(READY) != 200:
@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def status_of(url: str) -> int | None:
-    """The HTTP status; None where nobody answers."""
+    """Return the HTTP status; None without an answer."""
     try:
         with DIRECT.open(url, timeout=DEADLINE_SECONDS) as answer:
             return int(answer.status)

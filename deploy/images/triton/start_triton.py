@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Start tritonserver in a container, after a look at what would break it later.
+"""Check the container's setup, then start tritonserver.
 
-Every argument goes to tritonserver as it is. Added are the models to load, those that are whole and whose backend this
-image has, and the key of the admin APIs from a secret file, so that it stands in no compose file, image or environment.
+Arguments are passed to tritonserver unchanged. Added are the models to load (complete, with a backend in this image)
+and the key of the admin APIs, from a secret file, so that it is in no compose file, image or environment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REPOSITORY = Path("/models")
 BACKENDS = Path("/opt/tritonserver/backends")
 SHARED_MEMORY = Path("/dev/shm")
 ADMIN_KEY = Path("/run/secrets/admin_key")
-# Whoever may load models or map memory owns the server; inference, health and statistics stay open.
+# These APIs give control of the server; inference, health and statistics stay open.
 ADMIN_APIS = "model-repository,shared-memory,trace,logging"
 MIB = 1024**2
 
@@ -38,11 +38,11 @@ def main(arguments: list[str]) -> None:
 
 
 def check_shared_memory() -> None:
-    """Compare /dev/shm with what the repository's models need of it.
+    """Compare the size of /dev/shm with the models' requirement.
 
     Raises:
-        ConfigError: a model's configuration is wrong.
-        SetupError: /dev/shm is too small; the sentence has the number to set.
+        ConfigError: a model's configuration is invalid.
+        SetupError: /dev/shm is too small; the message has the size to set.
     """
     configs = [load_model_config(folder.config_path) for folder in ModelRepository(REPOSITORY).models()]
     needed = shared_memory_bytes(configs, Machine.present())
@@ -56,10 +56,10 @@ def check_shared_memory() -> None:
 
 
 def models_to_load() -> Sequence[str]:
-    """Names of the models that can be loaded here; says of each other one what it lacks.
+    """Return the models that can be loaded; print why each other model is skipped.
 
     Raises:
-        SetupError: none can.
+        SetupError: no model can be loaded.
     """
     repository = ModelRepository(REPOSITORY)
     plan = plan_loading(repository)
@@ -73,7 +73,7 @@ def models_to_load() -> Sequence[str]:
             if step.model in left_out:
                 left_out[model] = f"its step {step.model} cannot be loaded"
     for model, reason in left_out.items():
-        print(f"start-triton: {model} is left out: {reason}", flush=True)
+        print(f"start-triton: {model} is skipped: {reason}", flush=True)
     models = [model for model in plan.models if model not in left_out]
     if not models:
         raise SetupError(f"no model in {REPOSITORY} can be loaded", "make models")
@@ -81,10 +81,10 @@ def models_to_load() -> Sequence[str]:
 
 
 def admin_key() -> str:
-    """The key that the admin APIs ask for.
+    """Return the key of the admin APIs.
 
     Raises:
-        SetupError: it cannot be read, or is not one.
+        SetupError: the key cannot be read or is invalid.
     """
     try:
         key = ADMIN_KEY.read_text(encoding="utf-8").strip()
@@ -92,7 +92,7 @@ def admin_key() -> str:
         raise SetupError(
             f"user {os.getuid()} of the container cannot read {ADMIN_KEY} ({error.strerror})", "deploy/make-secrets"
         ) from None
-    # The flag's own syntax leaves no room for other characters.
+    # The flag's syntax allows no other characters.
     if not re.fullmatch(r"[A-Za-z0-9_-]{32,}", key):
         raise SetupError(f"{ADMIN_KEY} is not 32 or more letters, digits, - and _", "deploy/make-secrets")
     return key

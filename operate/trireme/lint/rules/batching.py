@@ -20,7 +20,7 @@ _SHORTEST_TIMEOUT_US = 1000
 
 
 def preferred_batches_fit(subject: Subject) -> Iterator[Complaint]:
-    """Preferred batch sizes lie between 1 and ``max_batch_size``."""
+    """Preferred batch sizes are between 1 and ``max_batch_size``."""
     message = subject.config.message
     for path, batcher in (
         (("dynamic_batching",), message.dynamic_batching),
@@ -38,7 +38,7 @@ def preferred_batches_fit(subject: Subject) -> Iterator[Complaint]:
 
 
 def priorities_are_in_range(subject: Subject) -> Iterator[Complaint]:
-    """With priority levels, the default level and every level with its own queue policy is one of them."""
+    """With priority levels, the default level and every level with its own queue policy exist."""
     batching = subject.config.message.dynamic_batching
     levels = batching.priority_levels
     if not levels:
@@ -69,7 +69,7 @@ def priorities_are_in_range(subject: Subject) -> Iterator[Complaint]:
 
 
 def ordering_can_be_preserved(subject: Subject) -> Iterator[Complaint]:
-    """``preserve_ordering`` excludes several priority levels and delayed requests."""
+    """``preserve_ordering`` excludes multiple priority levels and delayed requests."""
     batching = subject.config.message.dynamic_batching
     if not batching.preserve_ordering:
         return
@@ -91,7 +91,7 @@ def ordering_can_be_preserved(subject: Subject) -> Iterator[Complaint]:
 
 
 def queue_timeouts_are_in_microseconds(subject: Subject) -> Iterator[Complaint]:
-    """A queue timeout or delay is meant in microseconds: what looks like milliseconds is flagged."""
+    """Queue timeouts and delays are in microseconds; values that look like milliseconds are reported."""
     for path, policy in _queue_policies(subject):
         timeout_us = policy.default_timeout_microseconds
         if 0 < timeout_us < _SHORTEST_TIMEOUT_US:
@@ -119,7 +119,7 @@ def _queue_policies(subject: Subject) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def batching_has_a_batch(subject: Subject) -> Iterator[Complaint]:
-    """Dynamic batching needs a batch dimension to merge requests."""
+    """Dynamic batching requires a batch dimension."""
     message = subject.config.message
     if message.HasField("dynamic_batching") and subject.config.max_batch_size == 0 and not subject.config.is_ensemble:
         yield warning(
@@ -130,7 +130,7 @@ def batching_has_a_batch(subject: Subject) -> Iterator[Complaint]:
 
 
 def sequence_controls_are_well_formed(subject: Subject) -> Iterator[Complaint]:
-    """Sequence controls have names, one tensor a kind, two values or an id type."""
+    """Sequence controls have names, one tensor per kind, two values or an id type."""
     batching = subject.config.message.sequence_batching
     tensor_of_kind: dict[int, str] = {}
     names: set[str] = set()
@@ -174,7 +174,7 @@ def _control_values(kind: str, control: Any, at: tuple[str | int, ...]) -> Itera
 
 
 def slot_utilization_is_a_share(subject: Subject) -> Iterator[Complaint]:
-    """``minimum_slot_utilization`` lies between 0 and 1."""
+    """``minimum_slot_utilization`` is between 0 and 1."""
     batching = subject.config.message.sequence_batching
     share = batching.direct.minimum_slot_utilization
     if batching.HasField("direct") and not 0 <= share <= 1:

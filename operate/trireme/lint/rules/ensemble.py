@@ -30,7 +30,7 @@ def ensemble_is_declared(subject: Subject) -> Iterator[Complaint]:
 
 
 def ensemble_has_no_instances(subject: Subject) -> Iterator[Complaint]:
-    """An ensemble has no instance groups, optimization or warm-up of its own; its steps have them."""
+    """An ensemble has no instance groups, optimization or warm-up of its own; its steps do."""
     if not subject.config.is_ensemble:
         return
     message = subject.config.message
@@ -57,7 +57,7 @@ def steps_are_complete(subject: Subject) -> Iterator[Complaint]:
 
 
 def tensors_are_written_once(subject: Subject) -> Iterator[Complaint]:
-    """No tensor of the ensemble is written by two steps, or written over an input."""
+    """No tensor of the ensemble is written by two steps, and no input is overwritten."""
     writers = defaultdict(list)
     for index, step in enumerate(subject.config.steps):
         for tensor in step.outputs.values():
@@ -84,7 +84,7 @@ def tensors_are_written_once(subject: Subject) -> Iterator[Complaint]:
 
 
 def tensors_are_connected(subject: Subject) -> Iterator[Complaint]:
-    """Every tensor is written before it is read, every input and intermediate tensor is read, every output written."""
+    """Tensors are written before they are read, inputs and intermediate tensors are read, outputs are written."""
     config = subject.config
     if not config.steps:
         return
@@ -137,7 +137,7 @@ def _cycles(config: ModelConfig, inputs: set[str]) -> Iterator[Complaint]:
 
 
 def versions_are_pinned(subject: Subject) -> Iterator[Complaint]:
-    """Steps are pinned to versions: with -1 a new version of a step moves every ensemble that calls it."""
+    """Steps are pinned to versions: with -1, a new version of a step moves every ensemble that calls it."""
     for index, step in enumerate(subject.config.steps):
         if step.version == -1:
             yield warning(

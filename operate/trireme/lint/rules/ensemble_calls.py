@@ -15,7 +15,7 @@ from trireme.repository.model_config import EnsembleStep, ModelConfig, TensorSpe
 
 
 def called_models_exist(subject: Subject) -> Iterator[Complaint]:
-    """The model and the version of every step are in the repository, and that model's version policy loads it."""
+    """The model and version of every step exist in the repository, and that model's version policy loads it."""
     if subject.folder is None:
         return
     for index, step in enumerate(subject.config.steps):
@@ -59,7 +59,7 @@ def called_models_exist(subject: Subject) -> Iterator[Complaint]:
 
 
 def steps_fit_their_models(subject: Subject) -> Iterator[Complaint]:
-    """A step maps all inputs of its model that are not optional, and only tensors the model has."""
+    """A step maps all required inputs of its model, and only tensors that the model has."""
     for index, step, called in _calls(subject):
         for field, mapping, tensors in (
             ("input_map", step.inputs, called.inputs),
@@ -89,7 +89,7 @@ def steps_fit_their_models(subject: Subject) -> Iterator[Complaint]:
 
 
 def batch_sizes_fit(subject: Subject) -> Iterator[Complaint]:
-    """No step that batches takes smaller batches than the ensemble."""
+    """No step with batching has a smaller ``max_batch_size`` than the ensemble."""
     own = subject.config.max_batch_size
     for _, step, called in _calls(subject):
         if 0 < called.max_batch_size < own:
@@ -163,7 +163,7 @@ def _matches(left: Sequence[int], right: Sequence[int]) -> bool:
 
 
 def streams_do_not_mix(subject: Subject) -> Iterator[Complaint]:
-    """A step that joins tensors takes them from the same decoupled model, or from none."""
+    """A step that joins tensors takes all of them from the same decoupled model, or none."""
     stream_of = {tensor.name: "" for tensor in subject.config.inputs}
     waiting = list(_calls(subject))
     while runnable := [call for call in waiting if all(t in stream_of for t in call[1].inputs.values())]:

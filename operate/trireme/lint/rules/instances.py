@@ -13,7 +13,7 @@ from trireme.repository.resource_requirements import compute_threads
 
 
 def devices_are_present(subject: Subject) -> Iterator[Complaint]:
-    """An instance group on GPUs finds them on this machine; one on CPU or KIND_MODEL names none."""
+    """The GPUs of an instance group exist on this machine; an instance group of kind CPU or MODEL names none."""
     gpus = subject.machine.gpus
     for index, group in enumerate(subject.config.instance_groups):
         at = ("instance_group", index)
@@ -39,7 +39,7 @@ def devices_are_present(subject: Subject) -> Iterator[Complaint]:
 
 
 def profiles_are_for_tensorrt(subject: Subject) -> Iterator[Complaint]:
-    """Optimisation profiles are numbers from 0, and exist in TensorRT models alone."""
+    """Optimisation profiles are numbers from 0, in TensorRT models only."""
     for index, group in enumerate(subject.config.message.instance_group):
         at = ("instance_group", index, "profile")
         if group.profile and subject.backend != "tensorrt":
@@ -51,8 +51,8 @@ def profiles_are_for_tensorrt(subject: Subject) -> Iterator[Complaint]:
 
 
 def threads_fit_the_cores(subject: Subject) -> Iterator[Complaint]:
-    """The threads of all instances of a model together are no more than the cores."""
-    asked = compute_threads(subject.config, subject.machine)
+    """All instances of a model together have no more threads than the machine has cores."""
+    asked = threads_asked(subject.config, subject.machine)
     if asked > subject.machine.cores:
         instances = "instance_group"
         yield warning(
@@ -63,7 +63,7 @@ def threads_fit_the_cores(subject: Subject) -> Iterator[Complaint]:
 
 
 def resources_are_consistent(subject: Subject) -> Iterator[Complaint]:
-    """A resource of the rate limiter is global in all models or in none."""
+    """A rate limiter resource is global in all models or in none."""
     if subject.config.is_ensemble:
         return
     scope: dict[str, tuple[bool, str]] = {}

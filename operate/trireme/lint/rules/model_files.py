@@ -26,7 +26,7 @@ NGC_TENSORRT = (10, 5)
 
 
 def onnx_file_is_whole(subject: Subject) -> Iterator[Complaint]:
-    """An ONNX file can be parsed to its end and holds a graph."""
+    """An ONNX file is complete and contains a graph."""
     for file in onnx_files(subject):
         model = read_onnx(file)
         if model is None or not model.graph.node:
@@ -34,7 +34,7 @@ def onnx_file_is_whole(subject: Subject) -> Iterator[Complaint]:
 
 
 def external_data_is_there(subject: Subject) -> Iterator[Complaint]:
-    """The files that an ONNX model keeps its weights in lie beside it and are long enough."""
+    """The external weight files of an ONNX model exist beside it and are large enough."""
     for file in onnx_files(subject):
         needed: dict[str, int] = {}
         for location, end in _external_data(read_onnx(file)):
@@ -58,7 +58,7 @@ def external_data_is_there(subject: Subject) -> Iterator[Complaint]:
 
 
 def onnx_is_not_newer_than_ngc(subject: Subject) -> Iterator[Complaint]:
-    """The opset and format of an ONNX file are ones that NGC's ONNX Runtime reads."""
+    """NGC's ONNX Runtime supports the opset and format of the ONNX file."""
     for file in onnx_files(subject):
         model = read_onnx(file)
         if model is None:

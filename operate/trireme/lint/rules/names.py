@@ -32,7 +32,7 @@ _FILES_OF_OUR_BACKENDS = {
 
 
 def name_matches_folder(subject: Subject) -> Iterator[Complaint]:
-    """The config's ``name`` is the folder's, where it is given."""
+    """If the config has a ``name``, it is the folder's."""
     given = str(subject.config.message.name)
     if given and subject.folder and given != subject.folder.name:
         yield error(
@@ -43,7 +43,7 @@ def name_matches_folder(subject: Subject) -> Iterator[Complaint]:
 
 
 def backend_is_known(subject: Subject) -> Iterator[Complaint]:
-    """``backend`` or ``platform`` says what runs the model, and the two fit together."""
+    """``backend`` or ``platform`` determines the backend, and the two match."""
     config = subject.config
     backend, platform = str(config.message.backend), config.platform
     if platform == "ensemble" and backend:
@@ -78,7 +78,7 @@ def max_batch_size_is_not_negative(subject: Subject) -> Iterator[Complaint]:
 
 
 def version_folders_are_canonical(subject: Subject) -> Iterator[Complaint]:
-    """Version folders are plain numbers from 1 without leading zeros; Triton misreads what only begins like one."""
+    """Version folders are numbers from 1 without leading zeros; Triton misreads names that only start with one."""
     if subject.folder is None:
         return
     for entry in sorted(subject.folder.path.iterdir()):
@@ -153,7 +153,7 @@ def _served_by_triton(folder: ModelFolder) -> list[int]:
 
 
 def model_file_is_there(subject: Subject) -> Iterator[Complaint]:
-    """Every version that Triton loads holds the files its backend opens."""
+    """Every version that Triton loads has the files that its backend opens."""
     config, folder = subject.config, subject.folder
     if folder is None or config.is_ensemble:
         return
@@ -172,7 +172,7 @@ def model_file_is_there(subject: Subject) -> Iterator[Complaint]:
 
 
 def backend_is_in_the_embedded_server(subject: Subject) -> Iterator[Complaint]:
-    """The embedded server runs Python-based backends alone; TensorRT, PyTorch and the like need NGC's image."""
+    """The embedded server runs only Python-based backends; TensorRT, PyTorch and others need NGC's image."""
     if subject.backend in ("tensorrt", "tensorflow", "pytorch", "openvino", "dali", "tensorrtllm", "fil"):
         yield ngc_only(
             f"the embedded server has no backend '{subject.backend}'",

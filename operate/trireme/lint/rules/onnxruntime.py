@@ -27,14 +27,14 @@ _UNKNOWN_TYPES = {"UNDEFINED", "BFLOAT16", "COMPLEX64", "COMPLEX128"}
 
 
 def onnxruntime_takes_the_config(subject: Subject) -> Iterator[Complaint]:
-    """The onnxruntime backend knows the platform, parameters, accelerators and kinds of inputs."""
+    """The onnxruntime backend supports the platform, parameters, accelerators and kinds of inputs."""
     if subject.backend == _BACKEND:
         for sentence in problems(_json(subject)):
             yield _complaint(Severity.ERROR, sentence)
 
 
 def embedded_onnxruntime_takes_the_config(subject: Subject) -> Iterator[Complaint]:
-    """The embedded server's onnxruntime backend does what the config asks for; the native one does more."""
+    """The embedded server's onnxruntime backend supports the configuration; the native one supports more."""
     if subject.backend == _BACKEND:
         for sentence in embedded_problems(_json(subject)):
             yield _complaint(Severity.NGC_ONLY, sentence)
@@ -43,7 +43,7 @@ def embedded_onnxruntime_takes_the_config(subject: Subject) -> Iterator[Complain
 
 
 def onnx_tensors_are_the_configs(subject: Subject) -> Iterator[Complaint]:
-    """The config's inputs and outputs are the graph's: names, data types, and shapes with the batch dimension."""
+    """The config's inputs and outputs match the graph: names, data types, and shapes with the batch dimension."""
     if subject.backend != _BACKEND:
         return
     config = _json(subject)

@@ -22,7 +22,7 @@ _ROUTER_OUTPUTS = {"VARIANT", "VARIANT_VERSION", "ROUTE_REASON"}
 
 
 def route_file_is_well_formed(subject: Subject) -> Iterator[Complaint]:
-    """The ``route.json`` of every version of a router is one that the router backend takes."""
+    """The ``route.json`` of every version of a router is valid for the router backend."""
     for file in _route_files(subject, subject.config.name):
         if not file.is_file():
             # Another rule tells of it.
@@ -34,7 +34,7 @@ def route_file_is_well_formed(subject: Subject) -> Iterator[Complaint]:
 
 
 def routed_variants_exist(subject: Subject) -> Iterator[Complaint]:
-    """The variants of a route are models of the repository; the router falls back from one that is not."""
+    """The variants of a route exist in the repository; the router falls back from a missing one."""
     for file, route in _routes(subject, subject.config.name):
         for variant in route.variants:
             if variant.name not in subject.repository:
@@ -43,7 +43,7 @@ def routed_variants_exist(subject: Subject) -> Iterator[Complaint]:
 
 
 def routed_variants_fit(subject: Subject) -> Iterator[Complaint]:
-    """A variant takes and gives the tensors of its route, of the same data types; one that is streamed is decoupled."""
+    """A variant has the tensors of its route, with the same data types; a streamed variant is decoupled."""
     own = subject.config
     for file, route in _routes(subject, own.name):
         for variant in route.variants:
@@ -71,7 +71,7 @@ def routed_variants_fit(subject: Subject) -> Iterator[Complaint]:
 
 
 def version_step_is_known(subject: Subject) -> Iterator[Complaint]:
-    """The parameter `version_step` of an ensemble names a step; a variant has it where several steps could be meant."""
+    """The parameter `version_step` of an ensemble names a step; a variant with several candidates has it."""
     config = subject.config
     if subject.folder is None or not config.steps:
         return

@@ -24,7 +24,7 @@ _BYTES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, 
 
 
 def warmup_runs(subject: Subject) -> Iterator[Complaint]:
-    """A warm-up sample has a batch size, or Triton skips it in silence, and no larger one than the model."""
+    """A warm-up sample has a batch size, no larger than the model's; without one Triton skips it silently."""
     limit = max(subject.config.max_batch_size, 1)
     for index, sample in enumerate(subject.config.message.model_warmup):
         at = ("model_warmup", index, "batch_size")
@@ -39,7 +39,7 @@ def warmup_runs(subject: Subject) -> Iterator[Complaint]:
 
 
 def warmup_names_the_inputs(subject: Subject) -> Iterator[Complaint]:
-    """A warm-up sample gives all inputs that are not optional, and no others."""
+    """A warm-up sample has all required inputs of the model, and no others."""
     declared = {tensor.name: tensor for tensor in subject.config.inputs}
     controls = {control.name for control in subject.config.message.sequence_batching.control_input}
     # A config without inputs is completed by its backend on loading.
@@ -65,7 +65,7 @@ def warmup_names_the_inputs(subject: Subject) -> Iterator[Complaint]:
 
 
 def warmup_inputs_fit(subject: Subject) -> Iterator[Complaint]:
-    """A warm-up input has the data type and a shape of the model's input, without variable dimensions."""
+    """A warm-up input has the data type and shape of the model's input, without variable dimensions."""
     declared = {tensor.name: tensor for tensor in subject.config.inputs}
     for index, sample in _running_samples(subject):
         for name, given in sample.inputs.items():
@@ -100,7 +100,7 @@ def warmup_inputs_fit(subject: Subject) -> Iterator[Complaint]:
 
 
 def warmup_data_is_there(subject: Subject) -> Iterator[Complaint]:
-    """A warm-up input says where its data comes from, and a file has enough of it."""
+    """A warm-up input names the source of its data, and a data file is large enough."""
     for index, sample in _running_samples(subject):
         for name, given in sample.inputs.items():
             about = f"warm-up '{sample.name}', input '{name}'"

@@ -32,7 +32,7 @@ def tensors_are_complete(subject: Subject) -> Iterator[Complaint]:
 
 
 def dims_are_positive_or_variable(subject: Subject) -> Iterator[Complaint]:
-    """A dimension is 1 or more, or -1 for variable; so is one of a reshape."""
+    """A dimension is 1 or more, or -1 for variable; the same holds for a reshape."""
     for field, index, tensor in _tensors(subject):
         for label, dims in (("dims", tensor.dims), ("reshape", tensor.reshape or ())):
             for dim in dims:
@@ -45,7 +45,7 @@ def dims_are_positive_or_variable(subject: Subject) -> Iterator[Complaint]:
 
 
 def reshape_keeps_the_elements(subject: Subject) -> Iterator[Complaint]:
-    """A reshape holds as many elements as the dims, also between variable dimensions."""
+    """A reshape has as many elements as the dims, also between variable dimensions."""
     for field, index, tensor in _tensors(subject):
         if tensor.reshape is None or any(dim < 1 and dim != -1 for dim in (*tensor.dims, *tensor.reshape)):
             continue
@@ -85,7 +85,7 @@ def image_formats_have_three_dims(subject: Subject) -> Iterator[Complaint]:
 
 
 def special_tensors_are_for_tensorrt(subject: Subject) -> Iterator[Complaint]:
-    """Shape tensors and non-linear formats exist in TensorRT models alone."""
+    """Only TensorRT models have shape tensors and non-linear formats."""
     if subject.backend == "tensorrt":
         return
     for field in ("input", "output"):
@@ -102,7 +102,7 @@ def special_tensors_are_for_tensorrt(subject: Subject) -> Iterator[Complaint]:
 
 
 def tensor_names_are_unique(subject: Subject) -> Iterator[Complaint]:
-    """No two inputs, and no two outputs, have one name: Triton keeps one of them in silence."""
+    """Input names are unique, and output names are unique: Triton silently keeps one of two equal names."""
     for field, tensors in (("input", subject.config.inputs), ("output", subject.config.outputs)):
         for name, count in Counter(tensor.name for tensor in tensors).items():
             if name and count > 1:
@@ -126,7 +126,7 @@ def label_files_are_there(subject: Subject) -> Iterator[Complaint]:
 
 
 def batch_tensors_fit(subject: Subject) -> Iterator[Complaint]:
-    """``batch_input`` and ``batch_output`` name tensors of the model and are of a type Triton makes."""
+    """``batch_input`` and ``batch_output`` name tensors of the model and have a type that Triton creates."""
     message = subject.config.message
     inputs = {tensor.name for tensor in subject.config.inputs}
     outputs = {tensor.name for tensor in subject.config.outputs}
