@@ -71,6 +71,7 @@ class Dispatcher:
         """Accept requests and return at once; each gets exactly one reply."""
         now = time.monotonic()
         with self._lock:
+            self._selector.check_traffic()
             for request in requests:
                 request.tier = requested_tier(self._route, request.parameters)
                 if request.tier is None and self._route.cascade:
@@ -281,6 +282,7 @@ class Dispatcher:
             tier=cascade.second_tier,
             first_answer=FirstAnswer(request, answer, version, seen_ms, unsure, sure[unsure]),
         )
+        self._selector.check_traffic()
         self._place(escalated, now)
 
     def _escalated(
@@ -350,6 +352,7 @@ class Dispatcher:
         elif now >= request.deadline:
             self._give_up(request, UnavailableError(message))
         else:
+            self._selector.check_traffic()
             self._place(request, now)
 
     def _give_up(self, request: RoutedRequest, error: BackendError) -> None:

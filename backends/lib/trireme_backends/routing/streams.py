@@ -120,6 +120,7 @@ class StreamRouter:
                 return None
             for name, fault in request.parameters.tried.items():
                 self._learn(request, StreamReport(name, fault=fault), now)
+            self._selector.check_traffic()
             return self._assign(request, now)
 
     def _assign(self, request: StreamRequest, now: float) -> RouteOutputs:
