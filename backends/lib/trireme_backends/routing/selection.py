@@ -10,7 +10,7 @@ import functools
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -69,15 +69,7 @@ class Selection(Generic[E]):
     decision: Decision
     endpoint: E
 
-    def outputs(
-        self,
-        version: str,
-        reason: Reason,
-        details: Mapping[str, object],
-        tried: Sequence[Mapping[str, object]],
-        *,
-        explain: bool,
-    ) -> RouteOutputs:
+    def outputs(self, version: str, reason: Reason, details: Mapping[str, object], *, explain: bool) -> RouteOutputs:
         """The route's outputs of a row; ``docs/routing.md`` describes the keys of ``ROUTE_REASON``."""
         decision = self.decision
         document: dict[str, Any] = {"reason": reason.value, "tier": decision.variant.tier.value, **details}
@@ -85,8 +77,6 @@ class Selection(Generic[E]):
             document["sla_at_risk"] = True
         if self.endpoint.name != decision.variant.name:
             document["canary"] = True
-        if tried:
-            document["tried"] = tried
         if explain:
             document["time_left_ms"] = round(decision.time_left_ms, 2)
             document["considered"] = [candidate.as_json() for candidate in decision.candidates]
