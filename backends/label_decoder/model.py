@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from trireme_backends.errors import AnswerError, BackendError
+from trireme_backends.errors import BackendError, error_response
 from trireme_backends.labels import LabelDecoder
 from trireme_backends.model import Model
 
@@ -17,11 +18,9 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         return [self._answer(request) for request in requests]
 
-    def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+    def _answer(self, request: pb_utils.InferenceRequest) -> Any:
         try:
             label, score = self._decoder.decode(pb_utils.get_input_tensor_by_name(request, "PROBABILITIES").as_numpy())
         except BackendError as error:
-            sentence = error.about(request.request_id())
-            code = pb_utils.TritonError.INTERNAL if isinstance(error, AnswerError) else pb_utils.TritonError.INVALID_ARG
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence, code))
+            return error_response(pb_utils, error, request.request_id())
         return pb_utils.InferenceResponse([pb_utils.Tensor("LABEL", label), pb_utils.Tensor("SCORE", score)])

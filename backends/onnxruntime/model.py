@@ -7,11 +7,12 @@ and not on NGC says so (``trireme_backends/onnxruntime_rules.py``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 from trireme_backends.batch import Tensors, run_each, run_merged
-from trireme_backends.errors import BackendError, ModelError
+from trireme_backends.errors import BackendError, ModelError, error_response
 from trireme_backends.model import Model, version_dir_of_this_process
 from trireme_backends.onnxruntime_model import OnnxModel
 from trireme_backends.onnxruntime_rules import embedded_problems, embedded_warnings, problems
@@ -69,8 +70,7 @@ def _device_id(args: Mapping[str, str]) -> int | None:
     return int(args["model_instance_device_id"])
 
 
-def _response(request: pb_utils.InferenceRequest, answer: Tensors | BackendError) -> pb_utils.InferenceResponse:
+def _response(request: pb_utils.InferenceRequest, answer: Tensors | BackendError) -> Any:
     if isinstance(answer, BackendError):
-        sentence = answer.about(request.request_id())
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence, pb_utils.TritonError.INVALID_ARG))
+        return error_response(pb_utils, answer, request.request_id())
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, tensor) for name, tensor in answer.items()])

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import triton_python_backend_utils as pb_utils
+import triton_python_backend_utils
 from trireme_backends.generation.openai_config import OpenAIConfig
 from trireme_backends.generation.openai_engine import OpenAIEngine
-from trireme_backends.generation.triton import GenerationBackend, complete_config
+from trireme_backends.generation.triton import GenerationModel
 from trireme_backends.model import Model
 
 
-class TritonPythonModel:
-    auto_complete_config = staticmethod(complete_config)
+class TritonPythonModel(GenerationModel):
+    pb_utils = triton_python_backend_utils
 
-    def initialize(self, args: Mapping[str, str]) -> None:
-        model = Model.from_arguments(args)
-        self._backend = GenerationBackend(pb_utils, model, OpenAIEngine(OpenAIConfig.read(model)))
-
-    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> None:
-        self._backend.execute(requests)
-
-    def finalize(self) -> None:
-        self._backend.close()
+    def load(self, model: Model) -> OpenAIEngine:
+        return OpenAIEngine(OpenAIConfig.read(model))

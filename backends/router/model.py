@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from trireme_backends.errors import BackendError, FileError, ModelError, RequestError
+from trireme_backends.errors import BackendError, FileError, ModelError, error_response
 from trireme_backends.model import Model
 from trireme_backends.routing.dispatcher import Dispatcher
-from trireme_backends.routing.errors import CallError, Fault, UnavailableError, fault_of
+from trireme_backends.routing.errors import CallError, Fault, fault_of
 from trireme_backends.routing.metrics import RouterMetrics
 from trireme_backends.routing.parameters import read_parameters, read_stream_parameters
 from trireme_backends.routing.pins import Pins
@@ -62,7 +62,7 @@ class TritonPythonModel:
                 routed.append(self._routed_request(request))
             except BackendError as error:
                 self._metrics.refused(error, request_id=request.request_id())
-                _send(request.get_response_sender(), _error_response(error))
+                _send(request.get_response_sender(), error_response(pb_utils, error))
         self._dispatcher.submit(routed)
 
     def finalize(self) -> None:
@@ -80,7 +80,7 @@ class TritonPythonModel:
             route = streams.answer(StreamRequest(parameters, characters, request_id, deadline))
         except BackendError as error:
             self._metrics.refused(error, request_id=request_id)
-            return _error_response(error)
+            return error_response(pb_utils, error)
         if route is not None:
             self._metrics.replied(route, seen_ms=(time.monotonic() - arrived) * 1000, request_id=request_id)
         texts = ("", "", "") if route is None else (route.variant, route.version, route.reason_json)
@@ -105,7 +105,10 @@ class TritonPythonModel:
         arrived = time.monotonic()
 
         def reply(result: Answer | BackendError) -> None:
-            _send(sender, _error_response(result) if isinstance(result, BackendError) else _response(result, wanted))
+            _send(
+                sender,
+                error_response(pb_utils, result) if isinstance(result, BackendError) else _response(result, wanted),
+            )
 
         deadline, request_id = arrived + self._deadline_s(request), request.request_id() or header_id
         return RoutedRequest(parameters, variant_parameters, inputs, rows, arrived, deadline, reply, request_id)
@@ -161,15 +164,6 @@ def _cached_text(name: str, value: str) -> pb_utils.Tensor:
 
 def _new_texts(name: str, values: Sequence[str]) -> pb_utils.Tensor:
     return pb_utils.Tensor(name, np.array([[value.encode()] for value in values], dtype=np.object_))
-
-
-def _error_response(error: BackendError) -> Any:
-    code = pb_utils.TritonError.INTERNAL
-    if isinstance(error, RequestError):
-        code = pb_utils.TritonError.INVALID_ARG
-    elif isinstance(error, UnavailableError):
-        code = pb_utils.TritonError.UNAVAILABLE
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
 
 
 def _send(sender: Any, response: Any) -> None:

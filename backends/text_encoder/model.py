@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import triton_python_backend_utils as pb_utils
 from trireme_backends.encoder import Done, Encoder, Vectors
-from trireme_backends.errors import AnswerError, BackendError
+from trireme_backends.errors import AnswerError, BackendError, error_response
 from trireme_backends.model import Model
 from trireme_backends.onnx_encoder import OnnxEncoder
 from trireme_backends.text import TextTokenizer, decode_texts
@@ -43,11 +43,10 @@ class TritonPythonModel:
         sender, request_id = request.get_response_sender(), request.request_id()
 
         def reply(answer: Vectors | BackendError) -> None:
-            if isinstance(answer, BackendError):
-                sentence, code = answer.about(request_id), pb_utils.TritonError.INVALID_ARG
-                if isinstance(answer, AnswerError):
-                    sentence, code = f"model '{self._name}': {sentence}", pb_utils.TritonError.INTERNAL
-                response = pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence, code))
+            if isinstance(answer, AnswerError):
+                response = error_response(pb_utils, AnswerError(f"model '{self._name}': {answer.about(request_id)}"))
+            elif isinstance(answer, BackendError):
+                response = error_response(pb_utils, answer, request_id)
             else:
                 response = pb_utils.InferenceResponse([pb_utils.Tensor(self._output, answer)])
             sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from trireme_backends.errors import BackendError
+from trireme_backends.errors import BackendError, error_response
 from trireme_backends.model import Model
 from trireme_backends.text import TextTokenizer, decode_texts, pad
 
@@ -19,11 +20,10 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         return [self._answer(request) for request in requests]
 
-    def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+    def _answer(self, request: pb_utils.InferenceRequest) -> Any:
         try:
             texts = decode_texts(pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy())
             ids, mask = pad(self._tokenizer.encode(texts), multiple=self._multiple)
         except BackendError as error:
-            sentence = error.about(request.request_id())
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence, pb_utils.TritonError.INVALID_ARG))
+            return error_response(pb_utils, error, request.request_id())
         return pb_utils.InferenceResponse([pb_utils.Tensor("INPUT_IDS", ids), pb_utils.Tensor("ATTENTION_MASK", mask)])

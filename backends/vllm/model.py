@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import triton_python_backend_utils as pb_utils
-from trireme_backends.generation.triton import GenerationBackend, complete_config
+import triton_python_backend_utils
+from trireme_backends.generation.triton import GenerationModel
 from trireme_backends.generation.vllm_config import VllmConfig
 from trireme_backends.generation.vllm_engine import VllmEngine
 from trireme_backends.generation.vllm_environment import enter_vllm_environment
 from trireme_backends.model import Model
 
 
-class TritonPythonModel:
-    auto_complete_config = staticmethod(complete_config)
+class TritonPythonModel(GenerationModel):
+    pb_utils = triton_python_backend_utils
 
-    def initialize(self, args: Mapping[str, str]) -> None:
-        model = Model.from_arguments(args)
+    def load(self, model: Model) -> VllmEngine:
         enter_vllm_environment()
-        self._backend = GenerationBackend(pb_utils, model, VllmEngine(VllmConfig.read(model)))
-
-    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> None:
-        self._backend.execute(requests)
-
-    def finalize(self) -> None:
-        self._backend.close()
+        return VllmEngine(VllmConfig.read(model))

@@ -10,13 +10,16 @@ BackendError
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 
 class BackendError(Exception):
-    """One clear sentence: what is wrong, where, what to do."""
+    """One clear sentence: what is wrong, where, what to do. ``code`` is the name of Triton's error code."""
+
+    code: ClassVar[str] = "INTERNAL"
 
     def about(self, request_id: str) -> str:
-        """The sentence, with the request it is about where the caller gave it a name."""
+        """The sentence, with the request's id where the caller gave one."""
         return f"request '{request_id}': {self}" if request_id else str(self)
 
 
@@ -40,6 +43,16 @@ class FileError(ModelError):
 class RequestError(BackendError):
     """A request is wrong by itself; those it was batched with are answered."""
 
+    code = "INVALID_ARG"
+
 
 class AnswerError(RequestError):
-    """The model answered a right request with something that cannot be given to the caller."""
+    """The model's output for a valid request is not a valid answer."""
+
+    code = "INTERNAL"
+
+
+def error_response(pb_utils: Any, error: BackendError, request_id: str = "") -> Any:
+    """Triton's response for an error; ``pb_utils`` is ``triton_python_backend_utils``."""
+    code = getattr(pb_utils.TritonError, error.code)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(error.about(request_id), code))

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from trireme_backends.errors import ModelError, RequestError
+from trireme_backends.errors import ModelError
+from trireme_backends.onnxruntime_session import load_session, run_session
 
 
 class OnnxEncoder:
@@ -23,10 +24,7 @@ class OnnxEncoder:
         """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no other base
-            raise ModelError(f"ONNX Runtime cannot load {path}: {error}") from None
+        self._session = load_session(path, options, ["CPUExecutionProvider"])
         outputs = [node.name for node in self._session.get_outputs()]
         if output not in outputs:
             raise ModelError(f"{path} has no output '{output}'; it has {', '.join(outputs)}")
@@ -38,8 +36,6 @@ class OnnxEncoder:
         Raises:
             RequestError: ONNX Runtime failed.
         """
-        try:
-            vectors: npt.NDArray[Any] = self._session.run([self._output], {"INPUT_IDS": ids, "ATTENTION_MASK": mask})[0]
-        except Exception as error:  # ONNX Runtime's exceptions share no other base
-            raise RequestError(f"ONNX Runtime failed: {error}") from None
+        vectors: npt.NDArray[Any]
+        (vectors,) = run_session(self._session, [self._output], {"INPUT_IDS": ids, "ATTENTION_MASK": mask})
         return vectors

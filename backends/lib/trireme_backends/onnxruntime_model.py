@@ -11,7 +11,7 @@ import onnxruntime
 
 from trireme_backends.batch import Tensors
 from trireme_backends.errors import RequestError
-from trireme_backends.onnxruntime_session import run_options
+from trireme_backends.onnxruntime_session import run_options, run_session
 
 Config = Mapping[str, Any]
 
@@ -34,10 +34,7 @@ class OnnxModel:
             RequestError: a string is not UTF-8, or ONNX Runtime failed.
         """
         feeds = {name: self._feed(name, tensor) for name, tensor in tensors.items()}
-        try:
-            answers = self._session.run(self._outputs, feeds, self._run_options)
-        except Exception as error:  # ONNX Runtime's exceptions share no other base
-            raise RequestError(f"ONNX Runtime failed: {error}") from None
+        answers = run_session(self._session, self._outputs, feeds, self._run_options)
         return {name: _carried(answer) for name, answer in zip(self._outputs, answers, strict=True)}
 
     def _feed(self, name: str, tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:

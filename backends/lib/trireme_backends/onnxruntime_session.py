@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 
-from trireme_backends.errors import ModelError
+from trireme_backends.batch import Tensors
+from trireme_backends.errors import ModelError, RequestError
 from trireme_backends.onnxruntime_rules import boolean, parameter
 
 Config = Mapping[str, Any]
@@ -30,10 +31,33 @@ def open_session(config: Config, version_dir: Path, *, device_id: int | None = N
     path = model_path(config, version_dir)
     if not path.is_file():
         raise ModelError(f"{path} is missing; export the model, or name the file in default_model_filename")
+    return load_session(path, session_options(config), _providers(device_id))
+
+
+def load_session(path: Path, options: onnxruntime.SessionOptions, providers: Any) -> onnxruntime.InferenceSession:
+    """Load an ONNX file.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load it.
+    """
     try:
-        return onnxruntime.InferenceSession(str(path), session_options(config), providers=_providers(device_id))
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no other base
         raise ModelError(f"ONNX Runtime cannot load {path}: {error}") from None
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, outputs: Sequence[str], feeds: Tensors, options: Any = None
+) -> Any:
+    """The outputs, in order.
+
+    Raises:
+        RequestError: ONNX Runtime failed.
+    """
+    try:
+        return session.run(outputs, feeds, options)
+    except Exception as error:  # ONNX Runtime's exceptions share no other base
+        raise RequestError(f"ONNX Runtime failed: {error}") from None
 
 
 def model_path(config: Config, version_dir: Path) -> Path:

@@ -58,21 +58,9 @@ def read_json(path: Path, kind: type[T]) -> T:
         FileError: it cannot be read, is not JSON, or does not have the form of ``kind``.
     """
     try:
-        return parse_json(path, path.read_text(encoding="utf-8"), kind)
+        document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FileError(path, "", f"cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise FileError(path, "", f"not JSON: {error}") from None
-
-
-def parse_json(path: Path, text: str, kind: type[T]) -> T:
-    """Read the content of a file; ``path`` is for errors.
-
-    Raises:
-        FileError: see ``read_json``.
-    """
-    try:
-        document = json.loads(text)
     except ValueError as error:
         raise FileError(path, "", f"not JSON: {error}") from None
     return check_json(path, document, kind)

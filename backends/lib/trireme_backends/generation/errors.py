@@ -25,6 +25,7 @@ class GenerationError(BackendError):
     """``word`` is what programs go by; ``param`` the parameter or tensor that is wrong, where it is one."""
 
     word: ClassVar[str]
+    code = "INVALID_ARG"
 
     def __init__(self, problem: str, *, param: str | None = None) -> None:
         place = f" ({param})" if param else ""
@@ -68,25 +69,25 @@ def room_for_answer(prompt_tokens: int, max_tokens: int | None, context_tokens: 
 class UnsupportedError(GenerationError):
     """The engine of this model lacks what the request asks for."""
 
-    word = "unsupported"
+    word, code = "unsupported", "UNSUPPORTED"
 
 
 class OverloadedError(GenerationError):
     """The queue is full."""
 
-    word = "overloaded"
+    word, code = "overloaded", "UNAVAILABLE"
 
 
 class EngineError(GenerationError):
     """The engine failed; the request may be right."""
 
-    word = "engine_failed"
+    word, code = "engine_failed", "INTERNAL"
 
 
 class CancelledError(GenerationError):
     """Nobody waits for the answer any more."""
 
-    word = "cancelled"
+    word, code = "cancelled", "CANCELLED"
 
 
 @dataclass(frozen=True, slots=True)

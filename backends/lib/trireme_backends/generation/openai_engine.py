@@ -20,11 +20,13 @@ from trireme_backends.errors import ModelError
 from trireme_backends.generation.contract import GenerationRequest
 from trireme_backends.generation.engine import EngineState, Sink
 from trireme_backends.generation.errors import CancelledError, EngineError, GenerationError
-from trireme_backends.generation.openai_answer import Answer
 from trireme_backends.generation.openai_config import OpenAIConfig
-from trireme_backends.generation.openai_errors import error_of_response
-from trireme_backends.generation.openai_request import request_body
-from trireme_backends.generation.server_sent_events import event_payloads
+from trireme_backends.generation.openai_protocol import (
+    StreamedAnswer,
+    error_of_response,
+    event_payloads,
+    request_body,
+)
 
 # Of the health check and the list of models, at load.
 _CHECK_DEADLINE_SECONDS = 10.0
@@ -130,7 +132,7 @@ class OpenAIEngine:
             self._running.discard(task)
 
     async def _stream(self, path: str, body: Mapping[str, Any], request: GenerationRequest, sink: Sink) -> None:
-        url, answer = self._config.url(path), Answer(request, self._config.dialect)
+        url, answer = self._config.url(path), StreamedAnswer(request, self._config.dialect)
         # A redirect would take the key elsewhere.
         async with self._session.post(url, json=body, allow_redirects=False) as response:
             if response.status != 200:

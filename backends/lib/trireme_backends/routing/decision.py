@@ -154,12 +154,18 @@ def decide(
         variant.name: _hard_status(variant, parameters, states[variant.name], space) for variant in route.variants
     }
     if all(status is not None for status in statuses.values()):
-        raise LimitError(_limit_message(route, states, statuses))
+        listed = _listed(
+            route,
+            statuses,
+            lambda v, status: f"{v.name} (quality {states[v.name].quality:.3f}, cost {v.cost_per_1000:g}: {status})",
+        )
+        raise LimitError(f"no variant of {route.task} keeps the limits of the request: {listed}")
     for variant in route.variants:
         statuses[variant.name] = statuses[variant.name] or _service_status(variant, states[variant.name], tried)
     ready = [variant for variant in route.variants if statuses[variant.name] is None]
     if not ready:
-        raise UnavailableError(_unavailable_message(route, statuses))
+        listed = _listed(route, statuses, lambda variant, status: f"{variant.name} ({status})")
+        raise UnavailableError(f"no variant of {route.task} can answer now: {listed}; ask again later")
 
     pool = _within_tier(ready, tier)
     fastest = min(pool, key=lambda variant: (variant.expected_latency_ms, -states[variant.name].quality))
@@ -272,21 +278,6 @@ def _reason(
     return Reason.MOVED_DOWN if requested_is_slow else Reason.TIER_UNAVAILABLE
 
 
-def _limit_message(
-    route: Route, states: Mapping[str, VariantState], statuses: Mapping[str, CandidateStatus | None]
-) -> str:
-    listed = ", ".join(
-        f"{variant.name} (quality {states[variant.name].quality:.3f}, cost {variant.cost_per_1000:g}: {status.value})"
-        for variant in route.variants
-        if (status := statuses[variant.name]) is not None
-    )
-    return f"no variant of {route.task} keeps the limits of the request: {listed}"
-
-
-def _unavailable_message(route: Route, statuses: Mapping[str, CandidateStatus | None]) -> str:
-    listed = ", ".join(
-        f"{variant.name} ({status.value})"
-        for variant in route.variants
-        if (status := statuses[variant.name]) is not None
-    )
-    return f"no variant of {route.task} can answer now: {listed}; ask again later"
+def _listed(route: Route, statuses: Mapping[str, CandidateStatus | None], text: Callable[[Variant, str], str]) -> str:
+    found = ((variant, statuses[variant.name]) for variant in route.variants)
+    return ", ".join(text(variant, status.value) for variant, status in found if status is not None)

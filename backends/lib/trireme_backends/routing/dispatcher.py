@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
@@ -30,12 +29,8 @@ from trireme_backends.routing.threads import ThreadPool, Timer
 from trireme_backends.routing.traffic import TrafficFile
 from trireme_backends.routing.variant_queue import VariantCall, VariantQueue
 
-
-class CallVariant(Protocol):
-    """Calls a model and waits for its answer."""
-
-    def __call__(self, variant: str, inputs: Tensors, parameters: str, request_id: str) -> Tensors:
-        """Outputs by name, [rows, ...] each. Raises ``CallError``."""
+# Variant, inputs, parameters as JSON and request id to outputs, [rows, ...] each. Raises ``CallError``.
+CallVariant = Callable[[str, Tensors, str, str], Tensors]
 
 
 class Dispatcher:
@@ -71,6 +66,7 @@ class Dispatcher:
         """Accept requests and return at once; each gets exactly one reply."""
         now = time.monotonic()
         with self._lock:
+            self._selector.check_traffic()
             for request in requests:
                 request.tier = requested_tier(self._route, request.parameters)
                 if request.tier is None and self._route.cascade:
@@ -101,12 +97,13 @@ class Dispatcher:
 
     def _run(self, call: VariantCall) -> None:
         """Make one call, in a thread of its own."""
-        queue = call.queue
+        queue, first = call.queue, call.requests[0]
         version = self._pins.pin(queue.name).version
         outcome: Tensors | CallError
         not_finite: Sequence[int] = ()
         try:
-            outcome = self._call_variant(queue.name, call.inputs(), call.variant_parameters, call.request_id)
+            request_id = first.request_id if len(call.requests) == 1 else ""
+            outcome = self._call_variant(queue.name, call.inputs(), first.variant_parameters, request_id)
             not_finite = call.rows_not_finite(outcome)
         except CallError as error:
             outcome = error
@@ -281,6 +278,7 @@ class Dispatcher:
             tier=cascade.second_tier,
             first_answer=FirstAnswer(request, answer, version, seen_ms, unsure, sure[unsure]),
         )
+        self._selector.check_traffic()
         self._place(escalated, now)
 
     def _escalated(
@@ -350,6 +348,7 @@ class Dispatcher:
         elif now >= request.deadline:
             self._give_up(request, UnavailableError(message))
         else:
+            self._selector.check_traffic()
             self._place(request, now)
 
     def _give_up(self, request: RoutedRequest, error: BackendError) -> None:

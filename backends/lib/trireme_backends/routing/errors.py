@@ -30,6 +30,8 @@ class LimitError(RequestError):
 class UnavailableError(BackendError):
     """No variant that the caller allows can answer now; a later request may be answered."""
 
+    code = "UNAVAILABLE"
+
 
 class Fault(str, Enum):
     """Why an attempt on a variant failed.

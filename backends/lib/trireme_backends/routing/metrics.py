@@ -7,11 +7,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trireme_backends.errors import BackendError, RequestError
+from trireme_backends.errors import BackendError
 from trireme_backends.metrics import MetricWriter, drain
 from trireme_backends.routing.breaker import BreakerState
 from trireme_backends.routing.decision import Reason
-from trireme_backends.routing.errors import UnavailableError
 from trireme_backends.routing.route import Route
 from trireme_backends.routing.selection import RouteOutputs
 
@@ -106,8 +105,7 @@ class RouterMetrics:
             if route.reason is Reason.FALLBACK:
                 self._log(route.reason_json, request_id, variant=route.variant, version=route.version)
         for error, request_id in drain(self._refusals):
-            kinds = ((RequestError, "invalid"), (UnavailableError, "unavailable"), (BackendError, "failed"))
-            outcome = next(name for kind, name in kinds if isinstance(error, kind))
+            outcome = {"INVALID_ARG": "invalid", "UNAVAILABLE": "unavailable"}.get(error.code, "failed")
             count(_REQUESTS, variant="", version="", outcome=outcome, reason="")
             # The caller gets the message of its own mistake; it would fill the log.
             if outcome != "invalid":

@@ -127,12 +127,13 @@ class RoutedRequest:
     def outputs(self, version: str, reason: Reason, **numbers: float) -> RouteOutputs:
         """The route of a row that the selected endpoint answered."""
         assert self.selection is not None
-        details = {
+        details: dict[str, object] = {
             "predicted_p95_ms": round(self.selection.decision.predicted_p95_ms, 2),
             **{name: round(value, 4) for name, value in numbers.items()},
         }
-        tried = [
-            {"variant": attempt.variant, "fault": attempt.fault.value, "after_ms": round(attempt.after_ms, 2)}
-            for attempt in self.failed
-        ]
-        return self.selection.outputs(version, reason, details, tried, explain=self.parameters.explain)
+        if self.failed:
+            details["tried"] = [
+                {"variant": attempt.variant, "fault": attempt.fault.value, "after_ms": round(attempt.after_ms, 2)}
+                for attempt in self.failed
+            ]
+        return self.selection.outputs(version, reason, details, explain=self.parameters.explain)

@@ -142,13 +142,6 @@ class Route:
     cascade: Cascade | None = None
     streams: bool = False
 
-    def variant(self, name: str) -> Variant:
-        """The variant called ``name``; ``KeyError`` if the route has none."""
-        for variant in self.variants:
-            if variant.name == name:
-                return variant
-        raise KeyError(name)
-
 
 def load_route(path: Path) -> Route:
     """Read and check ``route.json``.

@@ -10,7 +10,7 @@ import functools
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -21,7 +21,7 @@ from trireme_backends.routing.latency import LatencyEstimator
 from trireme_backends.routing.parameters import RoutingParameters
 from trireme_backends.routing.pins import Pins
 from trireme_backends.routing.route import Route, Tier, Variant
-from trireme_backends.routing.traffic import TrafficFile, sticky_position
+from trireme_backends.routing.traffic import Traffic, TrafficFile, sticky_position
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,7 @@ class Selection(Generic[E]):
     decision: Decision
     endpoint: E
 
-    def outputs(
-        self,
-        version: str,
-        reason: Reason,
-        details: Mapping[str, object],
-        tried: Sequence[Mapping[str, object]],
-        *,
-        explain: bool,
-    ) -> RouteOutputs:
+    def outputs(self, version: str, reason: Reason, details: Mapping[str, object], *, explain: bool) -> RouteOutputs:
         """The route's outputs of a row; ``docs/routing.md`` describes the keys of ``ROUTE_REASON``."""
         decision = self.decision
         document: dict[str, Any] = {"reason": reason.value, "tier": decision.variant.tier.value, **details}
@@ -85,8 +77,6 @@ class Selection(Generic[E]):
             document["sla_at_risk"] = True
         if self.endpoint.name != decision.variant.name:
             document["canary"] = True
-        if tried:
-            document["tried"] = tried
         if explain:
             document["time_left_ms"] = round(decision.time_left_ms, 2)
             document["considered"] = [candidate.as_json() for candidate in decision.candidates]
@@ -109,9 +99,17 @@ class Selector(Generic[E]):
         traffic: TrafficFile,
         observer: Observer,
     ) -> None:
-        self._route, self._pins, self._traffic, self._observer = route, pins, traffic, observer
+        self._route, self._pins, self._traffic_file, self._observer = route, pins, traffic, observer
+        self._traffic = Traffic()
         self._new_endpoint = endpoint
         self.endpoints = {variant.name: endpoint(variant.name, variant, observer) for variant in route.variants}
+
+    def check_traffic(self) -> None:
+        """Read the traffic file if it was replaced; to be called before requests are selected for."""
+        errors = self._traffic_file.errors
+        self._traffic = self._traffic_file.current()
+        if self._traffic_file.errors != errors:
+            self._observer.traffic_error(str(self._traffic_file.last_error))
 
     def select(
         self,
@@ -142,15 +140,11 @@ class Selector(Generic[E]):
 
     def _side(self, variant: Variant, sticky_key: str | None, tried: Collection[str], now: float) -> E:
         """The variant's endpoint, or its canary's where the traffic file says so and the canary is ready."""
-        errors = self._traffic.errors
-        traffic = self._traffic.current()
-        if self._traffic.errors != errors:
-            self._observer.traffic_error(str(self._traffic.last_error))
         stable = self.endpoints[variant.name]
-        if variant.name not in traffic.canary_percent or variant.canary in tried:
+        if variant.name not in self._traffic.canary_percent or variant.canary in tried:
             return stable
         position = random.random() * 100 if sticky_key is None else sticky_position(sticky_key)
-        if not traffic.goes_to_canary(variant.name, position):
+        if not self._traffic.goes_to_canary(variant.name, position):
             return stable
         if variant.canary not in self.endpoints:
             self.endpoints[variant.canary] = self._new_endpoint(variant.canary, variant, self._observer)

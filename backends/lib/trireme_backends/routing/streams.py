@@ -120,6 +120,7 @@ class StreamRouter:
                 return None
             for name, fault in request.parameters.tried.items():
                 self._learn(request, StreamReport(name, fault=fault), now)
+            self._selector.check_traffic()
             return self._assign(request, now)
 
     def _assign(self, request: StreamRequest, now: float) -> RouteOutputs:
@@ -154,9 +155,11 @@ class StreamRouter:
         if pin.is_whole_variant:
             # A cancellation reaches this model; an ensemble does not pass it on.
             details["stream_from"] = {"model": pin.model, "version": pin.version}
-        tried = [{"variant": variant, "fault": fault.value} for variant, fault in parameters.tried.items()]
-        reason = Reason.FALLBACK if tried else selection.decision.reason
-        return selection.outputs(pin.version, reason, details, tried, explain=parameters.routing.explain)
+        reason = selection.decision.reason
+        if parameters.tried:
+            reason = Reason.FALLBACK
+            details["tried"] = [{"variant": name, "fault": fault.value} for name, fault in parameters.tried.items()]
+        return selection.outputs(pin.version, reason, details, explain=parameters.routing.explain)
 
     def _predict_p95_ms(
         self, endpoint: StreamEndpoint, request: StreamRequest, time_left_ms: float, now: float

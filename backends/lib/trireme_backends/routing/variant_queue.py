@@ -44,15 +44,6 @@ class VariantCall:
         self.rows = sum(request.rows for request in self.requests)
         self.live = len(self.requests)
 
-    @property
-    def variant_parameters(self) -> str:
-        """Of all its requests: they are merged only if these are the same."""
-        return self.requests[0].variant_parameters
-
-    @property
-    def request_id(self) -> str:
-        return self.requests[0].request_id if len(self.requests) == 1 else ""
-
     def inputs(self) -> Tensors:
         """The inputs of its requests, one after the other."""
         if len(self.requests) == 1:
@@ -67,11 +58,7 @@ class VariantCall:
         return {name: array[row : row + request.rows] for name, array in outputs.items()}
 
     def rows_not_finite(self, outputs: Tensors) -> Sequence[int]:
-        """The rows with a value that is not a finite number.
-
-        Raises:
-            CallError: the outputs have another number of rows than the call.
-        """
+        """The rows with a value that is not a finite number. Raises ``CallError`` if a row is missing."""
         if any(len(array) != self.rows for array in outputs.values()):
             raise CallError(Fault.ERROR, f"{self.queue.name} answered another number of rows than it was asked")
         bad = np.zeros(self.rows, dtype=np.bool_)

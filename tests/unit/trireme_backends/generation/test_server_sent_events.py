@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from trireme_backends.generation.server_sent_events import event_payloads
+from trireme_backends.generation.openai_protocol import event_payloads
 
 
 def payloads(body: bytes) -> list[str]:

@@ -23,8 +23,8 @@ def test_route_is_read_with_defaults(rules: dict[str, Any], write_route: Write) 
     rules["cascade"] = CASCADE
     route = load_route(write_route(rules))
     assert route.default_tier is Tier.STANDARD
-    assert route.variant("small").limits == Limits(timeout_ms=500)
-    assert route.variant("large").limits == Limits()
+    assert route.variants[0].limits == Limits(timeout_ms=500)
+    assert route.variants[2].limits == Limits()
     assert route.cascade == Cascade(Tier.ECONOMY, Tier.PREMIUM, "PROBABILITIES", 1.5, 0.9)
 
 

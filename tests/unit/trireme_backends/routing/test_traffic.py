@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trireme_backends.errors import FileError
 from trireme_backends.routing.traffic import Traffic, TrafficFile, sticky_position
-from trireme_backends.strict_json import parse_json
-
-PATH = Path("text_embedding/traffic.json")
+from trireme_backends.strict_json import read_json
 
 
 def replace(path: Path, text: str) -> None:
@@ -19,8 +17,14 @@ def replace(path: Path, text: str) -> None:
     staged.replace(path)
 
 
-def test_percentages_are_read() -> None:
-    traffic = parse_json(PATH, '{"canary_percent": {"large": 12.5}}', Traffic)
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "traffic.json"
+
+
+def test_percentages_are_read(path: Path) -> None:
+    path.write_text('{"canary_percent": {"large": 12.5}}')
+    traffic = read_json(path, Traffic)
     assert traffic.goes_to_canary("large", 12.4)
     assert not traffic.goes_to_canary("large", 12.5)
     assert not traffic.goes_to_canary("small", 0.0)
@@ -46,10 +50,11 @@ def test_zero_and_hundred_percent_are_nobody_and_everybody() -> None:
         ('{"canary_percent": {"large": true}}', "canary_percent.large"),
     ],
 )
-def test_wrong_file_is_refused_with_file_and_key(text: str, sentence: str) -> None:
+def test_wrong_file_is_refused_with_file_and_key(path: Path, text: str, sentence: str) -> None:
+    path.write_text(text)
     with pytest.raises(FileError) as caught:
-        parse_json(PATH, text, Traffic)
-    assert str(caught.value).startswith(f"{PATH}: ")
+        read_json(path, Traffic)
+    assert str(caught.value).startswith(f"{path}: ")
     assert sentence in str(caught.value)
 
 
@@ -69,8 +74,7 @@ def test_keys_spread_evenly() -> None:
     assert abs(share - 0.2) < 0.017
 
 
-def test_change_is_seen_at_the_next_look(tmp_path: Path) -> None:
-    path = tmp_path / "traffic.json"
+def test_change_is_seen_at_the_next_look(path: Path) -> None:
     file = TrafficFile(path)
     assert file.current() == Traffic()
     replace(path, json.dumps({"canary_percent": {"large": 5}}))
@@ -82,8 +86,7 @@ def test_change_is_seen_at_the_next_look(tmp_path: Path) -> None:
     assert file.errors == 0
 
 
-def test_wrong_file_is_counted_once_and_the_last_good_one_holds(tmp_path: Path) -> None:
-    path = tmp_path / "traffic.json"
+def test_wrong_file_is_counted_once_and_the_last_good_one_holds(path: Path) -> None:
     file = TrafficFile(path)
     replace(path, '{"canary_percent": {"large": 5}}')
     file.current()
@@ -96,8 +99,7 @@ def test_wrong_file_is_counted_once_and_the_last_good_one_holds(tmp_path: Path) 
     assert file.last_error is None
 
 
-def test_unreadable_file_counts_as_wrong(tmp_path: Path) -> None:
-    path = tmp_path / "traffic.json"
+def test_unreadable_file_counts_as_wrong(path: Path) -> None:
     path.mkdir()
     file = TrafficFile(path)
     assert file.current() == Traffic()

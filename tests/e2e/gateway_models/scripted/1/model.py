@@ -16,28 +16,20 @@ import os
 import re
 import threading
 
-import triton_python_backend_utils as pb_utils
+import triton_python_backend_utils
 from trireme_backends.generation.engine import EngineState, Piece, TokenLogprob
 from trireme_backends.generation.errors import CancelledError, EngineError, room_for_answer
 from trireme_backends.generation.text_stream import StopStringFilter
-from trireme_backends.generation.triton import GenerationBackend, complete_config
-from trireme_backends.model import Model
+from trireme_backends.generation.triton import GenerationModel
 
 _SUPPORTED = {"max_tokens", "stop", "logprobs", "temperature", "top_p", "seed", "structured_outputs.json"}
 
 
-class TritonPythonModel:
-    auto_complete_config = staticmethod(complete_config)
+class TritonPythonModel(GenerationModel):
+    pb_utils = triton_python_backend_utils
 
-    def initialize(self, args):
-        model = Model.from_arguments(args)
-        self._backend = GenerationBackend(pb_utils, model, _Engine(model))
-
-    def execute(self, requests):
-        self._backend.execute(requests)
-
-    def finalize(self):
-        self._backend.close()
+    def load(self, model):
+        return _Engine(model)
 
 
 class _Engine:
