@@ -52,11 +52,11 @@ def profiles_are_for_tensorrt(subject: Subject) -> Iterator[Complaint]:
 
 def threads_fit_the_cores(subject: Subject) -> Iterator[Complaint]:
     """The threads of all instances of a model together are no more than the cores."""
-    asked = compute_threads(subject.config, subject.machine)
-    if asked > subject.machine.cores:
+    threads = compute_threads(subject.config, subject.machine)
+    if threads > subject.machine.cores:
         instances = "instance_group"
         yield warning(
-            f"its instances run {asked} threads on {subject.machine.cores} cores, and slow each other down",
+            f"its instances run {threads} threads on {subject.machine.cores} cores, and slow each other down",
             "lower the threads of an instance, or the instance count",
             instances,
         )
