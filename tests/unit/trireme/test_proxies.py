@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
-from trireme.doctor import Status, software
+from trireme.doctor import CheckStatus, software
 from trireme.processes.server_metrics import Metrics
 from trireme_client import FakeServer, OperatorClient
 
@@ -53,10 +53,10 @@ def test_triton_is_asked_directly() -> None:
 
 def test_doctor_lists_the_variables_and_how_to_except_this_machine() -> None:
     (check,) = software.proxies()
-    assert check.status is Status.WARN
+    assert check.status is CheckStatus.WARN
     assert check.found.startswith("grpc_proxy, https_proxy, http_proxy, all_proxy; ")
     assert check.fix == 'export no_proxy="127.0.0.1,localhost"'
     (check,) = software.proxies({"http_proxy": "http://p:1", "no_proxy": "localhost,127.0.0.1"})
-    assert check.status is Status.OK
+    assert check.status is CheckStatus.OK
     (check,) = software.proxies({})
     assert check.found == "no variable names one"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from trireme.doctor import Status
+from trireme.doctor import CheckStatus
 from trireme.doctor.memory import stale_regions
 from trireme.processes.leftovers import remove_leftovers
 from trireme.processes.shared_memory import SHM_DIR, new_region_prefix, remove_regions
@@ -56,4 +56,4 @@ def test_a_region_of_a_dead_owner_is_stale_though_a_stub_that_outlived_it_maps_i
         subprocess.run(["sh", "-c", check.fix], check=True)
         stub.wait(timeout=scaled(30.0))
     (check,) = stale_regions(tmp_path)
-    assert check.status is Status.OK
+    assert check.status is CheckStatus.OK
