@@ -103,8 +103,8 @@ class Slo:
             ConfigError: not TOML, an unknown key, a limit that is not a number or contradicts another, or no objective.
         """
         tables = TomlDocument.read(path).parse(_Tables)
-        limits = [(None, tables.all), *tables.tasks.items()]
-        objectives = tuple(one for task, table in limits for one in _objectives(task, table))
+        tasks = (one for task, limits in tables.tasks.items() for one in _objectives(task, limits))
+        objectives = (*_objectives(None, tables.all), *tasks)
         if not objectives:
             raise ConfigError(path, f"holds no objective; there are: {', '.join(get_args(_Key))}")
         return cls(path, objectives)

@@ -37,9 +37,9 @@ class Healer:
         """
         try:
             folder = self.repository.model(model)
-            if lack := missing_part(folder, load_model_config(folder.config_path)):
+            if part := missing_part(folder, load_model_config(folder.config_path)):
                 # What is left of the model is better than nothing.
-                return f"{lack}; restore it"
+                return f"{part}; restore it"
             if not _touch(folder):
                 # The files are not ours to touch, in a container: the model goes, for a moment.
                 if gives_notice:

@@ -122,8 +122,8 @@ def _external_data(message: Message | None) -> Iterator[tuple[str, int]]:
     """Where tensors of a model, of its nodes and their subgraphs keep their data: file, and first byte after it."""
     if isinstance(message, onnx.TensorProto):
         if message.data_location == onnx.TensorProto.EXTERNAL:
-            told = {entry.key: entry.value for entry in message.external_data}
-            yield told.get("location", ""), int(told.get("offset", 0)) + int(told.get("length", 0))
+            fields = {entry.key: entry.value for entry in message.external_data}
+            yield fields.get("location", ""), int(fields.get("offset", 0)) + int(fields.get("length", 0))
     elif message is not None:
         for field, value in message.ListFields():
             if field.message_type is not None:

@@ -160,8 +160,8 @@ def model_file_is_there(subject: Subject) -> Iterator[Complaint]:
     for version in subject.versions():
         for name in _FILES_OF_OUR_BACKENDS.get(subject.backend, ()):
             if not (file := folder.version_dir(version) / name).is_file():
-                mend = f"run trireme export {folder.name}" if folder.recipe_path.is_file() else "put the file there"
-                yield error(f"version {version} has no {name}", mend, file=file)
+                fix = f"run trireme export {folder.name}" if folder.recipe_path.is_file() else "put the file there"
+                yield error(f"version {version} has no {name}", fix, file=file)
         if config.model_filename and not (file := folder.version_dir(version) / config.model_filename).exists():
             hang = "; Triton would wait for it for ever" if subject.backend == "python" else ""
             yield error(
