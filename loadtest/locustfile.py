@@ -6,6 +6,6 @@ Name a user class to have only it: ``locust -f loadtest/locustfile.py TritonGrpc
 """
 
 from trireme_loadtest import locust_record  # noqa: F401 - adds --slo and --report
-from trireme_loadtest.locust_users import KserveHttpUser, TriremeClientUser, TritonGrpcUser
+from trireme_loadtest.locust.users import KserveHttpUser, TriremeClientUser, TritonGrpcUser
 
 __all__ = ["KserveHttpUser", "TriremeClientUser", "TritonGrpcUser"]

@@ -5,6 +5,6 @@ Time to the first token, time between tokens and tokens a second are in the repo
 """
 
 from trireme_loadtest import locust_record  # noqa: F401 - adds --slo and --report
-from trireme_loadtest.locust_generation import GenerationUser
+from trireme_loadtest.locust.generation_users import GenerationUser
 
 __all__ = ["GenerationUser"]

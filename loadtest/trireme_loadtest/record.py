@@ -19,7 +19,7 @@ FORMAT = "trireme load run 1"
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class SecondCounts:
     """The requests of one task whose intended send time lies in one second.
 
     Attributes:
@@ -65,7 +65,7 @@ class ServerShare:
 
 
 @dataclass(frozen=True, slots=True)
-class Generator:
+class GeneratorStats:
     """How the load generator itself did.
 
     Attributes:
@@ -97,8 +97,8 @@ class LoadRecord:
     answered_seconds: float
     settings: Mapping[str, str | float]
     machine: Mapping[str, Any]
-    tasks: Mapping[str, Sequence[Window]]
-    generator: Generator
+    tasks: Mapping[str, Sequence[SecondCounts]]
+    generator: GeneratorStats
     server: Sequence[ServerShare] = ()
 
     def task(self, name: str | None) -> TaskSummary:
@@ -157,7 +157,7 @@ class TaskSummary:
     between_responses: Histogram
 
     @classmethod
-    def of(cls, name: str, windows: Sequence[Window], seconds: float, answered_seconds: float) -> TaskSummary:
+    def of(cls, name: str, windows: Sequence[SecondCounts], seconds: float, answered_seconds: float) -> TaskSummary:
         errors: Counter[str] = Counter()
         for window in windows:
             errors.update(window.errors)
@@ -181,8 +181,8 @@ class TaskSummary:
         return self.failed / self.asked if self.asked else 0.0
 
 
-def _window(document: dict[str, Any]) -> Window:
-    return Window(
+def _window(document: dict[str, Any]) -> SecondCounts:
+    return SecondCounts(
         document["second"],
         document["asked"],
         document["errors"],
@@ -192,8 +192,9 @@ def _window(document: dict[str, Any]) -> Window:
     )
 
 
-def _generator(document: dict[str, Any]) -> Generator:
-    return Generator(_histogram(document["lateness"]), document["cpu_share"], document["workers"], document["problem"])
+def _generator(document: dict[str, Any]) -> GeneratorStats:
+    lateness = _histogram(document.pop("lateness"))
+    return GeneratorStats(lateness, **document)
 
 
 def _histogram(document: dict[str, Any]) -> Histogram:

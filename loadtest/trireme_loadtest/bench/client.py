@@ -18,11 +18,11 @@ from trireme.processes.server import ServerFlags, TritonServer
 from trireme_client import Endpoint, HedgePolicy, TriremeClient
 from trireme_client.grpc_wire import channel_options
 
-from trireme_loadtest.bench.shape import (
+from trireme_loadtest.bench.harness import (
     Column,
     Contender,
     MachineFacts,
-    Measured,
+    Measurement,
     Report,
     RunOptions,
     interleave,
@@ -91,7 +91,7 @@ def client(options: RunOptions) -> None:
         )
         calls = interleave(list(_call_contenders(bare, ours, http, options.seconds)), options.repetitions)
         tensors = interleave(list(_tensor_contenders(stack, ours, options.seconds)), options.repetitions)
-        _repeat(lambda: hedged.infer("moody", {"X": [1.0]}), 1, HEDGE_WARMUP_CALLS)
+        _repeat(lambda: hedged.infer("occasionally_slow", {"X": [1.0]}), 1, HEDGE_WARMUP_CALLS)
         slow = interleave(
             [_slow_contender(PLAIN, ours, options.seconds), _slow_contender(HEDGED, hedged, options.seconds)],
             options.repetitions,
@@ -163,7 +163,7 @@ def _slow_contender(name: str, client: TriremeClient, seconds: float) -> Contend
     def repeat() -> Mapping[str, float]:
         attempts: list[int] = []
         latencies = _repeat(
-            lambda: attempts.append(client.infer("moody", {"X": [1.0]}).timings.attempts),
+            lambda: attempts.append(client.infer("occasionally_slow", {"X": [1.0]}).timings.attempts),
             HEDGE_THREADS,
             seconds=2 * seconds,
         )
@@ -203,7 +203,7 @@ def _repeat(call: Call, threads: int, times: int = 0, *, seconds: float = 0.0) -
     return latencies
 
 
-def _against_bare(results: Sequence[Measured]) -> list[Measured]:
+def _against_bare(results: Sequence[Measurement]) -> list[Measurement]:
     bare = {result.case: result for result in results if result.name == BARE}
     return [
         result.with_ratio("calls_per_second", to=bare[result.case], name="rate_of_bare").with_ratio(
@@ -213,6 +213,6 @@ def _against_bare(results: Sequence[Measured]) -> list[Measured]:
     ]
 
 
-def _against_grpc(results: Sequence[Measured]) -> list[Measured]:
+def _against_grpc(results: Sequence[Measurement]) -> list[Measurement]:
     grpc = {result.case: result for result in results if result.name == OURS}
     return [result.with_ratio("call_ms", to=grpc[result.case], name="time_of_grpc") for result in results]

@@ -25,20 +25,20 @@ from trireme.settings import Settings
 from trireme_backends.generation.vllm_config import path_or_name
 from trireme_client import AsyncTriremeClient, ClientError
 
-from trireme_loadtest.bench.peers.gateway_process import GatewayProcess
-from trireme_loadtest.bench.peers.generation_process import EngineProcess
-from trireme_loadtest.bench.shape import (
+from trireme_loadtest.bench.harness import (
     Column,
     Contender,
     MachineFacts,
-    Measured,
+    Measurement,
     Report,
     RunOptions,
     interleave,
     run_options,
 )
-from trireme_loadtest.generation_load import Prompt, Stream, StreamRun, closed_streams, mixed_prompts, random_text
-from trireme_loadtest.plots import Series, svg_file, xy_chart
+from trireme_loadtest.bench.peers.gateway_process import GatewayProcess
+from trireme_loadtest.bench.peers.generation_process import EngineProcess
+from trireme_loadtest.generate.streams import Prompt, Stream, StreamRun, closed_streams, mixed_prompts, random_text
+from trireme_loadtest.report.plots import Series, svg_file, xy_chart
 
 NAIVE = "transformers, one by one"
 BATCHED = "transformers, static batch"
@@ -81,7 +81,7 @@ Work = Callable[..., StreamRun]
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedEngine:
     """A variant of the repository and its engine.
 
     Attributes:
@@ -109,7 +109,7 @@ def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
     What is not installed or not exported is left out, and told.
     """
     settings = Settings.from_environment()
-    found, skipped = find_served(ModelRepository(settings.repository_dir))
+    found, skipped = find_engines(ModelRepository(settings.repository_dir))
     machine = MachineFacts.read()
     with ExitStack() as stack, _told_in_one_sentence():
         runs, features = _contenders(settings, found, threads, stack, skipped)
@@ -143,7 +143,7 @@ def _told_in_one_sentence() -> Iterator[None]:
         raise ServerError(f"a stream failed, so there is nothing to compare: {error.problem}") from None
 
 
-def find_served(repository: ModelRepository) -> tuple[list[Served], list[str]]:
+def find_engines(repository: ModelRepository) -> tuple[list[ServedEngine], list[str]]:
     """The engine models that can be loaded, and why others cannot."""
     plan = plan_loading(repository)
     configs = [
@@ -163,12 +163,12 @@ def find_served(repository: ModelRepository) -> tuple[list[Served], list[str]]:
         directory = folder.version_dir(folder.versions()[-1])
         arguments = json.loads((directory / "model.json").read_text())
         weights = Path(path_or_name(directory.resolve(), arguments["model"]))
-        found.append(Served(variants.get(folder.name, folder.name), backend, weights, arguments))
+        found.append(ServedEngine(variants.get(folder.name, folder.name), backend, weights, arguments))
     return found, skipped
 
 
 def _contenders(
-    settings: Settings, found: list[Served], threads: int, stack: ExitStack, skipped: list[str]
+    settings: Settings, found: list[ServedEngine], threads: int, stack: ExitStack, skipped: list[str]
 ) -> tuple[dict[str, Work], list[Contender]]:
     """Start all that is measured; what does not start is told in ``skipped``."""
     runs: dict[str, Work] = {}
@@ -283,7 +283,7 @@ async def _first_token_ms(stream: Stream, text: str) -> float:
         return (time.monotonic() - began) * 1000
 
 
-def _with_ratios(results: list[Measured]) -> list[Measured]:
+def _with_ratios(results: list[Measurement]) -> list[Measurement]:
     """Rates over those of the same engine alone, and over the naive way."""
     by_key = {(result.name, result.case): result for result in results}
     told = []
@@ -299,7 +299,7 @@ def _with_ratios(results: list[Measured]) -> list[Measured]:
     return told
 
 
-def chart(results: list[Measured]) -> str:
+def chart(results: list[Measurement]) -> str:
     """Tokens a second over streams, as SVG."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for result in results:

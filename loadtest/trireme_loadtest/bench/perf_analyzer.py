@@ -11,23 +11,22 @@ from trireme.processes.server import ServerFlags, TritonServer
 from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 
-from trireme_loadtest.bench.peers.model_files import ModelFiles
-from trireme_loadtest.bench.peers.perf_analyzer_binary import PerfAnalyzer
-from trireme_loadtest.bench.shape import (
+from trireme_loadtest.bench.harness import (
     Column,
     Contender,
     MachineFacts,
-    Measured,
+    Measurement,
     Report,
     RunOptions,
     interleave,
     run_options,
 )
-from trireme_loadtest.closed_loop import closed_loop
-from trireme_loadtest.processes import usage
-from trireme_loadtest.requests import grpc_body, text_tensors
-from trireme_loadtest.sentences import review_sentences
-from trireme_loadtest.targets import GrpcTarget
+from trireme_loadtest.bench.harness.text_workload import ModelFiles, review_sentences
+from trireme_loadtest.bench.peers.perf_analyzer_binary import PerfAnalyzer
+from trireme_loadtest.generate.closed_loop import closed_loop
+from trireme_loadtest.generate.requests import grpc_body, text_tensors
+from trireme_loadtest.generate.targets import GrpcTarget
+from trireme_loadtest.machine import usage
 
 OURS, THEIRS = "trireme", "perf_analyzer"
 RATE = "requests_per_second"
@@ -84,7 +83,7 @@ def perf_analyzer(options: RunOptions, model: str, levels: tuple[int, ...]) -> N
     )
 
 
-def agreement(ours: Measured, theirs: Measured) -> str:
+def agreement(ours: Measurement, theirs: Measurement) -> str:
     """Whether the ranges of both overlap, metric by metric, in one sentence."""
     apart = []
     for metric, heading in METRICS.items():

@@ -16,23 +16,22 @@ from trireme.repository.routes import find_route
 from trireme.settings import Settings
 from trireme_backends.routing.route import Tier
 
-from trireme_loadtest.bench.peers.model_files import ModelFiles
-from trireme_loadtest.bench.shape import (
+from trireme_loadtest.bench.harness import (
     Column,
     Contender,
     MachineFacts,
-    Measured,
+    Measurement,
     Report,
     RunOptions,
     interleave,
     run_options,
 )
-from trireme_loadtest.closed_loop import closed_loop
-from trireme_loadtest.open_loop import Schedule, TaskPlan, open_loop
-from trireme_loadtest.processes import usage
-from trireme_loadtest.requests import grpc_body, text_tensors
-from trireme_loadtest.sentences import SEED, review_sentences
-from trireme_loadtest.targets import GrpcTarget
+from trireme_loadtest.bench.harness.text_workload import SEED, ModelFiles, review_sentences
+from trireme_loadtest.generate.closed_loop import closed_loop
+from trireme_loadtest.generate.open_loop import RequestSet, Schedule, open_loop
+from trireme_loadtest.generate.requests import grpc_body, text_tensors
+from trireme_loadtest.generate.targets import GrpcTarget
+from trireme_loadtest.machine import usage
 
 DIRECT, ROUTED = "direct", "router"
 RATE = "requests_per_second"
@@ -144,7 +143,7 @@ def _open(server: TritonServer, name: str, bodies: Sequence[bytes], rate: float,
         before = _answers_by_reason(server)
         samples = asyncio.run(
             open_loop(
-                [TaskPlan(name, "grpc", server.grpc_address, bodies)],
+                [RequestSet(name, "grpc", server.grpc_address, bodies)],
                 schedule,
                 deadline_seconds=OVERLOAD_DEADLINE_SECONDS,
                 when_ready=time.monotonic,
@@ -181,7 +180,7 @@ def _answers_by_reason(server: TritonServer) -> dict[str, float]:
     return found
 
 
-def _with_ratios(results: Sequence[Measured]) -> list[Measured]:
+def _with_ratios(results: Sequence[Measurement]) -> list[Measurement]:
     direct = {result.case: result for result in results if result.name == DIRECT}
     return [
         result.with_ratio(RATE, to=direct[result.case], name="rate_of_direct").with_ratio(

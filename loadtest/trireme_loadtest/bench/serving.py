@@ -21,24 +21,23 @@ from trireme.settings import Settings
 from trireme_backends.text import TextTokenizer, pad
 from tritonclient.grpc import service_pb2
 
-from trireme_loadtest.bench.peers.in_process import MAX_TOKENS, in_process
-from trireme_loadtest.bench.peers.model_files import ModelFiles
-from trireme_loadtest.bench.peers.uvicorn_process import naive_fastapi
-from trireme_loadtest.bench.shape import (
+from trireme_loadtest.bench.harness import (
     Column,
     Contender,
     MachineFacts,
-    Measured,
+    Measurement,
     Report,
     RunOptions,
     interleave,
     run_options,
 )
-from trireme_loadtest.closed_loop import closed_loop
-from trireme_loadtest.processes import usage
-from trireme_loadtest.requests import grpc_body, text_tensors
-from trireme_loadtest.sentences import review_sentences
-from trireme_loadtest.targets import GrpcTarget, HttpTarget, Target
+from trireme_loadtest.bench.harness.text_workload import ModelFiles, review_sentences
+from trireme_loadtest.bench.peers.in_process import MAX_TOKENS, in_process
+from trireme_loadtest.bench.peers.uvicorn_process import naive_fastapi
+from trireme_loadtest.generate.closed_loop import closed_loop
+from trireme_loadtest.generate.requests import grpc_body, text_tensors
+from trireme_loadtest.generate.targets import GrpcTarget, HttpTarget, Target
+from trireme_loadtest.machine import usage
 
 OUTPUT = "EMBEDDING"
 LIMIT = "in-process limit"
@@ -79,7 +78,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class TestedServer:
     """A running server under test.
 
     Attributes:
@@ -196,10 +195,12 @@ def _embedding_ensembles(repository: ModelRepository) -> list[str]:
 
 
 @contextmanager
-def _triton(repository: ModelRepository, name: str, files: ModelFiles, sentences: Sequence[str]) -> Iterator[Served]:
+def _triton(
+    repository: ModelRepository, name: str, files: ModelFiles, sentences: Sequence[str]
+) -> Iterator[TestedServer]:
     """A server of its own for one variant, so that CPU time and memory are that variant's."""
     with TritonServer.start(ServerFlags(repository.path, load_models=(name,))) as server:
-        yield Served(
+        yield TestedServer(
             name=name,
             files=files,
             pid=server.pid,
@@ -214,9 +215,9 @@ def _triton(repository: ModelRepository, name: str, files: ModelFiles, sentences
 @contextmanager
 def _fastapi(
     name: str, files: ModelFiles, sentences: Sequence[str], *, workers: int, intra_op_threads: int
-) -> Iterator[Served]:
+) -> Iterator[TestedServer]:
     with naive_fastapi(files, workers=workers, intra_op_threads=intra_op_threads) as server:
-        yield Served(
+        yield TestedServer(
             name=name,
             files=files,
             pid=server.pid,
@@ -239,11 +240,11 @@ def _reference(files: ModelFiles, sentences: Sequence[str]) -> list[Vectors]:
     return vectors
 
 
-def _with_shares(results: Sequence[Measured], limit_of: Mapping[str, str]) -> list[Measured]:
+def _with_shares(results: Sequence[Measurement], limit_of: Mapping[str, str]) -> list[Measurement]:
     """Every server's rate as a share of its model's limit, and of the faster peer at the same concurrency."""
     found = {(result.name, result.case): result for result in results}
 
-    def peer(case: str) -> Measured:
+    def peer(case: str) -> Measurement:
         return max((found[name, case] for name in PEERS), key=lambda result: result.median(RATE))
 
     return [

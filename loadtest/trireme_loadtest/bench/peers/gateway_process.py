@@ -16,7 +16,7 @@ from trireme.direct_http import open_direct
 from trireme.errors import ServerError
 from trireme.processes.ports import LOOPBACK, free_ports
 
-from trireme_loadtest.generation_load import Prompt
+from trireme_loadtest.generate.streams import Prompt
 
 _START_DEADLINE_SECONDS = 60.0
 _STOP_DEADLINE_SECONDS = 40.0

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from trireme.errors import ServerError
 
-from trireme_loadtest.generation_load import Prompt, StreamRun, StreamTimes
+from trireme_loadtest.generate.streams import Prompt, StreamRun, StreamTimes
 
 _PROGRAM = Path(__file__).with_name("generation_engine.py")
 _LOAD_DEADLINE_SECONDS = 180.0

@@ -15,7 +15,7 @@ from pathlib import Path
 from trireme.errors import ServerError
 from trireme.processes.ports import LOOPBACK, free_ports
 
-from trireme_loadtest.bench.peers.model_files import ModelFiles
+from trireme_loadtest.bench.harness.text_workload import ModelFiles
 
 START_DEADLINE_SECONDS = 60.0
 STOP_DEADLINE_SECONDS = 20.0

@@ -1,0 +1,94 @@
+"""Closed loop: a fixed number of callers, each sends its next request when it has its answer.
+
+It finds what a server can do at a given concurrency. It does not show what callers suffer when the server falls behind,
+because then it asks less; ``open_loop`` is for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trireme_loadtest.generate.targets import Target
+from trireme_loadtest.machine import ProcessUsage, machine_cpu_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedLoopRun:
+    """One measured window.
+
+    Attributes:
+        latencies_ms: FP64 [requests], of every request that ended within the window.
+        seconds: length of the window.
+        server_cpu_seconds, generator_cpu_seconds: used within it by either.
+        other_cpu_seconds: used within it by all else on the machine; well above zero means the machine was not quiet.
+        rss_mib: of the server at the end.
+    """
+
+    latencies_ms: npt.NDArray[np.float64]
+    seconds: float
+    server_cpu_seconds: float
+    generator_cpu_seconds: float
+    other_cpu_seconds: float
+    rss_mib: float
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return len(self.latencies_ms) / self.seconds
+
+    def percentile_ms(self, percent: float) -> float:
+        return float(np.percentile(self.latencies_ms, percent))
+
+
+async def closed_loop(
+    target: Target,
+    bodies: Sequence[bytes],
+    *,
+    concurrency: int,
+    seconds: float,
+    warmup_seconds: float,
+    server_usage: Callable[[], ProcessUsage],
+) -> ClosedLoopRun:
+    """Send ``bodies`` round and round, ``concurrency`` at a time; measure after the warm-up.
+
+    Raises:
+        RequestFailed: any request failed; a benchmark with failed requests compares nothing.
+    """
+    latencies: list[tuple[float, float]] = []
+    upcoming = itertools.cycle(bodies)
+    started = time.perf_counter()
+    window_start = started + warmup_seconds
+    window_end = window_start + seconds
+
+    async def caller() -> None:
+        while (sent := time.perf_counter()) < window_end:
+            await target.send(next(upcoming))
+            latencies.append((sent, time.perf_counter()))
+
+    async def meter() -> tuple[float, float, float, float]:
+        """CPU-seconds of server, generator and the machine at the moment it is asked, and the moment."""
+        return server_usage().cpu_seconds, time.process_time(), machine_cpu_seconds(), time.perf_counter()
+
+    async with target:
+        callers = asyncio.gather(*(caller() for _ in range(concurrency)))
+        await asyncio.sleep(warmup_seconds)
+        server_before, own_before, all_before, began = await meter()
+        await asyncio.sleep(seconds)
+        server_after, own_after, all_after, ended = await meter()
+        await callers
+    server, own = server_after - server_before, own_after - own_before
+    return ClosedLoopRun(
+        latencies_ms=np.array([(done - sent) * 1000 for sent, done in latencies if began <= done <= ended]),
+        seconds=ended - began,
+        server_cpu_seconds=server,
+        generator_cpu_seconds=own,
+        other_cpu_seconds=max(0.0, all_after - all_before - server - own),
+        rss_mib=server_usage().rss_mib,
+    )
