@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from trireme_client import OperatorClient
-
 from trireme.errors import TriremeError
 from trireme.release.journal import Outcome, Release
-from trireme.release.proof.callers import Answered, Caller, OpenLoop
-from trireme.release.proof.stack import ThrowAwayStack
-from trireme.release.proof.versions import Kind, make_version
 from trireme.release.workspace import journal_of
 from trireme.repository.folders import ModelRepository
+from trireme_client import OperatorClient
+
+from trireme_loadtest.prove.callers import Answered, Caller, OpenLoop
+from trireme_loadtest.prove.stack import ThrowAwayStack
+from trireme_loadtest.prove.versions import Kind, make_version
 
 VARIANT, ENCODER, TASK, NEIGHBOUR = (
     "embedding_economy",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from trireme_client import AsyncTriremeClient, ClientError, Endpoint, RetryPolicy
 
-from trireme.release.proof.versions import OUTPUT, mark_of
+from trireme_loadtest.prove.versions import OUTPUT, mark_of
 
 _DEADLINE_SECONDS = 30.0
 _TEXTS = (

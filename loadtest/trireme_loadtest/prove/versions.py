@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
-
 from trireme.repository.manifest import MANIFEST_NAME, read_manifest, record_files, write_manifest
 
 OUTPUT = "EMBEDDING"

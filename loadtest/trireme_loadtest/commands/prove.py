@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-
 from trireme.files import write_json_atomic
 from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
@@ -28,8 +27,8 @@ def rollout(rps: float, cycles: int, output: Path) -> int:
     On a server of its own, over a copy of the repository. Exit code 1 if one request failed, or an answer of a version
     came later than a second after its rollback.
     """
-    from trireme.release.proof.rollout import prove_rollout
-    from trireme.release.proof.stack import ThrowAwayStack
+    from trireme_loadtest.prove.rollout import prove_rollout
+    from trireme_loadtest.prove.stack import ThrowAwayStack
 
     with ThrowAwayStack(Settings.from_environment()) as stack:
         certificate = prove_rollout(stack, rps, cycles, click.echo)
@@ -47,8 +46,8 @@ def rollout(rps: float, cycles: int, output: Path) -> int:
 @click.argument("target", type=click.Path(exists=False, path_type=Path))
 def version(kind: str, target: Path) -> None:
     """Make a version of embedding_economy_encoder to practise with, in TARGET; `trireme publish` takes it."""
-    from trireme.release.proof.rollout import ENCODER
-    from trireme.release.proof.versions import Kind, make_version
+    from trireme_loadtest.prove.rollout import ENCODER
+    from trireme_loadtest.prove.versions import Kind, make_version
 
     origin = ModelRepository(Settings.from_environment().repository_dir).model(ENCODER).version_dir(1)
     make_version(origin, target, Kind(kind), mark=1)
