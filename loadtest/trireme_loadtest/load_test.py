@@ -1,4 +1,4 @@
-"""One open-loop run against a running server: from what is asked to the record of what came."""
+"""A load test: an open-loop run against a running server, and its record."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 
 from trireme_loadtest.errors import SpecError
 from trireme_loadtest.generate.arrivals import Arrivals
-from trireme_loadtest.generate.open_loop import LoadProgress, RequestSamples, RequestSet, Schedule
 from trireme_loadtest.generate.requests import WeightedModel, grpc_body, http_body
-from trireme_loadtest.generate.worker_processes import generate, limiting_problem
+from trireme_loadtest.generate.schedule import LoadProgress, RequestSamples, Schedule
+from trireme_loadtest.generate.targets import RequestSet
+from trireme_loadtest.generate.worker_processes import limiting_problem, send_from_processes
 from trireme_loadtest.histogram import Histogram
 from trireme_loadtest.judge.slo import Slo
 from trireme_loadtest.machine import MachineFacts
@@ -28,7 +29,7 @@ KEPT_UP_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LoadTest:
-    """What is asked of which server.
+    """What is sent to which server.
 
     Attributes:
         address: ``host:port``.
@@ -62,37 +63,39 @@ class LoadTest:
         }
 
 
-def run_load_test(plan: LoadTest, slo: Slo | None, on_progress: Callable[[float, LoadProgress], None]) -> LoadRecord:
-    """Send what ``plan`` says and record what came.
+def run_load_test(test: LoadTest, slo: Slo | None, on_progress: Callable[[float, LoadProgress], None]) -> LoadRecord:
+    """Send what ``test`` says and record what came.
 
     Raises:
-        TargetError: the server is not there, or does not serve a model of the plan.
-        SpecError: the plan sends nothing.
+        TargetError: the server is not there, or does not serve a model of the test.
+        SpecError: the test sends nothing.
         ConfigError: ``slo`` asks what this run cannot answer.
     """
-    schedule = _schedule(plan)
+    schedule = _schedule(test)
     if slo:
-        slo.check_tasks(task.model for task in plan.tasks)
-        slo.check_rates(_asked_rates(plan, schedule))
-    view = ServerClient(plan.address, plan.protocol)
-    plans = [_task_plan(plan, task, view) for task in plan.tasks]
-    meter = StatisticsMeter(view, [task.model for task in plan.tasks])
+        slo.check_tasks(task.model for task in test.tasks)
+        slo.check_rates(_asked_rates(test, schedule))
+    server = ServerClient(test.address, test.protocol)
+    requests = [_request_set(test, task, server) for task in test.tasks]
+    meter = StatisticsMeter(server, [task.model for task in test.tasks])
     machine = asdict(MachineFacts.read())
     started_at = datetime.now(timezone.utc)
-    samples = generate(
-        plans,
+    samples = send_from_processes(
+        requests,
         schedule,
-        workers=plan.workers,
-        deadline_seconds=plan.deadline_seconds,
+        workers=test.workers,
+        deadline_seconds=test.deadline_seconds,
         on_start=meter.start,
         on_progress=on_progress,
     )
-    tasks = {task.model: _windows(samples, index, plan.deadline_seconds) for index, task in enumerate(plan.tasks)}
+    tasks = {
+        task.model: _count_by_second(samples, index, test.deadline_seconds) for index, task in enumerate(test.tasks)
+    }
     return LoadRecord(
         started_at=started_at,
-        seconds=plan.seconds,
-        answered_seconds=_answered_seconds(samples, plan.seconds),
-        settings=plan.settings(),
+        seconds=test.seconds,
+        answered_seconds=_answered_seconds(samples, test.seconds),
+        settings=test.settings(),
         machine=machine,
         tasks=tasks,
         generator=_generator(samples, tasks),
@@ -100,38 +103,38 @@ def run_load_test(plan: LoadTest, slo: Slo | None, on_progress: Callable[[float,
     )
 
 
-def _schedule(plan: LoadTest) -> Schedule:
-    if not any(task.weight for task in plan.tasks):
+def _schedule(test: LoadTest) -> Schedule:
+    if not any(task.weight for task in test.tasks):
         raise SpecError("every task has weight zero, so nothing would be asked")
-    if len({task.model for task in plan.tasks}) < len(plan.tasks):
+    if len({task.model for task in test.tasks}) < len(test.tasks):
         raise SpecError("a model is named twice; give it one weight")
-    times = plan.arrivals.times(plan.seconds, plan.seed)
-    chance = np.random.default_rng(plan.seed)
-    weights = np.array([task.weight for task in plan.tasks])
-    tasks = chance.choice(len(plan.tasks), len(times), p=weights / weights.sum())
-    counts = np.array([len(task.inputs) for task in plan.tasks])
+    times = test.arrivals.times(test.seconds, test.seed)
+    chance = np.random.default_rng(test.seed)
+    weights = np.array([task.weight for task in test.tasks])
+    tasks = chance.choice(len(test.tasks), len(times), p=weights / weights.sum())
+    counts = np.array([len(task.inputs) for task in test.tasks])
     return Schedule(times, tasks, chance.integers(0, counts[tasks]))
 
 
-def _asked_rates(plan: LoadTest, schedule: Schedule) -> Mapping[str | None, float]:
-    rates: dict[str | None, float] = {None: len(schedule.times) / plan.seconds}
-    for index, task in enumerate(plan.tasks):
-        rates[task.model] = int(np.sum(schedule.tasks == index)) / plan.seconds
+def _asked_rates(test: LoadTest, schedule: Schedule) -> Mapping[str | None, float]:
+    rates: dict[str | None, float] = {None: len(schedule.times) / test.seconds}
+    for index, task in enumerate(test.tasks):
+        rates[task.model] = int(np.sum(schedule.tasks == index)) / test.seconds
     return rates
 
 
-def _task_plan(plan: LoadTest, task: WeightedModel, view: ServerClient) -> RequestSet:
-    config = view.model_config(task.model)
-    if plan.protocol == "http":
+def _request_set(test: LoadTest, task: WeightedModel, server: ServerClient) -> RequestSet:
+    config = server.model_config(task.model)
+    if test.protocol == "http":
         if config.model_transaction_policy.decoupled:
             raise SpecError(f"{task.model} streams its answers, which Triton does over gRPC alone: use --protocol grpc")
-        url = f"http://{plan.address}/v2/models/{task.model}/infer"
+        url = f"http://{test.address}/v2/models/{task.model}/infer"
         return RequestSet(task.model, "http", url, [http_body(inputs) for inputs in task.inputs])
     protocol = "grpc_stream" if config.model_transaction_policy.decoupled else "grpc"
-    return RequestSet(task.model, protocol, plan.address, [grpc_body(task.model, inputs) for inputs in task.inputs])
+    return RequestSet(task.model, protocol, test.address, [grpc_body(task.model, inputs) for inputs in task.inputs])
 
 
-def _windows(samples: Sequence[RequestSamples], task: int, deadline_seconds: float) -> list[SecondCounts]:
+def _count_by_second(samples: Sequence[RequestSamples], task: int, deadline_seconds: float) -> list[SecondCounts]:
     """The requests of one task, by the second in which they were to be sent, over all generators."""
     asked: Counter[int] = Counter()
     errors: dict[int, Counter[str]] = {}

@@ -75,9 +75,9 @@ class StatisticsMeter:
         >>> shares = meter.stop()
     """
 
-    def __init__(self, view: ServerClient, models: Iterable[str]) -> None:
-        self._view = view
-        self._models = list(dict.fromkeys(step for model in models for step in (model, *_steps(view, model))))
+    def __init__(self, server: ServerClient, models: Iterable[str]) -> None:
+        self._server = server
+        self._models = list(dict.fromkeys(step for model in models for step in (model, *_steps(server, model))))
         self._before: dict[str, _Totals] = {}
 
     def start(self) -> None:
@@ -96,7 +96,7 @@ class StatisticsMeter:
         )
 
     def _read(self, model: str) -> _Totals:
-        versions = self._view.statistics(model)
+        versions = self._server.statistics(model)
         return _Totals(
             requests=sum(one.succeeded for one in versions),
             rows=sum(one.rows for one in versions),
@@ -126,5 +126,5 @@ def _share(model: str, before: _Totals, after: _Totals) -> ServerShare:
     )
 
 
-def _steps(view: ServerClient, model: str) -> list[str]:
-    return [step.model_name for step in view.model_config(model).ensemble_scheduling.step]
+def _steps(server: ServerClient, model: str) -> list[str]:
+    return [step.model_name for step in server.model_config(model).ensemble_scheduling.step]

@@ -26,10 +26,6 @@ class PlatformStack(ReleaseStack):
         return [*self.wrapper, *super()._command()]
 
     @property
-    def grpc_address(self) -> str:
-        return f"127.0.0.1:{self.grpc_port}"
-
-    @property
     def http_address(self) -> str:
         return f"127.0.0.1:{self.http_port}"
 
@@ -39,7 +35,7 @@ class PlatformStack(ReleaseStack):
         return address
 
     def serving(self) -> set[str]:
-        """The replicas that are there, without those that are not well."""
+        """The replicas that are there, without the unhealthy ones."""
         return {name for name, replica in self.replicas().items() if replica["phase"] == "serving"}
 
     def replicas(self) -> dict[str, dict[str, Any]]:
@@ -67,7 +63,7 @@ class PlatformStack(ReleaseStack):
         children = psutil.Process(self.process.pid).children(recursive=True)
         return next((child.pid for child in children if "envoy" in child.name()), None)
 
-    def door(self) -> FrontDoor:
+    def listeners(self) -> FrontDoor:
         return FrontDoor(self.grpc_port, self.http_port, int(self.admin_address.rpartition(":")[2]))
 
     def endpoints(self) -> list[Endpoint]:

@@ -23,7 +23,7 @@ from trireme_loadtest.bench.harness import (
 )
 from trireme_loadtest.bench.harness.text_workload import ModelFiles, review_sentences
 from trireme_loadtest.bench.peers.perf_analyzer_binary import PerfAnalyzer
-from trireme_loadtest.generate.closed_loop import closed_loop
+from trireme_loadtest.generate.closed_loop import measure_closed_loop
 from trireme_loadtest.generate.requests import grpc_body, text_tensors
 from trireme_loadtest.generate.targets import GrpcTarget
 from trireme_loadtest.machine import usage
@@ -99,7 +99,7 @@ def _measure(
     server: TritonServer, model: str, sentences: Sequence[str], concurrency: int, seconds: float
 ) -> Mapping[str, float]:
     run = asyncio.run(
-        closed_loop(
+        measure_closed_loop(
             GrpcTarget(server.grpc_address, DEADLINE_SECONDS),
             [grpc_body(model, text_tensors(sentence)) for sentence in sentences],
             concurrency=concurrency,

@@ -27,10 +27,10 @@ from trireme_loadtest.bench.harness import (
     run_options,
 )
 from trireme_loadtest.bench.harness.text_workload import SEED, ModelFiles, review_sentences
-from trireme_loadtest.generate.closed_loop import closed_loop
-from trireme_loadtest.generate.open_loop import RequestSet, Schedule, open_loop
+from trireme_loadtest.generate.closed_loop import measure_closed_loop
 from trireme_loadtest.generate.requests import grpc_body, text_tensors
-from trireme_loadtest.generate.targets import GrpcTarget
+from trireme_loadtest.generate.schedule import Schedule, send_schedule
+from trireme_loadtest.generate.targets import GrpcTarget, RequestSet
 from trireme_loadtest.machine import usage
 
 DIRECT, ROUTED = "direct", "router"
@@ -112,7 +112,7 @@ def router(options: RunOptions, task: str, levels: tuple[int, ...]) -> None:
 def _closed(server: TritonServer, name: str, bodies: Sequence[bytes], concurrency: int, seconds: float) -> Contender:
     def repeat() -> Mapping[str, float]:
         run = asyncio.run(
-            closed_loop(
+            measure_closed_loop(
                 GrpcTarget(server.grpc_address, DEADLINE_SECONDS),
                 bodies,
                 concurrency=concurrency,
@@ -142,7 +142,7 @@ def _open(server: TritonServer, name: str, bodies: Sequence[bytes], rate: float,
         schedule = Schedule(times, np.zeros(len(times), np.int64), random.integers(0, len(bodies), len(times)))
         before = _answers_by_reason(server)
         samples = asyncio.run(
-            open_loop(
+            send_schedule(
                 [RequestSet(name, "grpc", server.grpc_address, bodies)],
                 schedule,
                 deadline_seconds=OVERLOAD_DEADLINE_SECONDS,

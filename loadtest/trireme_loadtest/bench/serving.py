@@ -19,7 +19,6 @@ from trireme.repository.folders import ModelRepository
 from trireme.repository.model_config import load_model_config
 from trireme.settings import Settings
 from trireme_backends.text import TextTokenizer, pad
-from tritonclient.grpc import service_pb2
 
 from trireme_loadtest.bench.harness import (
     Column,
@@ -34,8 +33,8 @@ from trireme_loadtest.bench.harness import (
 from trireme_loadtest.bench.harness.text_workload import ModelFiles, review_sentences
 from trireme_loadtest.bench.peers.in_process import MAX_TOKENS, in_process
 from trireme_loadtest.bench.peers.uvicorn_process import naive_fastapi
-from trireme_loadtest.generate.closed_loop import closed_loop
-from trireme_loadtest.generate.requests import grpc_body, text_tensors
+from trireme_loadtest.generate.closed_loop import measure_closed_loop
+from trireme_loadtest.generate.requests import grpc_body, grpc_outputs, text_tensors
 from trireme_loadtest.generate.targets import GrpcTarget, HttpTarget, Target
 from trireme_loadtest.machine import usage
 
@@ -82,11 +81,11 @@ class TestedServer:
     """A running server under test.
 
     Attributes:
-        files: the model it serves, and so the limit it is held against.
+        files: the model it serves, and so the limit it is compared with.
         pid: root of its processes.
         connect: a new target.
         bodies: the sentences, serialised.
-        decode: an answer's embedding, FP32 [384].
+        decode: a response's embedding, FP32 [384].
     """
 
     name: str
@@ -99,7 +98,7 @@ class TestedServer:
     def contender(self, concurrency: int, seconds: float) -> Contender:
         def repeat() -> Mapping[str, float]:
             run = asyncio.run(
-                closed_loop(
+                measure_closed_loop(
                     self.connect(),
                     self.bodies,
                     concurrency=concurrency,
@@ -206,9 +205,7 @@ def _triton(
             pid=server.pid,
             connect=lambda: GrpcTarget(server.grpc_address, DEADLINE_SECONDS),
             bodies=[grpc_body(name, text_tensors(sentence)) for sentence in sentences],
-            decode=lambda answer: np.frombuffer(
-                service_pb2.ModelInferResponse.FromString(answer).raw_output_contents[0], dtype=np.float32
-            ),
+            decode=lambda response: grpc_outputs(response)[OUTPUT][0],
         )
 
 
@@ -223,7 +220,7 @@ def _fastapi(
             pid=server.pid,
             connect=lambda: HttpTarget(f"{server.url}/embed", DEADLINE_SECONDS),
             bodies=[json.dumps({"text": sentence}).encode() for sentence in sentences],
-            decode=lambda answer: np.array(json.loads(answer)["embedding"], dtype=np.float32),
+            decode=lambda response: np.array(json.loads(response)["embedding"], dtype=np.float32),
         )
 
 

@@ -93,7 +93,7 @@ def sweep(options: RunOptions, target: TargetOptions, slo_path: Path, low: float
         runs = []
         for seed in range(1, options.repetitions + 1):
             record = run_load_test(
-                target.plan(Arrivals.parse(f"poisson:{rate}"), options.seconds, seed), slo, lambda *_: None
+                target.load_test(Arrivals.parse(f"poisson:{rate}"), options.seconds, seed), slo, lambda *_: None
             )
             verdict = judge(record, slo)
             runs.append((record, verdict))

@@ -10,7 +10,7 @@ from trireme.settings import Settings
 
 from trireme_loadtest.commands.target_options import TargetOptions, target_options
 from trireme_loadtest.generate.arrivals import Arrivals
-from trireme_loadtest.generate.open_loop import LoadProgress
+from trireme_loadtest.generate.schedule import LoadProgress
 from trireme_loadtest.judge.compare import compare as compare_runs
 from trireme_loadtest.judge.slo import Slo
 from trireme_loadtest.judge.verdict import judge
@@ -59,7 +59,7 @@ def run(
     Exit code with --slo: 0 met, 1 broken, 3 inconclusive (too few samples, or the generator was the limit).
     """
     slo = Slo.read(slo_path) if slo_path else None
-    record = run_load_test(target.plan(Arrivals.parse(spec), seconds, seed), slo, _print_progress)
+    record = run_load_test(target.load_test(Arrivals.parse(spec), seconds, seed), slo, _print_progress)
     verdict = judge(record, slo) if slo else None
     folder = output_dir or Settings.from_environment().project_dir / f"reports/load-{record.started_at:%Y%m%d-%H%M%S}"
     write_reports(record, verdict, folder)

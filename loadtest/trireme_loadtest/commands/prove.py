@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,10 +29,16 @@ def rollout(rps: float, cycles: int, output: Path) -> int:
     came later than a second after its rollback.
     """
     from trireme_loadtest.prove.rollout import prove_rollout
-    from trireme_loadtest.prove.stack import ThrowAwayStack
+    from trireme_loadtest.prove.served_copy import ServedCopy
 
-    with ThrowAwayStack(Settings.from_environment()) as stack:
-        certificate = prove_rollout(stack, rps, cycles, click.echo)
+    settings = Settings.from_environment()
+    # Beside the runtime, where the weights can most likely be linked instead of copied.
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="prove-", dir=settings.state_dir, ignore_cleanup_errors=True) as directory,
+        ServedCopy(Path(directory), settings.repository_dir) as served,
+    ):
+        certificate = prove_rollout(served, rps, cycles, click.echo)
     write_json_atomic(output, asdict(certificate))
     for problem in certificate.problems:
         click.echo(problem)
@@ -47,7 +54,7 @@ def rollout(rps: float, cycles: int, output: Path) -> int:
 def version(kind: str, target: Path) -> None:
     """Make a version of embedding_economy_encoder to practise with, in TARGET; `trireme publish` takes it."""
     from trireme_loadtest.prove.rollout import ENCODER
-    from trireme_loadtest.prove.versions import Kind, make_version
+    from trireme_loadtest.prove.versions import VersionKind, make_version
 
     origin = ModelRepository(Settings.from_environment().repository_dir).model(ENCODER).version_dir(1)
-    make_version(origin, target, Kind(kind), mark=1)
+    make_version(origin, target, VersionKind(kind), mark=1)

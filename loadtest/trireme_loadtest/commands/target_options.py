@@ -19,7 +19,7 @@ DEFAULT_ADDRESSES = {"grpc": "127.0.0.1:8001", "http": "127.0.0.1:8000"}
 
 @dataclass(frozen=True, slots=True)
 class TargetOptions:
-    """Which server is asked what."""
+    """A server and the requests to send to it."""
 
     tasks: list[WeightedModel]
     address: str
@@ -27,8 +27,8 @@ class TargetOptions:
     deadline_seconds: float
     workers: int
 
-    def plan(self, arrivals: Arrivals, seconds: float, seed: int) -> LoadTest:
-        """A run of them."""
+    def load_test(self, arrivals: Arrivals, seconds: float, seed: int) -> LoadTest:
+        """A run against this server."""
         return LoadTest(
             self.address, self.protocol, self.tasks, arrivals, seconds, self.deadline_seconds, self.workers, seed
         )

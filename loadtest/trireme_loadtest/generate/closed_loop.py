@@ -1,13 +1,8 @@
-"""Closed loop: a fixed number of callers, each sends its next request when it has its answer.
-
-It finds what a server can do at a given concurrency. It does not show what callers suffer when the server falls behind,
-because then it asks less; ``open_loop`` is for that.
-"""
+"""A closed loop against one target, measured: rate, latency, and what server and generator cost."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from trireme_loadtest.generate.loops import closed_loop
 from trireme_loadtest.generate.targets import Target
 from trireme_loadtest.machine import ProcessUsage, machine_cpu_seconds
 
@@ -47,7 +43,7 @@ class ClosedLoopRun:
         return float(np.percentile(self.latencies_ms, percent))
 
 
-async def closed_loop(
+async def measure_closed_loop(
     target: Target,
     bodies: Sequence[bytes],
     *,
@@ -62,27 +58,24 @@ async def closed_loop(
         RequestFailed: any request failed; a benchmark with failed requests compares nothing.
     """
     latencies: list[tuple[float, float]] = []
-    upcoming = itertools.cycle(bodies)
-    started = time.perf_counter()
-    window_start = started + warmup_seconds
-    window_end = window_start + seconds
+    window_end = time.perf_counter() + warmup_seconds + seconds
 
-    async def caller() -> None:
-        while (sent := time.perf_counter()) < window_end:
-            await target.send(next(upcoming))
-            latencies.append((sent, time.perf_counter()))
+    async def send(number: int) -> None:
+        sent = time.perf_counter()
+        await target.send(bodies[number % len(bodies)])
+        latencies.append((sent, time.perf_counter()))
 
-    async def meter() -> tuple[float, float, float, float]:
-        """CPU-seconds of server, generator and the machine at the moment it is asked, and the moment."""
+    def read_meters() -> tuple[float, float, float, float]:
+        """CPU-seconds of server, generator and the machine, and the moment."""
         return server_usage().cpu_seconds, time.process_time(), machine_cpu_seconds(), time.perf_counter()
 
     async with target:
-        callers = asyncio.gather(*(caller() for _ in range(concurrency)))
+        sending = asyncio.create_task(closed_loop(send, concurrency, lambda: time.perf_counter() < window_end))
         await asyncio.sleep(warmup_seconds)
-        server_before, own_before, all_before, began = await meter()
+        server_before, own_before, all_before, began = read_meters()
         await asyncio.sleep(seconds)
-        server_after, own_after, all_after, ended = await meter()
-        await callers
+        server_after, own_after, all_after, ended = read_meters()
+        await sending
     server, own = server_after - server_before, own_after - own_before
     return ClosedLoopRun(
         latencies_ms=np.array([(done - sent) * 1000 for sent, done in latencies if began <= done <= ended]),

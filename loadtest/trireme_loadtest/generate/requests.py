@@ -13,8 +13,9 @@ from trireme.errors import ConfigError
 from trireme.repository.folders import ModelFolder, ModelRepository
 from trireme.repository.golden import Tensors, load_golden
 from trireme.settings import Settings
+from trireme_client.request import Parameter, read_outputs, set_parameters
+from trireme_client.tensors import datatype_of, encode
 from tritonclient.grpc import service_pb2
-from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 from trireme_loadtest.errors import SpecError
 
@@ -22,8 +23,6 @@ MIXED_TEXTS = 512
 SEED = 20
 # Words a text: log-normal, like those of the review sentences the benchmarks use.
 MEDIAN_WORDS, SPREAD, MOST_WORDS = 15, 0.52, 120
-
-Parameters = Mapping[str, str | int | bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +110,29 @@ def text_tensors(text: str) -> Tensors:
     return {"TEXT": np.array([[text.encode()]], dtype=np.object_)}
 
 
-def grpc_body(model: str, inputs: Tensors, parameters: Parameters | None = None) -> bytes:
+def grpc_body(
+    model: str, inputs: Tensors, parameters: Mapping[str, Parameter] | None = None, *, version: str = ""
+) -> bytes:
     """A serialised KServe ``ModelInferRequest``."""
-    request = service_pb2.ModelInferRequest(model_name=model)
+    request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
     for name, tensor in inputs.items():
-        request.inputs.add(name=name, datatype=np_to_triton_dtype(tensor.dtype), shape=tensor.shape)
-        raw = serialize_byte_tensor(tensor).item() if tensor.dtype == np.object_ else tensor.tobytes()
-        request.raw_input_contents.append(raw)
-    for name, value in (parameters or {}).items():
-        field = {bool: "bool_param", int: "int64_param", str: "string_param"}[type(value)]
-        setattr(request.parameters[name], field, value)
+        datatype = datatype_of(name, tensor)
+        request.inputs.add(name=name, datatype=datatype, shape=tensor.shape)
+        request.raw_input_contents.append(encode(name, datatype, tensor))
+    set_parameters(request, parameters or {})
     return bytes(request.SerializeToString())
 
 
-def http_body(inputs: Tensors, parameters: Parameters | None = None) -> bytes:
+def grpc_outputs(response: bytes) -> Tensors:
+    """The outputs of a serialised ``ModelInferResponse``.
+
+    Raises:
+        ValueError: the response contradicts itself.
+    """
+    return read_outputs(service_pb2.ModelInferResponse.FromString(response), None)
+
+
+def http_body(inputs: Tensors, parameters: Mapping[str, Parameter] | None = None) -> bytes:
     """A KServe inference request as JSON.
 
     Raises:
@@ -133,10 +141,20 @@ def http_body(inputs: Tensors, parameters: Parameters | None = None) -> bytes:
     tensors = [
         {
             "name": name,
-            "datatype": np_to_triton_dtype(tensor.dtype),
+            "datatype": datatype_of(name, tensor),
             "shape": list(tensor.shape),
             "data": [value.decode() if isinstance(value, bytes) else value for value in tensor.reshape(-1).tolist()],
         }
         for name, tensor in inputs.items()
     ]
     return json.dumps({"inputs": tensors, **({"parameters": dict(parameters)} if parameters else {})}).encode()
+
+
+def http_outputs(response: bytes) -> Tensors:
+    """The outputs of a KServe response as JSON, which has no binary data; those of BYTES as ``str``."""
+    return {
+        output["name"]: np.array(output["data"], dtype=object if output["datatype"] == "BYTES" else None).reshape(
+            output["shape"]
+        )
+        for output in json.loads(response)["outputs"]
+    }

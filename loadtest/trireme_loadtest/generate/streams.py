@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -11,6 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from trireme_loadtest.generate.loops import closed_loop
 
 _WORDS = (
     *("ship", "oar", "sea", "harbour", "captain", "wind", "wave", "bronze", "timber", "sail", "coast", "storm"),
@@ -90,27 +93,22 @@ def random_text(words: int, seed: int) -> str:
 async def closed_streams(stream: Stream, prompts: Sequence[Prompt], *, streams: int, seconds: float) -> StreamRun:
     """Keep ``streams`` of the prompts going; what still runs at the end is cancelled."""
     began = time.monotonic()
-    todo = itertools.cycle(prompts)
-    told: list[StreamTimes] = []
+    sent: list[StreamTimes] = []
 
-    async def caller() -> None:
-        while True:
-            prompt = next(todo)
-            times = StreamTimes(time.monotonic() - began)
-            told.append(times)
-            async with aclosing(stream(prompt)) as pieces:
-                async for count in pieces:
-                    times.tokens += [time.monotonic() - began] * count
+    async def send(number: int) -> None:
+        prompt, times = prompts[number % len(prompts)], StreamTimes(time.monotonic() - began)
+        sent.append(times)
+        async with aclosing(stream(prompt)) as pieces:
+            async for count in pieces:
+                times.tokens += [time.monotonic() - began] * count
 
-    callers = [asyncio.create_task(caller()) for _ in range(streams)]
-    done, _ = await asyncio.wait(callers, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    sending = asyncio.create_task(closed_loop(send, streams, lambda: True))
+    await asyncio.wait([sending], timeout=seconds)
     elapsed = time.monotonic() - began
-    for one in callers:
-        one.cancel()
-    await asyncio.gather(*callers, return_exceptions=True)
-    for one in done:
-        one.result()
-    return StreamRun(elapsed, [StreamTimes(t.sent, [at for at in t.tokens if at <= elapsed]) for t in told])
+    sending.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await sending
+    return StreamRun(elapsed, [StreamTimes(one.sent, [at for at in one.tokens if at <= elapsed]) for one in sent])
 
 
 def _percentile(seconds: Sequence[float], percentile: float) -> float:

@@ -7,9 +7,11 @@ A generator often shares the machine with the server it measures, so it must cos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import grpc
@@ -133,3 +135,31 @@ class HttpTarget:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._session.close()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSet:
+    """The requests of one task, ready to send.
+
+    Attributes:
+        name: of the task; in a load test, its model.
+        protocol: ``grpc``, ``grpc_stream`` (a decoupled model) or ``http``.
+        address: ``host:port``, for ``http`` the URL.
+        bodies: serialised requests to choose from.
+    """
+
+    name: str
+    protocol: str
+    address: str
+    bodies: Sequence[bytes]
+
+
+@asynccontextmanager
+async def connected(
+    requests: Sequence[RequestSet], deadline_seconds: float
+) -> AsyncIterator[list[Target | GrpcStreamTarget]]:
+    """A target for each request set, each with a connection of its own."""
+    kinds: Mapping[str, Callable[[str, float], Any]]
+    kinds = {"grpc": GrpcTarget, "grpc_stream": GrpcStreamTarget, "http": HttpTarget}
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(kinds[one.protocol](one.address, deadline_seconds)) for one in requests]

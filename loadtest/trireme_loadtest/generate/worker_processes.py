@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from trireme_loadtest.errors import TargetError
-from trireme_loadtest.generate.open_loop import LoadProgress, RequestSamples, RequestSet, Schedule, open_loop
+from trireme_loadtest.generate.schedule import LoadProgress, RequestSamples, Schedule, send_schedule
+from trireme_loadtest.generate.targets import RequestSet
 
 START_DEADLINE_SECONDS = 60.0
 # All generators learn the common start this long before it.
@@ -24,8 +25,8 @@ LATENESS_FLOOR_MS = 5.0
 LATENESS_SHARE = 0.1
 
 
-def generate(
-    plans: Sequence[RequestSet],
+def send_from_processes(
+    requests: Sequence[RequestSet],
     schedule: Schedule,
     *,
     workers: int,
@@ -50,7 +51,9 @@ def generate(
         for worker in range(workers):
             here, there = context.Pipe()
             process = context.Process(
-                target=_work, args=(there, list(plans), schedule.share(worker, workers), deadline_seconds), daemon=True
+                target=_work,
+                args=(there, list(requests), schedule.share(worker, workers), deadline_seconds),
+                daemon=True,
             )
             process.start()
             there.close()
@@ -105,7 +108,7 @@ def _receive(connection: Connection, deadline_seconds: float) -> Any:
     raise TargetError(f"a load generator process said nothing for {deadline_seconds:.0f} s; the run is lost")
 
 
-def _work(connection: Connection, plans: list[RequestSet], schedule: Schedule, deadline_seconds: float) -> None:
+def _work(connection: Connection, requests: list[RequestSet], schedule: Schedule, deadline_seconds: float) -> None:
     # Ctrl-C reaches the whole group; the parent ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -120,8 +123,8 @@ def _work(connection: Connection, plans: list[RequestSet], schedule: Schedule, d
         return
     connection.send(
         asyncio.run(
-            open_loop(
-                plans,
+            send_schedule(
+                requests,
                 schedule,
                 deadline_seconds=deadline_seconds,
                 when_ready=when_ready,

@@ -1,1 +1,1 @@
-"""Proves on the machine at hand that releases lose no request: ``trireme prove rollout``."""
+"""Proof on the machine at hand that releases lose no request: ``trireme prove rollout``."""

@@ -25,8 +25,8 @@ _SLOW_WIDTH = 384
 _SLOW_PRODUCTS = 12
 
 
-class Kind(str, Enum):
-    """What is the matter with a version."""
+class VersionKind(str, Enum):
+    """How a version behaves."""
 
     GOOD = "good"
     SLOW = "slow"
@@ -34,16 +34,20 @@ class Kind(str, Enum):
     CRASHING = "crashing"
 
 
-def make_version(origin: Path, target: Path, kind: Kind, mark: int) -> None:
+def make_version(origin: Path, target: Path, kind: VersionKind, mark: int) -> None:
     """Fill ``target``, which must not exist, with a version made of the one in ``origin``."""
     shutil.copytree(origin, target)
     path = target / _MODEL_NAME
     model = onnx.load(path)
-    _mark(model.graph, (-1 if kind is Kind.WRONG else 1) * (1 + mark / _MARKS_PER_UNIT), slow=kind is Kind.SLOW)
+    _mark(
+        model.graph,
+        (-1 if kind is VersionKind.WRONG else 1) * (1 + mark / _MARKS_PER_UNIT),
+        slow=kind is VersionKind.SLOW,
+    )
     # Not written in place: the file may be a link to the origin's.
     path.unlink()
     data = model.SerializeToString()
-    path.write_bytes(data[: len(data) // 2] if kind is Kind.CRASHING else data)
+    path.write_bytes(data[: len(data) // 2] if kind is VersionKind.CRASHING else data)
     manifest = read_manifest(origin)
     files = record_files(entry for entry in target.iterdir() if entry.name != MANIFEST_NAME)
     (target / MANIFEST_NAME).unlink()

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from tokenizers import Tokenizer
 
-tokenizer = Tokenizer.inputs_from_file(os.environ["TOKENIZER_PATH"])
+tokenizer = Tokenizer.from_file(os.environ["TOKENIZER_PATH"])
 tokenizer.no_padding()
 tokenizer.enable_truncation(256)
 options = onnxruntime.SessionOptions()

@@ -13,7 +13,7 @@ from trireme.serving.envoy.upstreams import GRPC_CLUSTER
 from tests.deadlines import scaled
 
 
-class DoorWatch:
+class EndpointWatch:
     """Notes when Envoy leaves a replica and when it takes it again.
 
     Attributes:
@@ -25,9 +25,9 @@ class DoorWatch:
         self._admin_address = admin_address
         self._changes: list[tuple[float, str, bool]] = []
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="door-watch")
+        self._thread = threading.Thread(target=self._run, name="endpoint-watch")
 
-    def __enter__(self) -> DoorWatch:
+    def __enter__(self) -> EndpointWatch:
         self._thread.start()
         return self
 
