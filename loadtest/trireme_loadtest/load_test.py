@@ -64,10 +64,10 @@ class LoadTest:
 
 
 def run_load_test(test: LoadTest, slo: Slo | None, on_progress: Callable[[float, LoadProgress], None]) -> LoadRecord:
-    """Send what ``test`` says and record what came.
+    """Send the requests of ``test`` and record the responses.
 
     Raises:
-        TargetError: the server is not there, or does not serve a model of the test.
+        TargetError: no server answers, or it does not serve a model of the test.
         SpecError: the test sends nothing.
         ConfigError: ``slo`` asks what this run cannot answer.
     """
@@ -170,7 +170,7 @@ def _count_by_second(samples: Sequence[RequestSamples], task: int, deadline_seco
 
 
 def _answered_seconds(samples: Sequence[RequestSamples], seconds: float) -> float:
-    """How long answering took: ``seconds`` where the last answer came soon after the last request."""
+    """How long the responses took: ``seconds`` where the last answer came soon after the last request."""
     last = max(float(np.nanmax(one.ended, initial=0.0)) for one in samples)
     return seconds if last <= seconds + KEPT_UP_SECONDS else last
 

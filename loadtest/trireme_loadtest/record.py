@@ -1,4 +1,4 @@
-"""What a load test measured, second by second: the one form that reports, verdicts and comparisons read."""
+"""The measurements of a load test, second by second: what reports, verdicts and comparisons read."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class LoadRecord:
     Attributes:
         seconds: in which the requests were to be sent.
         answered_seconds: in which they were answered; the same where the server kept up.
-        settings: what was asked for, for the reader.
+        settings: of the load test, for the reader.
         tasks: windows by task, each in order of its seconds.
     """
 

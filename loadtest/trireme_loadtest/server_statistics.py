@@ -1,4 +1,4 @@
-"""What a load test asks the server about itself: is it there, does it have the model, where does time go."""
+"""The server under a load test: the configuration and statistics of its models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Result = TypeVar("_Result")
 class ServerClient:
     """Asks the server at ``address`` (``host:port``) over ``protocol``, "grpc" or "http".
 
-    Each question has a connection of its own: the processes of the load generator are forked in between.
+    Each request has a connection of its own: the processes of the load generator are forked in between.
     """
 
     address: str
@@ -34,16 +34,16 @@ class ServerClient:
         Raises:
             TargetError: no server answers, or it does not serve this model.
         """
-        return self._ask(model, lambda client: client.model_config(model, DEADLINE_SECONDS))
+        return self._call(model, lambda client: client.model_config(model, DEADLINE_SECONDS))
 
     def statistics(self, model: str) -> Sequence[VersionStatistics]:
         """Counters since the model was loaded; it raises as ``model_config``."""
-        return self._ask(model, lambda client: client.statistics(DEADLINE_SECONDS, model))
+        return self._call(model, lambda client: client.statistics(DEADLINE_SECONDS, model))
 
-    def _ask(self, model: str, question: Callable[[OperatorClient], _Result]) -> _Result:
+    def _call(self, model: str, request: Callable[[OperatorClient], _Result]) -> _Result:
         try:
             with OperatorClient(f"{self.protocol}://{self.address}") as client:
-                return question(client)
+                return request(client)
         except (UnavailableError, DeadlineError) as error:
             raise TargetError(
                 f"no server answers at {self.address} over {self.protocol} ({error.problem}); start one with "

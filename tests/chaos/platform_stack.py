@@ -63,7 +63,7 @@ class PlatformStack(ReleaseStack):
         children = psutil.Process(self.process.pid).children(recursive=True)
         return next((child.pid for child in children if "envoy" in child.name()), None)
 
-    def listeners(self) -> FrontDoor:
+    def proxy(self) -> FrontDoor:
         return FrontDoor(self.grpc_port, self.http_port, int(self.admin_address.rpartition(":")[2]))
 
     def endpoints(self) -> list[Endpoint]:

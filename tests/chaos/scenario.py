@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from trireme_loadtest.generate.requests import grpc_body, grpc_outputs, http_body, http_outputs, text_tensors
+from trireme_loadtest.generate.requests import grpc_body, grpc_outputs, http_body, text_tensors
 from trireme_loadtest.generate.targets import RequestSet
 from trireme_loadtest.generate.traffic import Traffic
 
-from tests.chaos.endpoint_watch import EndpointWatch
+from tests.chaos.health_watch import HealthWatch
 from tests.chaos.report import ChaosReport, FaultResult
 from tests.deadlines import scaled
 from tests.e2e.serving import wait_until
@@ -54,7 +55,7 @@ def echo_requests(stack: Stack) -> list[RequestSet]:
 def read_echo(name: str, response: bytes) -> None:
     """Raises ValueError: a wrong answer."""
     if name == _HTTP:
-        answer = http_outputs(response)["ANSWER"][0, 0]
+        (answer,) = next(one["data"] for one in json.loads(response)["outputs"] if one["name"] == "ANSWER")
     else:
         answer = grpc_outputs(response)["ANSWER"][0, 0].decode()
     if answer != _TEXT.upper():
@@ -64,7 +65,7 @@ def read_echo(name: str, response: bytes) -> None:
 class Scenario:
     """One fault under traffic."""
 
-    def __init__(self, stack: Stack, watch: EndpointWatch, traffic: Traffic[None]) -> None:
+    def __init__(self, stack: Stack, watch: HealthWatch, traffic: Traffic[None]) -> None:
         self.watch = watch
         self.traffic = traffic
         self.begin = time.monotonic()
@@ -98,7 +99,7 @@ def scenario(
     stack: Stack, report: ChaosReport, fault: str, *, per_second: float = _PER_SECOND, lossless: bool = True
 ) -> Iterator[Scenario]:
     """Traffic from before the fault until after it is over; it must not lose one request, unless not ``lossless``."""
-    with EndpointWatch(stack.admin_address) as watch:
+    with HealthWatch(stack.admin_address) as watch:
         wait_until(lambda: _is_healthy(stack, watch, stack.serving()), "the stack was healthy")
         with Traffic(echo_requests(stack), per_second, read_echo, DEADLINE_SECONDS) as traffic:
             running = Scenario(stack, watch, traffic)
@@ -111,7 +112,7 @@ def scenario(
         assert traffic.failures == []
 
 
-def _is_healthy(stack: Stack, watch: EndpointWatch, names: set[str]) -> bool:
+def _is_healthy(stack: Stack, watch: HealthWatch, names: set[str]) -> bool:
     taken = {name for name, healthy in watch.healthy.items() if healthy}
     return bool(names) and stack.serving() == names == taken == set(watch.healthy)
 

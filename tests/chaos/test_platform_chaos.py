@@ -107,10 +107,10 @@ def test_a_replica_accepts_and_never_answers(platform: PlatformStack, report: Ch
     with scenario(platform, report, "a replica that accepts and never answers") as running, _black_hole() as hole:
         envoy_directory = platform.state_dir / "run" / "envoy"
         running.fault()
-        write_endpoints(envoy_directory, platform.listeners(), [*platform.endpoints(), hole])
+        write_endpoints(envoy_directory, platform.proxy(), [*platform.endpoints(), hole])
         wait_until(lambda: running.watch.requests().get("hole", 0) > 0, "requests had gone into it")
         running.wait_until_left("hole")
-        write_endpoints(envoy_directory, platform.listeners(), platform.endpoints())
+        write_endpoints(envoy_directory, platform.proxy(), platform.endpoints())
         running.wait_until_healthy(*_BOTH)
 
 

@@ -18,7 +18,7 @@ from trireme.processes.shared_memory import SHM_DIR
 
 from tests.chaos.platform_stack import PlatformStack
 from tests.deadlines import scaled
-from tests.e2e.release_stack import ReleaseStack, kill_when, worker_traffic
+from tests.e2e.release_stack import ReleaseStack, kill_when, worker_traffic, workers_of
 from tests.e2e.serving import wait_until
 
 _KILLED = 9
@@ -93,7 +93,7 @@ def test_publish_killed_at_any_entry_leaves_the_old_version_serving(stack: Relea
             assert stack.versions() == ([1, 2] if (entry, when) == (6, "after") else [1])
     assert entry == 7, "begin, five steps and end"
     assert traffic.failures == []
-    assert traffic.results_of("echo_standard") == {1}
+    assert workers_of(traffic, "echo_standard") == {1}
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_rollback_closes_the_canary_of_a_dead_controller_and_goes_no_further(sta
         assert stack.worker() == 2
     assert stack.traffic() is None
     assert traffic.failures == []
-    assert traffic.results_of("echo_standard") == {2}
+    assert workers_of(traffic, "echo_standard") == {2}
 
 
 def test_rollback_ends_a_canary_whose_controller_lives(platform: PlatformStack) -> None:

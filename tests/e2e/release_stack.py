@@ -142,6 +142,11 @@ def worker_traffic(
     )
 
 
+def workers_of(traffic: Traffic[int], model: str) -> set[int | None]:
+    """The worker versions that answered requests to ``model``."""
+    return {one.result for one in traffic.outcomes if one.name == model}
+
+
 def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool], deadline_seconds: float = 60.0) -> None:
     """SIGKILL ``process`` as soon as ``condition`` holds; the test fails if it ends before."""
     deadline = time.monotonic() + deadline_seconds

@@ -15,7 +15,7 @@ from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 from trireme_loadtest.generate.traffic import Traffic
 
-from tests.e2e.release_stack import ReleaseStack, worker_traffic, write_version
+from tests.e2e.release_stack import ReleaseStack, worker_traffic, workers_of, write_version
 
 # Limits that few requests can prove, on a machine that does other things too.
 _CANARY = ("--steps=5,100", "--min-requests=150", "--window-seconds=1", "--max-error-excess=0.1", "--max-p95-ratio=3")
@@ -207,7 +207,7 @@ def test_a_model_that_nothing_pins_moves_its_callers_at_promote_and_back_at_roll
         assert answers() == {1}
     assert running.failures == []
     for model in ("alone", "alone_follower"):
-        assert running.results_of(model) == {1, 2}
+        assert workers_of(running, model) == {1, 2}
 
 
 def test_the_first_version_of_a_model_brings_the_ensemble_that_pins_it(stack: ReleaseStack) -> None:

@@ -44,7 +44,7 @@ DEADLINE_MS = 60_000.0
 NOTES = (
     "Calls: closed loop, 1 KB in and out of a Python model that gives back its input; 'client CPU' is this process's, "
     "user and system. Ratios to bare tritonclient are taken within each repetition.",
-    "Tensors: one call at a time, the input written anew each time and the output read once. Shared memory is worth "
+    "Tensors: one call at a time, the input written again each time and the output read once. Shared memory is worth "
     "it where 'of gRPC' is below 1.",
     f"Hedging: {HEDGE_THREADS} threads against a model that takes 5 ms, and 200 ms for every fiftieth answer; "
     "'requests' counts what the server was sent for each call.",

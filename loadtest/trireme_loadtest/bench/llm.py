@@ -106,15 +106,15 @@ class ServedEngine:
 def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
     """Language models at 1 to 32 streams: naive, batched, each engine alone, through Triton, through the gateway.
 
-    What is not installed or not exported is left out, and told.
+    Skips, with a message, what is not installed or not exported.
     """
     settings = Settings.from_environment()
     found, skipped = find_engines(ModelRepository(settings.repository_dir))
     machine = MachineFacts.read()
-    with ExitStack() as stack, _told_in_one_sentence():
+    with ExitStack() as stack, _one_line_errors():
         runs, features = _contenders(settings, found, threads, stack, skipped)
         for reason in skipped:
-            click.echo(f"  left out: {reason}", err=True)
+            click.echo(f"  skipped: {reason}", err=True)
         if not runs:
             raise TriremeError("no engine can be measured; run: trireme export generation_economy")
         seeds = itertools.count()
@@ -128,7 +128,7 @@ def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
         ]
         results = _with_ratios(interleave([*contenders, *features], options.repetitions))
     report = Report("llm", COLUMNS, results, machine, settings={**options.settings(), "threads": threads},
-                    notes=[*NOTES, *(f"Left out: {reason}" for reason in skipped)])  # fmt: skip
+                    notes=[*NOTES, *(f"Skipped: {reason}" for reason in skipped)])  # fmt: skip
     options.publish(report)
     plot = options.output_dir / "llm.svg"
     write_atomic(plot, svg_file(chart(results)))
@@ -136,7 +136,7 @@ def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
 
 
 @contextmanager
-def _told_in_one_sentence() -> Iterator[None]:
+def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except ClientError as error:
@@ -170,7 +170,7 @@ def find_engines(repository: ModelRepository) -> tuple[list[ServedEngine], list[
 def _contenders(
     settings: Settings, found: list[ServedEngine], threads: int, stack: ExitStack, skipped: list[str]
 ) -> tuple[dict[str, Work], list[Contender]]:
-    """Start all that is measured; what does not start is told in ``skipped``."""
+    """Start all that is measured; what does not start is added to ``skipped``."""
     runs: dict[str, Work] = {}
     features: list[Contender] = []
 
@@ -286,7 +286,7 @@ async def _first_token_ms(stream: Stream, text: str) -> float:
 def _with_ratios(results: list[Measurement]) -> list[Measurement]:
     """Rates over those of the same engine alone, and over the naive way."""
     by_key = {(result.name, result.case): result for result in results}
-    told = []
+    results_with_ratios = []
     for result in results:
         alone = by_key.get((f"{result.name.split(',')[0]} alone", result.case))
         naive = by_key.get((NAIVE, result.case))
@@ -295,8 +295,8 @@ def _with_ratios(results: list[Measurement]) -> list[Measurement]:
                 result = result.with_ratio(RATE, to=alone, name="of_alone")
             if naive is not None:
                 result = result.with_ratio(RATE, to=naive, name="of_naive")
-        told.append(result)
-    return told
+        results_with_ratios.append(result)
+    return results_with_ratios
 
 
 def chart(results: list[Measurement]) -> str:

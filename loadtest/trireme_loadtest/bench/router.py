@@ -1,4 +1,4 @@
-"""``trireme bench router``: what the router costs, and what it brings when the best variant cannot carry the load."""
+"""``trireme bench router``: what the router costs, and what it gains when the best variant cannot carry the load."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _open(server: TritonServer, name: str, bodies: Sequence[bytes], rate: float,
 
 def _answers_by_reason(server: TritonServer) -> dict[str, float]:
     """The router's answers so far, by reason."""
-    # The router tells its metrics every half second.
+    # The router publishes its metrics every half second.
     time.sleep(1.0)
     with open_direct(f"http://{server.metrics_address}/metrics", 10.0) as response:
         found: dict[str, float] = {}

@@ -128,11 +128,11 @@ class TestedServer:
             ServerError: an answer is not the embedding that the model gives in process.
         """
 
-        async def ask() -> list[bytes]:
+        async def send() -> list[bytes]:
             async with self.connect() as target:
                 return [await target.send(body) for body in self.bodies[: len(reference)]]
 
-        for answer, expected in zip(asyncio.run(ask()), reference, strict=True):
+        for answer, expected in zip(asyncio.run(send()), reference, strict=True):
             found = self.decode(answer)
             cosine = float(found @ expected / (np.linalg.norm(found) * np.linalg.norm(expected)))
             if cosine < LEAST_COSINE:
@@ -146,7 +146,7 @@ class TestedServer:
 def serving(options: RunOptions, models: tuple[str, ...], levels: tuple[int, ...]) -> None:
     """Our embedding variants, the in-process limit and naive FastAPI + ONNX Runtime, side by side.
 
-    One sentence a request. Every server runs all the time and only one is asked at a time.
+    One sentence a request. Every server runs all the time and only one gets requests at a time.
     """
     settings = Settings.from_environment()
     repository = ModelRepository(settings.repository_dir)

@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 
 from trireme_loadtest.bench.harness import Column, MachineFacts, Measurement, Report, RunOptions, run_options
-from trireme_loadtest.commands.target_options import TargetOptions, target_options
 from trireme_loadtest.errors import SpecError
 from trireme_loadtest.generate.arrivals import Arrivals
 from trireme_loadtest.judge.slo import Slo
 from trireme_loadtest.judge.verdict import SloOutcome, SloVerdict, judge
 from trireme_loadtest.load_test import run_load_test
 from trireme_loadtest.record import LoadRecord
+from trireme_loadtest.target_options import TargetOptions, target_options
 
 COLUMNS = (
     Column("asked/s", "asked_per_second"),
@@ -144,5 +144,5 @@ def conclusion(steps: list[RateStep]) -> str:
     if not missed:
         return f"Even {max(met):.4g} a second meets the SLO: raise --to."
     edge = min(missed, key=lambda step: step.rate)
-    told = f"The highest rate that meets the SLO is {max(met):.4g} a second; {edge.rate:.4g} does not."
-    return f"{told} The generator was the limit there: {edge.problem}." if edge.problem else told
+    sentence = f"The highest rate that meets the SLO is {max(met):.4g} a second; {edge.rate:.4g} does not."
+    return f"{sentence} The generator was the limit there: {edge.problem}." if edge.problem else sentence

@@ -8,7 +8,6 @@ import click
 from trireme.files import json_text, write_atomic
 from trireme.settings import Settings
 
-from trireme_loadtest.commands.target_options import TargetOptions, target_options
 from trireme_loadtest.generate.arrivals import Arrivals
 from trireme_loadtest.generate.schedule import LoadProgress
 from trireme_loadtest.judge.compare import compare as compare_runs
@@ -19,6 +18,7 @@ from trireme_loadtest.record import LoadRecord
 from trireme_loadtest.report.compare import compare_html, compare_json, compare_text
 from trireme_loadtest.report.files import summary, write_reports
 from trireme_loadtest.report.text import text_report
+from trireme_loadtest.target_options import TargetOptions, target_options
 
 
 @click.group()
@@ -54,7 +54,7 @@ def run(
     output_dir: Path | None,
     as_json: bool,
 ) -> int:
-    """Send requests at the asked times, whatever the server does, and report what came.
+    """Send requests at the given times, whatever the server does, and report the responses.
 
     Exit code with --slo: 0 met, 1 broken, 3 inconclusive (too few samples, or the generator was the limit).
     """

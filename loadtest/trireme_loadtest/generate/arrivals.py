@@ -54,8 +54,8 @@ class Arrivals:
         """Read a spec of the table above.
 
         Raises:
-            SpecError: it is none, or a rate is zero, negative or absurd.
-            ConfigError: the trace has a line that is no time.
+            SpecError: it is of no known form, or a rate is zero, negative or too high.
+            ConfigError: a line of the trace is not a time.
         """
         kind, _, rest = spec.partition(":")
         if kind == "trace" and rest:

@@ -148,13 +148,3 @@ def http_body(inputs: Tensors, parameters: Mapping[str, Parameter] | None = None
         for name, tensor in inputs.items()
     ]
     return json.dumps({"inputs": tensors, **({"parameters": dict(parameters)} if parameters else {})}).encode()
-
-
-def http_outputs(response: bytes) -> Tensors:
-    """The outputs of a KServe response as JSON, which has no binary data; those of BYTES as ``str``."""
-    return {
-        output["name"]: np.array(output["data"], dtype=object if output["datatype"] == "BYTES" else None).reshape(
-            output["shape"]
-        )
-        for output in json.loads(response)["outputs"]
-    }

@@ -1,4 +1,4 @@
-"""Load of streams: prompts of mixed lengths, a closed loop of so many streams, and what callers saw of the tokens."""
+"""Streams of language models: prompts of mixed lengths, a closed loop of streams, and the times of their tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WORDS = (
 _PROMPT_WORDS = (8, 24, 64, 160)
 _TOKENS = (16, 32, 64, 128)
 
-# Yields, for one prompt, the number of tokens of each piece as it comes.
+# Yields, for one prompt, the number of tokens of each chunk as it arrives.
 Stream = Callable[["Prompt"], AsyncGenerator[int, None]]
 
 
@@ -37,7 +37,7 @@ class Prompt:
 
 @dataclass(slots=True)
 class StreamTimes:
-    """One stream: when it was asked for and when each token came, in seconds from the start of the run."""
+    """One stream: when it was sent and when each token arrived, in seconds from the start of the run."""
 
     sent: float
     tokens: list[float] = field(default_factory=list)
@@ -45,7 +45,7 @@ class StreamTimes:
 
 @dataclass(frozen=True, slots=True)
 class StreamRun:
-    """What a run brought."""
+    """The streams of one run."""
 
     seconds: float
     streams: Sequence[StreamTimes]
@@ -98,8 +98,8 @@ async def closed_streams(stream: Stream, prompts: Sequence[Prompt], *, streams: 
     async def send(number: int) -> None:
         prompt, times = prompts[number % len(prompts)], StreamTimes(time.monotonic() - began)
         sent.append(times)
-        async with aclosing(stream(prompt)) as pieces:
-            async for count in pieces:
+        async with aclosing(stream(prompt)) as chunks:
+            async for count in chunks:
                 times.tokens += [time.monotonic() - began] * count
 
     sending = asyncio.create_task(closed_loop(send, streams, lambda: True))

@@ -81,10 +81,6 @@ class Traffic(Generic[_Result]):
     def failures(self) -> list[str]:
         return [f"{one.name} after {one.seconds:.2f} s: {one.failure}" for one in self.outcomes if one.failure]
 
-    def results_of(self, name: str) -> set[_Result]:
-        """The different results of a request set."""
-        return {one.result for one in self.outcomes if one.name == name and one.result is not None}
-
     async def _run(self) -> None:
         async with connected(self._requests, self._deadline_seconds) as targets:
             start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Did a run meet its objectives? Met, broken, or not to be said from so few samples."""
+"""Whether a run meets its objectives: met, broken, or inconclusive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SloOutcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveResult:
-    """What a run says about one objective.
+    """One objective and the run's value of it.
 
     Attributes:
         measured, low, high: the value and its 95 % confidence interval; ``high`` may be infinite, ``measured`` NaN.
@@ -51,7 +51,7 @@ class SloVerdict:
 
 
 def judge(record: LoadRecord, slo: Slo) -> SloVerdict:
-    """Hold ``record`` against ``slo``.
+    """Compare ``record`` with ``slo``.
 
     A percentile is met when the whole confidence interval of it is within the limit, and broken when the whole of it is
     above. A run that its own generator limited says nothing of the server, whatever its numbers.

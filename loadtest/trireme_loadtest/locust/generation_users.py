@@ -59,33 +59,35 @@ class GenerationUser(User):
         (model,) = random.choices(self._models, self._weights)
         prompt = random.choice(self._prompts)
         began, failure = time.perf_counter(), None
-        came: list[tuple[float, int]] = []
+        arrivals: list[tuple[float, int]] = []
         try:
             sampling = {"max_tokens": prompt.tokens}
             for chunk in self._client.generate(model, prompt.text, sampling_parameters=sampling):
-                came.append((time.perf_counter(), 1 if chunk.num_output_tokens is None else chunk.num_output_tokens))
+                arrivals.append(
+                    (time.perf_counter(), 1 if chunk.num_output_tokens is None else chunk.num_output_tokens)
+                )
         except ClientError as error:
             failure = GrpcFailure(status_of(error))
         self.environment.events.request.fire(
             request_type="stream",
             name=model,
             response_time=(time.perf_counter() - began) * 1000,
-            response_length=sum(tokens for _, tokens in came),
+            response_length=sum(tokens for _, tokens in arrivals),
             exception=failure,
-            context=_timed(began, came),
+            context=_timed(began, arrivals),
         )
 
 
-def _timed(began: float, came: list[tuple[float, int]]) -> dict[str, list[float]]:
-    """Milliseconds to the first token, and to each one after it; those of one piece share its time."""
-    if not came:
+def _timed(began: float, arrivals: list[tuple[float, int]]) -> dict[str, list[float]]:
+    """Milliseconds to the first token, and to each one after it; those of one chunk share its time."""
+    if not arrivals:
         return {}
-    gaps, before = [], came[0][0]
-    for at, tokens in came[1:]:
+    gaps, before = [], arrivals[0][0]
+    for at, tokens in arrivals[1:]:
         if tokens:
             gaps += [(at - before) * 1000 / tokens] * tokens
             before = at
-    return {"ttft_ms": [(came[0][0] - began) * 1000], "inter_token_ms": gaps}
+    return {"ttft_ms": [(arrivals[0][0] - began) * 1000], "inter_token_ms": gaps}
 
 
 def _prompts(inputs: str) -> list[Prompt]:

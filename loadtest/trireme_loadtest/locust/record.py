@@ -82,7 +82,7 @@ class _Recorder:
             tally.errors[str(exception) or type(exception).__name__] += 1
 
     def take(self) -> list[_CountsMessage]:
-        """What came since the last call, in a form that Locust can send."""
+        """The counts since the last call, in a form that Locust can send."""
         taken, self._pending = self._pending, {}
         return [tally.counts(name, second) for (name, second), tally in taken.items()]
 

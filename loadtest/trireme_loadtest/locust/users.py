@@ -102,7 +102,7 @@ events.init.add_listener(_check_options)  # type: ignore[no-untyped-call]
 
 
 class _ModelUser(User):
-    """Asks one of the weighted models for one of its inputs, again and again."""
+    """Sends one of the inputs of one of the weighted models, again and again."""
 
     abstract = True
     wait_time = constant(0)
@@ -114,7 +114,7 @@ class _ModelUser(User):
         self._weights = [one.weight for one in self._tasks]
 
     @task
-    def ask(self) -> None:
+    def send_request(self) -> None:
         (chosen,) = random.choices(self._tasks, self._weights)
         self.infer(chosen.model, random.choice(chosen.inputs))
 
@@ -123,7 +123,7 @@ class _ModelUser(User):
 
 
 class _GrpcUser(_ModelUser):
-    """Times a blocking call and tells Locust; subclasses make the call and raise ``GrpcFailure``."""
+    """Times a blocking call and reports it to Locust; subclasses make the call and raise ``GrpcFailure``."""
 
     abstract = True
     request_type = "gRPC"

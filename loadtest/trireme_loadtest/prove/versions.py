@@ -1,7 +1,7 @@
 """Versions of a text encoder to release: good, slow, wrong and crashing ones, made of its first version.
 
-A mark tells which version answered: the embedding's length, 1 in the first version, is 1 + mark / 100. The direction,
-which alone is compared, stays what it was.
+A mark identifies the version that answered: the embedding's length, 1 in the first version, is 1 + mark / 100. The
+direction, which alone is compared, does not change.
 """
 
 from __future__ import annotations

@@ -46,9 +46,9 @@ def html_report(record: LoadRecord, verdict: SloVerdict | None) -> str:
     """Verdict, table and plots of one run."""
     settings, machine = record.settings, record.machine
     title = f"Load test of {', '.join(record.tasks)}"
-    told = ", ".join(f"{name} {value}" for name, value in settings.items())
+    settings_text = ", ".join(f"{name} {value}" for name, value in settings.items())
     parts = [
-        f"<p>{record.started_at:%Y-%m-%d %H:%M:%S} UTC; {escape(told)}</p>",
+        f"<p>{record.started_at:%Y-%m-%d %H:%M:%S} UTC; {escape(settings_text)}</p>",
         f"<p>{machine['cores']} cores ({escape(machine['cpu'])}), load average {machine['load_average']} before the "
         f"run; generator: {record.generator.workers} process(es), {record.generator.cpu_share:.0%} of a core, "
         f"p99 of lateness {record.generator.lateness.percentile_ms(99):.2f} ms</p>",

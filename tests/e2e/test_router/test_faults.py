@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -66,23 +66,8 @@ def test_variant_that_is_overloaded(echo: Echo, variant: str) -> None:
 
 def _assert_answered_by_others(echo: Echo, faulty: str, faults: set[str], *, some_by_itself: bool = False) -> None:
     """100 requests, 8 at a time, of which none fails; then, healthy again, the variant is let back."""
-    results: list[Any] = []
-
-    def caller() -> None:
-        for number in range(100 // 8 + 1):
-            try:
-                results.append(echo.ask(f"text {number}", tier=TIERS[faulty]))
-            except Exception as error:
-                results.append(error)
-
-    threads = [threading.Thread(target=caller) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert not any(thread.is_alive() for thread in threads), "callers hang"
-    failures = [result for result in results if isinstance(result, Exception)]
-    assert failures == []
+    with ThreadPoolExecutor(8) as callers:
+        results = list(callers.map(lambda number: echo.ask(f"text {number}", tier=TIERS[faulty]), range(104)))
     moved = [result for result in results if result.variant != faulty]
     assert moved
     if not some_by_itself:

@@ -1,4 +1,4 @@
-"""Who is measured, and what came out."""
+"""Contenders and their measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Contender:
     Attributes:
         name: who is measured ("embedding_premium").
         case: under which condition ("concurrency 8").
-        repeat: one repetition; brings metric values by name, the unit in the name ("p50_ms").
+        repeat: one repetition; returns metric values by name, the unit in the name ("p50_ms").
     """
 
     name: str
@@ -26,7 +26,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What the repetitions of one contender brought.
+    """The repetitions of one contender.
 
     Attributes:
         values: by metric, one value a repetition, in the order they ran.
@@ -54,13 +54,13 @@ def interleave(contenders: Sequence[Contender], repetitions: int) -> list[Measur
     Every other round runs backwards: a contender does not always run in the wake of the same neighbour. LoadProgress
     goes to stderr. What a contender raises ends the benchmark: half a table is no comparison.
     """
-    brought: list[list[Mapping[str, float]]] = [[] for _ in contenders]
+    measured: list[list[Mapping[str, float]]] = [[] for _ in contenders]
     for repetition in range(repetitions):
         order: Iterable[int] = range(len(contenders)) if repetition % 2 == 0 else reversed(range(len(contenders)))
         for index in order:
             contender = contenders[index]
             values = contender.repeat()
-            brought[index].append(values)
+            measured[index].append(values)
             first, value = next(iter(values.items()))
             place = f"{contender.name}, {contender.case}" if contender.case else contender.name
             click.echo(f"  [{repetition + 1}/{repetitions}] {place}: {first} {value:.4g}", err=True)
@@ -70,5 +70,5 @@ def interleave(contenders: Sequence[Contender], repetitions: int) -> list[Measur
             contender.case,
             {metric: tuple(values[metric] for values in rounds) for metric in rounds[0]},
         )
-        for contender, rounds in zip(contenders, brought, strict=True)
+        for contender, rounds in zip(contenders, measured, strict=True)
     ]

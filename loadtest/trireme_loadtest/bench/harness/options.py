@@ -17,7 +17,7 @@ from trireme_loadtest.bench.harness.report import Report
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How long to measure, and in which form to tell.
+    """How long to measure, and in which form to report.
 
     Attributes:
         repetitions: rounds; each contender runs once a round.

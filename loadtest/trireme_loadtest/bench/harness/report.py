@@ -39,11 +39,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that one run of a benchmark says.
+    """The results of one run of a benchmark.
 
     Attributes:
         name: of the benchmark.
-        settings: what was asked for.
+        settings: of the run.
         notes: sentences that a reader needs beside the table.
     """
 

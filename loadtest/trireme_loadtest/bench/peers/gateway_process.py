@@ -41,8 +41,8 @@ class GatewayProcess:
             except OSError:
                 time.sleep(0.1)
         self.stop()
-        told = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-1:] or ["it says nothing"]
-        raise ServerError(f"the gateway did not start: {told[0][:300]}")
+        lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
+        raise ServerError(f"the gateway did not start: {lines[0][:300]}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -61,10 +61,10 @@ class GatewayProcess:
         return aiohttp.ClientSession(self._url)
 
     async def stream(self, session: aiohttp.ClientSession, model: str, prompt: Prompt) -> AsyncGenerator[int, None]:
-        """One event a token, as the engines behind it give them; the last tells how many they were."""
+        """One event a token, as the engines behind it give them; the last has their number."""
         body = {"model": model, "prompt": prompt.text, "max_tokens": prompt.tokens, "temperature": 0, "stream": True,
                 "ignore_eos": True, "stream_options": {"include_usage": True}}  # fmt: skip
-        told = 0
+        counted = 0
         async with session.post("/v1/completions", json=body) as response:
             if response.status != 200:
                 raise ServerError(f"the gateway refuses: {(await response.text())[:300]}")
@@ -74,7 +74,7 @@ class GatewayProcess:
                 event = json.loads(line[6:])
                 if event.get("usage"):
                     # Tokens that made no text of their own yet, half of a character.
-                    yield max(0, event["usage"]["completion_tokens"] - told)
+                    yield max(0, event["usage"]["completion_tokens"] - counted)
                 elif event["choices"]:
-                    told += 1
+                    counted += 1
                     yield 1

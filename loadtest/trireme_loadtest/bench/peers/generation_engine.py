@@ -21,12 +21,12 @@ _KV_BLOCK_TOKENS = 32
 
 
 class StreamLoad:
-    """A closed loop: whoever is answered asks again at once."""
+    """A closed loop: each stream sends its next request as soon as it is answered."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._requests = itertools.cycle(job["requests"])
         self.streams, self.seconds = job["streams"], job["seconds"]
-        self.told: list[dict[str, Any]] = []
+        self.streams_sent: list[dict[str, Any]] = []
         self._began = time.monotonic()
 
     def now(self) -> float:
@@ -38,7 +38,7 @@ class StreamLoad:
     def send(self) -> tuple[dict[str, Any], list[float]]:
         """The next request, sent now, and the list for the moments of its tokens."""
         moments: list[float] = []
-        self.told.append({"sent": self.now(), "tokens": moments})
+        self.streams_sent.append({"sent": self.now(), "tokens": moments})
         return next(self._requests), moments
 
 
@@ -177,7 +177,7 @@ def main() -> None:
     for job in _jobs():
         load = StreamLoad(job)
         run(load)
-        print(json.dumps({"seconds": load.now(), "streams": load.told}), file=answers, flush=True)
+        print(json.dumps({"seconds": load.now(), "streams": load.streams_sent}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
-from trireme_loadtest.generate.worker_processes import limiting_problem
 from trireme_loadtest.judge.slo import Objective, Slo
 from trireme_loadtest.judge.verdict import SloOutcome, SloVerdict, judge
 from trireme_loadtest.record import LoadRecord
@@ -102,22 +100,3 @@ def test_a_run_that_the_generator_limited_says_nothing_of_the_server() -> None:
 
     assert verdict.outcome is SloOutcome.INCONCLUSIVE
     assert verdict.reason == "invalid: a generator process was busy"
-
-
-@pytest.mark.parametrize(
-    ("lateness_ms", "latency_ms", "cpu_share", "expected"),
-    [
-        (0.2, 10.0, 0.1, None),
-        (8.0, 100.0, 0.1, None),
-        (8.0, 10.0, 0.1, "left 8.0 ms late or later, 5.0 ms are tolerable"),
-        (0.2, 10.0, 0.95, "busy 95% of the time"),
-        # Nothing was answered: lateness has nothing to be compared with, and the errors tell the story.
-        (8.0, float("nan"), 0.1, None),
-    ],
-)
-def test_a_generator_is_the_limit_when_it_is_late_or_busy(
-    lateness_ms: float, latency_ms: float, cpu_share: float, expected: str | None
-) -> None:
-    problem = limiting_problem(lateness_ms, latency_ms, cpu_share)
-
-    assert problem is None if expected is None else expected in (problem or "")

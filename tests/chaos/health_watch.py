@@ -1,4 +1,4 @@
-"""What Envoy thinks of its replicas, from moment to moment."""
+"""The health of replicas as Envoy sees it, over time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from trireme.serving.envoy.upstreams import GRPC_CLUSTER
 from tests.deadlines import scaled
 
 
-class EndpointWatch:
-    """Notes when Envoy leaves a replica and when it takes it again.
+class HealthWatch:
+    """Records when Envoy removes a replica from load balancing and when it adds it again.
 
     Attributes:
         healthy: by replica, as last seen.
@@ -25,9 +25,9 @@ class EndpointWatch:
         self._admin_address = admin_address
         self._changes: list[tuple[float, str, bool]] = []
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="endpoint-watch")
+        self._thread = threading.Thread(target=self._run, name="health-watch")
 
-    def __enter__(self) -> EndpointWatch:
+    def __enter__(self) -> HealthWatch:
         self._thread.start()
         return self
 
