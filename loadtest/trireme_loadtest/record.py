@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
 from trireme.errors import ConfigError
 from trireme.files import write_atomic
 
 from trireme_loadtest.histogram import Histogram
-
-FORMAT = "trireme load run 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +99,7 @@ class LoadRecord:
     tasks: Mapping[str, Sequence[SecondCounts]]
     generator: GeneratorStats
     server: Sequence[ServerShare] = ()
+    format: Literal["trireme load run 1"] = "trireme load run 1"
 
     def task(self, name: str | None) -> TaskSummary:
         """One task, or all together for ``None``."""
@@ -108,7 +108,7 @@ class LoadRecord:
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        document = {"format": FORMAT, **asdict(self), "started_at": self.started_at.isoformat(timespec="seconds")}
+        document = {"format": self.format, **asdict(self), "started_at": self.started_at.isoformat(timespec="seconds")}
         write_atomic(path, json.dumps(document, separators=(",", ":")).encode())
 
     @classmethod
@@ -119,21 +119,13 @@ class LoadRecord:
             ConfigError: it is something else.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            if document.pop("format") != FORMAT:
-                raise ValueError("another format")
-            return cls(
-                started_at=datetime.fromisoformat(document.pop("started_at")),
-                tasks={
-                    name: tuple(_window(window) for window in windows)
-                    for name, windows in document.pop("tasks").items()
-                },
-                generator=_generator(document.pop("generator")),
-                server=tuple(ServerShare(**share) for share in document.pop("server")),
-                **document,
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(path, f"not the record of a load run ({error!r}); give a run.json") from error
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, problem["loc"]))
+            raise ConfigError(
+                path, f"not the record of a load run ({place}: {problem['msg']}); give a run.json"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,23 +171,3 @@ class TaskSummary:
     @property
     def error_rate(self) -> float:
         return self.failed / self.asked if self.asked else 0.0
-
-
-def _window(document: dict[str, Any]) -> SecondCounts:
-    return SecondCounts(
-        document["second"],
-        document["asked"],
-        document["errors"],
-        _histogram(document["latency"]),
-        _histogram(document["first_response"]),
-        _histogram(document["between_responses"]),
-    )
-
-
-def _generator(document: dict[str, Any]) -> GeneratorStats:
-    lateness = _histogram(document.pop("lateness"))
-    return GeneratorStats(lateness, **document)
-
-
-def _histogram(document: dict[str, Any]) -> Histogram:
-    return Histogram({int(value): count for value, count in document["counts"].items()})

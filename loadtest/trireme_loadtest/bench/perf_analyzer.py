@@ -26,12 +26,10 @@ from trireme_loadtest.bench.peers.perf_analyzer_binary import PerfAnalyzer
 from trireme_loadtest.generate.closed_loop import measure_closed_loop
 from trireme_loadtest.generate.requests import grpc_body, text_tensors
 from trireme_loadtest.generate.targets import GrpcTarget
-from trireme_loadtest.machine import usage
 
 OURS, THEIRS = "trireme", "perf_analyzer"
 RATE = "requests_per_second"
 METRICS = {RATE: "requests/s", "p50_ms": "p50 ms", "p95_ms": "p95 ms", "p99_ms": "p99 ms"}
-WARMUP_SECONDS = 1.0
 DEADLINE_SECONDS = 30.0
 COLUMNS = (
     *(Column(heading, metric, spread=True) for metric, heading in METRICS.items()),
@@ -104,8 +102,7 @@ def _measure(
             [grpc_body(model, text_tensors(sentence)) for sentence in sentences],
             concurrency=concurrency,
             seconds=seconds,
-            warmup_seconds=WARMUP_SECONDS,
-            server_usage=lambda: usage(server.pid),
+            server_pid=server.pid,
         )
     )
-    return {RATE: run.rate, **{f"p{percent}_ms": run.percentile_ms(percent) for percent in (50, 95, 99)}}
+    return {RATE: run.rate, **run.percentiles_ms()}

@@ -31,11 +31,9 @@ from trireme_loadtest.generate.closed_loop import measure_closed_loop
 from trireme_loadtest.generate.requests import grpc_body, text_tensors
 from trireme_loadtest.generate.schedule import Schedule, send_schedule
 from trireme_loadtest.generate.targets import GrpcTarget, RequestSet
-from trireme_loadtest.machine import usage
 
 DIRECT, ROUTED = "direct", "router"
 RATE = "requests_per_second"
-WARMUP_SECONDS = 1.0
 DEADLINE_SECONDS = 30.0
 SLA_MS = 100
 # Of what the direct call reached at the highest concurrency: more than premium can carry, less than its cheaper
@@ -117,15 +115,12 @@ def _closed(server: TritonServer, name: str, bodies: Sequence[bytes], concurrenc
                 bodies,
                 concurrency=concurrency,
                 seconds=seconds,
-                warmup_seconds=WARMUP_SECONDS,
-                server_usage=lambda: usage(server.pid),
+                server_pid=server.pid,
             )
         )
         return {
             RATE: run.rate,
-            "p50_ms": run.percentile_ms(50),
-            "p95_ms": run.percentile_ms(95),
-            "p99_ms": run.percentile_ms(99),
+            **run.percentiles_ms(),
             "server_cpu_ms": run.server_cpu_seconds / len(run.latencies_ms) * 1000,
             "other_cpu_percent": run.other_cpu_seconds / run.seconds * 100,
         }

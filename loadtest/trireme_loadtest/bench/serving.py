@@ -36,7 +36,6 @@ from trireme_loadtest.bench.peers.uvicorn_process import naive_fastapi
 from trireme_loadtest.generate.closed_loop import measure_closed_loop
 from trireme_loadtest.generate.requests import grpc_body, grpc_outputs, text_tensors
 from trireme_loadtest.generate.targets import GrpcTarget, HttpTarget, Target
-from trireme_loadtest.machine import usage
 
 OUTPUT = "EMBEDDING"
 LIMIT = "in-process limit"
@@ -46,7 +45,6 @@ RATE = "sentences_per_second"
 CHECKED_SENTENCES = 4
 # What the peers serve, where it is measured: the fp32 model that their users would take.
 PEER_MODEL = "embedding_premium"
-WARMUP_SECONDS = 1.0
 DEADLINE_SECONDS = 30.0
 # int8 output depends on the other rows of its batch, so the same text does not bring the same floats twice.
 LEAST_COSINE = 0.97
@@ -103,16 +101,13 @@ class TestedServer:
                     self.bodies,
                     concurrency=concurrency,
                     seconds=seconds,
-                    warmup_seconds=WARMUP_SECONDS,
-                    server_usage=lambda: usage(self.pid),
+                    server_pid=self.pid,
                 )
             )
             requests = len(run.latencies_ms)
             return {
                 RATE: run.rate,
-                "p50_ms": run.percentile_ms(50),
-                "p95_ms": run.percentile_ms(95),
-                "p99_ms": run.percentile_ms(99),
+                **run.percentiles_ms(),
                 "server_cpu_ms": run.server_cpu_seconds / requests * 1000,
                 "generator_cpu_ms": run.generator_cpu_seconds / requests * 1000,
                 "other_cpu_percent": run.other_cpu_seconds / run.seconds * 100,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from trireme_loadtest.generate.loops import closed_loop
 from trireme_loadtest.generate.targets import Target
-from trireme_loadtest.machine import ProcessUsage, machine_cpu_seconds
+from trireme_loadtest.machine import machine_cpu_seconds, usage
+
+WARMUP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +41,24 @@ class ClosedLoopRun:
         """Requests a second."""
         return len(self.latencies_ms) / self.seconds
 
-    def percentile_ms(self, percent: float) -> float:
-        return float(np.percentile(self.latencies_ms, percent))
+    def percentiles_ms(self) -> dict[str, float]:
+        """``p50_ms``, ``p95_ms`` and ``p99_ms``."""
+        return {f"p{percent}_ms": float(np.percentile(self.latencies_ms, percent)) for percent in (50, 95, 99)}
 
 
 async def measure_closed_loop(
-    target: Target,
-    bodies: Sequence[bytes],
-    *,
-    concurrency: int,
-    seconds: float,
-    warmup_seconds: float,
-    server_usage: Callable[[], ProcessUsage],
+    target: Target, bodies: Sequence[bytes], *, concurrency: int, seconds: float, server_pid: int
 ) -> ClosedLoopRun:
     """Send ``bodies`` round and round, ``concurrency`` at a time; measure after the warm-up.
+
+    Args:
+        server_pid: root of the server's processes.
 
     Raises:
         RequestFailed: any request failed; a benchmark with failed requests compares nothing.
     """
     latencies: list[tuple[float, float]] = []
-    window_end = time.perf_counter() + warmup_seconds + seconds
+    window_end = time.perf_counter() + WARMUP_SECONDS + seconds
 
     async def send(number: int) -> None:
         sent = time.perf_counter()
@@ -67,11 +67,11 @@ async def measure_closed_loop(
 
     def read_meters() -> tuple[float, float, float, float]:
         """CPU-seconds of server, generator and the machine, and the moment."""
-        return server_usage().cpu_seconds, time.process_time(), machine_cpu_seconds(), time.perf_counter()
+        return usage(server_pid).cpu_seconds, time.process_time(), machine_cpu_seconds(), time.perf_counter()
 
     async with target:
         sending = asyncio.create_task(closed_loop(send, concurrency, lambda: time.perf_counter() < window_end))
-        await asyncio.sleep(warmup_seconds)
+        await asyncio.sleep(WARMUP_SECONDS)
         server_before, own_before, all_before, began = read_meters()
         await asyncio.sleep(seconds)
         server_after, own_after, all_after, ended = read_meters()
@@ -83,5 +83,5 @@ async def measure_closed_loop(
         server_cpu_seconds=server,
         generator_cpu_seconds=own,
         other_cpu_seconds=max(0.0, all_after - all_before - server - own),
-        rss_mib=server_usage().rss_mib,
+        rss_mib=usage(server_pid).rss_mib,
     )

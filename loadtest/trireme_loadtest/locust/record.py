@@ -6,10 +6,11 @@ Each worker counts by second and sends its counts to the master, which adds them
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +41,11 @@ class _PendingCounts:
         latencies, firsts, gaps = (
             dict(Histogram.of(times).counts) for times in (self.latencies_ms, self.firsts_ms, self.gaps_ms)
         )
-        return name, second, dict(self.errors), latencies, firsts, gaps
+        return name, second, [dict(self.errors), latencies, firsts, gaps]
 
 
 # What one process counted of a task in a second: errors by kind, and histograms' counts of the times.
-_CountsMessage = tuple[str, int, dict[str, int], dict[int, int], dict[int, int], dict[int, int]]
-
-
-@dataclass(slots=True)
-class _MergedCounts:
-    """One task in one second, from any number of workers."""
-
-    errors: Counter[str] = field(default_factory=Counter)
-    latencies: Counter[int] = field(default_factory=Counter)
-    firsts: Counter[int] = field(default_factory=Counter)
-    gaps: Counter[int] = field(default_factory=Counter)
+_CountsMessage = tuple[str, int, list[Mapping[Any, int]]]
 
 
 class _Recorder:
@@ -63,9 +54,14 @@ class _Recorder:
     def __init__(self, environment: Any) -> None:
         self._environment = environment
         self._pending: dict[tuple[str, int], _PendingCounts] = {}
-        self._windows: dict[tuple[str, int], _MergedCounts] = {}
+        self._counts = self._no_counts()
         self._machine = asdict(MachineFacts.read())
         self._cpu_shares: dict[str, float] = {}
+
+    @staticmethod
+    def _no_counts() -> defaultdict[tuple[str, int], tuple[Counter[Any], ...]]:
+        """By task and second, from any number of workers: counts of errors, latencies, first tokens and gaps."""
+        return defaultdict(lambda: (Counter(), Counter(), Counter(), Counter()))
 
     def on_request(
         self, name: str, response_time: float, exception: BaseException | None, context: dict[str, Any], **_: Any
@@ -86,14 +82,11 @@ class _Recorder:
         taken, self._pending = self._pending, {}
         return [tally.counts(name, second) for (name, second), tally in taken.items()]
 
-    def add(self, windows: Iterable[_CountsMessage]) -> None:
+    def add(self, messages: Iterable[_CountsMessage]) -> None:
         """Merge what one process took."""
-        for name, second, errors, latencies, firsts, gaps in windows:
-            window = self._windows.setdefault((name, second), _MergedCounts())
-            window.errors.update(errors)
-            window.latencies.update(latencies)
-            window.firsts.update(firsts)
-            window.gaps.update(gaps)
+        for name, second, counts in messages:
+            for total, part in zip(self._counts[name, second], counts, strict=True):
+                total.update(part)
 
     def on_report_to_master(self, data: dict[str, Any], **_: Any) -> None:
         data["trireme_windows"] = self.take()
@@ -104,22 +97,19 @@ class _Recorder:
         self._cpu_shares[client_id] = max(data.get("trireme_cpu_share", 0.0), self._cpu_shares.get(client_id, 0.0))
 
     def on_test_start(self, **_: Any) -> None:
-        self._pending, self._windows = {}, {}
+        self._pending, self._counts = {}, self._no_counts()
 
     def record(self) -> LoadRecord | None:
         """The run so far; ``None`` before the first request."""
         self.add(self.take())
-        if not self._windows:
+        if not self._counts:
             return None
-        start = min(second for _, second in self._windows)
-        seconds = max(second for _, second in self._windows) - start + 1
+        start = min(second for _, second in self._counts)
+        seconds = max(second for _, second in self._counts) - start + 1
         tasks: dict[str, list[SecondCounts]] = {}
-        for (name, second), window in sorted(self._windows.items()):
-            latency, firsts, gaps = (
-                Histogram(dict(sorted(counts.items()))) for counts in (window.latencies, window.firsts, window.gaps)
-            )
-            asked = latency.count + window.errors.total()
-            found = SecondCounts(second - start, asked, dict(window.errors), latency, firsts, gaps)
+        for (name, second), (errors, *times) in sorted(self._counts.items(), key=itemgetter(0)):
+            latency, firsts, gaps = (Histogram(dict(sorted(counts.items()))) for counts in times)
+            found = SecondCounts(second - start, latency.count + errors.total(), dict(errors), latency, firsts, gaps)
             tasks.setdefault(name, []).append(found)
         runner, options = self._environment.runner, self._environment.parsed_options
         busy = runner.cpu_warning_emitted or runner.worker_cpu_warning_emitted
