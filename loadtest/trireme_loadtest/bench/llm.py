@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import click
 from trireme.errors import ServerError, TriremeError
 from trireme.files import write_atomic
@@ -35,7 +36,7 @@ from trireme_loadtest.bench.harness import (
     interleave,
     run_options,
 )
-from trireme_loadtest.bench.peers.gateway_process import GatewayProcess
+from trireme_loadtest.bench.peers.gateway_process import completion_stream, gateway_process
 from trireme_loadtest.bench.peers.generation_process import EngineProcess
 from trireme_loadtest.generate.streams import Prompt, Stream, StreamRun, closed_streams, mixed_prompts, random_text
 from trireme_loadtest.report.plots import Series, svg_file, xy_chart
@@ -202,12 +203,12 @@ def _contenders(
     if found:
         models = tuple(served.model for served in found)
         server = stack.enter_context(TritonServer.start(ServerFlags(settings.repository_dir, load_models=models)))
-        gateway = stack.enter_context(GatewayProcess(server.grpc_address))
+        gateway = stack.enter_context(gateway_process(server.grpc_address))
         for served in found:
             label = ENGINES[served.backend]
             through = functools.partial(_through_client, server.grpc_address, served.model)
             runs[f"{label}, Triton"] = through
-            runs[f"{label}, gateway"] = functools.partial(_through_gateway, gateway, served.model)
+            runs[f"{label}, gateway"] = functools.partial(_through_gateway, gateway.url, served.model)
             features += _features(f"{label}, Triton", server.grpc_address, served.model)
     return runs, features
 
@@ -235,12 +236,10 @@ def _client_stream(client: AsyncTriremeClient, model: str) -> Stream:
     return stream
 
 
-def _through_gateway(
-    gateway: GatewayProcess, model: str, prompts: list[Prompt], *, streams: int, seconds: float
-) -> StreamRun:
+def _through_gateway(url: str, model: str, prompts: list[Prompt], *, streams: int, seconds: float) -> StreamRun:
     async def load() -> StreamRun:
-        async with gateway.session() as session:
-            stream = functools.partial(gateway.stream, session, model)
+        async with aiohttp.ClientSession(url) as session:
+            stream = functools.partial(completion_stream, session, model)
             return await closed_streams(stream, prompts, streams=streams, seconds=seconds)
 
     return asyncio.run(load())

@@ -32,7 +32,7 @@ from trireme_loadtest.bench.harness import (
 )
 from trireme_loadtest.bench.harness.text_workload import ModelFiles, review_sentences
 from trireme_loadtest.bench.peers.in_process import MAX_TOKENS, in_process
-from trireme_loadtest.bench.peers.uvicorn_process import naive_fastapi
+from trireme_loadtest.bench.peers.server_process import naive_fastapi
 from trireme_loadtest.generate.closed_loop import measure_closed_loop
 from trireme_loadtest.generate.requests import grpc_body, grpc_outputs, text_tensors
 from trireme_loadtest.generate.targets import GrpcTarget, HttpTarget, Target
