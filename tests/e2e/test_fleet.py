@@ -143,7 +143,7 @@ def test_envoy_that_ends_or_hangs_is_replaced(serve: Serve, harm: str) -> None:
     assert serve.process is not None
     (envoy,) = [child for child in psutil.Process(serve.process.pid).children() if "envoy" in child.name()]
     getattr(envoy, harm)()
-    wait_until(lambda: not envoy.is_running() and _answers(serve), "the front door was open again")
+    wait_until(lambda: not envoy.is_running() and _answers(serve), "the proxy answered again")
 
 
 def _answers(serve: Serve) -> bool:

@@ -75,8 +75,8 @@ def test_a_chat_is_streamed(client: TriremeClient) -> None:
 
 def test_a_person_asks_the_route_and_a_variant_one_question(serve: Serve) -> None:
     for asked in (ROUTE, VARIANT):
-        told = json.loads(serve.verb("ask", asked, "hello there", "--json").stdout)
-        assert [(answer["answer"], answer["variant"]) for answer in told] == [("hello there", VARIANT)]
+        answers = json.loads(serve.verb("ask", asked, "hello there", "--json").stdout)
+        assert [(answer["answer"], answer["variant"]) for answer in answers] == [("hello there", VARIANT)]
 
 
 def test_what_callers_report_moves_a_fast_request_to_the_fast_variant(client: TriremeClient) -> None:
@@ -84,8 +84,8 @@ def test_what_callers_report_moves_a_fast_request_to_the_fast_variant(client: Tr
     for _ in range(20):
         for tier in ("economy", "premium"):
             list(client.generate(ROUTE, "a b c d e f g h", tier=tier))
-    told = json.loads(next(client.generate(ROUTE, "a", tier="premium")).reason)
-    assert told["predicted_p95_ms_per_token"] < 32
+    reason = json.loads(next(client.generate(ROUTE, "a", tier="premium")).reason)
+    assert reason["predicted_p95_ms_per_token"] < 32
     (chunk,) = client.generate(ROUTE, "a", tier="premium", max_ms_per_token=0.5)
     assert json.loads(chunk.reason)["sla_at_risk"]
 

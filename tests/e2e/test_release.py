@@ -56,7 +56,7 @@ def test_dry_run_prints_the_plan_and_changes_nothing(stack: ReleaseStack) -> Non
 
 @pytest.mark.usefixtures("traffic")
 @pytest.mark.parametrize(
-    ("name", "behaviour", "told"),
+    ("name", "behaviour", "message"),
     [
         ("failing", {"load": "fails"}, "told to fail"),
         ("crashing", {"load": "crashes"}, "is not healthy"),
@@ -64,13 +64,13 @@ def test_dry_run_prints_the_plan_and_changes_nothing(stack: ReleaseStack) -> Non
     ],
 )
 def test_a_version_that_is_not_fit_is_refused_and_the_old_one_serves(
-    stack: ReleaseStack, name: str, behaviour: dict[str, str], told: str
+    stack: ReleaseStack, name: str, behaviour: dict[str, str], message: str
 ) -> None:
     versions = stack.versions()
     done = stack.publish(name, **behaviour)
     assert done.returncode == 1
     assert "echo_worker: the new version" in done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert (stack.versions(), stack.worker()) == (versions, 1)
 
@@ -159,7 +159,7 @@ def test_a_canary_that_is_as_good_is_promoted_and_rolled_back(stack: ReleaseStac
 
 @pytest.mark.usefixtures("traffic")
 @pytest.mark.parametrize(
-    ("name", "behaviour", "told"),
+    ("name", "behaviour", "message"),
     [
         ("slower", {"seconds": 0.06}, "p95"),
         ("other_answers", {"wrong_above": 60}, "agreement"),
@@ -167,13 +167,13 @@ def test_a_canary_that_is_as_good_is_promoted_and_rolled_back(stack: ReleaseStac
     ],
 )
 def test_a_canary_that_is_worse_is_taken_back(
-    stack: ReleaseStack, name: str, behaviour: dict[str, float], told: str
+    stack: ReleaseStack, name: str, behaviour: dict[str, float], message: str
 ) -> None:
     assert stack.publish(name, **behaviour).returncode == 0
     done = stack.verb("canary", "echo_standard", *_CANARY)
     assert done.returncode == 1
     assert "canary rejected at 5 %" in done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert (stack.worker(), stack.traffic()) == (1, None)
     assert not (stack.repository / "echo_standard__canary").exists()
     assert stack.history()[-1]["verb"] == "rollback"

@@ -59,6 +59,6 @@ def test_an_unknown_benchmark_is_a_usage_error() -> None:
 def test_what_the_benchmarks_share_is_not_a_benchmark() -> None:
     listed = CliRunner().invoke(bench, ["--help"]).output
 
-    assert "shape" not in listed
-    assert CliRunner().invoke(bench, ["shape"]).exit_code == 2
-    assert CliRunner().invoke(bench, ["command"]).exit_code == 2
+    assert "harness" not in listed
+    assert CliRunner().invoke(bench, ["harness"]).exit_code == 2
+    assert CliRunner().invoke(bench, ["peers"]).exit_code == 2

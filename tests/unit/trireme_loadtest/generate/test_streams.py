@@ -9,10 +9,10 @@ from trireme_loadtest.generate.streams import Prompt, StreamRun, StreamTimes, cl
 
 def test_streams_without_a_token_count_with_the_time_they_waited() -> None:
     run = StreamRun(4.0, [StreamTimes(0.0, [1.0, 1.5, 2.5]), StreamTimes(1.0)])
-    told = run.metrics()
-    assert told["tokens_per_second"] == 0.75
-    assert told["ttft_p50_ms"] == 2000
-    assert told["inter_token_p50_ms"] == 750
+    metrics = run.metrics()
+    assert metrics["tokens_per_second"] == 0.75
+    assert metrics["ttft_p50_ms"] == 2000
+    assert metrics["inter_token_p50_ms"] == 750
     assert math.isnan(StreamRun(1.0, []).metrics()["ttft_p50_ms"])
 
 
