@@ -5,7 +5,7 @@ Over several processes or machines: ``--processes 4``, or ``--master`` here and 
 Name a user class to have only it: ``locust -f loadtest/locustfile.py TritonGrpcUser``.
 """
 
-from trireme_loadtest import locust_record  # noqa: F401 - adds --slo and --report
-from trireme_loadtest.locust_users import KserveHttpUser, TriremeClientUser, TritonGrpcUser
+from trireme_loadtest.locust import record  # noqa: F401 - adds --slo and --report
+from trireme_loadtest.locust.users import KserveHttpUser, TriremeClientUser, TritonGrpcUser
 
 __all__ = ["KserveHttpUser", "TriremeClientUser", "TritonGrpcUser"]

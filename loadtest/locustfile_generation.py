@@ -4,7 +4,7 @@ Time to the first token, time between tokens and tokens a second are in the repo
 ``inter_token_p95_ms`` and ``minimum_token_rate``.
 """
 
-from trireme_loadtest import locust_record  # noqa: F401 - adds --slo and --report
-from trireme_loadtest.locust_generation import GenerationUser
+from trireme_loadtest.locust import record  # noqa: F401 - adds --slo and --report
+from trireme_loadtest.locust.generation_users import GenerationUser
 
 __all__ = ["GenerationUser"]

@@ -1,9 +1,9 @@
-"""What a load test refuses.
+"""The errors of load tests.
 
 TriremeError
-├── SpecError          what was asked for makes no run: a rate of zero, a weight below zero
-├── TargetError        the server is not there, or does not have the model
-└── RequestFailed      one request was not answered well; runs count it, benchmarks end with it
+├── SpecError          no run follows from the arguments: a rate of zero, a weight below zero
+├── TargetError        no server answers, or it does not serve the model
+└── RequestFailed      one request failed; runs count it, benchmarks end with it
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from trireme.errors import TriremeError
 
 
 class SpecError(TriremeError):
-    """What was asked for makes no run."""
+    """No run follows from the arguments."""
 
 
 class TargetError(TriremeError):
-    """The server is not there, or does not have the model."""
+    """No server answers, or it does not serve the model."""
 
 
-class RequestFailed(TriremeError):  # noqa: N818 - an answer of the server, counted by its kind
-    """One request was not answered well.
+class RequestFailed(TriremeError):  # noqa: N818 - counted by its kind
+    """One request failed.
 
     Attributes:
         kind: gRPC status name (``UNAVAILABLE``) or ``HTTP 503``; what a report counts.
-        timed_out: no answer came within the deadline.
+        timed_out: no response came within the deadline.
     """
 
     def __init__(self, kind: str, detail: str, *, timed_out: bool = False) -> None:

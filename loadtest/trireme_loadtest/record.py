@@ -1,4 +1,4 @@
-"""What a load test measured, second by second: the one form that reports, verdicts and comparisons read."""
+"""The measurements of a load test, second by second: what reports, verdicts and comparisons read."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
 from trireme.errors import ConfigError
 from trireme.files import write_atomic
 
 from trireme_loadtest.histogram import Histogram
 
-FORMAT = "trireme load run 1"
-
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class SecondCounts:
     """The requests of one task whose intended send time lies in one second.
 
     Attributes:
@@ -65,7 +64,7 @@ class ServerShare:
 
 
 @dataclass(frozen=True, slots=True)
-class Generator:
+class GeneratorStats:
     """How the load generator itself did.
 
     Attributes:
@@ -88,7 +87,7 @@ class LoadRecord:
     Attributes:
         seconds: in which the requests were to be sent.
         answered_seconds: in which they were answered; the same where the server kept up.
-        settings: what was asked for, for the reader.
+        settings: of the load test, for the reader.
         tasks: windows by task, each in order of its seconds.
     """
 
@@ -97,9 +96,10 @@ class LoadRecord:
     answered_seconds: float
     settings: Mapping[str, str | float]
     machine: Mapping[str, Any]
-    tasks: Mapping[str, Sequence[Window]]
-    generator: Generator
+    tasks: Mapping[str, Sequence[SecondCounts]]
+    generator: GeneratorStats
     server: Sequence[ServerShare] = ()
+    format: Literal["trireme load run 1"] = "trireme load run 1"
 
     def task(self, name: str | None) -> TaskSummary:
         """One task, or all together for ``None``."""
@@ -108,7 +108,7 @@ class LoadRecord:
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        document = {"format": FORMAT, **asdict(self), "started_at": self.started_at.isoformat(timespec="seconds")}
+        document = {"format": self.format, **asdict(self), "started_at": self.started_at.isoformat(timespec="seconds")}
         write_atomic(path, json.dumps(document, separators=(",", ":")).encode())
 
     @classmethod
@@ -119,21 +119,13 @@ class LoadRecord:
             ConfigError: it is something else.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            if document.pop("format") != FORMAT:
-                raise ValueError("another format")
-            return cls(
-                started_at=datetime.fromisoformat(document.pop("started_at")),
-                tasks={
-                    name: tuple(_window(window) for window in windows)
-                    for name, windows in document.pop("tasks").items()
-                },
-                generator=_generator(document.pop("generator")),
-                server=tuple(ServerShare(**share) for share in document.pop("server")),
-                **document,
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(path, f"not the record of a load run ({error!r}); give a run.json") from error
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, problem["loc"]))
+            raise ConfigError(
+                path, f"not the record of a load run ({place}: {problem['msg']}); give a run.json"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +149,7 @@ class TaskSummary:
     between_responses: Histogram
 
     @classmethod
-    def of(cls, name: str, windows: Sequence[Window], seconds: float, answered_seconds: float) -> TaskSummary:
+    def of(cls, name: str, windows: Sequence[SecondCounts], seconds: float, answered_seconds: float) -> TaskSummary:
         errors: Counter[str] = Counter()
         for window in windows:
             errors.update(window.errors)
@@ -179,22 +171,3 @@ class TaskSummary:
     @property
     def error_rate(self) -> float:
         return self.failed / self.asked if self.asked else 0.0
-
-
-def _window(document: dict[str, Any]) -> Window:
-    return Window(
-        document["second"],
-        document["asked"],
-        document["errors"],
-        _histogram(document["latency"]),
-        _histogram(document["first_response"]),
-        _histogram(document["between_responses"]),
-    )
-
-
-def _generator(document: dict[str, Any]) -> Generator:
-    return Generator(_histogram(document["lateness"]), document["cpu_share"], document["workers"], document["problem"])
-
-
-def _histogram(document: dict[str, Any]) -> Histogram:
-    return Histogram({int(value): count for value, count in document["counts"].items()})

@@ -10,26 +10,26 @@ from typing import Any
 
 import click
 
-from trireme_loadtest.arrivals import Arrivals
-from trireme_loadtest.load_run import PROTOCOLS, LoadPlan
-from trireme_loadtest.load_task import LoadTask, parse_task
+from trireme_loadtest.generate.arrivals import Arrivals
+from trireme_loadtest.generate.requests import WeightedModel
+from trireme_loadtest.load_test import PROTOCOLS, LoadTest
 
 DEFAULT_ADDRESSES = {"grpc": "127.0.0.1:8001", "http": "127.0.0.1:8000"}
 
 
 @dataclass(frozen=True, slots=True)
 class TargetOptions:
-    """Which server is asked what."""
+    """A server and the requests to send to it."""
 
-    tasks: list[LoadTask]
+    tasks: list[WeightedModel]
     address: str
     protocol: str
     deadline_seconds: float
     workers: int
 
-    def plan(self, arrivals: Arrivals, seconds: float, seed: int) -> LoadPlan:
-        """A run of them."""
-        return LoadPlan(
+    def load_test(self, arrivals: Arrivals, seconds: float, seed: int) -> LoadTest:
+        """A run against this server."""
+        return LoadTest(
             self.address, self.protocol, self.tasks, arrivals, seconds, self.deadline_seconds, self.workers, seed
         )
 
@@ -64,7 +64,7 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
         workers: int,
         **others: Any,
     ) -> Any:
-        tasks = [parse_task(model, inputs) for model in models]
+        tasks = [WeightedModel.parse(model, inputs) for model in models]
         target = TargetOptions(tasks, address or DEFAULT_ADDRESSES[protocol], protocol, deadline_seconds, workers)
         return command(target=target, **others)
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.platform_stack import PlatformStack
-from tests.chaos.report import Report
+from tests.chaos.report import ChaosReport
 
 
 @pytest.fixture(scope="session")
-def report() -> Report:
+def report() -> ChaosReport:
     """In ``reports/chaos``, or where ``TRIREME_CHAOS_REPORT`` says."""
     default = Path(__file__).resolve().parents[2] / "reports" / "chaos"
-    return Report(Path(os.environ.get("TRIREME_CHAOS_REPORT", default)))
+    return ChaosReport(Path(os.environ.get("TRIREME_CHAOS_REPORT", default)))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What Envoy thinks of its replicas, from moment to moment."""
+"""The health of replicas as Envoy sees it, over time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.deadlines import scaled
 
 
 class HealthWatch:
-    """Notes when Envoy leaves a replica and when it takes it again.
+    """Records when Envoy removes a replica from load balancing and when it adds it again.
 
     Attributes:
         healthy: by replica, as last seen.

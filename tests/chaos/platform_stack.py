@@ -26,10 +26,6 @@ class PlatformStack(ReleaseStack):
         return [*self.wrapper, *super()._command()]
 
     @property
-    def grpc_address(self) -> str:
-        return f"127.0.0.1:{self.grpc_port}"
-
-    @property
     def http_address(self) -> str:
         return f"127.0.0.1:{self.http_port}"
 
@@ -39,7 +35,7 @@ class PlatformStack(ReleaseStack):
         return address
 
     def serving(self) -> set[str]:
-        """The replicas that are there, without those that are not well."""
+        """The replicas that are there, without the unhealthy ones."""
         return {name for name, replica in self.replicas().items() if replica["phase"] == "serving"}
 
     def replicas(self) -> dict[str, dict[str, Any]]:

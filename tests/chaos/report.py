@@ -12,11 +12,11 @@ _COLUMNS = ("fault", "requests", "failures", "p50_ms", "p99_ms", "slowest_ms", "
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class FaultResult:
     """One scenario.
 
     Attributes:
-        traffic: see ``Traffic.summary``.
+        traffic: requests, failures, latency.
         left_after_seconds, back_after_seconds: by replica, from the fault until Envoy gave it no request any more, and
             until it gave it requests again.
     """
@@ -28,22 +28,22 @@ class Finding:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Report:
-    """``chaos.json`` and ``chaos.txt`` in a directory, written anew with each finding."""
+class ChaosReport:
+    """``chaos.json`` and ``chaos.txt`` in a directory, rewritten with each result."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._findings: list[Finding] = []
+        self._results: list[FaultResult] = []
 
-    def add(self, finding: Finding) -> None:
-        self._findings.append(finding)
+    def add(self, result: FaultResult) -> None:
+        self._results.append(result)
         self._directory.mkdir(parents=True, exist_ok=True)
-        document = [asdict(finding) for finding in self._findings]
+        document = [asdict(result) for result in self._results]
         (self._directory / "chaos.json").write_text(json.dumps(document, indent=2) + "\n")
         (self._directory / "chaos.txt").write_text(self._as_text())
 
     def _as_text(self) -> str:
-        rows = [_COLUMNS, *map(_row, self._findings)]
+        rows = [_COLUMNS, *map(_row, self._results)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
         return "".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"
@@ -51,9 +51,9 @@ class Report:
         )
 
 
-def _row(finding: Finding) -> tuple[str, ...]:
-    numbers = (str(finding.traffic[column]) for column in _COLUMNS[1:6])
-    return (finding.fault, *numbers, _times(finding.left_after_seconds), _times(finding.back_after_seconds))
+def _row(result: FaultResult) -> tuple[str, ...]:
+    numbers = (str(result.traffic[column]) for column in _COLUMNS[1:6])
+    return (result.fault, *numbers, _times(result.left_after_seconds), _times(result.back_after_seconds))
 
 
 def _times(seconds: Mapping[str, float]) -> str:

@@ -15,7 +15,7 @@ from trireme.serving.envoy.process import EnvoyProcess
 from trireme.serving.envoy.proxy_config import ProxyConfig, ReplicaEndpoint
 
 from tests.chaos.platform_stack import PlatformStack
-from tests.chaos.report import Report
+from tests.chaos.report import ChaosReport
 from tests.chaos.scenario import scenario
 from tests.chaos.wire import Wire, why_not
 from tests.chaos.zone_replica import AGENT_PORT, GRPC_PORT, HTTP_PORT
@@ -77,41 +77,41 @@ def zones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zones]:
         ]
         envoy = EnvoyProcess.start(directory / "envoy", ProxyConfig(*free_ports(3), local_zone="a"), endpoints)
         stack.callback(envoy.stop)
-        wait_until(lambda: all(envoy.healthy("triton_grpc").values()), "both zones were well")
+        wait_until(lambda: all(envoy.healthy("triton_grpc").values()), "both zones were healthy")
         yield Zones(*wires, envoy)
 
 
 @pytest.mark.slow
-def test_a_zone_is_far_away(zones: Zones, report: Report) -> None:
+def test_a_zone_is_far_away(zones: Zones, report: ChaosReport) -> None:
     with scenario(zones, report, "200 ms of delay to a zone") as running:
         running.fault()
         zones.a.delay_seconds = 0.1
         running.wait_for_traffic(4.0)
         zones.a.delay_seconds = 0.0
-    # Slow is not sick.
+    # Slow is not unhealthy.
     assert running.watch.left_after(running.begin) == {}
 
 
 @pytest.mark.slow
-def test_wires_lose_packets(zones: Zones, report: Report) -> None:
+def test_wires_lose_packets(zones: Zones, report: ChaosReport) -> None:
     with scenario(zones, report, "1 % of packets lost") as running:
         running.fault()
         zones.a.loss = zones.b.loss = 0.01
         running.wait_for_traffic(6.0)
         zones.a.loss = zones.b.loss = 0.0
-        running.wait_until_well("a", "b")
+        running.wait_until_healthy("a", "b")
 
 
-def test_a_zone_is_cut_off(zones: Zones, report: Report) -> None:
+def test_a_zone_is_cut_off(zones: Zones, report: ChaosReport) -> None:
     with scenario(zones, report, "a zone cut off") as running:
         running.fault()
         zones.a.is_cut = True
         running.wait_until_left("a")
         running.wait_for_traffic(2.0)
         zones.a.is_cut = False
-        running.wait_until_well("a", "b")
+        running.wait_until_healthy("a", "b")
         before = running.watch.requests()["a"]
-        wait_until(lambda: running.watch.requests()["a"] > before, "the zone was asked again")
+        wait_until(lambda: running.watch.requests()["a"] > before, "the zone got requests again")
 
 
 def _end(replica: subprocess.Popen[bytes]) -> None:

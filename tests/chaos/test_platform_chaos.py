@@ -17,7 +17,7 @@ from trireme.serving.envoy.config_files import write_endpoints
 from trireme.serving.envoy.proxy_config import ReplicaEndpoint
 
 from tests.chaos.platform_stack import PlatformStack
-from tests.chaos.report import Report
+from tests.chaos.report import ChaosReport
 from tests.chaos.scenario import Scenario, scenario
 from tests.deadlines import scaled
 from tests.e2e.serving import wait_until
@@ -25,54 +25,54 @@ from tests.e2e.serving import wait_until
 _BOTH = ("r0", "r1")
 
 
-def test_all_replicas_are_restarted_in_turn(platform: PlatformStack, report: Report) -> None:
+def test_all_replicas_are_restarted_in_turn(platform: PlatformStack, report: ChaosReport) -> None:
     with scenario(platform, report, "rolling restart") as running:
         before = {platform.server_of(name).pid for name in _BOTH}
         running.fault()
         done = platform.verb("restart")
         assert done.returncode == 0, done.stderr
-        running.wait_until_well(*_BOTH)
+        running.wait_until_healthy(*_BOTH)
         assert not before & {platform.server_of(name).pid for name in _BOTH}
 
 
-def test_a_stub_is_killed(platform: PlatformStack, report: Report) -> None:
+def test_a_stub_is_killed(platform: PlatformStack, report: ChaosReport) -> None:
     with scenario(platform, report, "kill -9 of a stub") as running:
         killed = platform.stub_of("r0", "echo_worker")
         running.fault()
         killed.kill()
-        wait_until(lambda: platform.replicas()["r0"]["heals"] > 0, "its model was loaded anew")
-        running.wait_until_well(*_BOTH)
+        wait_until(lambda: platform.replicas()["r0"]["heals"] > 0, "its model was loaded again")
+        running.wait_until_healthy(*_BOTH)
         assert platform.stub_of("r0", "echo_worker").pid != killed.pid
 
 
 @pytest.mark.slow
-def test_the_stub_of_a_route_is_killed(platform: PlatformStack, report: Report) -> None:
+def test_the_stub_of_a_route_is_killed(platform: PlatformStack, report: ChaosReport) -> None:
     with scenario(platform, report, "kill -9 of a router's stub") as running:
         heals = platform.replicas()["r1"]["heals"]
         running.fault()
         platform.stub_of("r1", "echo").kill()
-        wait_until(lambda: platform.replicas()["r1"]["heals"] > heals, "its model was loaded anew")
-        running.wait_until_well(*_BOTH)
+        wait_until(lambda: platform.replicas()["r1"]["heals"] > heals, "its model was loaded again")
+        running.wait_until_healthy(*_BOTH)
 
 
-def test_a_server_is_killed(platform: PlatformStack, report: Report) -> None:
+def test_a_server_is_killed(platform: PlatformStack, report: ChaosReport) -> None:
     with scenario(platform, report, "kill -9 of a server") as running:
         _kill_server(platform, running, "r0")
 
 
 @pytest.mark.slow
-def test_an_agent_is_killed(platform: PlatformStack, report: Report) -> None:
+def test_an_agent_is_killed(platform: PlatformStack, report: ChaosReport) -> None:
     with scenario(platform, report, "kill -9 of an agent") as running:
         killed, server = platform.agent_of("r1"), platform.server_of("r1")
         running.fault()
         killed.kill()
         wait_until(lambda: platform.replicas()["r1"]["agent_pid"] not in (None, killed.pid), "there was a new one")
-        running.wait_until_well(*_BOTH)
+        running.wait_until_healthy(*_BOTH)
         assert platform.server_of("r1").pid == server.pid
 
 
 @pytest.mark.slow
-def test_the_favourite_of_envoy_is_killed(platform: PlatformStack, report: Report) -> None:
+def test_the_favourite_of_envoy_is_killed(platform: PlatformStack, report: ChaosReport) -> None:
     with scenario(platform, report, "kill -9 of the replica that Envoy asks most") as running:
         before = running.watch.requests()
         running.wait_for_traffic(1.0)
@@ -80,30 +80,30 @@ def test_the_favourite_of_envoy_is_killed(platform: PlatformStack, report: Repor
         _kill_server(platform, running, max(asked, key=lambda name: asked[name]))
 
 
-def test_a_server_is_stopped(platform: PlatformStack, report: Report) -> None:
+def test_a_server_is_stopped(platform: PlatformStack, report: ChaosReport) -> None:
     with scenario(platform, report, "SIGSTOP of a server") as running:
         stopped = platform.server_of("r1")
         running.fault()
         stopped.send_signal(signal.SIGSTOP)
         running.wait_until_left("r1")
         wait_until(lambda: platform.replicas()["r1"]["server_pid"] not in (None, stopped.pid), "there was a new one")
-        running.wait_until_well(*_BOTH)
+        running.wait_until_healthy(*_BOTH)
         assert not stopped.is_running()
 
 
 @pytest.mark.slow
-def test_a_stub_is_stopped(platform: PlatformStack, report: Report) -> None:
+def test_a_stub_is_stopped(platform: PlatformStack, report: ChaosReport) -> None:
     with scenario(platform, report, "SIGSTOP of a stub") as running:
         stopped = platform.stub_of("r0", "echo_worker")
         running.fault()
         stopped.send_signal(signal.SIGSTOP)
         wait_until(lambda: not stopped.is_running() or stopped.status() == psutil.STATUS_ZOMBIE, "it was ended")
         running.wait_until_left("r0")
-        running.wait_until_well(*_BOTH)
+        running.wait_until_healthy(*_BOTH)
 
 
 @pytest.mark.slow
-def test_a_replica_accepts_and_never_answers(platform: PlatformStack, report: Report) -> None:
+def test_a_replica_accepts_and_never_answers(platform: PlatformStack, report: ChaosReport) -> None:
     with scenario(platform, report, "a replica that accepts and never answers") as running, _black_hole() as hole:
         envoy_directory = platform.state_dir / "run" / "envoy"
         running.fault()
@@ -111,22 +111,22 @@ def test_a_replica_accepts_and_never_answers(platform: PlatformStack, report: Re
         wait_until(lambda: running.watch.requests().get("hole", 0) > 0, "requests had gone into it")
         running.wait_until_left("hole")
         write_endpoints(envoy_directory, platform.proxy(), platform.endpoints())
-        running.wait_until_well(*_BOTH)
+        running.wait_until_healthy(*_BOTH)
 
 
 @pytest.mark.slow
-def test_scale_up_with_a_slow_start_and_down(platform: PlatformStack, report: Report) -> None:
+def test_scale_up_with_a_slow_start_and_down(platform: PlatformStack, report: ChaosReport) -> None:
     behaviour = platform.repository / "echo_worker" / "1" / "behaviour.json"
     before = behaviour.read_text()
     with scenario(platform, report, "scale 1, 3 (slow to start), 1") as running:
         for count in (1, 3, 1, 2):
             behaviour.write_text(json.dumps({"load_seconds": 4}) if count == 3 else before)
             _scale(platform, count)
-            running.wait_until_well(*(f"r{number}" for number in range(count)))
+            running.wait_until_healthy(*(f"r{number}" for number in range(count)))
 
 
 @pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_zone_is_killed(platform: PlatformStack, report: Report, replicas: int) -> None:
+def test_a_zone_is_killed(platform: PlatformStack, report: ChaosReport, replicas: int) -> None:
     _scale(platform, replicas)
     with scenario(platform, report, f"kill -9 of everything in a zone, {replicas} replicas") as running:
         lost = [name for name, replica in platform.replicas().items() if replica["zone"] == "b"]
@@ -143,20 +143,22 @@ def test_a_zone_is_killed(platform: PlatformStack, report: Report, replicas: int
                 process.kill()
         for name in lost:
             running.wait_until_left(name)
-        running.wait_until_well(*(f"r{number}" for number in range(replicas)))
+        running.wait_until_healthy(*(f"r{number}" for number in range(replicas)))
     _scale(platform, 2)
 
 
-def test_a_version_is_published_and_rolled_back_while_a_server_dies(platform: PlatformStack, report: Report) -> None:
+def test_a_version_is_published_and_rolled_back_while_a_server_dies(
+    platform: PlatformStack, report: ChaosReport
+) -> None:
     with scenario(platform, report, "publish and rollback while a server is killed") as running:
         loading = platform.repository / "echo_worker" / str(platform.versions()[-1] + 1)
         publish = platform.start_verb("publish", "echo_worker", str(platform.source("late", load_seconds=1)))
         wait_until(loading.exists, "the load began")
         running.fault()
         platform.server_of("r0").kill()
-        told = publish.communicate(timeout=scaled(120.0))[0]
-        running.facts["publish"] = told.strip().splitlines()[-1]
-        running.wait_until_well(*_BOTH)
+        output = publish.communicate(timeout=scaled(120.0))[0]
+        running.facts["publish"] = output.strip().splitlines()[-1]
+        running.wait_until_healthy(*_BOTH)
         if publish.returncode:
             done = platform.publish("again")
             assert done.returncode == 0, done.stderr
@@ -164,25 +166,25 @@ def test_a_version_is_published_and_rolled_back_while_a_server_dies(platform: Pl
         platform.server_of("r1").kill()
         done = platform.verb("rollback", "echo_standard")
         assert done.returncode == 0, done.stderr
-        running.wait_until_well(*_BOTH)
+        running.wait_until_healthy(*_BOTH)
     assert {platform.worker() for _ in range(20)} == {1}
 
 
 @pytest.mark.slow
-def test_envoy_itself_is_killed(platform: PlatformStack, report: Report) -> None:
+def test_envoy_itself_is_killed(platform: PlatformStack, report: ChaosReport) -> None:
     """There is one Envoy: what was in flight is lost, and what comes until it is back."""
-    with scenario(platform, report, "kill -9 of Envoy (failures expected)", spared=False) as running:
+    with scenario(platform, report, "kill -9 of Envoy (failures expected)", lossless=False) as running:
         killed = psutil.Process(platform.envoy_pid())
         running.fault()
         killed.kill()
         wait_until(lambda: platform.envoy_pid() not in (None, killed.pid), "there was a new one")
-        running.wait_until_well(*_BOTH)
+        running.wait_until_healthy(*_BOTH)
         new = time.monotonic()
         # Channels wait a little before they connect again.
-        wait_until(lambda: running.traffic.answered_since(new), "every kind of caller was answered")
+        wait_until(lambda: running.answered_since(new), "every kind of caller was answered")
         back = time.monotonic()
         running.wait_for_traffic(2.0)
-    late = [call for call in running.traffic.calls if call.due > back and call.failure]
+    late = [call for call in running.traffic.outcomes if call.due > back and call.failure]
     assert late == []
 
 
@@ -197,7 +199,7 @@ def _kill_server(platform: PlatformStack, running: Scenario, name: str) -> None:
     killed.kill()
     running.wait_until_left(name)
     wait_until(lambda: platform.replicas()[name]["server_pid"] not in (None, killed.pid), "there was a new one")
-    running.wait_until_well(*_BOTH)
+    running.wait_until_healthy(*_BOTH)
 
 
 @contextlib.contextmanager

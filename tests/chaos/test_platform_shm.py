@@ -7,13 +7,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tritonclient.grpc as triton_grpc
-from tritonclient.utils import InferenceServerException
+from trireme.inference.text_request import text_tensor
+from trireme_client import ClientError, OperatorClient
 
 from tests.chaos.platform_stack import PlatformStack
-from tests.chaos.report import Report
+from tests.chaos.report import ChaosReport
 from tests.chaos.scenario import scenario
 from tests.deadlines import scaled
 
@@ -45,18 +44,18 @@ def cramped(tmp_path: Path) -> Iterator[_CrampedStack]:
         yield running
 
 
-def test_small_requests_are_answered_while_shared_memory_is_full(cramped: _CrampedStack, report: Report) -> None:
+def test_small_requests_are_answered_while_shared_memory_is_full(cramped: _CrampedStack, report: ChaosReport) -> None:
     with scenario(cramped, report, "/dev/shm is full") as running:
         server = cramped.server_of("r0").pid
         running.fault()
         filler = cramped.shm() / "filler"
         _fill(filler)
-        with pytest.raises(InferenceServerException):
-            _ask_large(cramped)
+        with pytest.raises(ClientError):
+            _infer_large(cramped)
         running.wait_for_traffic(2.0)
         filler.unlink()
-        running.wait_until_well("r0")
-        assert _ask_large(cramped) == _LARGE_BYTES
+        running.wait_until_healthy("r0")
+        assert _infer_large(cramped) == _LARGE_BYTES
         assert cramped.server_of("r0").pid == server
 
 
@@ -71,10 +70,8 @@ def _fill(path: Path) -> None:
                 continue
 
 
-def _ask_large(stack: PlatformStack) -> int:
+def _infer_large(stack: PlatformStack) -> int:
     """The length of the answer to a text that no region has room for."""
-    text = triton_grpc.InferInput("TEXT", [1, 1], "BYTES")
-    text.set_data_from_numpy(np.array([[b"a" * _LARGE_BYTES]], dtype=np.object_))
-    with triton_grpc.InferenceServerClient(stack.grpc_address) as client:
-        result = client.infer("echo_worker", [text], client_timeout=scaled(30.0))
-    return len(result.as_numpy("ANSWER")[0, 0])
+    with OperatorClient(stack.grpc_address) as client:
+        result = client.infer("echo_worker", {"TEXT": text_tensor(b"a" * _LARGE_BYTES)}, scaled(30.0))
+    return len(result.outputs["ANSWER"][0, 0])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping
@@ -12,22 +13,25 @@ from collections.abc import Mapping
 import psutil
 import pytest
 from trireme.processes.shared_memory import SHM_DIR
+from trireme_loadtest.generate.loops import closed_loop
+from trireme_loadtest.generate.targets import connected
 
 from tests.chaos.platform_stack import PlatformStack
-from tests.chaos.report import Report
-from tests.chaos.scenario import scenario
-from tests.chaos.traffic import HTTP_CONNECTIONS, Traffic
+from tests.chaos.report import ChaosReport
+from tests.chaos.scenario import DEADLINE_SECONDS, echo_requests, scenario
 
 _SECONDS = float(os.environ.get("TRIREME_SOAK_SECONDS", "20"))
 _SHARE_OF_CAPACITY = 0.6
 _CAPACITY_SECONDS = 4.0
+_CAPACITY_CONCURRENCY = 16
+# More than callers open at this rate.
+_CONNECTIONS = 32
 _MIB = 1024**2
 
 
 @pytest.mark.slow
-def test_memory_files_and_regions_stay_flat(platform: PlatformStack, report: Report) -> None:
-    callers = Traffic(platform.grpc_address, platform.http_address, 0.0)
-    per_second = _SHARE_OF_CAPACITY * callers.measure_capacity(_CAPACITY_SECONDS)
+def test_memory_files_and_regions_stay_flat(platform: PlatformStack, report: ChaosReport) -> None:
+    per_second = _SHARE_OF_CAPACITY * asyncio.run(_capacity(platform))
     fault = f"none for {_SECONDS:.0f} s, {per_second:.0f} requests a second"
     with scenario(platform, report, fault, per_second=per_second) as running:
         # Caches and pools fill in the first minute of an hour.
@@ -39,8 +43,24 @@ def test_memory_files_and_regions_stay_flat(platform: PlatformStack, report: Rep
     assert after["processes"] == before["processes"]
     assert after["shm_bytes"] == before["shm_bytes"]
     # Of a connection Envoy holds two ends, and a server one.
-    assert after["files"] - before["files"] <= 3 * HTTP_CONNECTIONS
+    assert after["files"] - before["files"] <= 3 * _CONNECTIONS
     assert after["rss_mib"] - before["rss_mib"] < max(0.05 * before["rss_mib"], 30.0)
+
+
+async def _capacity(platform: PlatformStack) -> float:
+    """Requests a second in a closed loop."""
+    requests, end = echo_requests(platform), time.monotonic() + _CAPACITY_SECONDS
+    answered = 0
+    async with connected(requests, DEADLINE_SECONDS) as targets:
+
+        async def send(number: int) -> None:
+            nonlocal answered
+            kind = number % len(requests)
+            await targets[kind].send(requests[kind].bodies[0])
+            answered += 1
+
+        await closed_loop(send, _CAPACITY_CONCURRENCY, lambda: time.monotonic() < end)
+    return answered / _CAPACITY_SECONDS
 
 
 def _footprint(platform: PlatformStack) -> Mapping[str, float]:

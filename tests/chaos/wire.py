@@ -1,4 +1,4 @@
-"""A wire between this machine's network and a network namespace, that delays, loses and cuts as told.
+"""A wire between this machine's network and a network namespace, that delays, loses and cuts on request.
 
 Each end is a TUN device; packets pass through this process. So it needs root, and of the kernel nothing but TUN (the
 kernel's own netem is not everywhere).

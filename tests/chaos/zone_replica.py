@@ -25,8 +25,8 @@ class _OpenFlags(ServerFlags):
     """As in a container: it listens on every address."""
 
     def arguments(self, backend_dir: Path, cache_dir: Path, region_prefix: str) -> list[str]:
-        told = super().arguments(backend_dir, cache_dir, region_prefix)
-        return [argument.replace(f"-address={LOOPBACK}", "-address=0.0.0.0") for argument in told]
+        arguments = super().arguments(backend_dir, cache_dir, region_prefix)
+        return [argument.replace(f"-address={LOOPBACK}", "-address=0.0.0.0") for argument in arguments]
 
 
 def main(name: str, address: str, directory: Path) -> None:

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from trireme.errors import ServerError
 from trireme_client import OperatorClient
+from trireme_loadtest.generate.traffic import ClientThreads
 
 from tests.deadlines import scaled
-from tests.deploy.callers import Answers, callers
 from tests.deploy.stack import REPLICAS, Stack
 from tests.e2e.serving import wait_until
 
 pytestmark = pytest.mark.docker
 
 GRPC_CALLERS, HTTP_CALLERS = 3, 1
+# Together they keep the machine busy, not overloaded.
+PAUSE_SECONDS = 0.05
 ANSWER_DEADLINE_SECONDS = scaled(30)
 
 
@@ -29,44 +31,44 @@ def test_nobody_notices_a_server_that_dies_or_freezes_and_it_comes_back(
 ) -> None:
     triton = f"triton-{replica}"
     restarts = int(stack.inspect(triton, ".RestartCount"))
-    with _under_load(stack, f"{triton} gets SIG{signal}") as answers:
-        wait_until(lambda: answers.answered > 0, "callers were answered")
+    with _under_load(stack, f"{triton} gets SIG{signal}") as callers:
+        wait_until(lambda: len(callers.seconds) > 0, "callers were answered")
         stack.inside(triton, "sh", "-c", f"kill -{signal} $(pidof tritonserver)")
         wait_until(lambda: int(stack.inspect(triton, ".RestartCount")) > restarts, "Docker has restarted it")
         wait_until(lambda: stack.inspect(triton, ".State.Health.Status") == "healthy", "its models are loaded")
         wait_until(lambda: stack.is_ready(replica), "its agent lets it be asked")
-    assert answers.failures == []
+    assert callers.failures == []
 
 
 def test_a_setting_with_which_no_server_starts_stops_the_roll_at_the_first_replica(stack: Stack) -> None:
     before = stack.containers()
     wrong = pytest.raises(ServerError, match=r"triton-a does not start: .* set TRITON_SHM_SIZE=\d+m in \.env")
-    with _under_load(stack, "a wrong setting is rolled") as answers, wrong:
+    with _under_load(stack, "a wrong setting is rolled") as callers, wrong:
         stack.with_settings(TRITON_SHM_SIZE="8m").roll()
     assert stack.containers()["triton-b"] == before["triton-b"]
-    assert answers.failures == []
+    assert callers.failures == []
 
 
 @pytest.mark.parametrize("rolled", [REPLICAS[:1], pytest.param(REPLICAS, marks=pytest.mark.slow)], ids="".join)
 def test_a_changed_setting_is_rolled_out_and_nobody_notices(stack: Stack, rolled: tuple[str, ...]) -> None:
     before = stack.containers()
-    with _under_load(stack, "the configuration is rolled") as answers:
+    with _under_load(stack, "the configuration is rolled") as callers:
         stack.with_settings(TRITON_SHM_SIZE="80m").roll(*rolled)
     after = stack.containers()
     for replica in rolled:
         assert after[f"triton-{replica}"] != before[f"triton-{replica}"]
         assert stack.inspect(f"triton-{replica}", ".HostConfig.ShmSize") == str(80 * 1024**2)
-    assert answers.failures == []
+    assert callers.failures == []
 
 
 @contextmanager
-def _under_load(stack: Stack, what: str) -> Iterator[Answers]:
-    def ask_grpc(client: OperatorClient) -> None:
+def _under_load(stack: Stack, what: str) -> Iterator[ClientThreads]:
+    def infer_grpc(client: OperatorClient) -> None:
         text = {"TEXT": np.array([[b"good"]], dtype=np.object_)}
         answer = client.infer("sentiment_economy", text, ANSWER_DEADLINE_SECONDS)
         assert answer.outputs["LABEL"].tolist() == [[b"positive"]]
 
-    def ask_http() -> None:
+    def infer_http() -> None:
         body = {"inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["good"]}]}
         url = stack.url("ENVOY_HTTP_PORT", "/v2/models/sentiment_economy/infer")
         with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=ANSWER_DEADLINE_SECONDS) as answer:
@@ -74,7 +76,9 @@ def _under_load(stack: Stack, what: str) -> Iterator[Answers]:
         assert outputs["LABEL"] == ["positive"]
 
     with stack.client() as client:
-        with callers([lambda: ask_grpc(client)] * GRPC_CALLERS + [ask_http] * HTTP_CALLERS) as answers:
-            yield answers
-        print(f"compose-test: while {what}: {answers}", flush=True)
-    assert answers.answered > 0
+        calls = [lambda: infer_grpc(client)] * GRPC_CALLERS + [infer_http] * HTTP_CALLERS
+        with ClientThreads(calls, PAUSE_SECONDS) as callers:
+            yield callers
+    answered, failed, longest = len(callers.seconds), len(callers.failures), max(callers.seconds, default=0.0)
+    print(f"compose-test: while {what}: {answered} answered, {failed} failed, longest {longest:.2f} s", flush=True)
+    assert answered > 0

@@ -1,4 +1,4 @@
-"""A served repository without weights for the tests of releases, and callers that ask it all the while.
+"""A served repository without weights for the tests of releases, and traffic to it.
 
 ``echo`` (router) over ``echo_{economy,standard,premium}`` (pinned ensembles) over ``echo_worker``, whose versions say
 their number in the output ``WORKER`` and behave as ``behaviour.json`` in the version directory says. ``alone`` is such
@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import threading
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trireme.inference.text_request import text_tensor
 from trireme.repository.manifest import Manifest, record_files, write_manifest
 from trireme_client import OperatorClient
+from trireme_loadtest.generate.requests import grpc_body, grpc_outputs, text_tensors
+from trireme_loadtest.generate.targets import RequestSet
+from trireme_loadtest.generate.traffic import Traffic
 
 from tests.deadlines import scaled
-from tests.e2e.serving import TRIREME, Serve
+from tests.e2e.serving import Serve
 
 _WORKER = Path(__file__).parent / "release_models" / "echo_worker.py"
 _INPUT = 'input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]'
@@ -31,7 +33,7 @@ _ROUTE_OUTPUTS = ", ".join(
     f'{{ name: "{name}" data_type: TYPE_STRING dims: [ 1 ] }}'
     for name in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON")
 )
-_STANDARD = {"tier": "standard"}
+_REQUESTS_PER_SECOND = 100.0
 TIERS = ("economy", "standard", "premium")
 
 
@@ -75,7 +77,7 @@ class ReleaseStack(Serve):
 
     def start_verb(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [str(TRIREME), *arguments],
+            [sys.executable, "-m", "trireme.cli", *arguments],
             env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -87,8 +89,8 @@ class ReleaseStack(Serve):
 
     def worker(self, model: str = "echo_standard") -> int:
         """The worker version that answers."""
-        with OperatorClient(f"127.0.0.1:{self.grpc_port}") as client:
-            return int(client.infer(model, {"TEXT": text_tensor(b"hello")}, 30.0).outputs["WORKER"][0, 0])
+        with OperatorClient(self.grpc_address) as client:
+            return int(client.infer(model, text_tensors("hello"), 30.0).outputs["WORKER"][0, 0])
 
     def history(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.verb("history", "--json").stdout)
@@ -127,53 +129,22 @@ def write_version(folder: Path, **behaviour: Any) -> None:
     write_manifest(Manifest(inputs_sha256="", exporter="test", origins=(), files=files), folder)
 
 
-class Callers:
-    """Asks router, ensemble and worker, or other models, each at a steady rate, from threads of this process.
+def worker_traffic(
+    stack: ReleaseStack, models: Sequence[str] = ("echo", "echo_standard", "echo_worker")
+) -> Traffic[int]:
+    """Requests from outside to router, ensemble and worker, or other models; a result is the worker's version."""
+    inputs = text_tensors("hello")
+    bodies = {model: grpc_body(model, inputs, {"tier": "standard"} if model == "echo" else {}) for model in models}
+    return Traffic(
+        [RequestSet(model, "grpc", stack.grpc_address, [body]) for model, body in bodies.items()],
+        _REQUESTS_PER_SECOND,
+        lambda _, response: int(grpc_outputs(response)["WORKER"][0, 0]),
+    )
 
-    Attributes:
-        answers: (seconds since the epoch, who was asked, worker version).
-        failures: what callers saw go wrong.
-    """
 
-    def __init__(
-        self,
-        stack: ReleaseStack,
-        models: Sequence[str] = ("echo", "echo_standard", "echo_worker"),
-        period_seconds: float = 0.02,
-    ) -> None:
-        self.answers: list[tuple[float, str, int]] = []
-        self.failures: list[str] = []
-        self._stack = stack
-        self._period_seconds = period_seconds
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(
-                target=self._ask, args=(model, {"tier": "standard"} if model == "echo" else {}), daemon=True
-            )
-            for model in models
-        ]
-
-    def __enter__(self) -> Callers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=scaled(60.0))
-
-    def workers_of(self, model: str) -> set[int]:
-        return {version for _, asked, version in self.answers if asked == model}
-
-    def _ask(self, model: str, parameters: Mapping[str, str]) -> None:
-        with OperatorClient(f"127.0.0.1:{self._stack.grpc_port}") as client:
-            while not self._stop.wait(self._period_seconds):
-                try:
-                    answer = client.infer(model, {"TEXT": text_tensor(b"hello")}, 30.0, parameters)
-                    self.answers.append((time.time(), model, int(answer.outputs["WORKER"][0, 0])))
-                except Exception as error:
-                    self.failures.append(f"{model}: {error}")
+def workers_of(traffic: Traffic[int], model: str) -> set[int | None]:
+    """The worker versions that answered requests to ``model``."""
+    return {one.result for one in traffic.outcomes if one.name == model}
 
 
 def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool], deadline_seconds: float = 60.0) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import psutil
 import pytest
 from trireme.processes.server import ServerFlags
 from trireme_client import (
-    ClientError,
     DeadlineError,
     Endpoint,
     HealthPolicy,
@@ -23,6 +21,7 @@ from trireme_client import (
     TriremeClient,
     UnavailableError,
 )
+from trireme_loadtest.generate.traffic import ClientThreads
 
 from tests.deadlines import scaled
 from tests.servers import throw_away_server
@@ -75,47 +74,22 @@ def frozen(server):
                 process.resume()
 
 
-class Callers:
-    """Threads that call without a pause and keep what went wrong."""
-
-    def __init__(self, client, threads):
-        self.client, self.failures, self.made = client, [], 0
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._call) for _ in range(threads)]
-
-    def _call(self):
-        while not self._stop.is_set():
-            try:
-                answer = self.client.infer("identity", FP32, ["FP32_OUT"], deadline_ms=20_000)
-                assert answer["FP32_OUT"].tolist() == [[1.0] * 4]
-                self.made += 1
-            except (ClientError, AssertionError) as error:
-                self.failures.append(error)
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-            assert not thread.is_alive()
-
-
 def test_no_caller_sees_one_of_three_killed_or_frozen(servers):
     addresses = [server.grpc_address for server in servers]
     with TriremeClient(addresses, health=HEALTH) as client:
-        with Callers(client, 6) as callers:
+
+        def infer():
+            result = client.infer("identity", FP32, ["FP32_OUT"], deadline_ms=20_000)
+            assert result["FP32_OUT"].tolist() == [[1.0] * 4]
+
+        with ClientThreads([infer] * 6) as callers:
             time.sleep(2)
             kill(servers[0])
             time.sleep(2)
             with frozen(servers[1]):
                 time.sleep(6)
-            made = callers.made
         assert callers.failures == []
-        assert made > 100
+        assert len(callers.seconds) > 100
 
 
 def test_the_own_zone_is_left_only_when_it_is_gone(servers):

@@ -27,6 +27,7 @@ from trireme.serving.envoy.process import EnvoyProcess
 from trireme.serving.envoy.proxy_config import ProxyConfig
 from trireme.serving.envoy.tls import TlsFiles
 from trireme_client import TriremeClient, UnavailableError
+from trireme_loadtest.generate.traffic import ClientThreads
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.certificates import make_certificates
@@ -458,27 +459,12 @@ def test_endpoints_change_while_callers_ask(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
-    failures: list[str] = []
-    stop = threading.Event()
-
-    def ask() -> None:
-        while not stop.is_set():
-            try:
-                caller.ask()
-            except grpc.RpcError as error:
-                failures.append(str(error))
-
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for names in ({"b0"}, {"a0", "a1"}, {"a0"}, {"a0", "a1", "b0"}, {"a1"}):
-        envoy.set_endpoints([replica.endpoint for replica in replicas if replica.name in names])
-        _wait_until(lambda: set(envoy.healthy(GRPC_CLUSTER)) == names)  # noqa: B023
-        _wait_until(lambda: set(caller.ask_often(20)) <= names)  # noqa: B023
-    stop.set()
-    for thread in threads:
-        thread.join(_DEADLINE_SECONDS)
-    assert failures == []
+    with ClientThreads([caller.ask] * 4) as callers:
+        for names in ({"b0"}, {"a0", "a1"}, {"a0"}, {"a0", "a1", "b0"}, {"a1"}):
+            envoy.set_endpoints([replica.endpoint for replica in replicas if replica.name in names])
+            _wait_until(lambda: set(envoy.healthy(GRPC_CLUSTER)) == names)  # noqa: B023
+            _wait_until(lambda: set(caller.ask_often(20)) <= names)  # noqa: B023
+    assert callers.failures == []
 
 
 def test_prompts_that_begin_alike_meet_the_same_replica_while_it_is_well(

@@ -16,6 +16,7 @@ import pytest
 from trireme.inference.text_request import text_tensor
 from trireme.processes.ports import free_ports
 from trireme_client import ClientError, OperatorClient
+from trireme_loadtest.generate.traffic import ClientThreads
 
 from tests.deadlines import scaled
 from tests.e2e.serving import Serve, wait_until
@@ -28,43 +29,14 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         yield running
 
 
-class Callers:
-    """Ask through Envoy all the while; what is not answered is kept."""
-
-    def __init__(self, serve: Serve) -> None:
-        self.answered = 0
-        self.failures: list[str] = []
-        self._address = f"127.0.0.1:{serve.grpc_port}"
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(2)]
-
-    def __enter__(self) -> Callers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self) -> None:
-        with OperatorClient(self._address) as client:
-            while not self._ended.is_set():
-                try:
-                    client.infer("echo", {"TEXT": text_tensor(b"hello")}, 30.0)
-                    self.answered += 1
-                except ClientError as error:
-                    self.failures.append(str(error))
-                time.sleep(0.01)
-
-
 @contextlib.contextmanager
 def nobody_is_refused(serve: Serve) -> Iterator[None]:
-    with Callers(serve) as callers:
-        yield
-        asked_until_here = callers.answered
-        wait_until(lambda: callers.answered > asked_until_here + 20, "callers were answered")
+    with OperatorClient(serve.grpc_address) as client:
+        calls = [lambda: client.infer("echo", {"TEXT": text_tensor(b"hello")}, 30.0)] * 2
+        with ClientThreads(calls, pause_seconds=0.01) as callers:
+            yield
+            answered = len(callers.seconds)
+            wait_until(lambda: len(callers.seconds) > answered + 20, "callers were answered")
     assert callers.failures == []
 
 
@@ -171,7 +143,7 @@ def test_envoy_that_ends_or_hangs_is_replaced(serve: Serve, harm: str) -> None:
     assert serve.process is not None
     (envoy,) = [child for child in psutil.Process(serve.process.pid).children() if "envoy" in child.name()]
     getattr(envoy, harm)()
-    wait_until(lambda: not envoy.is_running() and _answers(serve), "a new Envoy answered")
+    wait_until(lambda: not envoy.is_running() and _answers(serve), "the proxy answered again")
 
 
 def _answers(serve: Serve) -> bool:

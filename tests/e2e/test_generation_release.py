@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from trireme.processes.server import ServerFlags
-from trireme_client import ClientError, TriremeClient
+from trireme_client import TriremeClient
+from trireme_loadtest.generate.traffic import ClientThreads
 
 from tests.e2e.serving import Serve
 from tests.servers import throw_away_server
@@ -130,21 +129,8 @@ def test_a_version_that_fails_only_its_callers_is_taken_back(
     # The canary's own questions are of the words of golden samples, and go well.
     published = serve.verb("publish", ENGINE, str(version_source(tmp_path / "failing", fails_on="poison")))
     assert published.returncode == 0, published.stderr
-    over = threading.Event()
-
-    def ask() -> None:
-        with TriremeClient(f"127.0.0.1:{serve.grpc_port}") as caller:
-            while not over.is_set():
-                with contextlib.suppress(ClientError):
-                    list(caller.generate(ROUTE, "poison"))
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
+    with ClientThreads([lambda: list(client.generate(ROUTE, "poison"))]):
         canary = serve.verb("canary", VARIANT, "--steps", "50", "--min-requests", "300", "--window-seconds", "1")
-    finally:
-        over.set()
-        asking.join()
     assert canary.returncode == 1
     assert "errors" in canary.stderr
     assert say_version(client) == "1"
@@ -153,22 +139,10 @@ def test_a_version_that_fails_only_its_callers_is_taken_back(
 def test_streams_go_on_while_a_version_is_published_canaried_promoted_rolled_back(
     serve: Serve, client: TriremeClient, tmp_path: Path
 ) -> None:
-    failures: list[str] = []
-    over = threading.Event()
+    def generate() -> None:
+        assert "".join(chunk.text for chunk in client.generate(ROUTE, "one two three four")) == "one two three four"
 
-    def ask() -> None:
-        with TriremeClient(f"127.0.0.1:{serve.grpc_port}") as caller:
-            while not over.is_set():
-                try:
-                    text = "".join(chunk.text for chunk in caller.generate(ROUTE, "one two three four"))
-                except ClientError as error:
-                    failures.append(str(error))
-                else:
-                    failures.extend([text] if text != "one two three four" else [])
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
+    with ClientThreads([generate]) as callers:
         # Long enough to outlive all that follows; it says its version at its end.
         words = 12_000
         running = client.generate(
@@ -188,7 +162,4 @@ def test_streams_go_on_while_a_version_is_published_canaried_promoted_rolled_bac
         assert int(newest) > 1
         assert serve.verb("rollback", VARIANT).returncode == 0
         assert say_version(client) == "1"
-    finally:
-        over.set()
-        asking.join()
-    assert failures == []
+    assert callers.failures == []

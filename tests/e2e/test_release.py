@@ -13,8 +13,9 @@ from trireme.processes.runtime import EmbeddedRuntime
 from trireme.release.preflight import Preflight
 from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
+from trireme_loadtest.generate.traffic import Traffic
 
-from tests.e2e.release_stack import Callers, ReleaseStack, write_version
+from tests.e2e.release_stack import ReleaseStack, worker_traffic, workers_of, write_version
 
 # Limits that few requests can prove, on a machine that does other things too.
 _CANARY = ("--steps=5,100", "--min-requests=150", "--window-seconds=1", "--max-error-excess=0.1", "--max-p95-ratio=3")
@@ -32,12 +33,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReleaseStack]:
 
 
 @pytest.fixture
-def callers(stack: ReleaseStack) -> Iterator[Callers]:
-    """They must see no failure, whatever the test does."""
-    with Callers(stack) as asking:
-        yield asking
-    assert asking.failures == []
-    assert {model for _, model, _ in asking.answers} == {"echo", "echo_standard", "echo_worker"}
+def traffic(stack: ReleaseStack) -> Iterator[Traffic[int]]:
+    """It must not lose a request, whatever the test does."""
+    with worker_traffic(stack) as running:
+        yield running
+    assert running.failures == []
+    assert {one.name for one in running.outcomes} == {"echo", "echo_standard", "echo_worker"}
 
 
 def _newest(stack: ReleaseStack) -> int:
@@ -53,9 +54,9 @@ def test_dry_run_prints_the_plan_and_changes_nothing(stack: ReleaseStack) -> Non
     assert sorted(stack.repository.rglob("*")) == before
 
 
-@pytest.mark.usefixtures("callers")
+@pytest.mark.usefixtures("traffic")
 @pytest.mark.parametrize(
-    ("name", "behaviour", "expected"),
+    ("name", "behaviour", "message"),
     [
         ("failing", {"load": "fails"}, "scripted failure"),
         ("crashing", {"load": "crashes"}, "is not healthy"),
@@ -63,18 +64,18 @@ def test_dry_run_prints_the_plan_and_changes_nothing(stack: ReleaseStack) -> Non
     ],
 )
 def test_a_version_that_is_not_fit_is_refused_and_the_old_one_serves(
-    stack: ReleaseStack, name: str, behaviour: dict[str, str], expected: str
+    stack: ReleaseStack, name: str, behaviour: dict[str, str], message: str
 ) -> None:
     versions = stack.versions()
     done = stack.publish(name, **behaviour)
     assert done.returncode == 1
     assert "echo_worker: the new version" in done.stderr
-    assert expected in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert (stack.versions(), stack.worker()) == (versions, 1)
 
 
-@pytest.mark.usefixtures("callers")
+@pytest.mark.usefixtures("traffic")
 def test_a_syntax_error_is_refused_and_the_next_good_version_loads_without_a_restart(stack: ReleaseStack) -> None:
     source = stack.source("syntax")
     (source / "manifest.json").unlink()
@@ -117,7 +118,7 @@ def test_lint_refuses_before_any_server_is_started(stack: ReleaseStack) -> None:
     assert "TXT" in done.stderr
 
 
-@pytest.mark.usefixtures("callers")
+@pytest.mark.usefixtures("traffic")
 def test_a_version_that_is_copied_slowly_is_published_when_it_is_whole(stack: ReleaseStack, tmp_path: Path) -> None:
     versions = stack.versions()
     drop = tmp_path / "echo_worker"
@@ -137,7 +138,7 @@ def test_a_version_that_is_copied_slowly_is_published_when_it_is_whole(stack: Re
     assert stack.history()[-1]["note"] == f"dropped into {tmp_path}"
 
 
-def test_a_canary_that_is_as_good_is_promoted_and_rolled_back(stack: ReleaseStack, callers: Callers) -> None:
+def test_a_canary_that_is_as_good_is_promoted_and_rolled_back(stack: ReleaseStack, traffic: Traffic[int]) -> None:
     assert stack.publish("promoted").returncode == 0
     newest = _newest(stack)
     done = stack.verb("canary", "echo_standard", *_CANARY)
@@ -145,20 +146,20 @@ def test_a_canary_that_is_as_good_is_promoted_and_rolled_back(stack: ReleaseStac
     assert stack.worker() == newest
     assert not (stack.repository / "echo_standard__canary").exists()
     assert stack.traffic() is None
-    rolled_back_at = time.time()
+    rolled_back_at = time.monotonic()
     assert stack.verb("rollback", "echo_standard").returncode == 0
-    back_at = time.time()
+    back_at = time.monotonic()
     time.sleep(0.5)
     assert stack.worker() == 1
-    late = {version for at, model, version in callers.answers if model != "echo_worker" and at > back_at + 0.1}
+    late = {one.result for one in traffic.outcomes if one.name != "echo_worker" and one.ended > back_at + 0.1}
     assert late == {1}
-    early = {version for at, model, version in callers.answers if model == "echo" and at < rolled_back_at}
+    early = {one.result for one in traffic.outcomes if one.name == "echo" and one.ended < rolled_back_at}
     assert newest in early
 
 
-@pytest.mark.usefixtures("callers")
+@pytest.mark.usefixtures("traffic")
 @pytest.mark.parametrize(
-    ("name", "behaviour", "expected"),
+    ("name", "behaviour", "message"),
     [
         ("slower", {"seconds": 0.06}, "p95"),
         ("other_answers", {"wrong_above": 60}, "agreement"),
@@ -166,13 +167,13 @@ def test_a_canary_that_is_as_good_is_promoted_and_rolled_back(stack: ReleaseStac
     ],
 )
 def test_a_canary_that_is_worse_is_taken_back(
-    stack: ReleaseStack, name: str, behaviour: dict[str, float], expected: str
+    stack: ReleaseStack, name: str, behaviour: dict[str, float], message: str
 ) -> None:
     assert stack.publish(name, **behaviour).returncode == 0
     done = stack.verb("canary", "echo_standard", *_CANARY)
     assert done.returncode == 1
     assert "canary rejected at 5 %" in done.stderr
-    assert expected in done.stderr
+    assert message in done.stderr
     assert (stack.worker(), stack.traffic()) == (1, None)
     assert not (stack.repository / "echo_standard__canary").exists()
     assert stack.history()[-1]["verb"] == "rollback"
@@ -184,7 +185,7 @@ def test_a_model_that_nothing_pins_moves_its_callers_at_promote_and_back_at_roll
     def answers() -> set[int]:
         return {stack.worker(model) for model in ("alone", "alone_follower")}
 
-    with Callers(stack, ["alone", "alone_follower"]) as asking:
+    with worker_traffic(stack, ["alone", "alone_follower"]) as running:
         published = stack.publish("for_alone", model="alone")
         assert published.returncode == 0, published.stdout + published.stderr
         assert "moves no caller to another version" in published.stdout
@@ -204,9 +205,9 @@ def test_a_model_that_nothing_pins_moves_its_callers_at_promote_and_back_at_roll
         assert rolled_back.returncode == 0, rolled_back.stdout + rolled_back.stderr
         assert rolled_back.stdout.endswith("callers of alone get alone version 1, by 1 of 1 servers\n")
         assert answers() == {1}
-    assert asking.failures == []
+    assert running.failures == []
     for model in ("alone", "alone_follower"):
-        assert asking.workers_of(model) == {1, 2}
+        assert workers_of(running, model) == {1, 2}
 
 
 def test_the_first_version_of_a_model_brings_the_ensemble_that_pins_it(stack: ReleaseStack) -> None:

@@ -1,1 +1,1 @@
-"""``trireme bench``: every module of this package but ``command`` is a benchmark; what they share is in ``shape``."""
+"""``trireme bench``: every module of this package is a benchmark; what they share is in ``harness`` and ``peers``."""

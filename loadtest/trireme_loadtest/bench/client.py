@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,16 +17,17 @@ from trireme.processes.server import ServerFlags, TritonServer
 from trireme_client import Endpoint, HedgePolicy, TriremeClient
 from trireme_client.grpc_transport import channel_options
 
-from trireme_loadtest.bench.shape import (
+from trireme_loadtest.bench.harness import (
     Column,
     Contender,
     MachineFacts,
-    Measured,
+    Measurement,
     Report,
     RunOptions,
     interleave,
     run_options,
 )
+from trireme_loadtest.generate.traffic import ClientThreads
 
 MODELS = Path(__file__).with_name("client_models")
 BARE, OURS, HTTP = "tritonclient gRPC", "trireme gRPC", "trireme HTTP"
@@ -38,12 +38,13 @@ THREADS = (1, 8)
 SIZES_KIB = (1, 16, 64, 256, 1024, 4096, 16384, 65536)
 HEDGE_THREADS = 2
 HEDGE_WARMUP_CALLS = 500
+WARMUP_CALLS = 50
 DEADLINE_MS = 60_000.0
 
 NOTES = (
     "Calls: closed loop, 1 KB in and out of a Python model that gives back its input; 'client CPU' is this process's, "
     "user and system. Ratios to bare tritonclient are taken within each repetition.",
-    "Tensors: one call at a time, the input written anew each time and the output read once. Shared memory is worth "
+    "Tensors: one call at a time, the input written again each time and the output read once. Shared memory is worth "
     "it where 'of gRPC' is below 1.",
     f"Hedging: {HEDGE_THREADS} threads against a model that takes 5 ms, and 200 ms for every fiftieth answer; "
     "'requests' counts what the server was sent for each call.",
@@ -91,7 +92,8 @@ def client(options: RunOptions) -> None:
         )
         calls = interleave(list(_call_contenders(bare, ours, http, options.seconds)), options.repetitions)
         tensors = interleave(list(_tensor_contenders(stack, ours, options.seconds)), options.repetitions)
-        _repeat(lambda: hedged.infer("moody", {"X": [1.0]}), 1, HEDGE_WARMUP_CALLS)
+        for _ in range(HEDGE_WARMUP_CALLS):
+            hedged.infer("occasionally_slow", {"X": [1.0]})
         slow = interleave(
             [_slow_contender(PLAIN, ours, options.seconds), _slow_contender(HEDGED, hedged, options.seconds)],
             options.repetitions,
@@ -121,9 +123,10 @@ def _call_contenders(bare: Any, ours: TriremeClient, http: TriremeClient, second
 
 def _rate(call: Call, threads: int, seconds: float) -> Callable[[], Mapping[str, float]]:
     def repeat() -> Mapping[str, float]:
-        _repeat(call, threads, 50)
+        for _ in range(WARMUP_CALLS):
+            call()
         began, cpu = time.perf_counter(), time.process_time()
-        made = len(_repeat(call, threads, seconds=seconds))
+        made = len(_call_from_threads(call, threads, seconds))
         return {
             "calls_per_second": made / (time.perf_counter() - began),
             "client_cpu_us": (time.process_time() - cpu) / made * 1e6,
@@ -154,7 +157,7 @@ def _tensor_contenders(stack: contextlib.ExitStack, ours: TriremeClient, seconds
 def _one_by_one(call: Call, seconds: float) -> Callable[[], Mapping[str, float]]:
     def repeat() -> Mapping[str, float]:
         call()
-        return {"call_ms": float(np.median(_repeat(call, 1, seconds=seconds))) * 1000}
+        return {"call_ms": float(np.median(_call_from_threads(call, 1, seconds))) * 1000}
 
     return repeat
 
@@ -162,10 +165,10 @@ def _one_by_one(call: Call, seconds: float) -> Callable[[], Mapping[str, float]]
 def _slow_contender(name: str, client: TriremeClient, seconds: float) -> Contender:
     def repeat() -> Mapping[str, float]:
         attempts: list[int] = []
-        latencies = _repeat(
-            lambda: attempts.append(client.infer("moody", {"X": [1.0]}).timings.attempts),
+        latencies = _call_from_threads(
+            lambda: attempts.append(client.infer("occasionally_slow", {"X": [1.0]}).timings.attempts),
             HEDGE_THREADS,
-            seconds=2 * seconds,
+            2 * seconds,
         )
         return {
             "p99_ms": float(np.percentile(latencies, 99)) * 1000,
@@ -176,34 +179,16 @@ def _slow_contender(name: str, client: TriremeClient, seconds: float) -> Contend
     return Contender(name, f"{HEDGE_THREADS} threads", repeat)
 
 
-def _repeat(call: Call, threads: int, times: int = 0, *, seconds: float = 0.0) -> list[float]:
-    """Call from ``threads`` threads, ``times`` each or for ``seconds``; the latencies in seconds."""
-    latencies: list[float] = []
-    failures: list[BaseException] = []
-    end = time.perf_counter() + seconds
-
-    def work() -> None:
-        made = 0
-        try:
-            while made < times or time.perf_counter() < end:
-                began = time.perf_counter()
-                call()
-                latencies.append(time.perf_counter() - began)
-                made += 1
-        except BaseException as error:
-            failures.append(error)
-
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    if failures:
-        raise failures[0]
-    return latencies
+def _call_from_threads(call: Call, threads: int, seconds: float) -> list[float]:
+    """Call again and again from ``threads`` threads; the latencies in seconds."""
+    with ClientThreads([call] * threads) as calls:
+        time.sleep(seconds)
+    if calls.failures:
+        raise calls.failures[0]
+    return calls.seconds
 
 
-def _against_bare(results: Sequence[Measured]) -> list[Measured]:
+def _against_bare(results: Sequence[Measurement]) -> list[Measurement]:
     bare = {result.case: result for result in results if result.name == BARE}
     return [
         result.with_ratio("calls_per_second", to=bare[result.case], name="rate_of_bare").with_ratio(
@@ -213,6 +198,6 @@ def _against_bare(results: Sequence[Measured]) -> list[Measured]:
     ]
 
 
-def _against_grpc(results: Sequence[Measured]) -> list[Measured]:
+def _against_grpc(results: Sequence[Measurement]) -> list[Measurement]:
     grpc = {result.case: result for result in results if result.name == OURS}
     return [result.with_ratio("call_ms", to=grpc[result.case], name="time_of_grpc") for result in results]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import click
 from trireme.errors import ServerError, TriremeError
 from trireme.files import write_atomic
@@ -25,20 +26,20 @@ from trireme.settings import Settings
 from trireme_backends.generation.vllm_config import path_or_name
 from trireme_client import AsyncTriremeClient, ClientError
 
-from trireme_loadtest.bench.peers.gateway_process import GatewayProcess
-from trireme_loadtest.bench.peers.generation_process import EngineProcess
-from trireme_loadtest.bench.shape import (
+from trireme_loadtest.bench.harness import (
     Column,
     Contender,
     MachineFacts,
-    Measured,
+    Measurement,
     Report,
     RunOptions,
     interleave,
     run_options,
 )
-from trireme_loadtest.generation_load import Prompt, Stream, StreamRun, closed_streams, mixed_prompts, random_text
-from trireme_loadtest.plots import Series, svg_file, xy_chart
+from trireme_loadtest.bench.peers.gateway_process import completion_stream, gateway_process
+from trireme_loadtest.bench.peers.generation_process import EngineProcess
+from trireme_loadtest.generate.streams import Prompt, Stream, StreamRun, closed_streams, mixed_prompts, random_text
+from trireme_loadtest.report.plots import Series, svg_file, xy_chart
 
 NAIVE = "transformers, one by one"
 BATCHED = "transformers, static batch"
@@ -81,7 +82,7 @@ Work = Callable[..., StreamRun]
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedEngine:
     """A variant of the repository and its engine.
 
     Attributes:
@@ -106,15 +107,15 @@ class Served:
 def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
     """Language models at 1 to 32 streams: naive, batched, each engine alone, through Triton, through the gateway.
 
-    What is not installed or not exported is left out, and told.
+    Skips, with a message, what is not installed or not exported.
     """
     settings = Settings.from_environment()
-    found, skipped = find_served(ModelRepository(settings.repository_dir))
+    found, skipped = find_engines(ModelRepository(settings.repository_dir))
     machine = MachineFacts.read()
-    with ExitStack() as stack, _told_in_one_sentence():
+    with ExitStack() as stack, _one_line_errors():
         runs, features = _contenders(settings, found, threads, stack, skipped)
         for reason in skipped:
-            click.echo(f"  left out: {reason}", err=True)
+            click.echo(f"  skipped: {reason}", err=True)
         if not runs:
             raise TriremeError("no engine can be measured; run: trireme export generation_economy")
         seeds = itertools.count()
@@ -128,7 +129,7 @@ def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
         ]
         results = _with_ratios(interleave([*contenders, *features], options.repetitions))
     report = Report("llm", COLUMNS, results, machine, settings={**options.settings(), "threads": threads},
-                    notes=[*NOTES, *(f"Left out: {reason}" for reason in skipped)])  # fmt: skip
+                    notes=[*NOTES, *(f"Skipped: {reason}" for reason in skipped)])  # fmt: skip
     options.publish(report)
     plot = options.output_dir / "llm.svg"
     write_atomic(plot, svg_file(chart(results)))
@@ -136,14 +137,14 @@ def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
 
 
 @contextmanager
-def _told_in_one_sentence() -> Iterator[None]:
+def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except ClientError as error:
         raise ServerError(f"a stream failed, so there is nothing to compare: {error.problem}") from None
 
 
-def find_served(repository: ModelRepository) -> tuple[list[Served], list[str]]:
+def find_engines(repository: ModelRepository) -> tuple[list[ServedEngine], list[str]]:
     """The engine models that can be loaded, and why others cannot."""
     plan = plan_loading(repository)
     configs = [
@@ -163,14 +164,14 @@ def find_served(repository: ModelRepository) -> tuple[list[Served], list[str]]:
         directory = folder.version_dir(folder.versions()[-1])
         arguments = json.loads((directory / "model.json").read_text())
         weights = Path(path_or_name(directory.resolve(), arguments["model"]))
-        found.append(Served(variants.get(folder.name, folder.name), backend, weights, arguments))
+        found.append(ServedEngine(variants.get(folder.name, folder.name), backend, weights, arguments))
     return found, skipped
 
 
 def _contenders(
-    settings: Settings, found: list[Served], threads: int, stack: ExitStack, skipped: list[str]
+    settings: Settings, found: list[ServedEngine], threads: int, stack: ExitStack, skipped: list[str]
 ) -> tuple[dict[str, Work], list[Contender]]:
-    """Start all that is measured; what does not start is told in ``skipped``."""
+    """Start all that is measured; what does not start is added to ``skipped``."""
     runs: dict[str, Work] = {}
     features: list[Contender] = []
 
@@ -202,12 +203,12 @@ def _contenders(
     if found:
         models = tuple(served.model for served in found)
         server = stack.enter_context(TritonServer.start(ServerFlags(settings.repository_dir, load_models=models)))
-        gateway = stack.enter_context(GatewayProcess(server.grpc_address))
+        gateway = stack.enter_context(gateway_process(server.grpc_address))
         for served in found:
             label = ENGINES[served.backend]
             through = functools.partial(_through_client, server.grpc_address, served.model)
             runs[f"{label}, Triton"] = through
-            runs[f"{label}, gateway"] = functools.partial(_through_gateway, gateway, served.model)
+            runs[f"{label}, gateway"] = functools.partial(_through_gateway, gateway.url, served.model)
             features += _features(f"{label}, Triton", server.grpc_address, served.model)
     return runs, features
 
@@ -235,12 +236,10 @@ def _client_stream(client: AsyncTriremeClient, model: str) -> Stream:
     return stream
 
 
-def _through_gateway(
-    gateway: GatewayProcess, model: str, prompts: list[Prompt], *, streams: int, seconds: float
-) -> StreamRun:
+def _through_gateway(url: str, model: str, prompts: list[Prompt], *, streams: int, seconds: float) -> StreamRun:
     async def load() -> StreamRun:
-        async with gateway.session() as session:
-            stream = functools.partial(gateway.stream, session, model)
+        async with aiohttp.ClientSession(url) as session:
+            stream = functools.partial(completion_stream, session, model)
             return await closed_streams(stream, prompts, streams=streams, seconds=seconds)
 
     return asyncio.run(load())
@@ -283,10 +282,10 @@ async def _first_token_ms(stream: Stream, text: str) -> float:
         return (time.monotonic() - began) * 1000
 
 
-def _with_ratios(results: list[Measured]) -> list[Measured]:
+def _with_ratios(results: list[Measurement]) -> list[Measurement]:
     """Rates over those of the same engine alone, and over the naive way."""
     by_key = {(result.name, result.case): result for result in results}
-    told = []
+    results_with_ratios = []
     for result in results:
         alone = by_key.get((f"{result.name.split(',')[0]} alone", result.case))
         naive = by_key.get((NAIVE, result.case))
@@ -295,11 +294,11 @@ def _with_ratios(results: list[Measured]) -> list[Measured]:
                 result = result.with_ratio(RATE, to=alone, name="of_alone")
             if naive is not None:
                 result = result.with_ratio(RATE, to=naive, name="of_naive")
-        told.append(result)
-    return told
+        results_with_ratios.append(result)
+    return results_with_ratios
 
 
-def chart(results: list[Measured]) -> str:
+def chart(results: list[Measurement]) -> str:
     """Tokens a second over streams, as SVG."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for result in results:

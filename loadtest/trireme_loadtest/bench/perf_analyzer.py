@@ -11,28 +11,25 @@ from trireme.processes.server import ServerFlags, TritonServer
 from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
 
-from trireme_loadtest.bench.peers.model_files import ModelFiles
-from trireme_loadtest.bench.peers.perf_analyzer_binary import PerfAnalyzer
-from trireme_loadtest.bench.shape import (
+from trireme_loadtest.bench.harness import (
     Column,
     Contender,
     MachineFacts,
-    Measured,
+    Measurement,
     Report,
     RunOptions,
     interleave,
     run_options,
 )
-from trireme_loadtest.closed_loop import closed_loop
-from trireme_loadtest.processes import usage
-from trireme_loadtest.requests import grpc_body, text_tensors
-from trireme_loadtest.sentences import review_sentences
-from trireme_loadtest.targets import GrpcTarget
+from trireme_loadtest.bench.harness.text_workload import ModelFiles, review_sentences
+from trireme_loadtest.bench.peers.perf_analyzer_binary import PerfAnalyzer
+from trireme_loadtest.generate.closed_loop import measure_closed_loop
+from trireme_loadtest.generate.requests import grpc_body, text_tensors
+from trireme_loadtest.generate.targets import GrpcTarget
 
 OURS, THEIRS = "trireme", "perf_analyzer"
 RATE = "requests_per_second"
 METRICS = {RATE: "requests/s", "p50_ms": "p50 ms", "p95_ms": "p95 ms", "p99_ms": "p99 ms"}
-WARMUP_SECONDS = 1.0
 DEADLINE_SECONDS = 30.0
 COLUMNS = (
     *(Column(heading, metric, spread=True) for metric, heading in METRICS.items()),
@@ -84,7 +81,7 @@ def perf_analyzer(options: RunOptions, model: str, levels: tuple[int, ...]) -> N
     )
 
 
-def agreement(ours: Measured, theirs: Measured) -> str:
+def agreement(ours: Measurement, theirs: Measurement) -> str:
     """Whether the ranges of both overlap, metric by metric, in one sentence."""
     apart = []
     for metric, heading in METRICS.items():
@@ -100,13 +97,12 @@ def _measure(
     server: TritonServer, model: str, sentences: Sequence[str], concurrency: int, seconds: float
 ) -> Mapping[str, float]:
     run = asyncio.run(
-        closed_loop(
+        measure_closed_loop(
             GrpcTarget(server.grpc_address, DEADLINE_SECONDS),
             [grpc_body(model, text_tensors(sentence)) for sentence in sentences],
             concurrency=concurrency,
             seconds=seconds,
-            warmup_seconds=WARMUP_SECONDS,
-            server_usage=lambda: usage(server.pid),
+            server_pid=server.pid,
         )
     )
-    return {RATE: run.rate, **{f"p{percent}_ms": run.percentile_ms(percent) for percent in (50, 95, 99)}}
+    return {RATE: run.rate, **run.percentiles_ms()}

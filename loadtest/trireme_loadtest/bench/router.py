@@ -1,4 +1,4 @@
-"""``trireme bench router``: what the router costs, and what it brings when the best variant cannot carry the load."""
+"""``trireme bench router``: what the router costs, and what it gains when the best variant cannot carry the load."""
 
 from __future__ import annotations
 
@@ -16,27 +16,24 @@ from trireme.repository.routes import find_route
 from trireme.settings import Settings
 from trireme_backends.routing.route import Tier
 
-from trireme_loadtest.bench.peers.model_files import ModelFiles
-from trireme_loadtest.bench.shape import (
+from trireme_loadtest.bench.harness import (
     Column,
     Contender,
     MachineFacts,
-    Measured,
+    Measurement,
     Report,
     RunOptions,
     interleave,
     run_options,
 )
-from trireme_loadtest.closed_loop import closed_loop
-from trireme_loadtest.open_loop import Schedule, TaskPlan, open_loop
-from trireme_loadtest.processes import usage
-from trireme_loadtest.requests import grpc_body, text_tensors
-from trireme_loadtest.sentences import SEED, review_sentences
-from trireme_loadtest.targets import GrpcTarget
+from trireme_loadtest.bench.harness.text_workload import SEED, ModelFiles, review_sentences
+from trireme_loadtest.generate.closed_loop import measure_closed_loop
+from trireme_loadtest.generate.requests import grpc_body, text_tensors
+from trireme_loadtest.generate.schedule import Schedule, send_schedule
+from trireme_loadtest.generate.targets import GrpcTarget, RequestSet
 
 DIRECT, ROUTED = "direct", "router"
 RATE = "requests_per_second"
-WARMUP_SECONDS = 1.0
 DEADLINE_SECONDS = 30.0
 SLA_MS = 100
 # Of what the direct call reached at the highest concurrency: more than premium can carry, less than its cheaper
@@ -113,20 +110,17 @@ def router(options: RunOptions, task: str, levels: tuple[int, ...]) -> None:
 def _closed(server: TritonServer, name: str, bodies: Sequence[bytes], concurrency: int, seconds: float) -> Contender:
     def repeat() -> Mapping[str, float]:
         run = asyncio.run(
-            closed_loop(
+            measure_closed_loop(
                 GrpcTarget(server.grpc_address, DEADLINE_SECONDS),
                 bodies,
                 concurrency=concurrency,
                 seconds=seconds,
-                warmup_seconds=WARMUP_SECONDS,
-                server_usage=lambda: usage(server.pid),
+                server_pid=server.pid,
             )
         )
         return {
             RATE: run.rate,
-            "p50_ms": run.percentile_ms(50),
-            "p95_ms": run.percentile_ms(95),
-            "p99_ms": run.percentile_ms(99),
+            **run.percentiles_ms(),
             "server_cpu_ms": run.server_cpu_seconds / len(run.latencies_ms) * 1000,
             "other_cpu_percent": run.other_cpu_seconds / run.seconds * 100,
         }
@@ -143,8 +137,8 @@ def _open(server: TritonServer, name: str, bodies: Sequence[bytes], rate: float,
         schedule = Schedule(times, np.zeros(len(times), np.int64), random.integers(0, len(bodies), len(times)))
         before = _answers_by_reason(server)
         samples = asyncio.run(
-            open_loop(
-                [TaskPlan(name, "grpc", server.grpc_address, bodies)],
+            send_schedule(
+                [RequestSet(name, "grpc", server.grpc_address, bodies)],
                 schedule,
                 deadline_seconds=OVERLOAD_DEADLINE_SECONDS,
                 when_ready=time.monotonic,
@@ -172,7 +166,7 @@ def _open(server: TritonServer, name: str, bodies: Sequence[bytes], rate: float,
 
 def _answers_by_reason(server: TritonServer) -> dict[str, float]:
     """The router's answers so far, by reason."""
-    # The router tells its metrics every half second.
+    # The router publishes its metrics every half second.
     time.sleep(1.0)
     with open_direct(f"http://{server.metrics_address}/metrics", 10.0) as response:
         found: dict[str, float] = {}
@@ -181,7 +175,7 @@ def _answers_by_reason(server: TritonServer) -> dict[str, float]:
     return found
 
 
-def _with_ratios(results: Sequence[Measured]) -> list[Measured]:
+def _with_ratios(results: Sequence[Measurement]) -> list[Measurement]:
     direct = {result.case: result for result in results if result.name == DIRECT}
     return [
         result.with_ratio(RATE, to=direct[result.case], name="rate_of_direct").with_ratio(

@@ -19,26 +19,23 @@ from trireme.repository.folders import ModelRepository
 from trireme.repository.model_config import load_model_config
 from trireme.settings import Settings
 from trireme_backends.text import TextTokenizer, pad
-from tritonclient.grpc import service_pb2
 
-from trireme_loadtest.bench.peers.in_process import MAX_TOKENS, in_process
-from trireme_loadtest.bench.peers.model_files import ModelFiles
-from trireme_loadtest.bench.peers.uvicorn_process import naive_fastapi
-from trireme_loadtest.bench.shape import (
+from trireme_loadtest.bench.harness import (
     Column,
     Contender,
     MachineFacts,
-    Measured,
+    Measurement,
     Report,
     RunOptions,
     interleave,
     run_options,
 )
-from trireme_loadtest.closed_loop import closed_loop
-from trireme_loadtest.processes import usage
-from trireme_loadtest.requests import grpc_body, text_tensors
-from trireme_loadtest.sentences import review_sentences
-from trireme_loadtest.targets import GrpcTarget, HttpTarget, Target
+from trireme_loadtest.bench.harness.text_workload import ModelFiles, review_sentences
+from trireme_loadtest.bench.peers.in_process import MAX_TOKENS, in_process
+from trireme_loadtest.bench.peers.server_process import naive_fastapi
+from trireme_loadtest.generate.closed_loop import measure_closed_loop
+from trireme_loadtest.generate.requests import grpc_body, grpc_outputs, text_tensors
+from trireme_loadtest.generate.targets import GrpcTarget, HttpTarget, Target
 
 OUTPUT = "EMBEDDING"
 LIMIT = "in-process limit"
@@ -48,7 +45,6 @@ RATE = "sentences_per_second"
 CHECKED_SENTENCES = 4
 # What the peers serve, where it is measured: the fp32 model that their users would take.
 PEER_MODEL = "embedding_premium"
-WARMUP_SECONDS = 1.0
 DEADLINE_SECONDS = 30.0
 # int8 output depends on the other rows of its batch, so the same text does not bring the same floats twice.
 LEAST_COSINE = 0.97
@@ -79,15 +75,15 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class TestedServer:
     """A running server under test.
 
     Attributes:
-        files: the model it serves, and so the limit it is held against.
+        files: the model it serves, and so the limit it is compared with.
         pid: root of its processes.
         connect: a new target.
         bodies: the sentences, serialised.
-        decode: an answer's embedding, FP32 [384].
+        decode: a response's embedding, FP32 [384].
     """
 
     name: str
@@ -100,21 +96,18 @@ class Served:
     def contender(self, concurrency: int, seconds: float) -> Contender:
         def repeat() -> Mapping[str, float]:
             run = asyncio.run(
-                closed_loop(
+                measure_closed_loop(
                     self.connect(),
                     self.bodies,
                     concurrency=concurrency,
                     seconds=seconds,
-                    warmup_seconds=WARMUP_SECONDS,
-                    server_usage=lambda: usage(self.pid),
+                    server_pid=self.pid,
                 )
             )
             requests = len(run.latencies_ms)
             return {
                 RATE: run.rate,
-                "p50_ms": run.percentile_ms(50),
-                "p95_ms": run.percentile_ms(95),
-                "p99_ms": run.percentile_ms(99),
+                **run.percentiles_ms(),
                 "server_cpu_ms": run.server_cpu_seconds / requests * 1000,
                 "generator_cpu_ms": run.generator_cpu_seconds / requests * 1000,
                 "other_cpu_percent": run.other_cpu_seconds / run.seconds * 100,
@@ -130,11 +123,11 @@ class Served:
             ServerError: an answer is not the embedding that the model gives in process.
         """
 
-        async def ask() -> list[bytes]:
+        async def send() -> list[bytes]:
             async with self.connect() as target:
                 return [await target.send(body) for body in self.bodies[: len(reference)]]
 
-        for answer, expected in zip(asyncio.run(ask()), reference, strict=True):
+        for answer, expected in zip(asyncio.run(send()), reference, strict=True):
             found = self.decode(answer)
             cosine = float(found @ expected / (np.linalg.norm(found) * np.linalg.norm(expected)))
             if cosine < LEAST_COSINE:
@@ -148,7 +141,7 @@ class Served:
 def serving(options: RunOptions, models: tuple[str, ...], levels: tuple[int, ...]) -> None:
     """Our embedding variants, the in-process limit and naive FastAPI + ONNX Runtime, side by side.
 
-    One sentence a request. Every server runs all the time and only one is asked at a time.
+    One sentence a request. Every server runs all the time and only one gets requests at a time.
     """
     settings = Settings.from_environment()
     repository = ModelRepository(settings.repository_dir)
@@ -196,33 +189,33 @@ def _embedding_ensembles(repository: ModelRepository) -> list[str]:
 
 
 @contextmanager
-def _triton(repository: ModelRepository, name: str, files: ModelFiles, sentences: Sequence[str]) -> Iterator[Served]:
+def _triton(
+    repository: ModelRepository, name: str, files: ModelFiles, sentences: Sequence[str]
+) -> Iterator[TestedServer]:
     """A server of its own for one variant, so that CPU time and memory are that variant's."""
     with TritonServer.start(ServerFlags(repository.path, load_models=(name,))) as server:
-        yield Served(
+        yield TestedServer(
             name=name,
             files=files,
             pid=server.pid,
             connect=lambda: GrpcTarget(server.grpc_address, DEADLINE_SECONDS),
             bodies=[grpc_body(name, text_tensors(sentence)) for sentence in sentences],
-            decode=lambda answer: np.frombuffer(
-                service_pb2.ModelInferResponse.FromString(answer).raw_output_contents[0], dtype=np.float32
-            ),
+            decode=lambda response: grpc_outputs(response)[OUTPUT][0],
         )
 
 
 @contextmanager
 def _fastapi(
     name: str, files: ModelFiles, sentences: Sequence[str], *, workers: int, intra_op_threads: int
-) -> Iterator[Served]:
+) -> Iterator[TestedServer]:
     with naive_fastapi(files, workers=workers, intra_op_threads=intra_op_threads) as server:
-        yield Served(
+        yield TestedServer(
             name=name,
             files=files,
             pid=server.pid,
             connect=lambda: HttpTarget(f"{server.url}/embed", DEADLINE_SECONDS),
             bodies=[json.dumps({"text": sentence}).encode() for sentence in sentences],
-            decode=lambda answer: np.array(json.loads(answer)["embedding"], dtype=np.float32),
+            decode=lambda response: np.array(json.loads(response)["embedding"], dtype=np.float32),
         )
 
 
@@ -239,11 +232,11 @@ def _reference(files: ModelFiles, sentences: Sequence[str]) -> list[Vectors]:
     return vectors
 
 
-def _with_shares(results: Sequence[Measured], limit_of: Mapping[str, str]) -> list[Measured]:
+def _with_shares(results: Sequence[Measurement], limit_of: Mapping[str, str]) -> list[Measurement]:
     """Every server's rate as a share of its model's limit, and of the faster peer at the same concurrency."""
     found = {(result.name, result.case): result for result in results}
 
-    def peer(case: str) -> Measured:
+    def peer(case: str) -> Measurement:
         return max((found[name, case] for name in PEERS), key=lambda result: result.median(RATE))
 
     return [

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from trireme_loadtest.arrivals import Arrivals
-from trireme_loadtest.bench.shape import Column, MachineFacts, Measured, Report, RunOptions, run_options
+from trireme_loadtest.bench.harness import Column, MachineFacts, Measurement, Report, RunOptions, run_options
 from trireme_loadtest.errors import SpecError
-from trireme_loadtest.load_run import run_load
+from trireme_loadtest.generate.arrivals import Arrivals
+from trireme_loadtest.judge.slo import Slo
+from trireme_loadtest.judge.verdict import SloOutcome, SloVerdict, judge
+from trireme_loadtest.load_test import run_load_test
 from trireme_loadtest.record import LoadRecord
-from trireme_loadtest.slo import Slo
 from trireme_loadtest.target_options import TargetOptions, target_options
-from trireme_loadtest.verdict import Outcome, Verdict, judge
 
 COLUMNS = (
     Column("asked/s", "asked_per_second"),
@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RateStep:
     """All runs at one rate.
 
     Attributes:
@@ -37,21 +37,21 @@ class Step:
     """
 
     rate: float
-    runs: tuple[tuple[LoadRecord, Verdict], ...]
+    runs: tuple[tuple[LoadRecord, SloVerdict], ...]
 
     @property
     def met(self) -> bool:
         """Whether most runs met the SLO. A run that says nothing of it did not."""
-        return 2 * sum(verdict.outcome is Outcome.MET for _, verdict in self.runs) > len(self.runs)
+        return 2 * sum(verdict.outcome is SloOutcome.MET for _, verdict in self.runs) > len(self.runs)
 
     @property
     def problem(self) -> str | None:
         """What limited the generator in any of them."""
         return next((record.generator.problem for record, _ in self.runs if record.generator.problem), None)
 
-    def measured(self) -> Measured:
+    def measured(self) -> Measurement:
         tasks = [record.task(None) for record, _ in self.runs]
-        return Measured(
+        return Measurement(
             name=f"{self.rate:.4g}/s",
             case="met" if self.met else "not met",
             values={
@@ -61,7 +61,7 @@ class Step:
                 "p95_ms": tuple(task.latency.percentile_ms(95) for task in tasks),
                 "p99_ms": tuple(task.latency.percentile_ms(99) for task in tasks),
                 "failed_percent": tuple(task.error_rate * 100 for task in tasks),
-                "runs_met": tuple(float(verdict.outcome is Outcome.MET) for _, verdict in self.runs),
+                "runs_met": tuple(float(verdict.outcome is SloOutcome.MET) for _, verdict in self.runs),
             },
         )
 
@@ -89,16 +89,16 @@ def sweep(options: RunOptions, target: TargetOptions, slo_path: Path, low: float
         raise SpecError(f"--from {low:g} must be below --to {high:g}")
     slo, machine = Slo.read(slo_path), MachineFacts.read()
 
-    def probe(rate: float) -> Step:
+    def probe(rate: float) -> RateStep:
         runs = []
         for seed in range(1, options.repetitions + 1):
-            record = run_load(
-                target.plan(Arrivals.parse(f"poisson:{rate}"), options.seconds, seed), slo, lambda *_: None
+            record = run_load_test(
+                target.load_test(Arrivals.parse(f"poisson:{rate}"), options.seconds, seed), slo, lambda *_: None
             )
             verdict = judge(record, slo)
             runs.append((record, verdict))
             click.echo(f"  [{seed}/{options.repetitions}] {rate:.4g}/s: {verdict.outcome.name.lower()}", err=True)
-        return Step(rate, tuple(runs))
+        return RateStep(rate, tuple(runs))
 
     steps = bisect(probe, low, high, within)
     options.publish(
@@ -117,7 +117,7 @@ def sweep(options: RunOptions, target: TargetOptions, slo_path: Path, low: float
     )
 
 
-def bisect(probe: Callable[[float], Step], low: float, high: float, within: float) -> list[Step]:
+def bisect(probe: Callable[[float], RateStep], low: float, high: float, within: float) -> list[RateStep]:
     """Probe both ends, then halve (by ratio) what lies between a rate that meets and one that does not."""
     steps = [probe(low)]
     if not steps[0].met:
@@ -134,7 +134,7 @@ def bisect(probe: Callable[[float], Step], low: float, high: float, within: floa
     return steps
 
 
-def conclusion(steps: list[Step]) -> str:
+def conclusion(steps: list[RateStep]) -> str:
     """The answer in one sentence."""
     met = [step.rate for step in steps if step.met]
     missed = [step for step in steps if not step.met]
@@ -144,5 +144,5 @@ def conclusion(steps: list[Step]) -> str:
     if not missed:
         return f"Even {max(met):.4g} a second meets the SLO: raise --to."
     edge = min(missed, key=lambda step: step.rate)
-    told = f"The highest rate that meets the SLO is {max(met):.4g} a second; {edge.rate:.4g} does not."
-    return f"{told} The generator was the limit there: {edge.problem}." if edge.problem else told
+    sentence = f"The highest rate that meets the SLO is {max(met):.4g} a second; {edge.rate:.4g} does not."
+    return f"{sentence} The generator was the limit there: {edge.problem}." if edge.problem else sentence

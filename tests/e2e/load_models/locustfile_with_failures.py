@@ -2,7 +2,7 @@
 
 import numpy as np
 from trireme_loadtest import locust_record  # noqa: F401
-from trireme_loadtest.locust_users import TriremeClientUser, TritonGrpcUser
+from trireme_loadtest.locust.users import TriremeClientUser, TritonGrpcUser
 
 FAIL = {"TEXT": np.array([[b"fail"]], dtype=np.object_)}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from trireme_loadtest.generate.traffic import ClientThreads
 
 from tests.deadlines import scaled
 
@@ -58,52 +59,21 @@ def test_variant_whose_stub_is_killed(echo: Echo, variant: str) -> None:
 @each_variant
 def test_variant_that_is_overloaded(echo: Echo, variant: str) -> None:
     echo.repository.behave(variant, seconds=0.4)
-    stop = threading.Event()
-
-    def flood() -> None:
-        while not stop.is_set():
-            try:
-                echo.ask("flood", model=variant)
-            except Exception:  # its full queue refuses most of them: that is the point
-                stop.wait(0.01)
-
-    threads = [threading.Thread(target=flood) for _ in range(24)]
-    for thread in threads:
-        thread.start()
-    try:
+    # Its full queue refuses most of them: that is the point.
+    with ClientThreads([lambda: echo.ask("flood", model=variant)] * 24, pause_seconds=0.01):
         _assert_answered_by_others(echo, variant, {"overloaded", "late", "breaker_open"}, some_by_itself=True)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(60)
-    assert not any(thread.is_alive() for thread in threads)
 
 
-def _assert_answered_by_others(echo: Echo, sick: str, faults: set[str], *, some_by_itself: bool = False) -> None:
-    """100 requests, 8 at a time, of which none fails; then, well again, the variant is let back."""
-    results: list[Any] = []
-
-    def caller() -> None:
-        for number in range(100 // 8 + 1):
-            try:
-                results.append(echo.ask(f"text {number}", tier=TIERS[sick]))
-            except Exception as error:
-                results.append(error)
-
-    threads = [threading.Thread(target=caller) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert not any(thread.is_alive() for thread in threads), "callers hang"
-    failures = [result for result in results if isinstance(result, Exception)]
-    assert failures == []
-    moved = [result for result in results if result.variant != sick]
+def _assert_answered_by_others(echo: Echo, faulty: str, faults: set[str], *, some_by_itself: bool = False) -> None:
+    """100 requests, 8 at a time, of which none fails; then, healthy again, the variant is let back."""
+    with ThreadPoolExecutor(8) as callers:
+        results = list(callers.map(lambda number: echo.ask(f"text {number}", tier=TIERS[faulty]), range(104)))
+    moved = [result for result in results if result.variant != faulty]
     assert moved
     if not some_by_itself:
         assert len(moved) == len(results)
     assert {result.reason["reason"] for result in moved} <= {"fallback", "tier_unavailable", "moved_down"}
-    tried = [one for result in moved for one in result.reason.get("tried", []) if one["variant"] == sick]
+    tried = [one for result in moved for one in result.reason.get("tried", []) if one["variant"] == faulty]
     assert {one["fault"] for one in tried} <= faults
     if not some_by_itself:
         assert tried

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 
 from trireme_loadtest.histogram import Histogram
-from trireme_loadtest.machine_facts import MachineFacts
-from trireme_loadtest.record import Generator, LoadRecord, Window
+from trireme_loadtest.machine import MachineFacts
+from trireme_loadtest.record import GeneratorStats, LoadRecord, SecondCounts
 
 
 def record(
@@ -22,7 +22,7 @@ def record(
 ) -> LoadRecord:
     """One task; ``latencies_ms`` by second; all ``errors`` in the first second."""
     windows = [
-        Window(
+        SecondCounts(
             second,
             len(latencies) + (sum((errors or {}).values()) if second == 0 else 0),
             dict(errors or {}) if second == 0 else {},
@@ -44,5 +44,5 @@ def record(
         },
         machine=asdict(MachineFacts.read()),
         tasks={task: windows},
-        generator=Generator(Histogram.of([0.1] * 100), 0.05, 1, problem),
+        generator=GeneratorStats(Histogram.of([0.1] * 100), 0.05, 1, problem),
     )

@@ -20,13 +20,13 @@ from typing import Any
 _KV_BLOCK_TOKENS = 32
 
 
-class Load:
-    """A closed loop: whoever is answered asks again at once."""
+class StreamLoad:
+    """A closed loop: each stream sends its next request as soon as it is answered."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._requests = itertools.cycle(job["requests"])
         self.streams, self.seconds = job["streams"], job["seconds"]
-        self.told: list[dict[str, Any]] = []
+        self.streams_sent: list[dict[str, Any]] = []
         self._began = time.monotonic()
 
     def now(self) -> float:
@@ -38,11 +38,11 @@ class Load:
     def send(self) -> tuple[dict[str, Any], list[float]]:
         """The next request, sent now, and the list for the moments of its tokens."""
         moments: list[float] = []
-        self.told.append({"sent": self.now(), "tokens": moments})
+        self.streams_sent.append({"sent": self.now(), "tokens": moments})
         return next(self._requests), moments
 
 
-def openvino(path: str, threads: int, arguments: dict[str, Any], *, lookup: bool) -> Callable[[Load], None]:
+def openvino(path: str, threads: int, arguments: dict[str, Any], *, lookup: bool) -> Callable[[StreamLoad], None]:
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
@@ -55,7 +55,7 @@ def openvino(path: str, threads: int, arguments: dict[str, Any], *, lookup: bool
     pipeline = openvino_genai.ContinuousBatchingPipeline(path, scheduler, "CPU", properties)
     numbers = itertools.count()
 
-    def run(load: Load) -> None:
+    def run(load: StreamLoad) -> None:
         running: list[tuple[Any, list[float]]] = []
         while load.left() > 0:
             while len(running) < load.streams:
@@ -79,7 +79,7 @@ def openvino(path: str, threads: int, arguments: dict[str, Any], *, lookup: bool
     return run
 
 
-def vllm(path: str, arguments: dict[str, Any]) -> Callable[[Load], None]:
+def vllm(path: str, arguments: dict[str, Any]) -> Callable[[StreamLoad], None]:
     from vllm import SamplingParams
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -87,7 +87,7 @@ def vllm(path: str, arguments: dict[str, Any]) -> Callable[[Load], None]:
     engine = LLMEngine.from_engine_args(EngineArgs(**{"disable_log_stats": True, **arguments, "model": path}))
     numbers = itertools.count()
 
-    def run(load: Load) -> None:
+    def run(load: StreamLoad) -> None:
         running: dict[str, list[float]] = {}
         while load.left() > 0:
             while len(running) < load.streams:
@@ -108,7 +108,7 @@ def vllm(path: str, arguments: dict[str, Any]) -> Callable[[Load], None]:
     return run
 
 
-def transformers(path: str, threads: int, *, batch: bool) -> Callable[[Load], None]:
+def transformers(path: str, threads: int, *, batch: bool) -> Callable[[StreamLoad], None]:
     """``generate`` as it is: one request after the other, or all that wait in one batch until its longest is done.
 
     A batch that has begun is brought to its end, however long that takes: its first token may come after the time.
@@ -128,7 +128,7 @@ def transformers(path: str, threads: int, *, batch: bool) -> Callable[[Load], No
     class Clock(BaseStreamer):  # type: ignore[misc,unused-ignore]
         """Notes when each step of a batch ends; its first call brings the prompts."""
 
-        def __init__(self, load: Load, taken: list[tuple[dict[str, Any], list[float]]]) -> None:
+        def __init__(self, load: StreamLoad, taken: list[tuple[dict[str, Any], list[float]]]) -> None:
             self._load, self._taken, self._steps = load, taken, -1
 
         def put(self, value: Any) -> None:  # noqa: ARG002
@@ -140,7 +140,7 @@ def transformers(path: str, threads: int, *, batch: bool) -> Callable[[Load], No
         def end(self) -> None:
             pass
 
-    def run(load: Load) -> None:
+    def run(load: StreamLoad) -> None:
         waiting = [load.send() for _ in range(load.streams)]
         while load.left() > 0:
             taken, waiting = (waiting, []) if batch else (waiting[:1], waiting[1:])
@@ -175,9 +175,9 @@ def main() -> None:
     }[engine]()
     print("ready", file=answers, flush=True)
     for job in _jobs():
-        load = Load(job)
+        load = StreamLoad(job)
         run(load)
-        print(json.dumps({"seconds": load.now(), "streams": load.told}), file=answers, flush=True)
+        print(json.dumps({"seconds": load.now(), "streams": load.streams_sent}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

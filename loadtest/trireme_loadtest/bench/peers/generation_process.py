@@ -1,4 +1,4 @@
-"""Start the engines of ``generation_engine.py``, and give them work."""
+"""Starts the engines of ``generation_engine.py`` and runs load on them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import IO, Any
 
 from trireme.errors import ServerError
 
-from trireme_loadtest.generation_load import Prompt, StreamRun, StreamTimes
+from trireme_loadtest.generate.streams import Prompt, StreamRun, StreamTimes
 
 _PROGRAM = Path(__file__).with_name("generation_engine.py")
 _LOAD_DEADLINE_SECONDS = 180.0
 _STOP_DEADLINE_SECONDS = 20.0
-# Beyond the asked seconds: a last prompt, or a large batch.
+# Beyond the seconds of a run: a last prompt, or a large batch.
 _SLACK_SECONDS = 240.0
 
 
@@ -75,8 +75,8 @@ class EngineProcess:
         self._process.stdin.write(json.dumps({"requests": requests, "streams": streams, "seconds": seconds}).encode())
         self._process.stdin.write(b"\n")
         self._process.stdin.flush()
-        told: dict[str, Any] = json.loads(self._line(seconds + _SLACK_SECONDS))
-        return StreamRun(told["seconds"], [StreamTimes(one["sent"], one["tokens"]) for one in told["streams"]])
+        answer: dict[str, Any] = json.loads(self._line(seconds + _SLACK_SECONDS))
+        return StreamRun(answer["seconds"], [StreamTimes(one["sent"], one["tokens"]) for one in answer["streams"]])
 
     def stop(self) -> None:
         self._process.kill()
@@ -92,5 +92,5 @@ class EngineProcess:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             if selector.select(max(0.0, ends - time.monotonic())) and (line := self._process.stdout.readline()):
                 return line
-        told = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-1:] or ["it says nothing"]
-        raise ServerError(f"the engine {self._name} did not answer: {told[0][:300]}")
+        lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
+        raise ServerError(f"the engine {self._name} did not answer: {lines[0][:300]}")

@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection
 
 from trireme_backends.text import TextTokenizer, pad
 
-from trireme_loadtest.bench.peers.model_files import ModelFiles
-from trireme_loadtest.processes import machine_cpu_seconds
+from trireme_loadtest.bench.harness.text_workload import ModelFiles
+from trireme_loadtest.machine import machine_cpu_seconds
 
 BATCH = 8
 MAX_TOKENS = 256

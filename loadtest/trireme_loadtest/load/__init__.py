@@ -1,1 +1,0 @@
-"""``trireme load``: every module of this package is a subcommand."""

@@ -1,0 +1,1 @@
+"""Users and verdicts for Locust, which imports them from a locustfile."""

@@ -1,0 +1,1 @@
+"""A run for readers: text, HTML, JSON, JUnit, plots."""

@@ -1,1 +1,0 @@
-"""Proves on the machine at hand that releases lose no request: ``trireme prove rollout``."""

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from trireme_loadtest.generate.loops import closed_loop, open_loop
+
+
+def test_an_open_loop_sends_when_requests_are_due_whether_or_not_earlier_ones_were_answered() -> None:
+    sent: list[float] = []
+    start = time.monotonic()
+
+    async def send(_: int) -> None:
+        sent.append(time.monotonic() - start)
+        await asyncio.sleep(0.3)
+
+    asyncio.run(open_loop(send, [0.0, 0.05, 0.1], start))
+
+    assert time.monotonic() - start > 0.4
+    assert all(0 <= at - due < 0.15 for at, due in zip(sent, [0.0, 0.05, 0.1], strict=True))
+
+
+def test_a_closed_loop_has_as_many_requests_running_as_it_has_callers() -> None:
+    running, most, answered = 0, 0, 0
+
+    async def send(_: int) -> None:
+        nonlocal running, most, answered
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running, answered = running - 1, answered + 1
+
+    asyncio.run(closed_loop(send, 3, lambda: answered < 20))
+
+    assert most == 3
+    assert running == 0
+
+
+@pytest.mark.parametrize("loop", ["open", "closed"])
+def test_what_sending_raises_ends_the_loop(loop: str) -> None:
+    async def send(_: int) -> None:
+        raise ConnectionError("gone")
+
+    running = open_loop(send, [0.0], time.monotonic()) if loop == "open" else closed_loop(send, 2, lambda: True)
+    with pytest.raises(ConnectionError, match="gone"):
+        asyncio.run(running)
