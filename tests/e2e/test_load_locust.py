@@ -52,7 +52,6 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 def test_twenty_users_of_a_slow_model_wait_at_the_same_time_whatever_the_protocol(
     slow_server: TritonServer, texts: Path, tmp_path: Path
 ) -> None:
-    asked = {}
     for user in ("TritonGrpcUser", "TriremeClientUser", "KserveHttpUser"):
         options = ["--headless", "-u", "20", "-r", "20", "-t", "4s", "--models", "slow", "--inputs", texts]
         done = _run(_locust(slow_server, user, *options, "--report", tmp_path / user))
@@ -60,10 +59,9 @@ def test_twenty_users_of_a_slow_model_wait_at_the_same_time_whatever_the_protoco
         assert done.returncode == 0, done.stdout + done.stderr
         summary = LoadRecord.read(tmp_path / user / "run.json").task("slow")
         assert summary.failed == 0
-        asked[user] = summary.asked
-
-    # One after another it would be 40 requests in four seconds; together it is near 800.
-    assert min(asked.values()) > 200, asked
+        # Little's law, which holds at any speed of the machine: 1 where one waits after another, near 20 together.
+        concurrency = summary.answered_rate * summary.latency.mean_ms / 1000
+        assert concurrency > 5, f"{user}: {concurrency}"
 
 
 def test_failures_are_counted_by_grpc_code(slow_server: TritonServer, texts: Path, tmp_path: Path) -> None:

@@ -148,8 +148,10 @@ def test_a_server_that_ends_during_the_run_is_counted_by_code(tmp_path: Path) ->
             "--deadline", 3,
         )  # fmt: skip
 
-    # The statistics of a server that is gone cannot be read, the requests to it can be counted.
-    assert done.returncode == 1, done.stdout + done.stderr
+    # The statistics of a server that is gone cannot be read, the requests to it can be counted. 3: the machine was too
+    # busy for a generator that is on time.
+    assert done.returncode in (1, 3), done.stdout + done.stderr
+    assert "broken       all: error_rate" in done.stdout
     assert "UNAVAILABLE" in done.stdout
 
 
