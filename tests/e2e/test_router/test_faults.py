@@ -79,14 +79,14 @@ def test_variant_that_is_overloaded(echo: Echo, variant: str) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-def _assert_answered_by_others(echo: Echo, sick: str, faults: set[str], *, some_by_itself: bool = False) -> None:
+def _assert_answered_by_others(echo: Echo, failing: str, faults: set[str], *, some_by_itself: bool = False) -> None:
     """100 requests, 8 at a time, of which none fails; then, well again, the variant is let back."""
     results: list[Any] = []
 
     def caller() -> None:
         for number in range(100 // 8 + 1):
             try:
-                results.append(echo.ask(f"text {number}", tier=TIERS[sick]))
+                results.append(echo.ask(f"text {number}", tier=TIERS[failing]))
             except Exception as error:
                 results.append(error)
 
@@ -98,12 +98,12 @@ def _assert_answered_by_others(echo: Echo, sick: str, faults: set[str], *, some_
     assert not any(thread.is_alive() for thread in threads), "callers hang"
     failures = [result for result in results if isinstance(result, Exception)]
     assert failures == []
-    moved = [result for result in results if result.variant != sick]
+    moved = [result for result in results if result.variant != failing]
     assert moved
     if not some_by_itself:
         assert len(moved) == len(results)
     assert {result.reason["reason"] for result in moved} <= {"fallback", "tier_unavailable", "moved_down"}
-    tried = [one for result in moved for one in result.reason.get("tried", []) if one["variant"] == sick]
+    tried = [one for result in moved for one in result.reason.get("tried", []) if one["variant"] == failing]
     assert {one["fault"] for one in tried} <= faults
     if not some_by_itself:
         assert tried
