@@ -1,4 +1,4 @@
-"""A repository with a route over three variants that misbehave when told, served by the real tritonserver."""
+"""A repository with a route over three variants that misbehave on demand, served by the real tritonserver."""
 
 from __future__ import annotations
 
@@ -117,9 +117,9 @@ class EchoRepository:
         )
         (self.path / name / "1").mkdir(exist_ok=True)
 
-    def behave(self, name: str, **told: Any) -> None:
-        """Tell a variant how to misbehave from its next batch on; nothing told: well."""
-        _replace(self.path / f"{name}_worker" / "behaviour.json", json.dumps(told))
+    def behave(self, name: str, **behaviour: Any) -> None:
+        """How a variant misbehaves from its next batch on; without arguments it answers."""
+        _replace(self.path / f"{name}_worker" / "behaviour.json", json.dumps(behaviour))
 
     def set_traffic(self, text: str) -> None:
         _replace(self.traffic_path, text)

@@ -1,4 +1,4 @@
-"""A variant that says its name, what it was given, and misbehaves as ``behaviour.json`` in its folder tells.
+"""A variant that says its name, what it was given, and misbehaves as ``behaviour.json`` in its folder says.
 
 Copied into the version directories of the test repository; Triton's own Python backend runs it.
 """
@@ -19,11 +19,11 @@ class TritonPythonModel:
         self.behaviour = Path(args["model_repository"]) / "behaviour.json"
 
     def execute(self, requests):
-        told = json.loads(self.behaviour.read_text()) if self.behaviour.is_file() else {}
-        time.sleep(told.get("seconds", 0))
-        if told.get("raises"):
-            raise RuntimeError("told to raise")
-        if told.get("dies"):
+        behaviour = json.loads(self.behaviour.read_text()) if self.behaviour.is_file() else {}
+        time.sleep(behaviour.get("seconds", 0))
+        if behaviour.get("raises"):
+            raise RuntimeError("asked to raise")
+        if behaviour.get("dies"):
             os._exit(1)
         return [self.answer(request) for request in requests]
 

@@ -228,13 +228,13 @@ def test_fallback_is_logged_with_the_request_id_that_a_proxy_gave(echo: Echo) ->
     routed = echo.ask("x", tier="standard", headers={"x-request-id": "proxy-1"})
     assert routed.reason["reason"] == "fallback"
 
-    def told() -> list[dict[str, str]]:
+    def log_lines() -> list[dict[str, str]]:
         lines = echo.server.log_path.read_text().splitlines()
         # Triton writes a message as a string of JSON.
         return [json.loads(json.loads(line.partition("] ")[2])) for line in lines if "proxy-1" in line]
 
-    _eventually(lambda: len(told()) == 1)
-    (line,) = told()
+    _eventually(lambda: len(log_lines()) == 1)
+    (line,) = log_lines()
     assert {name: line[name] for name in ("request_id", "model", "variant", "version")} == {
         "request_id": "proxy-1",
         "model": "echo",
@@ -286,12 +286,12 @@ def test_explanation_of_a_running_router_has_its_live_numbers(echo: Echo) -> Non
     for _ in range(20):
         echo.ask("x", tier="premium")
     found = find_route(ModelRepository(echo.repository.path), "echo")
-    told = explain_live(found, {"tier": "premium", "max_latency_ms": "5000"}, echo.server.grpc_address)
-    assert (told.live, told.variant, told.version) == (True, "large", "1")
-    (large,) = [one for one in told.considered if one["variant"] == "large"]
+    explanation = explain_live(found, {"tier": "premium", "max_latency_ms": "5000"}, echo.server.grpc_address)
+    assert (explanation.live, explanation.variant, explanation.version) == (True, "large", "1")
+    (large,) = [one for one in explanation.considered if one["variant"] == "large"]
     assert large["verdict"] == "chosen"
     # Seen, not the 5 ms times 1.5 that the rules alone would say.
     assert large["predicted_p95_ms"] != 7.5
-    assert told.reason["time_left_ms"] <= 5000
+    assert explanation.reason["time_left_ms"] <= 5000
     with pytest.raises(ClientError, match="parameter tier is 'gold'"):
         explain_live(found, {"tier": "gold"}, echo.server.grpc_address)
