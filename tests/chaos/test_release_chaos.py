@@ -18,7 +18,7 @@ from trireme.processes.shared_memory import SHM_DIR
 
 from tests.chaos.platform_stack import PlatformStack
 from tests.deadlines import scaled
-from tests.e2e.release_stack import ReleaseStack, kill_when, worker_traffic, workers_of
+from tests.e2e.release_stack import ReleaseStack, WorkerCallers, kill_when
 from tests.e2e.serving import wait_until
 
 _KILLED = 9
@@ -81,7 +81,7 @@ def _recover_twice(stack: ReleaseStack) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_publish_killed_at_any_entry_leaves_the_old_version_serving(stack: ReleaseStack, when: str) -> None:
     source = str(stack.source("good"))
-    with worker_traffic(stack) as traffic:
+    with WorkerCallers(stack) as callers:
         for entry in itertools.count():
             code = _die(stack, entry, when, "publish", "echo_worker", source)
             _recover_twice(stack)
@@ -92,8 +92,8 @@ def test_publish_killed_at_any_entry_leaves_the_old_version_serving(stack: Relea
             # Only at the last entry, once that is written, was the release over.
             assert stack.versions() == ([1, 2] if (entry, when) == (6, "after") else [1])
     assert entry == 7, "begin, five steps and end"
-    assert traffic.failures == []
-    assert workers_of(traffic, "echo_standard") == {1}
+    assert callers.failures == []
+    assert callers.workers_of("echo_standard") == {1}
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_promote_rollback_and_prune_killed_at_any_entry_end_at_the_old_or_the_ne
     stack: ReleaseStack, when: str
 ) -> None:
     assert stack.publish().returncode == 0
-    with worker_traffic(stack) as traffic:
+    with WorkerCallers(stack) as callers:
         promote, rollback = ("promote", "echo_standard", "--to=2"), ("rollback", "echo_standard")
         for verb, back, old in ((promote, rollback, 1), (rollback, promote, 2)):
             for entry in itertools.count():
@@ -127,7 +127,7 @@ def test_promote_rollback_and_prune_killed_at_any_entry_end_at_the_old_or_the_ne
             if code == 0 or stack.versions() == [2]:
                 break
     assert stack.versions() == [2]
-    assert traffic.failures == []
+    assert callers.failures == []
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_promote_rollback_and_prune_killed_at_any_entry_end_at_the_old_or_the_ne
 def test_a_canary_killed_at_any_entry_is_closed_or_promoted(stack: ReleaseStack, when: str) -> None:
     assert stack.publish().returncode == 0
     ends = set()
-    with worker_traffic(stack) as traffic:
+    with WorkerCallers(stack) as callers:
         for entry in itertools.count():
             code = _die(stack, entry, when, "canary", "echo_standard", *_CANARY)
             assert stack.worker() in (1, 2)
@@ -149,7 +149,7 @@ def test_a_canary_killed_at_any_entry_is_closed_or_promoted(stack: ReleaseStack,
                 break
     assert entry == 11, "three entries to open, three to shift, five to promote"
     assert ends == {1, 2}
-    assert traffic.failures == []
+    assert callers.failures == []
 
 
 @pytest.mark.slow
@@ -157,20 +157,20 @@ def test_rollback_closes_the_canary_of_a_dead_controller_and_goes_no_further(sta
     for _ in range(2):
         assert stack.publish("good" if stack.versions() == [1] else "good_too").returncode == 0
     _run(stack, "promote", "echo_standard", "--to=2")
-    with worker_traffic(stack) as traffic:
+    with WorkerCallers(stack) as callers:
         canary = stack.start_verb("canary", "echo_standard", "--to=3", "--steps=25,100", "--window-seconds=60")
         kill_when(canary, lambda: stack.traffic() is not None)
         _run(stack, "rollback", "echo_standard")
         assert stack.worker() == 2
     assert stack.traffic() is None
-    assert traffic.failures == []
-    assert workers_of(traffic, "echo_standard") == {2}
+    assert callers.failures == []
+    assert callers.workers_of("echo_standard") == {2}
 
 
 def test_rollback_ends_a_canary_whose_controller_lives(platform: PlatformStack) -> None:
     old = platform.worker()
     assert platform.publish("worse").returncode == 0
-    with worker_traffic(platform) as traffic:
+    with WorkerCallers(platform) as callers:
         canary = platform.start_verb("canary", "echo_standard", "--steps=25,100", "--window-seconds=60")
         wait_until(lambda: platform.traffic() is not None, "the canary had traffic")
         refused = platform.verb("canary", "echo_standard")
@@ -181,20 +181,20 @@ def test_rollback_ends_a_canary_whose_controller_lives(platform: PlatformStack) 
     assert canary.returncode == 1
     assert "the canary of echo_standard was ended by another command" in output
     assert (platform.worker(), platform.traffic()) == (old, None)
-    assert traffic.failures == []
+    assert callers.failures == []
 
 
 def test_publish_killed_in_the_middle_of_a_load_is_undone(platform: PlatformStack) -> None:
     versions, worker = platform.versions(), platform.worker()
     loading = platform.repository / "echo_worker" / str(versions[-1] + 1)
-    with worker_traffic(platform) as traffic:
+    with WorkerCallers(platform) as callers:
         publish = platform.start_verb("publish", "echo_worker", str(platform.source("cut off", load_seconds=1)))
         kill_when(publish, loading.exists)
         _recover_twice(platform)
         assert (platform.versions(), platform.worker()) == (versions, worker)
         assert platform.worker("echo_worker") == versions[-1]
         assert platform.publish("whole").returncode == 0
-    assert traffic.failures == []
+    assert callers.failures == []
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_a_full_disk_while_staging_leaves_nothing(platform: PlatformStack) -> No
     (source / "weights.bin").write_bytes(bytes(8 * 1024**2))
     (source / "manifest.json").unlink()
     limit = 4 * 1024**2
-    with worker_traffic(platform) as traffic:
+    with WorkerCallers(platform) as callers:
         done = subprocess.run(
             [sys.executable, "-m", "trireme.cli", "publish", "echo_worker", str(source)],
             env=platform.environment(), capture_output=True, text=True, timeout=scaled(90.0), check=False,
@@ -242,19 +242,19 @@ def test_a_full_disk_while_staging_leaves_nothing(platform: PlatformStack) -> No
     assert "Traceback" not in done.stderr
     assert sorted(worker.iterdir()) == before
     assert platform.verb("recover").stdout == "nothing was cut off\n"
-    assert traffic.failures == []
+    assert callers.failures == []
 
 
 @pytest.mark.slow
 def test_of_two_publishers_at_once_one_is_told_to_wait(stack: ReleaseStack) -> None:
     sources = [str(stack.source(name)) for name in ("one", "two")]
-    with worker_traffic(stack) as traffic:
+    with WorkerCallers(stack) as callers:
         publishers = [stack.start_verb("publish", "echo_worker", source) for source in sources]
         output = [publisher.communicate(timeout=scaled(90.0))[0] for publisher in publishers]
     assert sorted(publisher.returncode for publisher in publishers) == [0, 1], output
     assert any("has been changing the repository for" in text for text in output)
     assert stack.versions() == [1, 2]
-    assert traffic.failures == []
+    assert callers.failures == []
 
 
 @pytest.mark.slow
@@ -288,7 +288,7 @@ def test_cycles_leave_memory_processes_and_regions_as_they_were(stack: ReleaseSt
         return min(rss_mib), min(stubs), min(regions)
 
     source = str(stack.source("good"))
-    with worker_traffic(stack) as traffic:
+    with WorkerCallers(stack) as callers:
         for _ in range(4):
             cycle()
         rss_before, *before = footprint()
@@ -298,5 +298,5 @@ def test_cycles_leave_memory_processes_and_regions_as_they_were(stack: ReleaseSt
     assert after == before
     # Each leaked version would be a stub; the server itself may grow by caches that are not full yet.
     assert rss_after - rss_before < 20, f"{rss_before:.0f} to {rss_after:.0f} MiB"
-    assert traffic.failures == []
+    assert callers.failures == []
     assert json.loads(_run(stack, "history", "--json"))[-1]["outcome"] == "done"

@@ -1,4 +1,4 @@
-"""A served repository without weights for the tests of releases, and traffic to it.
+"""A served repository without weights for the tests of releases, and callers of it.
 
 ``echo`` (router) over ``echo_{economy,standard,premium}`` (pinned ensembles) over ``echo_worker``, whose versions say
 their number in the output ``WORKER`` and behave as ``behaviour.json`` in the version directory says. ``alone`` is such
@@ -13,14 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trireme.repository.manifest import Manifest, record_files, write_manifest
 from trireme_client import OperatorClient
-from trireme_loadtest.generate.requests import grpc_body, grpc_outputs, text_tensors
-from trireme_loadtest.generate.targets import RequestSet
-from trireme_loadtest.generate.traffic import Traffic
+from trireme_loadtest.generate.requests import text_tensors
+from trireme_loadtest.generate.traffic import ClientThreads
 
 from tests.deadlines import scaled
 from tests.e2e.serving import Serve
@@ -33,7 +33,6 @@ _ROUTE_OUTPUTS = ", ".join(
     f'{{ name: "{name}" data_type: TYPE_STRING dims: [ 1 ] }}'
     for name in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON")
 )
-_REQUESTS_PER_SECOND = 100.0
 TIERS = ("economy", "standard", "premium")
 
 
@@ -129,22 +128,29 @@ def write_version(folder: Path, **behaviour: Any) -> None:
     write_manifest(Manifest(inputs_sha256="", exporter="test", origins=(), files=files), folder)
 
 
-def worker_traffic(
-    stack: ReleaseStack, models: Sequence[str] = ("echo", "echo_standard", "echo_worker")
-) -> Traffic[int]:
-    """Requests from outside to router, ensemble and worker, or other models; a result is the worker's version."""
-    inputs = text_tensors("hello")
-    bodies = {model: grpc_body(model, inputs, {"tier": "standard"} if model == "echo" else {}) for model in models}
-    return Traffic(
-        [RequestSet(model, "grpc", stack.grpc_address, [body]) for model, body in bodies.items()],
-        _REQUESTS_PER_SECOND,
-        lambda _, response: int(grpc_outputs(response)["WORKER"][0, 0]),
-    )
+class WorkerCallers(ClientThreads):
+    """Callers of router, ensemble and worker, or other models, in a closed loop: a slow version must not overload them.
 
+    Attributes:
+        answers: (``time.monotonic()``, model, worker version).
+    """
 
-def workers_of(traffic: Traffic[int], model: str) -> set[int | None]:
-    """The worker versions that answered requests to ``model``."""
-    return {one.result for one in traffic.outcomes if one.name == model}
+    def __init__(self, stack: ReleaseStack, models: Sequence[str] = ("echo", "echo_standard", "echo_worker")) -> None:
+        self.answers: list[tuple[float, str, int]] = []
+        self._client = OperatorClient(stack.grpc_address)
+        super().__init__([partial(self._infer, model) for model in models], pause_seconds=0.02)
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._client.close()
+
+    def workers_of(self, model: str) -> set[int]:
+        return {version for _, called, version in self.answers if called == model}
+
+    def _infer(self, model: str) -> None:
+        parameters = {"tier": "standard"} if model == "echo" else {}
+        response = self._client.infer(model, text_tensors("hello"), 30.0, parameters)
+        self.answers.append((time.monotonic(), model, int(response.outputs["WORKER"][0, 0])))
 
 
 def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool], deadline_seconds: float = 60.0) -> None:

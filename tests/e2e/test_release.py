@@ -13,9 +13,8 @@ from trireme.processes.runtime import EmbeddedRuntime
 from trireme.release.preflight import Preflight
 from trireme.repository.folders import ModelRepository
 from trireme.settings import Settings
-from trireme_loadtest.generate.traffic import Traffic
 
-from tests.e2e.release_stack import ReleaseStack, worker_traffic, workers_of, write_version
+from tests.e2e.release_stack import ReleaseStack, WorkerCallers, write_version
 
 # Limits that few requests can prove, on a machine that does other things too.
 _CANARY = ("--steps=5,100", "--min-requests=150", "--window-seconds=1", "--max-error-excess=0.1", "--max-p95-ratio=3")
@@ -33,12 +32,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReleaseStack]:
 
 
 @pytest.fixture
-def traffic(stack: ReleaseStack) -> Iterator[Traffic[int]]:
-    """It must not lose a request, whatever the test does."""
-    with worker_traffic(stack) as running:
-        yield running
-    assert running.failures == []
-    assert {one.name for one in running.outcomes} == {"echo", "echo_standard", "echo_worker"}
+def callers(stack: ReleaseStack) -> Iterator[WorkerCallers]:
+    """They must see no failure, whatever the test does."""
+    with WorkerCallers(stack) as callers:
+        yield callers
+    assert callers.failures == []
+    assert {model for _, model, _ in callers.answers} == {"echo", "echo_standard", "echo_worker"}
 
 
 def _newest(stack: ReleaseStack) -> int:
@@ -54,7 +53,7 @@ def test_dry_run_prints_the_plan_and_changes_nothing(stack: ReleaseStack) -> Non
     assert sorted(stack.repository.rglob("*")) == before
 
 
-@pytest.mark.usefixtures("traffic")
+@pytest.mark.usefixtures("callers")
 @pytest.mark.parametrize(
     ("name", "behaviour", "message"),
     [
@@ -75,7 +74,7 @@ def test_a_version_that_is_not_fit_is_refused_and_the_old_one_serves(
     assert (stack.versions(), stack.worker()) == (versions, 1)
 
 
-@pytest.mark.usefixtures("traffic")
+@pytest.mark.usefixtures("callers")
 def test_a_syntax_error_is_refused_and_the_next_good_version_loads_without_a_restart(stack: ReleaseStack) -> None:
     source = stack.source("syntax")
     (source / "manifest.json").unlink()
@@ -118,7 +117,7 @@ def test_lint_refuses_before_any_server_is_started(stack: ReleaseStack) -> None:
     assert "TXT" in done.stderr
 
 
-@pytest.mark.usefixtures("traffic")
+@pytest.mark.usefixtures("callers")
 def test_a_version_that_is_copied_slowly_is_published_when_it_is_whole(stack: ReleaseStack, tmp_path: Path) -> None:
     versions = stack.versions()
     drop = tmp_path / "echo_worker"
@@ -138,7 +137,7 @@ def test_a_version_that_is_copied_slowly_is_published_when_it_is_whole(stack: Re
     assert stack.history()[-1]["note"] == f"dropped into {tmp_path}"
 
 
-def test_a_canary_that_is_as_good_is_promoted_and_rolled_back(stack: ReleaseStack, traffic: Traffic[int]) -> None:
+def test_a_canary_that_is_as_good_is_promoted_and_rolled_back(stack: ReleaseStack, callers: WorkerCallers) -> None:
     assert stack.publish("promoted").returncode == 0
     newest = _newest(stack)
     done = stack.verb("canary", "echo_standard", *_CANARY)
@@ -151,13 +150,13 @@ def test_a_canary_that_is_as_good_is_promoted_and_rolled_back(stack: ReleaseStac
     back_at = time.monotonic()
     time.sleep(0.5)
     assert stack.worker() == 1
-    late = {one.result for one in traffic.outcomes if one.name != "echo_worker" and one.ended > back_at + 0.1}
+    late = {version for at, model, version in callers.answers if model != "echo_worker" and at > back_at + 0.1}
     assert late == {1}
-    early = {one.result for one in traffic.outcomes if one.name == "echo" and one.ended < rolled_back_at}
+    early = {version for at, model, version in callers.answers if model == "echo" and at < rolled_back_at}
     assert newest in early
 
 
-@pytest.mark.usefixtures("traffic")
+@pytest.mark.usefixtures("callers")
 @pytest.mark.parametrize(
     ("name", "behaviour", "message"),
     [
@@ -185,7 +184,7 @@ def test_a_model_that_nothing_pins_moves_its_callers_at_promote_and_back_at_roll
     def answers() -> set[int]:
         return {stack.worker(model) for model in ("alone", "alone_follower")}
 
-    with worker_traffic(stack, ["alone", "alone_follower"]) as running:
+    with WorkerCallers(stack, ["alone", "alone_follower"]) as callers:
         published = stack.publish("for_alone", model="alone")
         assert published.returncode == 0, published.stdout + published.stderr
         assert "moves no caller to another version" in published.stdout
@@ -205,9 +204,9 @@ def test_a_model_that_nothing_pins_moves_its_callers_at_promote_and_back_at_roll
         assert rolled_back.returncode == 0, rolled_back.stdout + rolled_back.stderr
         assert rolled_back.stdout.endswith("callers of alone get alone version 1, by 1 of 1 servers\n")
         assert answers() == {1}
-    assert running.failures == []
+    assert callers.failures == []
     for model in ("alone", "alone_follower"):
-        assert workers_of(running, model) == {1, 2}
+        assert callers.workers_of(model) == {1, 2}
 
 
 def test_the_first_version_of_a_model_brings_the_ensemble_that_pins_it(stack: ReleaseStack) -> None:

@@ -72,13 +72,13 @@ class PerfAnalyzer:
     def measure(
         self, model: str, address: str, texts: Sequence[str], *, concurrency: int, seconds: float
     ) -> Mapping[str, float]:
-        """Ask ``model`` over gRPC in a closed loop.
+        """Load ``model`` over gRPC in a closed loop.
 
         Returns:
             ``requests_per_second``, ``p50_ms``, ``p95_ms`` and ``p99_ms``.
 
         Raises:
-            ServerError: it failed; the sentence has the end of what it said.
+            ServerError: it failed; the sentence has the end of its output.
         """
         with tempfile.TemporaryDirectory(prefix="perf_analyzer-") as name:
             inputs, table = Path(name, "inputs.json"), Path(name, "table.csv")
