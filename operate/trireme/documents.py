@@ -151,7 +151,8 @@ def _sentence(form: type[Any], details: ErrorDetails, steps: Sequence[str | int]
     if kind == "missing":
         return f"{name} is missing"
     if kind == "union_tag_not_found":
-        return f"{name}.{context['discriminator'].strip(chr(39))} is missing"
+        tag = context["discriminator"].strip("'")
+        return f"{name}.{tag} is missing".removeprefix(".")
     if kind == "unexpected_keyword_argument":
         schema = _adapter(form).json_schema()
         known = sorted(_keys(schema, steps[:-1], schema.get("$defs", {})))

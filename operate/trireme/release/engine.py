@@ -10,7 +10,7 @@ from trireme_client import ClientError
 
 from trireme.errors import TriremeError
 from trireme.release.callers import CallersError, Move, ServedVersions, verify_callers
-from trireme.release.journal import Journal, Outcome, Release
+from trireme.release.journal import Journal, Outcome, PlannedRelease, Release
 from trireme.release.step import Step, World, from_json, to_json
 
 
@@ -80,11 +80,12 @@ class ReleaseEngine:
             CallersError: callers do not get what they should. The steps are undone where only a whole release counts.
         """
         self.progress(plan.summary())
-        identity = self.journal.begin(
-            plan.verb, plan.subject, [to_json(step) for step in plan.steps],
-            commit_index=plan.commit_index, actor=actor, note=note,
+        planned = PlannedRelease(
+            verb=plan.verb, subject=plan.subject, actor=actor, note=note,
+            steps=tuple(to_json(step) for step in plan.steps), commit_index=plan.commit_index,
             moves=plan.moves, expected=plan.expected, remarks=plan.remarks,
         )  # fmt: skip
+        identity = self.journal.begin(planned)
         self._run_from(identity, plan, 0)
         return identity
 

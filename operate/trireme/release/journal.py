@@ -13,8 +13,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,21 +34,39 @@ class Outcome(str, Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """One journaled release.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRelease:
+    """A release as it is recorded before its first step.
 
     Attributes:
-        identity: unique; sorts by time.
         verb: publish, canary, promote, rollback, prune.
         subject: the model or variant it is about.
         actor: who ran the command.
         note: why, in the actor's words.
         steps: the plan, each step as its JSON form.
         commit_index: from this step on a cut-off release is finished, before it is undone.
-        moves: callers who get another version by it, as ``Move`` names them.
+        moves: callers who get another version by it.
         expected: the versions that callers are to get afterwards, by whom they call; empty where there is no look.
         remarks: what the plan says besides its steps.
+    """
+
+    verb: str
+    subject: str
+    actor: str
+    note: str
+    steps: tuple[Mapping[str, Any], ...]
+    commit_index: int
+    moves: tuple[Move, ...] = ()
+    expected: Mapping[str, ServedVersions] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release(PlannedRelease):
+    """One journaled release.
+
+    Attributes:
+        identity: unique; sorts by time.
         started_at: seconds since the epoch.
         reached: index of the last step that was begun; -1 for none.
         outcome: how it ended; ``None`` where it was cut off or is running.
@@ -57,16 +75,7 @@ class Release:
     """
 
     identity: str
-    verb: str
-    subject: str
-    actor: str
-    note: str
-    steps: tuple[Mapping[str, Any], ...]
-    commit_index: int
     started_at: float
-    moves: tuple[Move, ...] = ()
-    expected: Mapping[str, ServedVersions] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
     reached: int = -1
     outcome: Outcome | None = None
     reason: str = ""
@@ -75,19 +84,10 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Begin:
+class _Begin(PlannedRelease):
     release: str
     entry: Literal["begin"] = "begin"
     at: float
-    verb: str
-    subject: str
-    actor: str
-    note: str
-    commit_index: int
-    steps: tuple[Mapping[str, Any], ...]
-    moves: tuple[Move, ...] = ()
-    expected: Mapping[str, ServedVersions] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,27 +122,10 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def begin(
-        self,
-        verb: str,
-        subject: str,
-        steps: Sequence[Mapping[str, Any]],
-        *,
-        commit_index: int,
-        actor: str,
-        note: str,
-        moves: Sequence[Move] = (),
-        expected: Mapping[str, ServedVersions] | None = None,
-        remarks: Sequence[str] = (),
-    ) -> str:
+    def begin(self, planned: PlannedRelease) -> str:
         """Record a plan before its first step; gives the release's identity."""
         identity = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-        entry = _Begin(
-            release=identity, at=time.time(), verb=verb, subject=subject, actor=actor, note=note,
-            commit_index=commit_index, steps=tuple(steps), moves=tuple(moves), expected=expected or {},
-            remarks=tuple(remarks),
-        )  # fmt: skip
-        self._append(entry)
+        self._append(_Begin(release=identity, at=time.time(), **_fields(planned)))
         return identity
 
     def step(self, identity: str, index: int) -> None:
@@ -162,10 +145,7 @@ class Journal:
         found: dict[str, Release] = {}
         for entry in self._entries():
             if isinstance(entry, _Begin):
-                found[entry.release] = Release(
-                    entry.release, entry.verb, entry.subject, entry.actor, entry.note, entry.steps,
-                    entry.commit_index, entry.at, entry.moves, entry.expected, entry.remarks,
-                )  # fmt: skip
+                found[entry.release] = Release(identity=entry.release, started_at=entry.at, **_fields(entry))
                 continue
             release = found[entry.release]
             if isinstance(entry, _Step):
@@ -198,3 +178,7 @@ class Journal:
             file.write(json.dumps(asdict(entry), separators=(",", ":")).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _fields(planned: PlannedRelease) -> dict[str, Any]:
+    return {field.name: getattr(planned, field.name) for field in fields(PlannedRelease)}

@@ -15,7 +15,7 @@ from trireme.errors import ConfigError, TriremeError
 from trireme.release import callers
 from trireme.release.callers import CallersError
 from trireme.release.engine import Plan, ReleaseEngine
-from trireme.release.journal import Journal, Outcome
+from trireme.release.journal import Journal, Outcome, PlannedRelease
 from trireme.release.plans import plan_canary, plan_promote, plan_prune, plan_publish, plan_rollback, plan_shift
 from trireme.release.step import Reconfigure, World, from_json, to_json
 from trireme.release.workspace import RepositoryLockedError, release_lock
@@ -27,6 +27,7 @@ _FORK = multiprocessing.get_context("fork")
 _KILLED = 9
 _VERBS = ("publish", "canary", "shift", "promote", "rollback", "rollback --to", "prune")
 _PLAIN_VERBS = ("publish plain, its first", "publish plain", "promote plain", "rollback plain")
+PUBLISH = PlannedRelease(verb="publish", subject="m", actor="ada", note="", steps=(), commit_index=0)
 
 
 class _DyingJournal(Journal):
@@ -233,7 +234,7 @@ def test_the_first_version_brings_what_waited_for_it_and_takes_it_along_when_it_
 
 def test_the_journal_forgets_a_line_that_was_cut_off_and_goes_on(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    first = journal.begin("publish", "m", [], commit_index=0, actor="ada", note="")
+    first = journal.begin(PUBLISH)
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"release": "x", "entry": "st')
     assert [release.identity for release in journal.unfinished()] == [first]
@@ -243,7 +244,7 @@ def test_the_journal_forgets_a_line_that_was_cut_off_and_goes_on(tmp_path: Path)
 
 def test_a_broken_line_amid_the_journal_is_named(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    Journal(path).begin("publish", "m", [], commit_index=0, actor="ada", note="")
+    Journal(path).begin(PUBLISH)
     path.write_text("no json\n" + path.read_text())
     with pytest.raises(ConfigError, match=r"journal\.jsonl:1:\d+: not JSON"):
         Journal(path).releases()
