@@ -76,8 +76,8 @@ def canary(
         percents, window_seconds, min_requests, 5 * min_requests,
         CanaryLimits(p95_ratio=max_p95_ratio, error_excess=max_error_excess, agreement=min_agreement),
     )  # fmt: skip
-    asked = [line.rstrip("\n") for line in texts if line.strip()] if texts else ()
-    judgement = Canary(settings, variant, pins, policy, progress(as_json), asked).run(actor, note)
+    lines = [line.rstrip("\n") for line in texts if line.strip()] if texts else ()
+    judgement = Canary(settings, variant, pins, policy, progress(as_json), lines).run(actor, note)
     if as_json:
         click.echo(json_text({"verb": "canary", "subject": variant, "promoted": pins, "judgement": judgement}))
 

@@ -110,12 +110,12 @@ def _plan(settings: Settings, directory: RunDirectory) -> FleetPlan:
 def _as_row(shown: Demonstration) -> str:
     answer = shown.answer
     if answer is None:
-        return _row(shown.asked, shown.question, "none", shown.expected, "", "", f"WRONG: {shown.problems[0]}")
+        return _row(shown.target, shown.question, "none", shown.expected, "", "", f"WRONG: {shown.problems[0]}")
     verdict = f"WRONG: {shown.problems[0]}" if shown.problems else "right"
     if answer.reason:
         verdict += f" ({short_reason(answer.reason)})"
     by = f"{answer.variant} v{answer.version}"
-    return _row(shown.asked, shown.question, answer.answer, shown.expected, by, f"{answer.latency_ms:.1f}", verdict)
+    return _row(shown.target, shown.question, answer.answer, shown.expected, by, f"{answer.latency_ms:.1f}", verdict)
 
 
 def _row(*cells: str) -> str:

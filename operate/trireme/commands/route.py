@@ -46,8 +46,8 @@ def explain(task: str, params: tuple[str, ...], as_json: bool) -> None:
     found = find_route(ModelRepository(settings.repository_dir), task)
     parameters = dict(_split(param) for param in params)
     state = RunDirectory(settings.run_dir).read() if RunDirectory(settings.run_dir).is_held() else None
-    told = explain_live(found, parameters, state.grpc_address) if state else explain_offline(found, parameters)
-    click.echo(json_text(told.as_json()) if as_json else told.as_text())
+    explanation = explain_live(found, parameters, state.grpc_address) if state else explain_offline(found, parameters)
+    click.echo(json_text(explanation.as_json()) if as_json else explanation.as_text())
 
 
 @route.command()

@@ -24,13 +24,13 @@ class Demonstration:
     """One question and what became of it.
 
     Attributes:
-        asked: the model asked, with the tier that a router was given.
+        target: the model called, with the tier that a router was given.
         expected: the right answer in short.
         answer: None where there was none.
         problems: what is wrong; empty where the answer is right.
     """
 
-    asked: str
+    target: str
     question: str
     expected: str
     answer: TextAnswer | None
@@ -96,12 +96,12 @@ def demonstrate(client: OperatorClient, repository: ModelRepository, task: Task)
 
 def _samples_by_text(folder: ModelFolder) -> dict[bytes, GoldenSample]:
     """The golden samples that ask a single text that is worth showing, by that text."""
-    asked = {}
+    samples = {}
     for sample in load_golden(folder):
         texts = sample.inputs.get("TEXT", np.array([])).reshape(-1)
         if len(texts) == 1 and texts[0]:
-            asked[texts[0]] = sample
-    return asked
+            samples[texts[0]] = sample
+    return samples
 
 
 def _demonstrate(
@@ -111,21 +111,21 @@ def _demonstrate(
     text: bytes,
     golden: Mapping[str, Mapping[bytes, GoldenSample]],
 ) -> Demonstration:
-    asked = f"{model}, {tier}" if tier else model
+    target = f"{model}, {tier}" if tier else model
     question = text.decode(errors="replace")
     sample = golden[model][text] if model in golden else None
     inputs = (sample or next(iter(golden.values()))[text]).inputs
     try:
         answer = client.infer(model, inputs, _DEADLINE_SECONDS, {"tier": tier} if tier else {})
     except ClientError as error:
-        return Demonstration(asked, question, describe_outputs(sample.outputs) if sample else "", None, (str(error),))
+        return Demonstration(target, question, describe_outputs(sample.outputs) if sample else "", None, (str(error),))
     text_answer = describe(answer)
     # A router's answer is right if it is that of the variant that it names.
     sample = sample or golden.get(text_answer.variant, {}).get(text)
     if sample is None:
         return Demonstration(
-            asked, question, "", text_answer, (f"it names {text_answer.variant!r}, which is no variant of the task",)
+            target, question, "", text_answer, (f"it names {text_answer.variant!r}, which is no variant of the task",)
         )
     return Demonstration(
-        asked, question, describe_outputs(sample.outputs), text_answer, sample.differences(answer.outputs)
+        target, question, describe_outputs(sample.outputs), text_answer, sample.differences(answer.outputs)
     )

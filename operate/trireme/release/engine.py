@@ -85,7 +85,7 @@ class ReleaseEngine:
             commit_index=plan.commit_index, actor=actor, note=note,
             moves=plan.moves, expected=plan.expected, remarks=plan.remarks,
         )  # fmt: skip
-        self._go_on(identity, plan, 0)
+        self._run_from(identity, plan, 0)
         return identity
 
     def recover(self) -> list[Release]:
@@ -102,7 +102,7 @@ class ReleaseEngine:
                 self.progress(f"finishing {where}")
                 plan = Plan(release.verb, release.subject, steps, release.commit_index, expected=release.expected)
                 try:
-                    self._go_on(release.identity, plan, release.reached)
+                    self._run_from(release.identity, plan, release.reached)
                 except CallersError as error:
                     # It has ended, and what comes next may be what puts callers right.
                     self.progress(str(error))
@@ -111,7 +111,7 @@ class ReleaseEngine:
                 self._undo(release.identity, steps[: release.reached + 1], "it was cut off")
         return [release for release in self.journal.releases() if release.identity in cut_off]
 
-    def _go_on(self, identity: str, plan: Plan, first: int) -> None:
+    def _run_from(self, identity: str, plan: Plan, first: int) -> None:
         for index in range(first, len(plan.steps)):
             self.journal.step(identity, index)
             self.progress(plan.steps[index].describe())

@@ -99,7 +99,7 @@ class CopyVersion:
     def undo(self, world: World) -> None:
         copy = _version_copy(world, self.model, self.version)
         shutil.rmtree(copy, ignore_errors=True)
-        _leave_staging(copy)
+        _remove_empty_staging(copy)
 
     def describe(self) -> str:
         return f"copy {self.source} to a hidden folder of the repository and check {len(self.files)} hashes"
@@ -137,7 +137,7 @@ class InstallVersion:
         copy = _version_copy(world, self.model, self.version)
         if copy.exists():
             copy.rename(world.folder(self.model).version_dir(self.version))
-            _leave_staging(copy)
+            _remove_empty_staging(copy)
 
     def undo(self, world: World) -> None:
         installed = world.folder(self.model).version_dir(self.version)
@@ -252,10 +252,10 @@ class ReplaceFile:
     why: str
 
     def do(self, world: World) -> None:
-        _put(world.repository.path / self.path, self.after)
+        _write_or_remove(world.repository.path / self.path, self.after)
 
     def undo(self, world: World) -> None:
-        _put(world.repository.path / self.path, self.before)
+        _write_or_remove(world.repository.path / self.path, self.before)
 
     def describe(self) -> str:
         return f"{self.why}: {'remove' if self.after is None else 'write'} {self.path}"
@@ -308,13 +308,13 @@ def _version_copy(world: World, model: str, version: int) -> Path:
     return world.repository.path / _STAGING_NAME / f"{model}-{version}"
 
 
-def _leave_staging(copy: Path) -> None:
+def _remove_empty_staging(copy: Path) -> None:
     # Another leftover keeps it.
     with contextlib.suppress(OSError):
         copy.parent.rmdir()
 
 
-def _put(path: Path, text: str | None) -> None:
+def _write_or_remove(path: Path, text: str | None) -> None:
     if text is None:
         path.unlink(missing_ok=True)
     else:
@@ -334,21 +334,21 @@ def _remove_model(world: World, model: str) -> None:
 
 
 def _load_on_each(replicas: Sequence[OperatorClient], model: str, versions: Iterable[int]) -> None:
-    silences = []
+    away_errors = []
     for replica in replicas:
-        if silence := _load_unless_away(replica, model, versions, _LOAD_DEADLINE_SECONDS):
-            silences.append(silence)
-    if silences and len(silences) == len(replicas):
-        raise silences[0]
+        if away_error := _load_unless_away(replica, model, versions, _LOAD_DEADLINE_SECONDS):
+            away_errors.append(away_error)
+    if away_errors and len(away_errors) == len(replicas):
+        raise away_errors[0]
 
 
 def _load_on_those_that_answer(replicas: Sequence[OperatorClient], model: str, versions: Iterable[int]) -> None:
     deadline = time.monotonic() + _RETURN_DEADLINE_SECONDS
-    refusals, someone = [], False
-    while replicas and not someone:
+    refusals, has_answered = [], False
+    while replicas and not has_answered:
         for replica in replicas:
             try:
-                someone |= _load_unless_away(replica, model, versions, _CALL_DEADLINE_SECONDS) is None
+                has_answered |= _load_unless_away(replica, model, versions, _CALL_DEADLINE_SECONDS) is None
             except (ServerError, ClientError) as error:
                 refusals.append(error)
         if refusals:
