@@ -22,8 +22,8 @@ class _Commands(click.Group):
     """Finds subcommands by name and imports only the one that runs, so that ``trireme --help`` starts fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        own = (module.name for module in pkgutil.iter_modules(commands.__path__) if not module.name.startswith("_"))
-        return sorted({*(name.replace("_", "-") for name in own), *entry_points(group="trireme.commands").names})
+        modules = (module.name for module in pkgutil.iter_modules(commands.__path__) if not module.name.startswith("_"))
+        return sorted({*(name.replace("_", "-") for name in modules), *entry_points(group="trireme.commands").names})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         with _interruptible():
@@ -44,7 +44,7 @@ def _find(verb: str) -> click.Command | None:
 
 
 def _unavailable(verb: str, package: str) -> click.Command:
-    """Stands in for a subcommand whose dependencies are not installed, as in images for other subcommands."""
+    """Replaces a subcommand whose dependencies are not installed, as in images for other subcommands."""
 
     def fail() -> None:
         raise SetupError(f"trireme {verb} needs the package {package}, which is not installed", "make setup")
@@ -87,13 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _describe(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f" at {error.filename}" if error.filename else ""
-        return f"no space left on the disk{place}; the operation was undone: free some space and run the command again"
+        return f"no space left on the disk{place}; the operation was undone; free some space and run the command again"
     return str(error)
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """End the process at once on Ctrl-C: in the middle of an import it could surface as any error."""
+    """End the process at once on Ctrl-C: during an import it could surface as any error."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield

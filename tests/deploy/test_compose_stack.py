@@ -46,8 +46,8 @@ def test_a_key_that_cannot_be_read_stops_the_start(built: Stack) -> None:
 def test_the_questions_of_the_demo_are_answered_right(stack: Stack, client: OperatorClient) -> None:
     shown = [one for task in find_tasks(stack.repository) for one in demonstrate(client, stack.repository, task)]
     for one in shown:
-        answer = one.answer.answer if one.answer else None
-        print(f"compose-test: {one.asked}: {one.question:.40}: {answer}", flush=True)
+        answer = one.response.answer if one.response else None
+        print(f"compose-test: {one.target}: {one.text:.40}: {answer}", flush=True)
     assert shown
     assert [one for one in shown if one.problems] == []
 

@@ -1,1 +1,1 @@
-"""The verbs of the command line, a module each, named as the verb."""
+"""The commands, one module each, named after the command."""

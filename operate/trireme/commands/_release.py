@@ -1,4 +1,4 @@
-"""What the verbs of a release share: their options, and how a plan is shown or carried out."""
+"""Shared by the release commands: options, and printing or executing a plan."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def plan_options(command: _Command) -> _Command:
-    command = click.option("--json", "as_json", is_flag=True, help="For machines; progress goes to stderr.")(command)
+    command = click.option("--json", "as_json", is_flag=True, help="Print JSON; progress goes to stderr.")(command)
     return click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")(command)
 
 
 def history_options(command: _Command) -> _Command:
-    command = click.option("--actor", help="Who, for the history; the user of this shell by default.")(command)
+    command = click.option("--actor", help="Who, for the history.  [default: the current user]")(command)
     return click.option("--note", default="", help="Why, for the history.")(command)
 
 
@@ -31,7 +31,7 @@ def progress(as_json: bool) -> Callable[[str], None]:
 def run_plan(
     workspace: Workspace, plan: Plan, *, dry_run: bool, as_json: bool, actor: str | None = None, note: str = ""
 ) -> None:
-    """Print the plan, or carry it out; with ``as_json`` one document stands on stdout."""
+    """Print the plan or execute it; with ``as_json``, stdout is one JSON document."""
     shown: dict[str, Any] = plan.to_json()
     if not dry_run:
         identity = workspace.carry_out(plan, actor=actor, note=note)

@@ -1,4 +1,4 @@
-"""``trireme agent``: says whether one tritonserver may get requests, and heals it."""
+"""``trireme agent``: reports the readiness of one tritonserver, and heals it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,40 @@ from trireme.structured_log import JsonFormatter
 
 
 @click.command(context_settings={"auto_envvar_prefix": "TRIREME_AGENT"})
-@click.option("--replica", required=True, show_envvar=True, help="Its name.")
-@click.option("--zone", default="", show_envvar=True, help="Its zone.")
-@click.option("--grpc-address", default="127.0.0.1:8001", show_default=True, show_envvar=True, help="Its tritonserver.")
-@click.option("--metrics-address", default="127.0.0.1:8002", show_default=True, show_envvar=True, help="Its metrics.")
-@click.option("--listen", default="127.0.0.1:8003", show_default=True, show_envvar=True, help="Host and port.")
+@click.option("--replica", required=True, show_envvar=True, help="Name of the replica.")
+@click.option("--zone", default="", show_envvar=True, help="Zone of the replica.")
+@click.option(
+    "--grpc-address",
+    default="127.0.0.1:8001",
+    show_default=True,
+    show_envvar=True,
+    help="gRPC address of the tritonserver.",
+)
+@click.option(
+    "--metrics-address",
+    default="127.0.0.1:8002",
+    show_default=True,
+    show_envvar=True,
+    help="Metrics address of the tritonserver.",
+)
+@click.option(
+    "--listen",
+    default="127.0.0.1:8003",
+    show_default=True,
+    show_envvar=True,
+    help="HOST:PORT of the agent's endpoints.",
+)
 @click.option(
     "--admin-key-file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     show_envvar=True,
-    help="The key of the server's control API: without it nothing can be healed.",
+    help="File with the key of the server's control API. Without it, no model can be reloaded.",
 )
 @click.option(
     "--server-pid-file",
     type=click.Path(path_type=Path, dir_okay=False),
     show_envvar=True,
-    help="Names the server's process, where it can be seen from here: dead stubs are then noticed at once.",
+    help="File with the server's process id, if visible from here. Dead stubs are then detected at once.",
 )
 def agent(
     replica: str,
@@ -44,10 +62,10 @@ def agent(
     admin_key_file: Path | None,
     server_pid_file: Path | None,
 ) -> None:
-    """Watch one tritonserver: /readyz, /livez and /metrics say how it is.
+    """Watch one tritonserver, and serve its state at /readyz, /livez and /metrics.
 
-    Ready means that golden samples of the routes were answered rightly within the last seconds. SIGTERM: red first,
-    then requests in flight, then the end.
+    Ready means that golden samples of the routes were answered correctly within the last seconds. On SIGTERM the agent
+    reports not ready, waits for requests in flight, and exits.
     """
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():

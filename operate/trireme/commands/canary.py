@@ -1,4 +1,4 @@
-"""``trireme canary``: a variant's new version beside the old one, under more and more of its traffic."""
+"""``trireme canary``: shift a variant's traffic to a new version step by step."""
 
 from __future__ import annotations
 
@@ -20,24 +20,47 @@ _DEFAULT = CanaryPolicy()
 
 @click.command()
 @click.argument("variant")
-@click.option("--to", "wanted", multiple=True, metavar="[MODEL=]VERSION", help="The newest loaded ones by default.")
+@click.option(
+    "--to",
+    "wanted",
+    multiple=True,
+    metavar="[MODEL=]VERSION",
+    help="Target version; repeatable.  [default: newest loaded]",
+)
 @click.option(
     "--steps",
     default=",".join(f"{percent:g}" for percent in _DEFAULT.percents),
     show_default=True,
-    help="Percent of the variant's requests, ascending.",
+    help="Comma-separated, ascending percentages of the variant's requests.",
 )
-@click.option("--min-requests", default=_DEFAULT.least_pairs, show_default=True, type=click.IntRange(min=1),
-              help="Questions that both versions answer before a step is judged.")  # fmt: skip
-@click.option("--window-seconds", default=_DEFAULT.least_seconds, show_default=True, help="Least length of a step.")
+@click.option("--min-requests", default=_DEFAULT.min_pairs, show_default=True, type=click.IntRange(min=1),
+              help="Test requests to both versions before a step is evaluated.")  # fmt: skip
 @click.option(
-    "--max-p95-ratio", default=_DEFAULT.limits.p95_ratio, show_default=True, help="Of its p95 to the stable one's."
+    "--window-seconds", default=_DEFAULT.min_seconds, show_default=True, help="Minimum duration of a step in seconds."
 )
 @click.option(
-    "--max-error-excess", default=_DEFAULT.limits.error_excess, show_default=True, help="Share of its requests."
+    "--max-p95-ratio",
+    default=_DEFAULT.limits.p95_ratio,
+    show_default=True,
+    help="Maximum ratio of its p95 latency to the stable version's.",
 )
-@click.option("--min-agreement", default=_DEFAULT.limits.agreement, show_default=True, help="Share of equal answers.")
-@click.option("--texts", type=click.File(encoding="utf-8"), help="Questions, one a line; else made of golden samples.")
+@click.option(
+    "--max-error-excess",
+    default=_DEFAULT.limits.error_excess,
+    show_default=True,
+    help="Maximum excess of its share of failed requests over the stable version's.",
+)
+@click.option(
+    "--min-agreement",
+    default=_DEFAULT.limits.agreement,
+    show_default=True,
+    help="Minimum share of responses equal to the stable version's.",
+)
+@click.option(
+    "--texts",
+    type=click.File(encoding="utf-8"),
+    help="File of texts for test requests, one per line.  [default: composed of words of golden samples]",
+)
 @history_options
 @plan_options
 def canary(
@@ -55,9 +78,9 @@ def canary(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Give VARIANT's new version more and more of its traffic, and promote it if it is as good; else take it back.
+    """Shift VARIANT's traffic to its new version step by step; promote it if it is as good, otherwise revert it.
 
-    Ctrl-C takes it back, and so does `trireme rollback VARIANT` from anywhere. Ctrl-Z pauses.
+    Ctrl-C aborts the canary, as does `trireme rollback VARIANT` from another terminal. Ctrl-Z pauses it.
     """
     settings = Settings.from_environment()
     repository = ModelRepository(settings.repository_dir)
@@ -69,7 +92,9 @@ def canary(
             click.echo(json_text({"steps": percents, "plans": [plan.to_json() for plan in plans]}))
             return
         click.echo(plans[0].describe())
-        click.echo(f"then, while it is as good: {', '.join(f'{percent:g} %' for percent in percents)} of the traffic")
+        click.echo(
+            f"then, while the canary passes: {', '.join(f'{percent:g} %' for percent in percents)} of the traffic"
+        )
         click.echo(plans[1].describe())
         return
     policy = CanaryPolicy(
@@ -88,5 +113,7 @@ def _read_steps(text: str) -> tuple[float, ...]:
     except ValueError:
         percents = ()
     if not percents or list(percents) != sorted(set(percents)) or not 0 < percents[0] <= percents[-1] <= 100:
-        raise click.UsageError(f"--steps {text!r}: write ascending percents from above 0 to 100, such as 1,5,25,50,100")
+        raise click.UsageError(
+            f"--steps {text!r} is invalid; use ascending percentages, at most 100, such as 1,5,25,50,100"
+        )
     return percents

@@ -1,4 +1,4 @@
-"""``trireme demo``: asks every task and variant a real question on the real server."""
+"""``trireme demo``: send real requests to every task and variant."""
 
 from __future__ import annotations
 
@@ -28,38 +28,43 @@ from trireme.settings import Settings
 _REPLICAS = 2
 _ZONES = ("a", "b")
 
-# Heading and width of the columns; the last is as wide as it needs.
-_COLUMNS = (("asked", 30), ("question", 28), ("answer", 28), ("expected", 28), ("answered by", 22), ("ms", 6), ("", 0))
+# Heading and width of each column; the last has no fixed width.
+_COLUMNS = (("target", 30), ("text", 28), ("response", 28), ("expected", 28), ("served by", 22), ("ms", 6), ("", 0))
 
 
 @click.command()
 def demo() -> int:
-    """Ask every variant of every task, print answer and expected answer; exit code 0 only if all are right."""
+    """Send requests to every variant of every task, and print the actual and expected responses.
+
+    Exit code 1 if a response is wrong.
+    """
     settings = Settings.from_environment()
     repository = ModelRepository(settings.repository_dir)
     tasks = [task for task in find_tasks(repository) if task.variants]
     if not tasks:
-        raise ServerError(f"no model of {repository.path} names a task in its parameters")
-    asked = wrong = 0
+        raise ServerError(
+            f'{repository.path}: no model has the parameter "task"; add it to the config.pbtxt of each variant'
+        )
+    sent = wrong = 0
     with _served(settings) as grpc_address, OperatorClient(grpc_address) as client:
         for task in tasks:
             click.echo(f"\n{task.name}")
             if streamed := chats(repository, task):
-                asked += len(streamed)
-                wrong += sum(not _is_streamed_rightly(chat, grpc_address) for chat in streamed)
+                sent += len(streamed)
+                wrong += sum(not _stream(chat, grpc_address) for chat in streamed)
                 continue
             click.echo(_row(*(heading for heading, _ in _COLUMNS)))
             for shown in demonstrate(client, repository, task):
-                asked += 1
+                sent += 1
                 wrong += bool(shown.problems)
                 click.echo(_as_row(shown))
-    click.echo(f"\n{asked} questions, {asked - wrong} answered rightly, {wrong} not")
+    click.echo(f"\n{sent} requests: {sent - wrong} correct, {wrong} wrong")
     return 1 if wrong else 0
 
 
-def _is_streamed_rightly(chat: Chat, grpc_address: str) -> bool:
-    """Show a chat's answer as it comes."""
-    click.echo(f"{chat.question}\n  ", nl=False)
+def _stream(chat: Chat, grpc_address: str) -> bool:
+    """Print a chat's response as it streams, and return whether it is correct."""
+    click.echo(f"{chat.text}\n  ", nl=False)
     text, began, first_ms, by = "", time.perf_counter(), 0.0, ""
     try:
         for chunk in chat.stream(grpc_address):
@@ -70,19 +75,19 @@ def _is_streamed_rightly(chat: Chat, grpc_address: str) -> bool:
         click.echo(f"wrong: {error.problem}")
         return False
     total_ms = (time.perf_counter() - began) * 1000
-    right = text == chat.expected
-    verdict = "right" if right else f"wrong: expected {chat.expected!r}"
-    click.echo(f"\n  by {by}; first token after {first_ms:.0f} ms, all after {total_ms:.0f} ms; {verdict}")
-    return right
+    correct = text == chat.expected
+    verdict = "correct" if correct else f"wrong: expected {chat.expected!r}"
+    click.echo(f"\n  by {by}; first token {first_ms:.0f} ms, total {total_ms:.0f} ms; {verdict}")
+    return correct
 
 
 @contextlib.contextmanager
 def _served(settings: Settings) -> Iterator[str]:
-    """The gRPC address of what ``trireme serve`` runs, or of replicas started for the demo."""
+    """The gRPC address of the running ``trireme serve``, or of replicas started for the demo."""
     directory = RunDirectory(settings.run_dir)
     if directory.is_held():
         address = directory.running().grpc_address
-        click.echo(f"asking what trireme serve runs, at {address}")
+        click.echo(f"using trireme serve at {address}")
         yield address
         return
     with (
@@ -108,14 +113,14 @@ def _plan(settings: Settings, directory: RunDirectory) -> FleetPlan:
 
 
 def _as_row(shown: Demonstration) -> str:
-    answer = shown.answer
-    if answer is None:
-        return _row(shown.target, shown.question, "none", shown.expected, "", "", f"WRONG: {shown.problems[0]}")
-    verdict = f"WRONG: {shown.problems[0]}" if shown.problems else "right"
-    if answer.reason:
-        verdict += f" ({short_reason(answer.reason)})"
-    by = f"{answer.variant} v{answer.version}"
-    return _row(shown.target, shown.question, answer.answer, shown.expected, by, f"{answer.latency_ms:.1f}", verdict)
+    response = shown.response
+    if response is None:
+        return _row(shown.target, shown.text, "none", shown.expected, "", "", f"WRONG: {shown.problems[0]}")
+    verdict = f"WRONG: {shown.problems[0]}" if shown.problems else "correct"
+    if response.reason:
+        verdict += f" ({short_reason(response.reason)})"
+    by = f"{response.variant} v{response.version}"
+    return _row(shown.target, shown.text, response.answer, shown.expected, by, f"{response.latency_ms:.1f}", verdict)
 
 
 def _row(*cells: str) -> str:

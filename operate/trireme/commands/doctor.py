@@ -1,4 +1,4 @@
-"""``trireme doctor``: what is missing or wrong on this machine, and what mends it."""
+"""``trireme doctor``: check this machine, and print the fix for each problem."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trireme.settings import Settings
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def doctor(as_json: bool) -> int:
-    """Say what is missing or wrong for serving on this machine, and the command that mends it.
+    """Check that this machine can serve, and print the command that fixes each problem.
 
-    Exit code 1 when something stops serving.
+    Exit code 1 if a problem prevents serving.
     """
     checks = []
     for check in examine(Settings.from_environment()):

@@ -1,4 +1,4 @@
-"""``trireme envoy-config``: the files of an Envoy that something else runs, such as Docker Compose."""
+"""``trireme envoy-config``: write the configuration of an Envoy run by others, such as Docker Compose."""
 
 from __future__ import annotations
 
@@ -17,18 +17,35 @@ _PORT = click.IntRange(1, 65535)
 
 @click.command("envoy-config")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--replica", "replicas", multiple=True, required=True, metavar="HOST=ZONE", help="Once for each replica.")
-@click.option("--own-zone", default="", help="Prefer this zone; the others take what it cannot.  [default: all alike]")
-@click.option("--by-name", is_flag=True, help="HOST is a name, looked up in DNS again and again; else an IP address.")
-@click.option("--seen-at", type=click.Path(path_type=Path), help="Where Envoy sees DIRECTORY.  [default: DIRECTORY]")
-@click.option("--host", default=LOOPBACK, show_default=True, help="Where Envoy listens.")
-@click.option("--grpc-port", default=8001, show_default=True, type=_PORT, help="Of Envoy and of each replica.")
-@click.option("--http-port", default=8000, show_default=True, type=_PORT, help="Of Envoy and of each replica.")
-@click.option("--agent-port", default=8003, show_default=True, type=_PORT, help="Of each replica's agent.")
-@click.option("--admin-host", default=LOOPBACK, show_default=True, help="Where Envoy serves its statistics.")
-@click.option("--admin-port", default=9901, show_default=True, type=_PORT)
+@click.option(
+    "--replica",
+    "replicas",
+    multiple=True,
+    required=True,
+    metavar="HOST=ZONE",
+    help="Host and zone of a replica; repeat for each.",
+)
+@click.option("--own-zone", default="", help="Preferred zone; the others take its overflow.  [default: none]")
+@click.option(
+    "--by-name", is_flag=True, help="Resolve each HOST through DNS, repeatedly.  [default: HOST is an IP address]"
+)
+@click.option(
+    "--seen-at", type=click.Path(path_type=Path), help="Path of DIRECTORY as seen by Envoy.  [default: DIRECTORY]"
+)
+@click.option("--host", default=LOOPBACK, show_default=True, help="Address on which Envoy listens.")
+@click.option("--grpc-port", default=8001, show_default=True, type=_PORT, help="gRPC port of Envoy and each replica.")
+@click.option("--http-port", default=8000, show_default=True, type=_PORT, help="HTTP port of Envoy and each replica.")
+@click.option("--agent-port", default=8003, show_default=True, type=_PORT, help="Port of each replica's agent.")
+@click.option("--admin-host", default=LOOPBACK, show_default=True, help="Address of Envoy's admin endpoint.")
+@click.option("--admin-port", default=9901, show_default=True, type=_PORT, help="Port of Envoy's admin endpoint.")
 @tls_options
-@click.option("--access-log", type=click.Path(path_type=Path), default=Path("/dev/stdout"), show_default=True)
+@click.option(
+    "--access-log",
+    type=click.Path(path_type=Path),
+    default=Path("/dev/stdout"),
+    show_default=True,
+    help="File for Envoy's access log.",
+)
 def envoy_config(
     directory: Path,
     replicas: tuple[str, ...],
@@ -46,9 +63,10 @@ def envoy_config(
     tls_client_ca: Path | None,
     access_log: Path,
 ) -> None:
-    """Write the configuration of an Envoy in front of replicas into DIRECTORY; start it with bootstrap.yaml.
+    """Write the configuration of an Envoy in front of replicas to DIRECTORY; start it with bootstrap.yaml.
 
-    A running Envoy takes changes over at once, without losing a request. TLS files are named as Envoy sees them.
+    A running Envoy applies changes at once, without losing a request. Name the TLS files by their paths as seen by
+    Envoy.
     """
     zones: dict[str, str] = {}
     for replica in replicas:
@@ -57,7 +75,7 @@ def envoy_config(
             raise click.BadParameter(f"is {replica!r}; it must be HOST=ZONE, each host once", param_hint="--replica")
         zones[name] = zone
     if own_zone and own_zone not in zones.values():
-        raise click.BadParameter(f"is {own_zone!r}; no --replica is in it", param_hint="--own-zone")
+        raise click.BadParameter(f"is {own_zone!r}; it must be the zone of a --replica", param_hint="--own-zone")
     proxy = ProxyConfig(
         grpc_port,
         http_port,

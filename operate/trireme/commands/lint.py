@@ -1,4 +1,4 @@
-"""``trireme lint``: judge models before any server sees them."""
+"""``trireme lint``: check models before a server loads them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from trireme.settings import Settings
 @click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def lint(path: Path | None, as_json: bool) -> int:
-    """Judge the model repository, model folder or config file at PATH; the project's own repository without one.
+    """Check the model repository, model folder or config file at PATH; by default the project's repository.
 
-    Exit code 1 when a model has an error, that is, when Triton or trireme serve would refuse it. What each rule
-    means is in docs/lint.md.
+    Exit code 1 if a model has an error, that is, if Triton or trireme serve would reject it. docs/lint.md describes
+    the rules.
     """
     report = lint_path(path or Path(os.path.relpath(Settings.from_environment().repository_dir)))
     if as_json:

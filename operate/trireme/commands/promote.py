@@ -13,14 +13,16 @@ from trireme.settings import Settings
 
 @click.command()
 @click.argument("name")
-@click.option("--to", "wanted", multiple=True, metavar="[MODEL=]VERSION", help="The newest ones by default.")
+@click.option(
+    "--to", "wanted", multiple=True, metavar="[MODEL=]VERSION", help="Target version; repeatable.  [default: newest]"
+)
 @history_options
 @plan_options
 def promote(name: str, wanted: tuple[str, ...], note: str, actor: str | None, dry_run: bool, as_json: bool) -> None:
-    """Move all callers of NAME, an ensemble or a model, at once.
+    """Move all callers of NAME, an ensemble or a model, to newer versions at once.
 
-    An ensemble is pinned to loaded versions of the models it calls. Of a model the version is loaded; its callers
-    without a version and ensembles at model_version -1 get it, and the version before stays loaded.
+    An ensemble is pinned to loaded versions of its models. A model's version is loaded: callers without a version and
+    ensembles at model_version -1 get it, and the previous version stays loaded.
     """
     settings = Settings.from_environment()
     with open_workspace(settings, "promote", progress(as_json), close_abandoned=False) as workspace:

@@ -1,4 +1,4 @@
-"""``trireme publish``: a new version of a model, checked, beside those that serve."""
+"""``trireme publish``: check a new version of a model and add it beside the current ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trireme.settings import Settings
 @click.command()
 @click.argument("model")
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--version", help="Its number; the next free one by default.")
+@click.option("--version", help="Version number.  [default: next free]")
 @history_options
 @plan_options
 def publish(
@@ -23,9 +23,9 @@ def publish(
 ) -> None:
     """Publish the files in PATH as a new version of MODEL.
 
-    A model that no ensemble pins keeps its callers: the version stays unloaded until `trireme promote MODEL`. One that
-    an ensemble pins is loaded, for `trireme canary` and `trireme promote` of the ensemble; the plan names who is moved
-    at once: callers of MODEL without a version, and ensembles at model_version -1.
+    If no ensemble pins MODEL, the version stays unloaded until `trireme promote MODEL`, and no caller moves. Otherwise
+    it is loaded, for `trireme canary` and `trireme promote` of the ensemble; callers of MODEL without a version and
+    ensembles at model_version -1 get it at once, as the plan shows.
     """
     with open_workspace(Settings.from_environment(), "publish", progress(as_json)) as workspace:
         plan = plan_publish(workspace.repository, model, path, version)

@@ -1,4 +1,4 @@
-"""``trireme recover``: finish or undo what a killed command left; every other verb of a release does it first too."""
+"""``trireme recover``: finish or undo interrupted releases; every other release command does this first."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from trireme.settings import Settings
 
 @click.command()
 def recover() -> int:
-    """Finish or undo releases that were cut off, and close canaries whose controllers are gone.
+    """Finish or undo interrupted releases, and close canaries whose controllers are dead.
 
-    Exit code 1 when one was finished and callers do not get what it was to achieve.
+    Exit code 1 if a release was finished but callers do not get the expected versions.
     """
     with open_workspace(Settings.from_environment(), "recover", click.echo) as workspace:
         if not workspace.recovered and not workspace.closed_canaries:
-            click.echo("nothing was cut off")
+            click.echo("nothing to recover")
         return 1 if any(release.outcome is Outcome.FAILED for release in workspace.recovered) else 0

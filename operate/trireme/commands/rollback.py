@@ -1,4 +1,4 @@
-"""``trireme rollback``: callers back to what they had; milliseconds, since the old version is still loaded."""
+"""``trireme rollback``: move callers back within milliseconds, since the old version is still loaded."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from trireme.settings import Settings
 @click.command()
 @click.argument("name")
 @click.option(
-    "--to", "wanted", multiple=True, metavar="[MODEL=]VERSION", help="What served before the last promotion by default."
+    "--to",
+    "wanted",
+    multiple=True,
+    metavar="[MODEL=]VERSION",
+    help="Target version; repeatable.  [default: before the last promotion]",
 )
 @history_options
 @plan_options
 def rollback(name: str, wanted: tuple[str, ...], note: str, actor: str | None, dry_run: bool, as_json: bool) -> None:
-    """Move the callers of NAME, an ensemble or a model, back; of an ensemble with a canary, take the traffic off it."""
+    """Move the callers of NAME, an ensemble or a model, back; abort the canary of an ensemble that has one."""
     settings = Settings.from_environment()
     with open_workspace(settings, "rollback", progress(as_json), close_abandoned=False) as workspace:
         pins = wanted_pins(workspace.repository, name, wanted, "rollback") if wanted else None

@@ -1,4 +1,4 @@
-"""``trireme route``: the router's rules and decisions."""
+"""``trireme route``: inspect the router's rules and decisions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from trireme.serving.run_state import RunDirectory
 from trireme.settings import Settings
 
 
-class _RouteVerbs(click.Group):
-    """``explain`` and ``check`` stand here; packages above add theirs as entry points ``trireme.route_commands``."""
+class _RouteCommands(click.Group):
+    """``explain`` and ``check`` are in this module; other packages add entry points ``trireme.route_commands``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *entry_points(group="trireme.route_commands").names})
@@ -25,19 +25,19 @@ class _RouteVerbs(click.Group):
         return super().get_command(ctx, cmd_name)
 
 
-@click.group(cls=_RouteVerbs)
+@click.group(cls=_RouteCommands)
 def route() -> None:
-    """The router: what it would decide, whether its rules are right, when a cheap answer is sure enough."""
+    """Explain routing decisions, check routing rules, and calibrate the cascade."""
 
 
 @route.command()
-@click.option("--task", required=True, help="A route, such as text_embedding.")
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A request parameter; repeat.")
+@click.option("--task", required=True, help="Name of a route, such as text_embedding.")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Request parameter; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision as JSON.")
 def explain(task: str, params: tuple[str, ...], as_json: bool) -> None:
-    """Print the variant that a request would get, with the numbers that decide it. No variant is asked.
+    """Print the variant that a request would get, with the numbers behind the decision. No variant is called.
 
-    A running `trireme serve` is asked for its live state; without one the rules alone decide.
+    Uses the live state of a running `trireme serve`; without one, only the rules.
     """
     from trireme.repository.route_explanation import explain_live, explain_offline
     from trireme.repository.routes import find_route
@@ -54,9 +54,9 @@ def explain(task: str, params: tuple[str, ...], as_json: bool) -> None:
 @click.argument("tasks", metavar="[TASK]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
 def check(tasks: tuple[str, ...], as_json: bool) -> int:
-    """Check route.json and traffic.json: keys, values, tiers, variants. All routes where none is named.
+    """Check keys, values, tiers and variants in route.json and traffic.json of each TASK, by default of all routes.
 
-    Exit code 1 when something is wrong.
+    Exit code 1 if a problem is found.
     """
     from trireme.repository.routes import check_route, find_route, find_routes
 
@@ -67,7 +67,7 @@ def check(tasks: tuple[str, ...], as_json: bool) -> int:
         click.echo(json_text({"passed": not any(problems.values()), "problems": problems}))
     else:
         for name, found_problems in problems.items():
-            for line in found_problems or [f"{name}: well"]:
+            for line in found_problems or [f"{name}: ok"]:
                 click.echo(line)
     return 1 if any(problems.values()) else 0
 
@@ -75,5 +75,5 @@ def check(tasks: tuple[str, ...], as_json: bool) -> int:
 def _split(param: str) -> tuple[str, str]:
     name, equals, value = param.partition("=")
     if not equals or not name:
-        raise click.UsageError(f"--param {param!r}: it must be NAME=VALUE, such as tier=premium")
+        raise click.UsageError(f"--param {param!r} must be NAME=VALUE, such as tier=premium")
     return name, value

@@ -1,4 +1,4 @@
-"""``trireme serve``: replicas of a supervised tritonserver behind Envoy, with every model that is complete."""
+"""``trireme serve``: run replicas of a supervised tritonserver behind Envoy, with every complete model."""
 
 from __future__ import annotations
 
@@ -27,30 +27,43 @@ from trireme.serving.run_state import RunDirectory, ServingState
 from trireme.settings import Settings
 from trireme.structured_log import JsonFormatter
 
-MOST_REPLICAS = 64
+MAX_REPLICAS = 64
 _GATEWAY_PORT = 8080
 _PROMETHEUS_PORT = 9090
 
 
 @click.command()
-@click.option("--replicas", default=1, show_default=True, type=click.IntRange(1, MOST_REPLICAS))
-@click.option("--zones", default="a", show_default=True, help="Comma-separated names; replicas are spread over them.")
-@click.option("--own-zone", default="", help="Prefer this zone; the others take what it cannot.  [default: all alike]")
-@click.option("--host", default=LOOPBACK, show_default=True, help="Where Envoy listens; beyond loopback with TLS only.")
-@click.option("--grpc-port", default=8001, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--http-port", default=8000, show_default=True, type=click.IntRange(1, 65535))
 @click.option(
-    "--metrics-port", default=8002, show_default=True, type=click.IntRange(1, 65535), help="Of the first replica."
+    "--replicas", default=1, show_default=True, type=click.IntRange(1, MAX_REPLICAS), help="Number of tritonservers."
+)
+@click.option(
+    "--zones", default="a", show_default=True, help="Comma-separated zone names; replicas are assigned round-robin."
+)
+@click.option("--own-zone", default="", help="Preferred zone; the others take its overflow.  [default: none]")
+@click.option(
+    "--host",
+    default=LOOPBACK,
+    show_default=True,
+    help="IP address on which Envoy listens; other than loopback requires TLS.",
+)
+@click.option("--grpc-port", default=8001, show_default=True, type=click.IntRange(1, 65535), help="Envoy's gRPC port.")
+@click.option("--http-port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Envoy's HTTP port.")
+@click.option(
+    "--metrics-port",
+    default=8002,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Metrics port of the first replica.",
 )
 @click.option(
     "--gateway-port",
     type=click.IntRange(0, 65535),
-    help="Of the OpenAI-compatible gateway; 0: none.  [default: 8080, or a free one]",
+    help="Port of the OpenAI-compatible gateway; 0 disables it.  [default: 8080, or a free port]",
 )
 @click.option(
     "--prometheus-port",
     type=click.IntRange(0, 65535),
-    help="Of Prometheus, where it is installed; 0: none.  [default: 9090, or a free one]",
+    help="Port of Prometheus, if installed; 0 disables it.  [default: 9090, or a free port]",
 )
 @tls_options
 def serve(
@@ -74,10 +87,10 @@ def serve(
     }
     for (first, port), (second, other) in itertools.combinations(ports.items(), 2):
         if port == other:
-            raise click.UsageError(f"{first} and {second} are both {port}; give each a port of its own")
+            raise click.UsageError(f"{first} and {second} are both {port}; use different ports")
     names = [name.strip() for name in zones.split(",")]
     if not all(names) or len(set(names)) < len(names):
-        raise click.BadParameter(f"is {zones!r}; it must be different names separated by commas", param_hint="--zones")
+        raise click.BadParameter(f"is {zones!r}; it must be distinct names separated by commas", param_hint="--zones")
     if own_zone and own_zone not in names:
         raise click.BadParameter(f"is {own_zone!r}; --zones has {', '.join(names)}", param_hint="--own-zone")
     tls = TlsFiles.from_options(tls_certificate, tls_key, tls_client_ca)
@@ -88,10 +101,10 @@ def serve(
     except ValueError:
         raise click.BadParameter(f"is {host!r}; it must be an IP address", param_hint="--host") from None
     if beyond and not tls:
-        raise click.UsageError(f"--host {host} lets other machines in: add --tls-certificate and --tls-key")
+        raise click.UsageError(f"--host {host} is reachable from other machines; add --tls-certificate and --tls-key")
     settings = Settings.from_environment()
     directory = RunDirectory(settings.run_dir)
-    # Both end in the same way: requests in flight finish, then everything is taken down.
+    # SIGTERM and Ctrl-C do the same: requests in flight finish, then everything stops.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with directory.only_one():
         _log_to(directory)
@@ -118,7 +131,7 @@ def serve(
             proxy=proxy,
             metrics_port=metrics_port,
             admin_key=ensure_admin_key(directory.admin_key_path),
-            gateway_port=_usual_or_free(_GATEWAY_PORT) if gateway_port is None else gateway_port,
+            gateway_port=_default_or_free(_GATEWAY_PORT) if gateway_port is None else gateway_port,
             prometheus=_prometheus(prometheus_port, settings, directory),
         )
         repository = ModelRepository(settings.repository_dir)
@@ -136,13 +149,13 @@ def _prometheus(port: int | None, settings: Settings, directory: RunDirectory) -
     if program is None or port == 0:
         return None
     if port is None:
-        # Debian's package runs one of its own on the usual port.
-        port = _usual_or_free(_PROMETHEUS_PORT)
+        # Debian's package runs a Prometheus on the default port.
+        port = _default_or_free(_PROMETHEUS_PORT)
     configuration = settings.project_dir / "deploy" / "prometheus"
     return Prometheus(program, configuration, directory.path / "prometheus", f"{LOOPBACK}:{port}")
 
 
-def _usual_or_free(port: int) -> int:
+def _default_or_free(port: int) -> int:
     return port if is_free(port) else free_ports(1)[0]
 
 
@@ -159,9 +172,9 @@ def _log_to(directory: RunDirectory) -> None:
 
 
 def _clean_up(directory: RunDirectory) -> None:
-    """A ``trireme serve`` that was killed may have left a server that is frozen, stubs, and shared memory."""
+    """Remove what a killed ``trireme serve`` may have left: a frozen server, stubs, shared memory."""
     for pid in remove_leftovers():
-        logging.getLogger(__name__).warning("ended pid %d, left by a trireme serve that was killed", pid)
+        logging.getLogger(__name__).warning("ended pid %d, left by a killed trireme serve", pid)
     directory.clear()
 
 
@@ -169,7 +182,7 @@ def _announce(state: ServingState, repository: ModelRepository, directory: RunDi
     problems = state.replicas[0].problems
     click.echo(
         f"ready: {len(state.replicas)} replica{'s' if len(state.replicas) > 1 else ''} behind Envoy, each with "
-        f"{len(problems)} models that answered their golden samples rightly"
+        f"{len(problems)} models that pass their golden samples"
     )
     if state.tls_grpc_address:
         click.echo(f"  gRPC     {state.tls_grpc_address}, with TLS")

@@ -1,4 +1,4 @@
-"""``trireme status``: what is being served, and how well."""
+"""``trireme status``: print the state of what is served."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from trireme.settings import Settings
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> int:
-    """Show server, models, requests and memory; exit code 1 unless every model is served."""
+    """Print servers, models, requests and memory; exit code 1 unless every model is served."""
     directory = RunDirectory(Settings.from_environment().run_dir)
     state = directory.running()
     found = read_status(state, ensure_admin_key(directory.admin_key_path))
@@ -33,11 +33,11 @@ def _as_text(found: Status) -> str:
         *([f"OpenAI http://{state.gateway_address}/v1"] if state.gateway_address else []),
         *([f"Prometheus http://{state.prometheus_address}"] if state.prometheus_address else []),
         f"memory {memory.total_mib:.0f} MiB: tritonserver {memory.servers_mib:.0f}, "
-        f"{memory.stub_count} Python stubs {memory.stubs_mib:.0f}, the rest {memory.others_mib:.0f}",
+        f"{memory.stub_count} Python stubs {memory.stubs_mib:.0f}, other {memory.others_mib:.0f}",
     ]
     for status in found.replicas:
         lines += ["", *_replica_lines(status)]
-    lines += [f"left out: {name}: {reason}" for name, reason in state.left_out.items()]
+    lines += [f"skipped: {name}: {reason}" for name, reason in state.left_out.items()]
     return "\n".join(lines)
 
 
@@ -60,6 +60,6 @@ def _replica_lines(status: ReplicaStatus) -> list[str]:
 
 
 def _duration(seconds: float) -> str:
-    minutes, whole = divmod(int(seconds), 60)
+    minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

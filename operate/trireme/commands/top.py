@@ -24,9 +24,9 @@ from trireme.top.frame import Frame, frame_of, steps_of
 from trireme.top.view import render
 
 _DEADLINE_SECONDS = 2.0
-# Routers tell what they did every half second.
-_LEAST_SECONDS = 1.0
-_LEAST_COLUMNS = 80
+# Routers report their counts every half second.
+_MIN_SECONDS = 1.0
+_MIN_COLUMNS = 80
 
 
 @click.command()
@@ -35,12 +35,12 @@ _LEAST_COLUMNS = 80
     "interval_seconds",
     default=2.0,
     show_default=True,
-    type=click.FloatRange(_LEAST_SECONDS, 60.0),
-    help="Seconds that a frame covers.",
+    type=click.FloatRange(_MIN_SECONDS, 60.0),
+    help="Seconds between frames.",
 )
-@click.option("--once", is_flag=True, help="Print one frame and end; for pipes and scripts.")
+@click.option("--once", is_flag=True, help="Print one frame and exit; for pipes and scripts.")
 def top(interval_seconds: float, once: bool) -> None:
-    """Show replicas, variants, versions, traffic, latency and queues as they are now; q ends it."""
+    """Show live replicas, variants, versions, traffic, latency and queues; q quits."""
     settings = Settings.from_environment()
     directory = RunDirectory(settings.run_dir)
     frames = Frames(directory, ModelRepository(settings.repository_dir))
@@ -49,12 +49,12 @@ def top(interval_seconds: float, once: bool) -> None:
         frames.next()
         time.sleep(interval_seconds)
         console = Console(highlight=False)
-        # A pipe has no width of its own.
-        console.width = max(console.width, _LEAST_COLUMNS)
+        # A pipe has no width.
+        console.width = max(console.width, _MIN_COLUMNS)
         console.print(render(frames.next()))
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise click.UsageError("this is no terminal; print one frame with --once")
+        raise click.UsageError("not a terminal; print one frame with --once")
     with _keys(), contextlib.suppress(KeyboardInterrupt), Live(screen=True, auto_refresh=False) as live:
         live.update(render(frames.next()), refresh=True)
         while not _quits(interval_seconds):
@@ -62,7 +62,7 @@ def top(interval_seconds: float, once: bool) -> None:
 
 
 class Frames:
-    """Looks at everything that is served, again and again."""
+    """Reads the metrics of everything that is served, frame by frame."""
 
     def __init__(self, directory: RunDirectory, repository: ModelRepository) -> None:
         self._directory = directory
@@ -70,7 +70,7 @@ class Frames:
         self._before: dict[str, Metrics] = {}
 
     def next(self) -> Frame:
-        """What has happened since the last time; the first time only what is now.
+        """The activity since the last frame; the first frame shows only the current state.
 
         Raises:
             ServerError: nothing is being served.
@@ -83,7 +83,7 @@ class Frames:
 
 
 def _read_all(state: ServingState) -> dict[str, Metrics]:
-    # Side by side: a frozen one must not hold up the others.
+    # In parallel: a frozen replica must not delay the others.
     with ThreadPoolExecutor(max(len(state.replicas), 1)) as pool:
         pages = pool.map(lambda replica: Metrics.read(replica.metrics_address, _DEADLINE_SECONDS), state.replicas)
         return {replica.name: page for replica, page in zip(state.replicas, pages, strict=True)}
@@ -91,7 +91,7 @@ def _read_all(state: ServingState) -> dict[str, Metrics]:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[None]:
-    """Keys are read as they are pressed, and not shown."""
+    """Read keys as they are pressed, without echo."""
     before = termios.tcgetattr(sys.stdin)
     tty.setcbreak(sys.stdin)
     try:
@@ -101,9 +101,9 @@ def _keys() -> Iterator[None]:
 
 
 def _quits(seconds: float) -> bool:
-    """Wait, but no longer than until q is pressed."""
+    """Wait, and return early with True if q is pressed."""
     deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        if select.select([sys.stdin], [], [], left)[0] and b"q" in os.read(sys.stdin.fileno(), 64).lower():
+    while (remaining := deadline - time.monotonic()) > 0:
+        if select.select([sys.stdin], [], [], remaining)[0] and b"q" in os.read(sys.stdin.fileno(), 64).lower():
             return True
     return False

@@ -1,4 +1,4 @@
-"""``trireme verify``: hash the repository's versions again, and hold them against what they were."""
+"""``trireme verify``: hash the repository's versions and compare them with manifests and publications."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from trireme.settings import Settings
 @click.command()
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--public-key", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="PEM of an Ed25519 key that must have signed each manifest (manifest.json.sig).")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
+              help="PEM file of the Ed25519 key that must have signed each manifest (manifest.json.sig).")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(models: tuple[str, ...], public_key: Path | None, as_json: bool) -> int:
-    """Check that every file of every version is what its manifest and its publication say.
+    """Compare every file of each version of MODEL, by default of all models, with its manifest and publication.
 
-    Exit code 1 when one is not.
+    Exit code 1 if one differs.
     """
     settings = Settings.from_environment()
     repository = ModelRepository(settings.repository_dir)
@@ -33,9 +33,9 @@ def verify(models: tuple[str, ...], public_key: Path | None, as_json: bool) -> i
         click.echo(json_text({"passed": passed, "versions": [asdict(check) for check in checks]}))
     else:
         for check in checks:
-            click.echo(f"{check.model}/{check.version}: {check.problem or _whole(check)}")
+            click.echo(f"{check.model}/{check.version}: {check.problem or _intact(check)}")
     return 0 if passed else 1
 
 
-def _whole(check: VersionCheck) -> str:
-    return f"whole, by {check.by}" if check.by else "neither manifest nor publication to hold it against"
+def _intact(check: VersionCheck) -> str:
+    return f"intact ({check.by})" if check.by else "not checked: no manifest and no publication"

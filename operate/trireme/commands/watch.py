@@ -1,4 +1,4 @@
-"""``trireme watch``: publish what is dropped into a folder, once it is complete."""
+"""``trireme watch``: publish the versions that appear in a directory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from trireme.settings import Settings
 
 @click.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--interval-seconds", default=2.0, show_default=True, help="Between two looks.")
-@click.option("--once", is_flag=True, help="Look twice, publish what is complete, and end.")
-@click.option("--actor", help="Who, for the history; the user of this shell if left out.")
+@click.option("--interval-seconds", default=2.0, show_default=True, help="Seconds between scans.")
+@click.option("--once", is_flag=True, help="Scan twice, publish what is complete, and exit.")
+@click.option("--actor", help="Who, for the history.  [default: the current user]")
 def watch(directory: Path, interval_seconds: float, once: bool, actor: str | None) -> int:
     """Publish each DIRECTORY/<model>/ as a new version of that model.
 
-    It is complete when it holds a file `.done`, or when its manifest says so and it stays as it is between two looks.
-    With --once the exit code is 1 when a version was refused.
+    A version is complete when it contains a file `.done`, or when its manifest verifies and it does not change between
+    two scans. With --once, exit code 1 if a version was rejected.
     """
     settings = Settings.from_environment()
 
@@ -33,18 +33,18 @@ def watch(directory: Path, interval_seconds: float, once: bool, actor: str | Non
             workspace.carry_out(plan, actor=actor, note=f"dropped into {directory}")
 
     inbox = Inbox(directory, publish, click.echo)
-    refused = _scan(inbox)
+    rejected = _scan(inbox)
     while True:
         time.sleep(interval_seconds)
-        refused += _scan(inbox)
+        rejected += _scan(inbox)
         if once:
-            return 1 if refused else 0
+            return 1 if rejected else 0
 
 
 def _scan(inbox: Inbox) -> int:
     try:
         return inbox.scan()
     except Exception as error:
-        # A folder that vanished, a disk that is full: the next look may go well.
+        # A folder that vanished, a full disk: the next scan may succeed.
         click.echo(f"{inbox.path}: {describe(error)}")
         return 1

@@ -1,1 +1,1 @@
-"""Requests from the command line: one text to a task, golden samples to every model."""
+"""Requests from the command line: texts to a task, golden samples to every model."""

@@ -1,4 +1,4 @@
-"""Asks every variant and every router what golden samples ask, and compares the answers."""
+"""Sends the golden samples to every variant and router, and compares the responses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from trireme_client import ClientError, Endpoint, GenerationChunk, OperatorClient, TriremeClient
 
-from trireme.inference.text_request import TextAnswer, describe, describe_outputs
+from trireme.inference.text_request import TextResponse, describe, describe_outputs
 from trireme.repository.folders import ModelFolder, ModelRepository
 from trireme.repository.golden import GoldenSample, load_golden
 from trireme.repository.model_config import load_model_config
@@ -21,25 +21,26 @@ _DEADLINE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """One question and what became of it.
+    """One request and its result.
 
     Attributes:
-        target: the model called, with the tier that a router was given.
-        expected: the right answer in short.
-        answer: None where there was none.
-        problems: what is wrong; empty where the answer is right.
+        target: the model called, and the tier for a router.
+        text: the input.
+        expected: the expected response in short.
+        response: None if the call failed.
+        problems: what is wrong; empty if the response is correct.
     """
 
     target: str
-    question: str
+    text: str
     expected: str
-    answer: TextAnswer | None
+    response: TextResponse | None
     problems: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A question to a language model. ``expected``: the whole of the right answer."""
+    """A request to a language model; ``expected`` is the complete response text."""
 
     model: str
     messages: Sequence[Mapping[str, str]]
@@ -47,21 +48,21 @@ class Chat:
     expected: str
 
     @property
-    def question(self) -> str:
+    def text(self) -> str:
         return self.messages[-1]["content"]
 
     def stream(self, grpc_address: str) -> Iterator[GenerationChunk]:
-        """Ask it, and yield the answer piece by piece.
+        """Send the request, and yield the response by chunks.
 
         Raises:
-            ClientError: it did not answer.
+            ClientError: the request failed.
         """
         with TriremeClient(Endpoint(grpc_address, direct=True), deadline_ms=_DEADLINE_SECONDS * 1000) as client:
             yield from client.generate(self.model, messages=self.messages, sampling_parameters=self.sampling_parameters)
 
 
 def chats(repository: ModelRepository, task: Task) -> list[Chat]:
-    """What the golden samples of a task's language models ask, of its router where it has one; none for other tasks."""
+    """The golden samples of a task's language models, sent to its router if it has one; empty for other tasks."""
     found = []
     for variant in task.variants:
         folder = repository.model(variant.model)
@@ -76,16 +77,16 @@ def chats(repository: ModelRepository, task: Task) -> list[Chat]:
 
 
 def demonstrate(client: OperatorClient, repository: ModelRepository, task: Task) -> Iterator[Demonstration]:
-    """Ask each variant of ``task`` by its name, then its router, without a tier and with each.
+    """Send the golden samples to each variant of ``task``, then to its router, without a tier and with each.
 
-    A task of language models is asked nothing: see ``chats``.
+    Yields nothing for a task of language models: see ``chats``.
     """
     if chats(repository, task):
         return
     golden = {variant.model: _samples_by_text(repository.model(variant.model)) for variant in task.variants}
     for variant in task.variants:
         if not golden[variant.model]:
-            yield Demonstration(variant.model, "", "", None, ("no golden sample of it asks one text",))
+            yield Demonstration(variant.model, "", "", None, ("no golden sample has a single text",))
         for text in golden[variant.model]:
             yield _demonstrate(client, variant.model, None, text, golden)
     if task.router:
@@ -95,7 +96,7 @@ def demonstrate(client: OperatorClient, repository: ModelRepository, task: Task)
 
 
 def _samples_by_text(folder: ModelFolder) -> dict[bytes, GoldenSample]:
-    """The golden samples that ask a single text that is worth showing, by that text."""
+    """The golden samples with a single, non-empty text, by that text."""
     samples = {}
     for sample in load_golden(folder):
         texts = sample.inputs.get("TEXT", np.array([])).reshape(-1)
@@ -112,20 +113,20 @@ def _demonstrate(
     golden: Mapping[str, Mapping[bytes, GoldenSample]],
 ) -> Demonstration:
     target = f"{model}, {tier}" if tier else model
-    question = text.decode(errors="replace")
+    shown_text = text.decode(errors="replace")
     sample = golden[model][text] if model in golden else None
     inputs = (sample or next(iter(golden.values()))[text]).inputs
     try:
-        answer = client.infer(model, inputs, _DEADLINE_SECONDS, {"tier": tier} if tier else {})
+        response = client.infer(model, inputs, _DEADLINE_SECONDS, {"tier": tier} if tier else {})
     except ClientError as error:
-        return Demonstration(target, question, describe_outputs(sample.outputs) if sample else "", None, (str(error),))
-    text_answer = describe(answer)
-    # A router's answer is right if it is that of the variant that it names.
-    sample = sample or golden.get(text_answer.variant, {}).get(text)
+        expected = describe_outputs(sample.outputs) if sample else ""
+        return Demonstration(target, shown_text, expected, None, (str(error),))
+    described = describe(response)
+    # A router's response is correct if it is that of the variant that it names.
+    sample = sample or golden.get(described.variant, {}).get(text)
     if sample is None:
-        return Demonstration(
-            target, question, "", text_answer, (f"it names {text_answer.variant!r}, which is no variant of the task",)
-        )
+        problem = f"it names {described.variant!r}, which is not a variant of the task"
+        return Demonstration(target, shown_text, "", described, (problem,))
     return Demonstration(
-        target, question, describe_outputs(sample.outputs), text_answer, sample.differences(answer.outputs)
+        target, shown_text, describe_outputs(sample.outputs), described, sample.differences(response.outputs)
     )

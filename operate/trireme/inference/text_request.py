@@ -1,4 +1,4 @@
-"""Asking a task one text, and telling the answer to a person."""
+"""Requests with one text, and a readable form of their responses."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from trireme.repository.golden import Tensors
 from trireme.repository.model_config import ModelConfig
 
 _SHOWN_NUMBERS = 3
-_MOST_CHAT_TOKENS = 128
+_MAX_CHAT_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class TextAnswer:
-    """The answer to one text.
+class TextResponse:
+    """The response to one text.
 
     Attributes:
-        answer: the outputs in short, for a person.
-        outputs: the outputs as JSON holds them, without the batch dimension.
-        variant, version: the model that answered; behind a router, the one that it chose.
-        reason: why the router chose it, as it says itself; empty without a router.
-        latency_ms: from sending to the answer.
+        answer: the outputs in short, for people.
+        outputs: the outputs as JSON values, without the batch dimension.
+        variant, version: the model that responded; behind a router, the one it chose.
+        reason: the router's reason for its choice; empty without a router.
+        latency_ms: from sending the request to receiving the response.
     """
 
     answer: str
@@ -42,7 +42,7 @@ class TextAnswer:
 
     @property
     def not_finite(self) -> str:
-        """The first output with a number that is none, such as NaN; "" where all are finite."""
+        """The first output with a number that is not finite, such as NaN; empty if all are finite."""
         for name, value in self.outputs.items():
             if any(isinstance(one, float) and not math.isfinite(one) for one in np.ravel(value).tolist()):
                 return name
@@ -50,15 +50,15 @@ class TextAnswer:
 
 
 def require_text_model(config: ModelConfig) -> None:
-    """Check that a model takes one text.
+    """Check that the only input of a model is one text.
 
     Raises:
-        TriremeError: it takes something else; names its inputs.
+        TriremeError: it has other inputs, which the error names.
     """
     inputs = [(tensor.name, tensor.datatype) for tensor in config.inputs if not tensor.optional]
     if inputs != [("TEXT", "BYTES")]:
         named = ", ".join(f"{name} {datatype}" for name, datatype in inputs)
-        raise TriremeError(f"{config.name} takes {named or 'nothing'}, not one TEXT; ask a model that takes text")
+        raise TriremeError(f"{config.name} takes {named or 'nothing'}, not one TEXT; use a model that takes text")
 
 
 def text_tensor(*texts: bytes) -> npt.NDArray[np.object_]:
@@ -68,11 +68,11 @@ def text_tensor(*texts: bytes) -> npt.NDArray[np.object_]:
 
 def send_text(
     client: OperatorClient, model: str, text: bytes, deadline_seconds: float, tier: str | None = None
-) -> TextAnswer:
-    """Ask ``model``; ``tier`` is for routers.
+) -> TextResponse:
+    """Send one text to ``model``; ``tier`` is for routers.
 
     Raises:
-        ClientError: the server refused it or did not answer in time.
+        ClientError: the server rejected the request or did not respond in time.
     """
     parameters = {"tier": tier} if tier else {}
     return describe(client.infer(model, {"TEXT": text_tensor(text)}, deadline_seconds, parameters))
@@ -80,38 +80,38 @@ def send_text(
 
 def send_chat(
     grpc_address: str, model: str, text: bytes, deadline_seconds: float, tier: str | None = None
-) -> TextAnswer:
-    """Ask a language model, or a route to some, one question of a chat; the likeliest answer, up to a length.
+) -> TextResponse:
+    """Send one chat message to a language model or its route; decode greedily, up to a maximum length.
 
     Raises:
-        ServerError: the server refused it or did not answer in time.
+        ServerError: the server rejected the request or did not respond in time.
     """
     started = time.perf_counter()
     messages = [{"role": "user", "content": text.decode()}]
-    sampling = {"temperature": 0, "max_tokens": _MOST_CHAT_TOKENS}
+    sampling = {"temperature": 0, "max_tokens": _MAX_CHAT_TOKENS}
     try:
         with TriremeClient(Endpoint(grpc_address, direct=True), deadline_ms=deadline_seconds * 1000) as client:
             chunks = list(client.generate(model, messages=messages, sampling_parameters=sampling, tier=tier))
     except ClientError as error:
         raise ServerError(error.problem) from None
     latency_ms = (time.perf_counter() - started) * 1000
-    last, answer = chunks[-1], "".join(chunk.text for chunk in chunks)
-    outputs = {"text_output": answer, "finish_reason": last.finish_reason}
-    return TextAnswer(answer, outputs, last.model, last.version, last.reason, latency_ms)
+    last, text_output = chunks[-1], "".join(chunk.text for chunk in chunks)
+    outputs = {"text_output": text_output, "finish_reason": last.finish_reason}
+    return TextResponse(text_output, outputs, last.model, last.version, last.reason, latency_ms)
 
 
-def describe(answer: InferResult) -> TextAnswer:
-    """The first row of ``answer`` for a person."""
-    outputs = _as_document(answer.outputs)
-    # A router says which variant answered; without one, it is the model that was asked.
-    variant = outputs.pop("VARIANT", answer.model)
-    version = outputs.pop("VARIANT_VERSION", answer.version)
+def describe(response: InferResult) -> TextResponse:
+    """The first row of ``response`` in readable form."""
+    outputs = _as_document(response.outputs)
+    # A router reports the variant that responded; without one, it is the called model.
+    variant = outputs.pop("VARIANT", response.model)
+    version = outputs.pop("VARIANT_VERSION", response.version)
     reason = outputs.pop("ROUTE_REASON", "")
-    return TextAnswer(_summary(outputs), outputs, variant, version, reason, answer.timings.total_ms)
+    return TextResponse(_summary(outputs), outputs, variant, version, reason, response.timings.total_ms)
 
 
 def describe_outputs(outputs: Tensors) -> str:
-    """The first row of a model's outputs for a person."""
+    """The first row of a model's outputs in readable form."""
     return _summary(_as_document(outputs))
 
 
@@ -120,7 +120,7 @@ def _as_document(outputs: Tensors) -> dict[str, Any]:
 
 
 def _summary(outputs: Mapping[str, Any]) -> str:
-    """``positive (0.97)`` for a label, else the outputs by name, with the first few numbers of each."""
+    """``positive (0.97)`` for a label, otherwise the outputs by name with the first few numbers of each."""
     if "LABEL" in outputs:
         return f"{outputs['LABEL']} ({outputs['SCORE']:.2f})" if "SCORE" in outputs else str(outputs["LABEL"])
     if len(outputs) == 1:
@@ -144,7 +144,7 @@ def _as_json(tensor: npt.NDArray[Any]) -> Any:
 
 
 def short_reason(reason: str) -> str:
-    """The ``code`` of a router's typed reason; the text itself where it has none."""
+    """The ``reason`` in a router's JSON reason; the text itself if it is not such JSON."""
     try:
         document = json.loads(reason)
     except ValueError:

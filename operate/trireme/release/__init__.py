@@ -1,6 +1,6 @@
-"""Releases: a new version in, a bad one out, without one failed request.
+"""Releases: publish new versions and revert bad ones without a failed request.
 
-Every verb is a plan: a list of small steps that can each be done twice and undone (``step``). The plan is journaled
-before its first step and each step before it is done (``journal``), so whatever kills the command, the next one
-finishes or undoes it (``engine``).
+Every command builds a plan: a list of small steps, each idempotent and reversible (``step``). The plan is journaled
+before its first step, and each step before it runs (``journal``). If a command is killed, the next one finishes or
+undoes its plan (``engine``).
 """

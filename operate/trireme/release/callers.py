@@ -1,4 +1,4 @@
-"""Which versions callers get, by the repository's files or by a running server, and who moves when that changes."""
+"""The versions that callers get, according to the files or to a running server, and who moves when they change."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from dataclasses import dataclass, replace
 from trireme_client import ClientError, OperatorClient
 
 from trireme.errors import TriremeError
-from trireme.release.step import is_away
+from trireme.release.step import is_unreachable
 from trireme.repository.folders import ModelRepository
 from trireme.repository.model_config import load_model_config
 
-# Versions by model; None where no version is loaded.
+# Versions by model; None if no version is loaded.
 ServedVersions = Mapping[str, int | None]
 
 _CALL_DEADLINE_SECONDS = 10.0
-# A server that was away during the release takes the change right after its start.
+# A server that was unreachable during the release applies the change right after its start.
 _LOOK_DEADLINE_SECONDS = 20.0
 
 
 class CallersError(TriremeError):
-    """A release was carried out, and callers do not get what it was to achieve."""
+    """A release was carried out, but callers do not get the expected versions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Callers who get another version than before.
+    """Callers that get another version than before.
 
     Attributes:
         name: the model or ensemble that they call.
-        callers: who they are, in words.
+        callers: a description of them.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The versions that answer.
+    """The versions in service.
 
     Attributes:
         loaded: by model, ascending.
@@ -59,7 +59,7 @@ class Serving:
     steps: Mapping[str, Mapping[str, int]]
 
     def versions_for(self, name: str) -> ServedVersions:
-        """The versions that callers of ``name`` get who ask for no version; an ensemble's are those of its steps."""
+        """The versions that callers of ``name`` without a version get; for an ensemble, those of its steps."""
         if name not in self.steps:
             return {name: self._newest(name)}
         is_loaded = bool(self.loaded.get(name))
@@ -70,7 +70,7 @@ class Serving:
         }
 
     def pins(self, model: str) -> dict[str, int]:
-        """The ensembles that pin ``model`` to a version, with that version."""
+        """The pinned version of ``model`` by ensemble."""
         return {name: steps[model] for name, steps in self.steps.items() if steps.get(model, -1) > 0}
 
     def with_loaded(self, model: str, versions: Iterable[int]) -> Serving:
@@ -80,7 +80,7 @@ class Serving:
         return replace(self, steps={**self.steps, ensemble: {**self.steps[ensemble], **pins}})
 
     def moves(self, after: Serving) -> tuple[Move, ...]:
-        """Who gets another version once ``after`` is true."""
+        """The callers that get another version in ``after``."""
         found = []
         for name in sorted(after.loaded):
             old, new = self.versions_for(name), after.versions_for(name)
@@ -99,7 +99,7 @@ class Serving:
 
 
 def serving_by_files(repository: ModelRepository) -> Serving:
-    """What a server that reads the repository now would serve."""
+    """The versions that a server would serve that reads the repository now."""
     loaded, steps = {}, {}
     for folder in repository.models():
         config = load_model_config(folder.config_path)
@@ -110,7 +110,7 @@ def serving_by_files(repository: ModelRepository) -> Serving:
 
 
 def serving_on(server: OperatorClient, names: Iterable[str]) -> Serving:
-    """What a server serves; the steps of those of ``names`` that are ensembles."""
+    """The versions that a server serves; with the steps of the ensembles among ``names``."""
     loaded: dict[str, list[int]] = {}
     for entry in server.index(_CALL_DEADLINE_SECONDS):
         if entry.state == "READY":
@@ -120,29 +120,29 @@ def serving_on(server: OperatorClient, names: Iterable[str]) -> Serving:
 
 
 def verify_callers(servers: Sequence[OperatorClient], subject: str, expected: Mapping[str, ServedVersions]) -> str:
-    """Ask each server that is there what callers get; gives that in a sentence.
+    """Check the versions that callers get on each reachable server, and return a summary.
 
     Args:
-        subject: must be served; the others of ``expected`` are compared where they are.
+        subject: must be served; the other models in ``expected`` are compared if they are.
 
     Raises:
-        CallersError: callers of a server get something else, or it does not report what they get.
+        CallersError: callers of a server get other versions, or it does not report them.
     """
     verified = sum(_is_as_expected(server, subject, expected) for server in servers)
     if not verified:
-        return "no server answers, so nobody was asked"
-    return f"callers of {subject} get {_listed(expected[subject])}, by {verified} of {len(servers)} servers"
+        return "no server responds, so no version was verified"
+    return f"callers of {subject} get {_listed(expected[subject])}, verified on {verified} of {len(servers)} servers"
 
 
 def _is_as_expected(server: OperatorClient, subject: str, expected: Mapping[str, ServedVersions]) -> bool:
-    """False where the server is away. Raises CallersError if it is there and its callers get something else."""
+    """False if the server is unreachable. Raises CallersError if it is reachable and its callers get other versions."""
     deadline = time.monotonic() + _LOOK_DEADLINE_SECONDS
-    while not is_away(server):
-        wrong = _difference(server, subject, expected)
-        if wrong is None:
+    while not is_unreachable(server):
+        difference = _difference(server, subject, expected)
+        if difference is None:
             return True
         if time.monotonic() > deadline:
-            raise CallersError(f"{wrong}, at {server.address}; see: trireme status, trireme history {subject}")
+            raise CallersError(f"{server.address}: {difference}; see: trireme status, trireme history {subject}")
         time.sleep(0.2)
     return False
 
@@ -151,7 +151,7 @@ def _difference(server: OperatorClient, subject: str, expected: Mapping[str, Ser
     try:
         serving = serving_on(server, expected)
     except ClientError as error:
-        return f"the server does not report what callers of {subject} get: {error}"
+        return f"cannot read the versions that callers of {subject} get: {error}"
     for name, versions in expected.items():
         found = serving.versions_for(name)
         if found != versions and (name == subject or serving.loaded.get(name)):
@@ -160,7 +160,7 @@ def _difference(server: OperatorClient, subject: str, expected: Mapping[str, Ser
 
 
 def _listed(versions: ServedVersions) -> str:
-    return ", ".join(f"{model} {_number(version)}" for model, version in versions.items()) or "no answer"
+    return ", ".join(f"{model} {_number(version)}" for model, version in versions.items()) or "no version"
 
 
 def _number(version: int | None) -> str:

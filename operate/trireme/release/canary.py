@@ -1,7 +1,7 @@
-"""A canary: a variant's new version beside it, given more and more of its traffic while it is as good.
+"""A canary: a new version beside the stable one that gets a growing share of its traffic while it is as good.
 
-The controller holds the release lock only while it changes something, so `trireme rollback` ends a canary at any time,
-also one whose controller is dead. It holds a lock of its own for as long as it lives, by which others know.
+The controller holds the release lock only during changes, so `trireme rollback` can abort a canary at any time, even
+if its controller is dead. While it runs it also holds the canary's lock, by which other commands detect it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from trireme.serving.run_state import RunDirectory, ServingState
 from trireme.settings import Settings
 
 _REQUEST_DEADLINE_SECONDS = 30.0
-# Longer than the preflight of another command's publish.
+# Longer than the preflight of a concurrent publish.
 _LOCK_WAIT_SECONDS = 180.0
 
 
 class CanaryRejectedError(TriremeError):
-    """A canary was not as good as its variant, so it was taken back."""
+    """A canary was not as good as its variant and was reverted."""
 
 
 class CanaryEndedError(TriremeError):
@@ -50,24 +50,24 @@ class CanaryEndedError(TriremeError):
 
 @dataclass(frozen=True, slots=True)
 class CanaryPolicy:
-    """How a canary goes.
+    """The steps of a canary and the evidence that each needs.
 
     Attributes:
-        percents: of the route's requests to the variant, ascending.
-        least_seconds: each step lasts at least this long.
-        least_pairs: requests sent to both versions before a step is judged.
-        most_pairs: where a step is still undecided after this many, the canary was not shown to be good.
+        percents: shares of the route's requests to the variant, ascending.
+        min_seconds: minimum duration of a step.
+        min_pairs: requests sent to both versions before a step is judged.
+        max_pairs: a step that is still undecided after this many is rejected as inconclusive.
     """
 
     percents: Sequence[float] = (1, 5, 25, 50, 100)
-    least_seconds: float = 5.0
-    least_pairs: int = 300
-    most_pairs: int = 1500
+    min_seconds: float = 5.0
+    min_pairs: int = 300
+    max_pairs: int = 1500
     limits: CanaryLimits = field(default_factory=CanaryLimits)
 
 
 class Canary:
-    """One canary from its start to its end.
+    """The controller of one canary.
 
     Example:
         >>> pins = {"embedding_economy_encoder": 2}
@@ -83,7 +83,7 @@ class Canary:
         progress: Callable[[str], None],
         texts: Sequence[str] = (),
     ) -> None:
-        """``texts``: what both versions are asked; made of the words of golden samples where there are none."""
+        """``texts`` are sent to both versions; without them, texts are composed of words of the golden samples."""
         self._settings = settings
         self._variant = variant
         self._pins = pins
@@ -95,12 +95,12 @@ class Canary:
         self._percent = 0.0
 
     def run(self, actor: str | None, note: str) -> str:
-        """Shift the traffic step by step and promote; gives the last step's numbers.
+        """Shift the traffic step by step, promote, and return the summary of the last step.
 
         Raises:
-            CanaryRejectedError: the canary was worse, or not shown to be good; it is taken back.
-            CanaryEndedError: another command took it back, or promoted it.
-            RepositoryLockedError: the variant has a canary with a living controller.
+            CanaryRejectedError: the canary was worse or inconclusive; it is reverted.
+            CanaryEndedError: another command aborted or promoted it.
+            RepositoryLockedError: the variant has a canary with a running controller.
             ServerError: nothing is being served.
         """
         directory = RunDirectory(self._settings.run_dir)
@@ -120,19 +120,19 @@ class Canary:
                     judgement = self._judge(client, counts)
                     if judgement.verdict is not CanaryVerdict.PASS:
                         self._reject(actor, judgement)
-                with self._own_lock() as workspace:
+                with self._lock_while_open() as workspace:
                     plan = plan_promote(self._repository, self._variant, self._pins)
                     workspace.carry_out(plan, actor=actor, note=f"canary passed: {judgement.summary}")
             except (CanaryRejectedError, CanaryEndedError):
                 raise
             except BaseException as error:
-                # Ctrl-C, a server that went away: nobody would watch the canary from here on.
+                # Ctrl-C or a lost server: the canary would be unattended from here on.
                 self._close(actor, f"canary aborted: {error or type(error).__name__}")
                 raise
         return judgement.summary
 
     def _shift(self, percent: float, actor: str | None, summary: str) -> None:
-        with self._own_lock() as workspace:
+        with self._lock_while_open() as workspace:
             plan = plan_shift(self._repository, self._variant, percent)
             workspace.carry_out(plan, actor=actor, note=f"{percent:g} % after: {summary}")
         self._percent = percent
@@ -148,35 +148,33 @@ class Canary:
         policy = self._policy
         canary = f"{self._variant}{CANARY_SUFFIX}"
         shadow = Shadow(client, counts, self._variant, canary, self._requests, _REQUEST_DEADLINE_SECONDS)
-        ends, asked = time.monotonic() + policy.least_seconds, 0
+        earliest_end, sent = time.monotonic() + policy.min_seconds, 0
         while True:
-            shadow.compare(policy.least_pairs, each=self._check_own)
-            asked += policy.least_pairs
+            shadow.compare(policy.min_pairs, each=self._check_open)
+            sent += policy.min_pairs
             judgement = judge(shadow.window(), policy.limits)
             self._progress(f"{self._percent:g} %: {judgement.verdict.value}: {judgement.summary}")
             if judgement.verdict is CanaryVerdict.FAIL:
                 return judgement
-            if judgement.verdict is CanaryVerdict.PASS and time.monotonic() >= ends:
+            if judgement.verdict is CanaryVerdict.PASS and time.monotonic() >= earliest_end:
                 return judgement
-            if judgement.verdict is CanaryVerdict.UNDECIDED and asked >= policy.most_pairs:
-                return Judgement(
-                    CanaryVerdict.UNDECIDED, f"not shown to be good after {asked} requests: {judgement.summary}"
-                )
+            if judgement.verdict is CanaryVerdict.UNDECIDED and sent >= policy.max_pairs:
+                return Judgement(CanaryVerdict.UNDECIDED, f"inconclusive after {sent} requests: {judgement.summary}")
 
     def _reject(self, actor: str | None, judgement: Judgement) -> None:
         summary = f"canary rejected at {self._percent:g} %: {judgement.summary}"
         self._close(actor, summary)
-        raise CanaryRejectedError(f"{self._variant}: {summary}; all its traffic is back on the stable version")
+        raise CanaryRejectedError(f"{self._variant}: {summary}; all traffic goes to the stable version again")
 
     def _close(self, actor: str | None, note: str) -> None:
         with self._lock() as workspace:
-            # Another command may have closed it by now; then a rollback would go further back.
+            # If another command has closed it, a rollback would revert the last promotion.
             if self._is_open():
                 plan = plan_rollback(self._repository, workspace.journal, self._variant, None)
                 workspace.carry_out(plan, actor=actor, note=note)
 
-    def _check_own(self) -> None:
-        """Raises CanaryEndedError if another command has changed the traffic, or removed the canary."""
+    def _check_open(self) -> None:
+        """Raise CanaryEndedError if another command has changed the traffic or removed the canary."""
         shares = [read_traffic(route).canary_percent.get(self._variant, 0.0) for route in self._routes]
         if not self._is_open() or any(share != self._percent for share in shares):
             raise CanaryEndedError(self._variant)
@@ -186,15 +184,15 @@ class Canary:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[Workspace]:
-        """The release lock, also where another command holds it for a while."""
+        """Hold the release lock, waiting while another command holds it."""
         with open_workspace(
             self._settings, f"canary {self._variant}", self._progress, wait_seconds=_LOCK_WAIT_SECONDS
         ) as workspace:
             yield workspace
 
     @contextlib.contextmanager
-    def _own_lock(self) -> Iterator[Workspace]:
-        """The same, once the canary is known to be as this controller left it."""
+    def _lock_while_open(self) -> Iterator[Workspace]:
+        """Hold the release lock, with the canary unchanged by other commands."""
         with self._lock() as workspace:
-            self._check_own()
+            self._check_open()
             yield workspace

@@ -1,6 +1,6 @@
-"""Edits of a ``config.pbtxt`` that leave everything else in it, comments too, as it was.
+"""Edits of a ``config.pbtxt`` that keep everything else in it, including comments.
 
-Two fields move in a release: the versions a model keeps loaded, and the versions an ensemble's steps are pinned to.
+A release changes two fields: the versions a model keeps loaded, and the versions an ensemble's steps are pinned to.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _VERSION_FIELD = re.compile(r"model_version\s*:\s*-?\d+")
 
 
 def parse_text(text: str, path: Path) -> ModelConfig:
-    """``text`` as a configuration; ``path`` is for error messages.
+    """Parse ``text``; ``path`` is for error messages.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: ``text`` is not a valid model configuration.
     """
     parsed = parse_model_config(text.encode(), path)
     if parsed.config is None:
@@ -31,10 +31,10 @@ def parse_text(text: str, path: Path) -> ModelConfig:
 
 
 def keep_versions(text: str, versions: Iterable[int], path: Path) -> str:
-    """``text`` with ``version_policy`` naming exactly ``versions``; ``path`` is for error messages.
+    """``text`` with a ``version_policy`` of exactly ``versions``; ``path`` is for error messages.
 
     Raises:
-        ConfigError: ``text`` is no model configuration.
+        ConfigError: ``text`` is not a valid model configuration.
     """
     config = parse_text(text, path)
     policy = f"version_policy {{ specific {{ versions: [ {', '.join(map(str, sorted(versions)))} ] }} }}"
@@ -45,19 +45,19 @@ def keep_versions(text: str, versions: Iterable[int], path: Path) -> str:
 
 
 def pin_steps(text: str, versions: Mapping[str, int], path: Path) -> str:
-    """An ensemble's ``text`` with the steps that call a model of ``versions`` pinned to the version given there.
+    """An ensemble's ``text`` with the steps that call a model in ``versions`` pinned to its version.
 
     Raises:
-        ConfigError: ``text`` is no configuration, or a step names no version to replace.
+        ConfigError: ``text`` is not a valid configuration, or a step has no ``model_version`` to replace.
     """
     config = parse_text(text, path)
     steps = [(index, step.model) for index, step in enumerate(config.steps) if step.model in versions]
-    # From the last to the first, so that the places of those still to come stay true.
+    # From last to first, so that the positions of the remaining steps stay valid.
     for index, model in reversed(steps):
         place = config.place("ensemble_scheduling", "step", index, "model_version")
         found = _VERSION_FIELD.match(text, _offset(text, place))
         if found is None:
-            raise ConfigError(path, f"the step that calls {model} names no model_version; pin it", line=place.line)
+            raise ConfigError(path, f"the step that calls {model} has no model_version; pin it", line=place.line)
         text = f"{text[: found.start()]}model_version: {versions[model]}{text[found.end() :]}"
     return text
 
@@ -68,7 +68,7 @@ def _offset(text: str, place: Place) -> int:
 
 
 def _block_end(text: str, start: int) -> int:
-    """The offset after the closing brace of the block that begins at ``start``; quotes and comments do not count."""
+    """The offset after the closing brace of the block at ``start``; braces in quotes and comments are ignored."""
     blanked = _QUOTED_OR_COMMENT.sub(lambda found: " " * len(found.group()), text)
     depth = 0
     for offset in range(blanked.index("{", start), len(blanked)):

@@ -1,4 +1,4 @@
-"""Carries plans out, and finishes or undoes what a killed command left."""
+"""Runs plans, and finishes or undoes those of killed commands."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from trireme.release.step import Step, World, from_json, to_json
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a verb will do, all of it.
+    """Everything that a command will do.
 
     Attributes:
-        verb, subject: as the journal keeps them.
+        verb, subject: as in the journal.
         steps: in order.
-        commit_index: a release that was cut off at this step or later is finished; before it, undone. Equal to the
-            number of steps where only a whole release counts.
-        moves: callers who get another version by it.
-        expected: what callers are to get afterwards, by whom they call; empty where there is no look at them.
-        remarks: what there is to know besides.
+        commit_index: a release interrupted at this step or later is finished; before it, undone. Equal to the number
+            of steps if only a complete release counts.
+        moves: callers that get another version.
+        expected: the versions that callers get afterwards, by the model they call; empty if this is not verified.
+        remarks: further facts for the user.
     """
 
     verb: str
@@ -37,17 +37,17 @@ class Plan:
     remarks: tuple[str, ...] = ()
 
     def summary(self) -> str:
-        """Who is moved, and what there is to know."""
+        """The moves and remarks as text."""
         moved = [f"  moves {move.describe()}" for move in self.moves] or ["  moves no caller to another version"]
         return "\n".join([f"{self.verb} {self.subject}:", *moved, *(f"  {remark}" for remark in self.remarks)])
 
     def describe(self) -> str:
-        """The plan as ``--dry-run`` prints it."""
+        """The plan as printed by ``--dry-run``."""
         steps = (f"  {number}. {step.describe()}" for number, step in enumerate(self.steps, start=1))
         return "\n".join([self.summary(), *steps])
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as ``--json`` prints it."""
+        """The plan as printed by ``--json``."""
         return {
             "verb": self.verb,
             "subject": self.subject,
@@ -59,7 +59,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseEngine:
-    """Does plans. The caller holds the release lock.
+    """Executes plans. The caller holds the release lock.
 
     Example:
         >>> with release_lock(lock_path, "publish"):
@@ -72,12 +72,13 @@ class ReleaseEngine:
     progress: Callable[[str], None]
 
     def carry_out(self, plan: Plan, *, actor: str, note: str) -> str:
-        """Do every step, each journaled before it is done, and look at what callers get; gives the release's identity.
+        """Run every step, journaled before it runs, verify the versions that callers get, and return the release's id.
 
         Raises:
-            TriremeError: a step failed. The steps before it are undone, unless the plan was past its commit index:
-                then it stays open, and ``recover`` finishes it.
-            CallersError: callers do not get what they should. The steps are undone where only a whole release counts.
+            TriremeError: a step failed. It and the steps before it are undone, unless the plan was past its commit
+                index: then the release stays open, and ``recover`` finishes it.
+            CallersError: callers do not get the expected versions. The steps are undone if only a complete release
+                counts.
         """
         self.progress(plan.summary())
         planned = PlannedRelease(
@@ -90,27 +91,27 @@ class ReleaseEngine:
         return identity
 
     def recover(self) -> list[Release]:
-        """Finish or undo every release that was cut off; gives them, ended. Nothing is left for a second call.
+        """Finish or undo every interrupted release, and return them as they ended. A second call finds none.
 
         Raises:
             TriremeError: a release can be neither finished nor undone now.
         """
-        cut_off = {release.identity for release in self.journal.unfinished()}
+        interrupted = {release.identity for release in self.journal.unfinished()}
         for release in self.journal.unfinished():
             steps = tuple(from_json(form) for form in release.steps)
-            where = f"{release.verb} of {release.subject}, cut off at step {release.reached + 1}"
+            where = f"{release.verb} of {release.subject}, interrupted at step {release.reached + 1}"
             if release.reached >= release.commit_index:
                 self.progress(f"finishing {where}")
                 plan = Plan(release.verb, release.subject, steps, release.commit_index, expected=release.expected)
                 try:
                     self._run_from(release.identity, plan, release.reached)
                 except CallersError as error:
-                    # It has ended, and what comes next may be what puts callers right.
+                    # The release has ended, and the next command may fix what callers get.
                     self.progress(str(error))
             else:
                 self.progress(f"undoing {where}")
-                self._undo(release.identity, steps[: release.reached + 1], "it was cut off")
-        return [release for release in self.journal.releases() if release.identity in cut_off]
+                self._undo(release.identity, steps[: release.reached + 1], "interrupted")
+        return [release for release in self.journal.releases() if release.identity in interrupted]
 
     def _run_from(self, identity: str, plan: Plan, first: int) -> None:
         for index in range(first, len(plan.steps)):
@@ -123,16 +124,16 @@ class ReleaseEngine:
                     self._undo(identity, plan.steps[: index + 1], str(error))
                 raise
         try:
-            seen = verify_callers(self.world.replicas, plan.subject, plan.expected) if plan.expected else ""
+            verified = verify_callers(self.world.replicas, plan.subject, plan.expected) if plan.expected else ""
         except CallersError as error:
             if plan.commit_index == len(plan.steps):
                 self._undo(identity, plan.steps, str(error))
             else:
                 self.journal.end(identity, Outcome.FAILED, str(error))
             raise
-        if seen:
-            self.progress(seen)
-        self.journal.end(identity, Outcome.DONE, seen)
+        if verified:
+            self.progress(verified)
+        self.journal.end(identity, Outcome.DONE, verified)
 
     def _undo(self, identity: str, steps: Sequence[Step], reason: str) -> None:
         for step in reversed(steps):

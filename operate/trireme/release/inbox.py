@@ -1,8 +1,8 @@
-"""A folder into which others drop versions: ``<inbox>/<model>/`` with the files of one version.
+"""A directory that receives versions to publish: ``<inbox>/<model>/`` with the files of one version.
 
-It is complete when it holds an empty file ``.done``, or when its ``manifest.json`` says so and nothing in it has
-changed since the last look. What was published is moved to ``.published/``, what was refused to ``.rejected/`` with
-the reason beside it; so nothing is published twice.
+A version is complete when it contains a file ``.done``, or when its ``manifest.json`` verifies and nothing has changed
+since the last scan. Published versions move to ``.published/``, rejected ones to ``.rejected/`` with a file that states
+the reason, so that nothing is published twice.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _State = tuple[tuple[str, int, int], ...]
 
 @dataclass(slots=True)
 class Inbox:
-    """Looks at the folder when it is told to.
+    """Scans the directory on request.
 
     Example:
         >>> inbox = Inbox(Path("inbox"), publish=lambda model, source: ..., progress=print)
         >>> inbox.scan()
 
     Attributes:
-        publish: publishes the files of a folder as a new version of a model; raises TriremeError or OSError.
+        publish: publishes a model's new version from a folder; raises TriremeError or OSError.
     """
 
     path: Path
@@ -39,11 +39,11 @@ class Inbox:
     _seen: dict[str, _State] = field(default_factory=dict)
 
     def scan(self) -> int:
-        """Publish every folder that is complete; how many were refused.
+        """Publish every complete folder, and return the number of rejected ones.
 
-        A folder for which another command holds the release lock is looked at again the next time.
+        If another command holds the release lock, the folder stays for the next scan.
         """
-        refused = 0
+        rejected = 0
         for entry in sorted(self.path.iterdir()):
             if not entry.is_dir() or entry.name.startswith(".") or not self._is_complete(entry):
                 continue
@@ -52,14 +52,14 @@ class Inbox:
             except RepositoryLockedError as error:
                 self.progress(str(error))
             except Exception as error:
-                # Whatever it is, the next folder is looked at.
-                refused += 1
-                self.progress(f"refused {entry.name}: {describe(error)}")
+                # An error of any kind must not keep the other folders from being published.
+                rejected += 1
+                self.progress(f"rejected {entry.name}: {describe(error)}")
                 moved = self._move(entry, ".rejected")
                 write_atomic(moved.with_name(f"{moved.name}.reason"), f"{describe(error)}\n".encode())
             else:
                 self._move(entry, ".published")
-        return refused
+        return rejected
 
     def _is_complete(self, folder: Path) -> bool:
         if (folder / DONE_MARKER).exists():
@@ -71,12 +71,12 @@ class Inbox:
         try:
             verify_files(read_manifest(folder), folder)
         except (TriremeError, OSError):
-            # Not all of it has come yet.
+            # Still incomplete.
             return False
         return True
 
-    def _move(self, folder: Path, where: str) -> Path:
-        target = self.path / where / f"{folder.name}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06}"
+    def _move(self, folder: Path, destination: str) -> Path:
+        target = self.path / destination / f"{folder.name}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06}"
         target.parent.mkdir(exist_ok=True)
         folder.rename(target)
         self._seen.pop(folder.name, None)

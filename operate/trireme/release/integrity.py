@@ -1,4 +1,4 @@
-"""Whether the versions of a repository are what they were when they were exported and published."""
+"""Check that the versions in a repository are as they were exported and published."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGNATURE_NAME = f"{MANIFEST_NAME}.sig"
 
 @dataclass(frozen=True, slots=True)
 class VersionCheck:
-    """One version: ``problem`` is empty where it is whole; ``by`` says what it was held against, if anything."""
+    """The check of one version: ``problem`` is empty if it is intact; ``by`` lists what it was compared with."""
 
     model: str
     version: int
@@ -32,12 +32,12 @@ class VersionCheck:
 def verify_versions(
     folders: Iterable[ModelFolder], journal: Journal, public_key: Path | None = None
 ) -> list[VersionCheck]:
-    """Hash every file of every version again, and hold it against its manifest and what was published.
+    """Hash every file of every version and compare it with the manifest and with what was published.
 
-    A version with neither has nothing to be held against: its ``by`` is empty.
+    A version that has neither is not checked: its ``by`` is empty.
 
     Args:
-        public_key: PEM of an Ed25519 key; each manifest must then have a signature by it, in ``manifest.json.sig``.
+        public_key: PEM of an Ed25519 key; if given, it must have signed each manifest, in ``manifest.json.sig``.
     """
     key = _read_public_key(public_key) if public_key is not None else None
     published = _published_hashes(journal)
@@ -76,7 +76,7 @@ def _verify_published(directory: Path, published: Mapping[str, str]) -> None:
         if name not in present:
             raise TriremeError(f"{directory / name} is missing; publish this version again")
         if sha256_of(directory / name) != published[name]:
-            raise TriremeError(f"{directory / name} is not what was published (sha256); publish this version again")
+            raise TriremeError(f"{directory / name} does not have the published sha256; publish this version again")
 
 
 def _read_public_key(path: Path) -> Ed25519PublicKey:
@@ -85,7 +85,7 @@ def _read_public_key(path: Path) -> Ed25519PublicKey:
     except ValueError:
         key = None
     if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError(path, "not the PEM of an Ed25519 public key; write it with: openssl pkey -pubout")
+        raise ConfigError(path, "not an Ed25519 public key in PEM; create one with: openssl pkey -pubout")
     return key
 
 

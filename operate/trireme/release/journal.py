@@ -1,10 +1,10 @@
-"""The append-only log of releases: who did what when, with which hashes, and how it ended.
+"""The append-only log of releases: who did what and when, with which hashes, and the outcome.
 
-One JSON object a line. Three kinds of entries share the ``release`` id:
+One JSON object per line. Three kinds of entries share the ``release`` id:
 
-    begin   verb, subject, actor, note, the whole plan, who it moves, and what callers are to get
-    step    index of the step that is done next (written and flushed before it is done)
-    end     outcome: done, undone, or failed with the reason
+    begin   verb, subject, actor, note, the complete plan, the callers it moves, and the versions they get
+    step    index of the next step (written and flushed before it runs)
+    end     outcome: done, undone or failed, with the reason
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Outcome(str, Enum):
 
     DONE = "done"
     UNDONE = "undone"
-    # Carried out, but callers do not get what it was to achieve.
+    # Carried out, but callers do not get the expected versions.
     FAILED = "failed"
 
 
@@ -40,7 +40,7 @@ class PlannedRelease:
 
     Attributes:
         verb: publish, canary, promote, rollback, prune.
-        subject: the model or variant it is about.
+        subject: the released model or variant.
         actor: who ran the command.
         note: why, in the actor's words.
         steps: the plan, each step as its JSON form.
@@ -129,7 +129,7 @@ class Journal:
         return identity
 
     def step(self, identity: str, index: int) -> None:
-        """Record that a step is done next."""
+        """Record that a step is next."""
         self._append(_Step(release=identity, at=time.time(), index=index))
 
     def end(self, identity: str, outcome: Outcome, reason: str = "") -> None:
@@ -140,7 +140,7 @@ class Journal:
         """Every release, oldest first.
 
         Raises:
-            ConfigError: a line that is not the last is no journal entry.
+            ConfigError: a line other than the last is not a journal entry.
         """
         found: dict[str, Release] = {}
         for entry in self._entries():
@@ -155,7 +155,7 @@ class Journal:
         return list(found.values())
 
     def unfinished(self) -> list[Release]:
-        """Releases that were cut off, oldest first."""
+        """Releases that are running or were interrupted, oldest first."""
         return [release for release in self.releases() if release.outcome is None]
 
     def _entries(self) -> Iterator[_Entry]:
@@ -163,7 +163,7 @@ class Journal:
             lines = self._path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return
-        # What follows the last line end was cut off there: whoever wrote it was killed, and did nothing after it.
+        # Text after the last newline is a torn entry: its writer was killed before it did anything else.
         for number, line in enumerate(lines[:-1], start=1):
             if line:
                 yield parse_json_of(self._path, _ENTRY, line, line=number)
@@ -171,7 +171,7 @@ class Journal:
     def _append(self, entry: _Entry) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a+b") as file:
-            # A torn last line is cut off, so that the new entry stands on a line of its own.
+            # A torn last line is removed, so that the new entry starts on a new line.
             content = self._path.read_bytes()
             if content and not content.endswith(b"\n"):
                 file.truncate(content.rfind(b"\n") + 1)

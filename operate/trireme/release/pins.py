@@ -1,4 +1,4 @@
-"""The versions that ensembles are pinned to, and those that a person asks for."""
+"""Version pins of ensembles, and versions given on the command line."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from trireme.repository.model_config import ModelConfig, load_model_config
 
 
 def pins_of(config: ModelConfig) -> dict[str, int]:
-    """The versions an ensemble's steps are pinned to, by model; steps at -1 follow their model and are not pinned."""
+    """The versions that an ensemble's steps are pinned to, by model; a step at -1 is not pinned."""
     return {step.model: step.version for step in config.steps if step.version > 0}
 
 
 def movable_pins(folder: ModelFolder, verb: str) -> dict[str, int]:
-    """The pins that ``verb`` can move; none where ``folder`` is a plain model.
+    """The pins that ``verb`` can move; empty for a plain model.
 
     Raises:
-        ConfigError: it is an ensemble without a pin, so that its callers get what its models' callers get.
-        TriremeError: a canary of a plain model.
+        ConfigError: the ensemble pins nothing; its callers get what the callers of its models get.
+        TriremeError: ``verb`` is canary and ``folder`` is a plain model.
     """
     config = load_model_config(folder.config_path)
     pins = pins_of(config)
     if not config.is_ensemble and verb == "canary":
         raise TriremeError(
-            f"{folder.name} is not an ensemble, and a canary needs an ensemble that pins it; "
+            f"{folder.name} is not an ensemble; a canary needs an ensemble that pins it; "
             f"run: trireme promote {folder.name}"
         )
     if config.is_ensemble and not pins:
@@ -34,21 +34,21 @@ def movable_pins(folder: ModelFolder, verb: str) -> dict[str, int]:
         others = "" if verb == "canary" else f"run: {' and '.join(f'trireme {verb} {model}' for model in models)}; or "
         raise ConfigError(
             folder.config_path,
-            f"{folder.name} calls {', '.join(models)} at model_version: -1, the newest loaded version, so it has no "
-            f"version of its own to move; {others}pin the step, such as model_version: 1",
+            f"{folder.name} calls {', '.join(models)} at model_version: -1, the newest loaded version, and has no pin "
+            f"to move; {others}pin the step, for example model_version: 1",
             line=config.place("ensemble_scheduling", "step", 0, "model_version").line,
         )
     return pins
 
 
 def wanted_pins(repository: ModelRepository, subject: str, wanted: Sequence[str], verb: str) -> dict[str, int]:
-    """The versions to move ``subject`` to: those of ``wanted``, or else the newest ones.
+    """The versions to move ``subject`` to: those in ``wanted``, otherwise the newest.
 
-    Of an ensemble's models the newest loaded ones; of a model itself its newest one, loaded or not.
+    For an ensemble these are the newest loaded versions of its models; for a model, its newest version, loaded or not.
 
     Raises:
-        NotFoundError: there is no such model.
-        TriremeError: ``wanted`` names no versions of the models that can be moved.
+        NotFoundError: the model does not exist.
+        TriremeError: ``wanted`` contains a version that cannot be moved to.
     """
     folder = repository.model(subject)
     pins = movable_pins(folder, verb)
@@ -64,28 +64,30 @@ def wanted_pins(repository: ModelRepository, subject: str, wanted: Sequence[str]
 
 
 def read_pins(repository: ModelRepository, models: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
-    """The versions of ``models`` that a person names: ``MODEL=VERSION``, or a bare version where one model is meant.
+    """Parse versions of ``models``: ``MODEL=VERSION``, or a bare version that only one model has.
 
     Raises:
-        TriremeError: a text is neither, or a bare version could mean several models, or none.
+        TriremeError: a text is neither, or a bare version matches no model or several.
     """
     pins = {}
     for text in wanted:
         model, _, version = text.rpartition("=")
         if not is_version(version):
-            raise TriremeError(f"{text!r} names no version: write MODEL=VERSION, for example {models[0]}=2")
-        meant = [model] if model else [name for name in models if int(version) in repository.model(name).versions()]
-        # With every model at version 1 only those with other versions to choose from can be meant.
-        meant = [name for name in meant if len(repository.model(name).versions()) > 1] or meant
-        if len(meant) != 1 or meant[0] not in models:
-            there = ", ".join(f"{name}={_choice(repository.model(name).versions())}" for name in models)
-            raise TriremeError(f"{text!r} is not a version of one model; write MODEL=VERSION with one of: {there}")
-        pins[meant[0]] = int(version)
+            raise TriremeError(f"{text!r} is not a version; write MODEL=VERSION, for example {models[0]}=2")
+        named = [model] if model else [name for name in models if int(version) in repository.model(name).versions()]
+        # If every model has version 1, only those with other versions to choose from are candidates.
+        named = [name for name in named if len(repository.model(name).versions()) > 1] or named
+        if len(named) != 1 or named[0] not in models:
+            available = ", ".join(f"{name}={_choice(repository.model(name).versions())}" for name in models)
+            raise TriremeError(
+                f"{text!r} does not identify the version of one model; write MODEL=VERSION; available: {available}"
+            )
+        pins[named[0]] = int(version)
     return pins
 
 
 def check_loaded(repository: ModelRepository, pins: Mapping[str, int]) -> None:
-    """Raises NotFoundError or TriremeError if a version to pin is not loaded, and says how it comes to be."""
+    """Raise NotFoundError or TriremeError, with the fix, if a version to pin is not loaded."""
     loaded = serving_by_files(repository).loaded
     for model, version in pins.items():
         if version not in repository.model(model).versions():
@@ -93,9 +95,9 @@ def check_loaded(repository: ModelRepository, pins: Mapping[str, int]) -> None:
         if version not in loaded[model]:
             newer = version > max(loaded[model], default=0)
             fix = (
-                f"load it with: trireme promote {model}"
+                f"run: trireme promote {model}"
                 if newer
-                else f"loaded: {', '.join(map(str, loaded[model])) or 'none'}"
+                else f"loaded versions: {', '.join(map(str, loaded[model])) or 'none'}"
             )
             raise TriremeError(f"version {version} of {model} is not loaded; {fix}")
 

@@ -1,4 +1,4 @@
-"""What each verb will do, worked out from the files before anything is touched."""
+"""Builds the plan of each command from the files, before anything is changed."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ from trireme.repository.manifest import sha256_of
 from trireme.repository.model_config import load_model_config
 from trireme.repository.routes import RouteFolder, find_routes
 
-# Stands beside the files of a version while they are being dropped in; no part of it.
+# Marks a directory in an inbox as complete; not part of the version.
 DONE_MARKER = ".done"
 
 
 def plan_publish(repository: ModelRepository, model: str, source: Path, version: str | None = None) -> Plan:
-    """A new version of ``model`` out of the files of ``source``.
+    """Plan to publish the files of ``source`` as a new version of ``model``.
 
-    Where an ensemble pins the model, or nothing of it serves yet, it is loaded beside the versions that serve. Else its
-    callers get its newest loaded version, so it stays unloaded until it is promoted.
+    If an ensemble pins the model, or no version is loaded yet, the new version is loaded beside the current ones.
+    Otherwise callers get the newest loaded version, so the new one stays unloaded until it is promoted.
 
     Raises:
-        NotFoundError: there is no such model.
-        TriremeError: ``source`` or ``version`` cannot be published; the sentence says why.
+        NotFoundError: the model does not exist.
+        TriremeError: ``source`` or ``version`` cannot be published.
     """
     folder = repository.model(model)
     serving = serving_by_files(repository)
@@ -58,8 +58,8 @@ def plan_publish(repository: ModelRepository, model: str, source: Path, version:
     text = folder.config_path.read_text(encoding="utf-8")
     held = sorted({*serving.loaded[model], *pins.values()} & set(folder.versions()))
     held_text = keep_versions(text, held, folder.config_path) if held else text
-    # A policy such as "the latest one" would swap versions, under the ensembles that pin the old one, as soon as the
-    # new folder is there: while a release is on its way, and when it is undone.
+    # A policy such as "latest" would replace the version that ensembles pin as soon as the new folder exists, during a
+    # release and its undo.
     hold = Reconfigure(model, text, held_text, (), f"hold {_listed(held)}")
     has_samples = any(folder.golden_dir.glob("*.json"))
     steps: tuple[Step, ...] = (
@@ -89,17 +89,17 @@ def plan_publish(repository: ModelRepository, model: str, source: Path, version:
 
 
 def plan_canary(repository: ModelRepository, variant: str, pins: Mapping[str, int]) -> Plan:
-    """``<variant>__canary``: the variant with the steps of ``pins`` at those versions, loaded, without traffic yet.
+    """Plan to load ``<variant>__canary``, the variant with the steps in ``pins`` at those versions, without traffic.
 
     Raises:
-        NotFoundError: there is no such variant.
-        TriremeError: it is no ensemble with pins, a version to pin is not loaded or is pinned already, or a canary is
-            under way.
+        NotFoundError: the variant does not exist.
+        TriremeError: it is not an ensemble with pins, a version to pin is not loaded or already pinned, or the variant
+            already has a canary.
     """
     folder = repository.model(variant)
     movable_pins(folder, "canary")
     if canary_folder(repository, variant).path.exists():
-        raise TriremeError(f"{variant} has a canary already; promote it, or roll it back, first")
+        raise TriremeError(f"{variant} already has a canary; promote or roll back {variant} first")
     check_loaded(repository, pins)
     text = folder.config_path.read_text(encoding="utf-8")
     pinned = pin_steps(text, pins, folder.config_path)
@@ -111,7 +111,7 @@ def plan_canary(repository: ModelRepository, variant: str, pins: Mapping[str, in
 
 
 def plan_shift(repository: ModelRepository, variant: str, percent: float) -> Plan:
-    """``percent`` of the requests that a route sends to ``variant`` to its canary, from the next request on.
+    """Plan to send ``percent`` of a route's requests to ``variant`` to its canary, from the next request on.
 
     Raises:
         TriremeError: no route sends requests to the variant, or it has no canary.
@@ -123,22 +123,22 @@ def plan_shift(repository: ModelRepository, variant: str, percent: float) -> Pla
     why = f"{percent:g} % of the traffic to {canary.name}"
     steps = tuple(_shift(route, variant, percent, why) for route in routes)
     serving = serving_by_files(repository)
-    who = f"{percent:g} % of what {', '.join(route.name for route in routes)} sends to {variant}"
+    who = f"{percent:g} % of the requests from {', '.join(route.name for route in routes)} to {variant}"
     move = Move(variant, who, serving.versions_for(variant), serving.versions_for(canary.name))
     return Plan("canary", variant, steps, commit_index=0, moves=(move,))
 
 
 def plan_promote(repository: ModelRepository, subject: str, pins: Mapping[str, int]) -> Plan:
-    """An ensemble pinned to ``pins``, its canary, if it has one, closed; or the callers of a model moved to a version.
+    """Plan to pin an ensemble to ``pins`` and close its canary, or to move the callers of a model to a version.
 
     Raises:
-        NotFoundError: there is no such model or version.
-        TriremeError: a version to pin is not loaded, or callers get it already.
+        NotFoundError: the model or version does not exist.
+        TriremeError: a version to pin is not loaded, or callers already get it.
     """
     folder = repository.model(subject)
     if not load_model_config(folder.config_path).is_ensemble:
         plan = _plan_model("promote", repository, folder, pins)
-        # A version that does not load on each server is let go again.
+        # A version that does not load on every server is unloaded again.
         return replace(plan, commit_index=len(plan.steps))
     movable_pins(folder, "promote")
     check_loaded(repository, pins)
@@ -153,62 +153,62 @@ def plan_promote(repository: ModelRepository, subject: str, pins: Mapping[str, i
 
 
 def plan_rollback(repository: ModelRepository, journal: Journal, subject: str, pins: Mapping[str, int] | None) -> Plan:
-    """An ensemble's traffic off its canary, and its pins back to ``pins``, or to those before its last promotion.
+    """Plan to abort an ensemble's canary and restore its pins to ``pins`` or to those before its last promotion.
 
-    Of a plain model the callers are moved back. Needs no load of a version: the one it goes back to is still loaded.
+    The callers of a plain model are moved back. No version needs to be loaded: the previous one still is.
 
     Raises:
-        NotFoundError: there is no such model or version.
+        NotFoundError: the model or version does not exist.
         TriremeError: no caller would be moved.
     """
     folder = repository.model(subject)
     is_ensemble = load_model_config(folder.config_path).is_ensemble
     off, removal = _close_canary(repository, subject)
     if pins is None:
-        # With a canary under way, going back means closing it: the variant itself was never moved.
+        # With a canary, a rollback means closing it: the variant itself was never moved.
         pins = {} if off or removal else _before_last_promotion(journal, folder)
     check_loaded(repository, pins)
     if not is_ensemble:
         return _plan_model("rollback", repository, folder, pins, waits=True)
     before = folder.config_path.read_text(encoding="utf-8")
     after = pin_steps(before, pins, folder.config_path)
-    back = (Reconfigure(subject, before, after, (1,), "pin back", waits=True),) if after != before else ()
+    back = (Reconfigure(subject, before, after, (1,), "restore the pins", waits=True),) if after != before else ()
     serving = serving_by_files(repository)
     plan = _plan("rollback", subject, (*off, *back, *removal), 0, serving, serving.with_pins(subject, pins))
     if off:
         canary = f"{subject}{CANARY_SUFFIX}"
-        who = f"requests that routes send to {canary}"
+        who = f"requests from routes to {canary}"
         closed = Move(canary, who, serving.versions_for(canary), plan.expected[subject])
         plan = replace(plan, moves=(closed, *plan.moves))
     if not plan.moves and not removal:
         raise TriremeError(
-            f"{subject} is there already: {_pin_list(pins)}; nothing to roll back; name a version with --to"
+            f"{subject} is already pinned to {_pin_list(pins)}; to roll back further, name a version with --to"
         )
     return plan
 
 
 def plan_prune(repository: ModelRepository, model: str, keep: int) -> Plan:
-    """All versions of ``model`` removed but the newest ``keep``, those that an ensemble pins, and the one callers get.
+    """Plan to remove the versions of ``model`` other than the newest ``keep``, pinned ones, and the one callers get.
 
     Raises:
-        NotFoundError: there is no such model.
-        TriremeError: nothing is left to remove.
+        NotFoundError: the model does not exist.
+        TriremeError: there is no version to remove.
     """
     folder = repository.model(model)
     versions = folder.versions()
     serving = serving_by_files(repository)
-    answering = serving.loaded[model][-1:]
-    needed = {*versions[max(0, len(versions) - keep) :], *serving.pins(model).values(), *answering}
+    newest_loaded = serving.loaded[model][-1:]
+    needed = {*versions[max(0, len(versions) - keep) :], *serving.pins(model).values(), *newest_loaded}
     kept = [version for version in versions if version in needed]
-    gone = [version for version in versions if version not in kept]
-    if not gone:
-        raise TriremeError(f"{model} has no version to prune: {', '.join(map(str, kept))} are new, pinned or serve")
+    removed = [version for version in versions if version not in kept]
+    if not removed:
+        raise TriremeError(f"{model} has no version to prune: {', '.join(map(str, kept))} are new, pinned or serving")
     text = folder.config_path.read_text(encoding="utf-8")
     loaded = tuple(version for version in serving.loaded[model] if version in kept)
-    let_go = Reconfigure(
-        model, text, keep_versions(text, loaded, folder.config_path), loaded, f"let {', '.join(map(str, gone))} go"
+    unload = Reconfigure(
+        model, text, keep_versions(text, loaded, folder.config_path), loaded, f"unload {_listed(removed)}"
     )
-    steps = (*((let_go,) if loaded else ()), *(RemoveVersion(model, version) for version in gone))
+    steps = (*((unload,) if loaded else ()), *(RemoveVersion(model, version) for version in removed))
     return _plan("prune", model, steps, 0, serving, serving.with_loaded(model, loaded))
 
 
@@ -229,80 +229,78 @@ def _plan(
 def _plan_model(
     verb: str, repository: ModelRepository, folder: ModelFolder, wanted: Mapping[str, int], *, waits: bool = False
 ) -> Plan:
-    """The callers of a model who ask for no version moved to one: they get the newest that is loaded."""
+    """Plan to move callers of a model without a version, who get its newest loaded one, to ``wanted``."""
     model = folder.name
     if model not in wanted:
-        raise TriremeError(f"{model} has no version; publish one first: trireme publish {model} PATH")
+        raise TriremeError(f"{model} has no version; run: trireme publish {model} PATH")
     version, serving = wanted[model], serving_by_files(repository)
     if version not in folder.versions():
         raise NotFoundError(f"version of {model}", str(version), map(str, folder.versions()))
     if serving.versions_for(model) == wanted:
         fix = "name a version with --to" if verb == "rollback" else "publish a new version first"
-        raise TriremeError(f"callers of {model} get version {version} already; {fix}")
+        raise TriremeError(f"callers of {model} already get version {version}; {fix}")
     pins = serving.pins(model)
     if above := sorted(name for name, pinned in pins.items() if pinned > version):
         raise TriremeError(
-            f"callers of {model} get its newest loaded version, and a newer one than {version} is pinned by "
-            f"{', '.join(above)}; first: {' and '.join(f'trireme rollback {name}' for name in above)}"
+            f"callers of {model} get its newest loaded version, and a version newer than {version} is pinned by "
+            f"{', '.join(above)}; first run: {' and '.join(f'trireme rollback {name}' for name in above)}"
         )
     held = {*serving.loaded[model], *pins.values()} & set(folder.versions())
     kept = sorted({held_version for held_version in held if held_version < version} | {version})
-    gone = sorted(set(serving.loaded[model]) - set(kept))
+    unloaded = sorted(set(serving.loaded[model]) - set(kept))
     text = folder.config_path.read_text(encoding="utf-8")
     step = Reconfigure(
         model, text, keep_versions(text, kept, folder.config_path), (version,), f"keep {_listed(kept)} loaded", waits
     )
-    remarks = [f"{_listed(gone)} of {model} is unloaded: callers that name it get an error"] if gone else []
+    remarks = [f"unloads {_listed(unloaded)} of {model}: callers that request it get an error"] if unloaded else []
     return _plan(verb, model, (step,), 0, serving, serving.with_loaded(model, kept), remarks)
 
 
 def _load_waiting(repository: ModelRepository, serving: Serving, model: str, version: int) -> tuple[Step, ...]:
-    """A step that loads the ensembles that could not be loaded until ``model`` had that version."""
+    """A step that loads the ensembles that wait for that version of ``model``; empty if there are none."""
     waiting = [name for name, steps in serving.steps.items() if steps.get(model) in (-1, version)]
     for caller in waiting:
         waiting += [name for name, steps in serving.steps.items() if caller in steps and name not in waiting]
-    left_out = plan_loading(repository).left_out
-    found = tuple(name for name in waiting if name in left_out)
-    return (LoadModels(found),) if found else ()
+    not_loaded = plan_loading(repository).left_out
+    models = tuple(name for name in waiting if name in not_loaded)
+    return (LoadModels(models),) if models else ()
 
 
 def canary_folder(repository: ModelRepository, variant: str) -> ModelFolder:
-    """Where the variant's canary stands while there is one."""
+    """The folder of the variant's canary, whether it exists or not."""
     return ModelFolder(repository.path / f"{variant}{CANARY_SUFFIX}")
 
 
 def _new_version(folder: ModelFolder, version: str | None, pinned: Iterable[int]) -> int:
     existing = folder.versions()
     if version is None:
-        # The first one is what an ensemble waits for, where one does.
+        # The first version is the one that an ensemble waits for, if any.
         return max(existing) + 1 if existing else min(pinned, default=1)
     if not is_version(version):
-        raise TriremeError(
-            f"version {version!r} is not a version number; give one from 1, of up to 18 digits, without leading zeros"
-        )
+        raise TriremeError(f"{version!r} is not a version number; use 1 or higher, at most 18 digits, no leading zeros")
     if int(version) in existing:
-        raise TriremeError(f"{folder.name} has a version {version}; the newest is {existing[-1]}")
+        raise TriremeError(f"{folder.name} already has version {version}; the newest is {existing[-1]}")
     return int(version)
 
 
 def _hash_files(source: Path) -> dict[str, str]:
     if not source.is_dir():
-        raise TriremeError(f"{source} is no folder with the files of a version")
+        raise TriremeError(f"{source} is not a directory; name the directory with the files of the version")
     files = {}
     for path in version_files(source):
         if path.is_symlink():
             raise TriremeError(
-                f"{path} is a link; a version holds plain files, so that it stays what it was checked as"
+                f"{path} is a link; replace it with a regular file, so that the version stays as it was checked"
             )
         if path.name != DONE_MARKER:
             files[str(path.relative_to(source))] = sha256_of(path)
     if not files:
-        raise TriremeError(f"{source} holds no file")
+        raise TriremeError(f"{source} contains no files")
     return files
 
 
 def _close_canary(repository: ModelRepository, variant: str) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-    """Steps that take the traffic off a variant's canary, and steps that remove the canary; empty where it has none."""
+    """Steps that move the traffic off a variant's canary, and steps that remove the canary; empty without a canary."""
     off = tuple(
         _shift(route, variant, 0.0, f"all traffic to {variant}")
         for route in find_routes(repository)
@@ -316,19 +314,19 @@ def routes_to(repository: ModelRepository, variant: str) -> list[RouteFolder]:
     """The routes that send requests to ``variant``.
 
     Raises:
-        TriremeError: there is none.
+        TriremeError: no route does.
     """
     routes = [route for route in find_routes(repository) if variant in [v.name for v in route.route().variants]]
     if not routes:
-        raise TriremeError(f"no route sends requests to {variant}, so no traffic can be shifted to a canary")
+        raise TriremeError(f"no route sends requests to {variant}; a canary needs a route to shift traffic")
     return routes
 
 
 def read_traffic(route: RouteFolder) -> Traffic:
-    """Which share of its variants' requests a route sends to their canaries now.
+    """The shares of its variants' requests that a route now sends to their canaries.
 
     Raises:
-        ConfigError: its ``traffic.json`` is wrong.
+        ConfigError: its ``traffic.json`` is invalid.
     """
     if not route.traffic_path.exists():
         return Traffic()
@@ -348,9 +346,9 @@ def _shift(route: RouteFolder, variant: str, percent: float, why: str) -> Replac
 
 
 def _before_last_promotion(journal: Journal, folder: ModelFolder) -> dict[str, int]:
-    """What callers of a model got before a release of it moved them the last time; of an ensemble, where it pins that.
+    """The versions that callers of a model got before its last release that moved them; for an ensemble, its pins.
 
-    Publishing moves them too, where an ensemble pins the model.
+    Publishing moves them too if an ensemble pins the model.
     """
     movable = movable_pins(folder, "rollback") or {folder.name}
     for release in reversed(journal.releases()):
@@ -361,7 +359,7 @@ def _before_last_promotion(journal: Journal, folder: ModelFolder) -> dict[str, i
                 before = {model: version for model, version in move.before.items() if version and model in movable}
                 if move.name == folder.name and before:
                     return before
-    raise TriremeError(f"{folder.name} was never promoted, so there is nothing to go back to; name a version with --to")
+    raise TriremeError(f"{folder.name} was never promoted; name the version to roll back to with --to")
 
 
 def _pinned_already(repository: ModelRepository, variant: str, pins: Mapping[str, int]) -> TriremeError:
@@ -370,10 +368,10 @@ def _pinned_already(repository: ModelRepository, variant: str, pins: Mapping[str
         newest = repository.model(model).versions()[-1]
         if newest > max(loaded[model]):
             return TriremeError(
-                f"{variant} is pinned to {model} version {version} already, and version {newest} is not loaded; "
-                f"load it with: trireme promote {model}"
+                f"{variant} is already pinned to {model} version {version}, and version {newest} is not loaded; "
+                f"run: trireme promote {model}"
             )
-    return TriremeError(f"{variant} is pinned to {_pin_list(pins)} already; publish a new version first")
+    return TriremeError(f"{variant} is already pinned to {_pin_list(pins)}; publish a new version first")
 
 
 def _listed(versions: Sequence[int]) -> str:
@@ -381,4 +379,4 @@ def _listed(versions: Sequence[int]) -> str:
 
 
 def _pin_list(pins: Mapping[str, int]) -> str:
-    return ", ".join(f"{model} to version {version}" for model, version in pins.items())
+    return ", ".join(f"{model} version {version}" for model, version in pins.items())

@@ -1,4 +1,4 @@
-"""Proves a version in a tritonserver of its own, before a server that anyone uses sees it."""
+"""Tests a version on a temporary tritonserver, before any server in use loads it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Preflight:
     """The checks that a copied version must pass.
 
     Attributes:
-        runtime: what the throw-away server is started from.
-        max_accuracy_drop: how much less accurate than the serving version it may be, by the two manifests.
-        stall_seconds: a load that makes no progress for so long hangs.
+        runtime: starts the temporary server.
+        max_accuracy_drop: how much less accurate than the serving version it may be, according to the manifests.
+        stall_seconds: a load without progress for this long has failed.
     """
 
     runtime: EmbeddedRuntime
@@ -40,26 +40,25 @@ class Preflight:
     stall_seconds: float = 120.0
 
     def check(self, folder: ModelFolder, copy: Path, version: int) -> None:
-        """Check what lies in ``copy`` as that version of the model in ``folder``.
+        """Check the files in ``copy`` as that version of the model in ``folder``.
 
         Raises:
-            TriremeError: lint refuses it, it does not load, answers a golden sample wrongly, or is not what its
-                manifest says.
-            GateError: it is less accurate than the serving version by more than allowed.
+            TriremeError: lint rejects it, it does not load, fails a golden sample, or differs from its manifest.
+            GateError: its accuracy is lower than the serving version's by more than allowed.
         """
         self._check_manifest(folder, copy)
         with tempfile.TemporaryDirectory(prefix="preflight-") as temporary:
             repository = Path(temporary).resolve()
             _lay_out(folder, copy, version, repository)
             _check_lint(repository / folder.name)
-            wrong = self._prove(folder, repository, version)
-        if wrong:
-            raise TriremeError(f"{folder.name}: the new version answers wrongly: {'; '.join(wrong)}")
+            problems = self._test(folder, repository, version)
+        if problems:
+            raise TriremeError(f"{folder.name}: the new version fails its golden samples: {'; '.join(problems)}")
 
-    def _prove(self, folder: ModelFolder, repository: Path, version: int) -> tuple[str, ...]:
+    def _test(self, folder: ModelFolder, repository: Path, version: int) -> tuple[str, ...]:
         flags = ServerFlags(repository, load_models=(folder.name,))
         if load_model_config(folder.config_path).backend == "router":
-            # It needs its variants, which lie beside it; a neighbour that does not load is not its fault.
+            # It needs its variants, which are in the same repository; one that does not load is not its fault.
             loadable = plan_loading(ModelRepository(repository)).models
             flags = ServerFlags(repository, load_models=loadable, exit_on_error=False)
         try:
@@ -68,10 +67,10 @@ class Preflight:
                 OperatorClient(server.grpc_address) as client,
             ):
                 if not client.is_version_ready(folder.name, version, _SAMPLE_DEADLINE_SECONDS):
-                    raise ServerError(" ".join(server.errors_about(folder.name)[-1:]) or "the server does not say why")
+                    raise ServerError(" ".join(server.errors_about(folder.name)[-1:]) or "the server reports no reason")
                 return replay_golden(client, folder.name, load_golden(folder), _SAMPLE_DEADLINE_SECONDS)
         except (ServerError, ClientError) as error:
-            raise ServerError(f"{folder.name}: the new version does not load in a throw-away server: {error}") from None
+            raise ServerError(f"{folder.name}: the new version does not load on a temporary server: {error}") from None
 
     def _check_manifest(self, folder: ModelFolder, copy: Path) -> None:
         if not (copy / MANIFEST_NAME).is_file():
@@ -91,7 +90,7 @@ class Preflight:
 def replay_golden(
     client: OperatorClient, model: str, samples: Iterable[GoldenSample], deadline_seconds: float
 ) -> tuple[str, ...]:
-    """Replay golden samples on a server; what is wrong with the answers, a sentence each.
+    """Replay golden samples on a server and return the problems with the responses, one sentence each.
 
     Args:
         deadline_seconds: for each sample.
@@ -99,25 +98,25 @@ def replay_golden(
     problems: list[str] = []
     for sample in samples:
         try:
-            answer = client.infer(model, sample.inputs, deadline_seconds, sample.parameters)
+            response = client.infer(model, sample.inputs, deadline_seconds, sample.parameters)
         except ClientError as error:
             problems.append(f"{sample.case}: {error}")
             continue
-        problems += sample.differences(answer.outputs)
+        problems += sample.differences(response.outputs)
     return tuple(problems)
 
 
 def _check_lint(model_dir: Path) -> None:
     errors = lint(model_dir).of(Severity.ERROR)
     if errors:
-        # The paths are those of a folder that is gone when this is read.
+        # The paths are in a temporary folder that no longer exists when the user reads this.
         problems = "; ".join(f"{finding.problem}; {finding.fix} [{finding.rule}]" for finding in errors)
         problems = problems.replace(f"{model_dir.parent}/", "")
-        raise TriremeError(f"{model_dir.name}: lint refuses the new version: {problems}")
+        raise TriremeError(f"{model_dir.name}: lint rejects the new version: {problems}")
 
 
 def _lay_out(folder: ModelFolder, copy: Path, version: int, repository: Path) -> None:
-    """The repository as it will be, with that one version of the model to load: links to all that does not change."""
+    """Lay out the future repository with only that version of the model to load; links to everything unchanged."""
     for neighbour in folder.path.parent.glob("[!.]*"):
         if neighbour.name != folder.name:
             (repository / neighbour.name).symlink_to(neighbour)

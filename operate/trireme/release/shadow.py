@@ -1,4 +1,4 @@
-"""Asks a variant and its canary the same requests at the same time, and counts what their callers see."""
+"""Sends a variant and its canary the same requests at the same time, and counts what their callers see."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from trireme.repository.folders import ModelRepository
 from trireme.repository.golden import GoldenSample, Tensors, load_golden
 from trireme.repository.model_config import load_model_config
 
-_MOST_WORDS = 40
-_MOST_TOKENS = 16
+_MAX_WORDS = 40
+_MAX_TOKENS = 16
 _SEED = 20
-# Of ``trireme_backends.generation.metrics``. Other ends are a whole answer, the caller's fault or the caller's wish.
+# From ``trireme_backends.generation.metrics``. The other finish reasons are a complete response or due to the caller.
 _GENERATIONS = "trireme_generation_requests_total"
 _SERVER_FAULTS = ("engine_failed", "overloaded")
 
 
 def comparison_requests(repository: ModelRepository, variant: str, texts: Sequence[str]) -> Iterator[GoldenSample]:
-    """Endless requests to a variant: ``texts``, or else texts of the words of its golden samples, each a new one.
+    """Endless requests to a variant: ``texts``, otherwise new texts from the words of its golden samples.
 
-    A language model is asked to go on with them, always by its likeliest tokens, so that two answers can be compared. A
-    variant that takes no text is asked its golden samples over and over. Its samples also tell how far two answers may
-    be apart; without them they must be equal.
+    A language model continues them by greedy decoding, so that two responses can be compared. A variant that takes no
+    text gets its golden samples in a cycle. The samples also give the tolerance of the comparison; without samples,
+    responses must be equal.
 
     Raises:
-        TriremeError: it has neither golden samples nor texts.
+        TriremeError: there are neither texts nor golden samples.
     """
     folder = repository.model(variant)
     config = load_model_config(folder.config_path)
@@ -43,8 +43,8 @@ def comparison_requests(repository: ModelRepository, variant: str, texts: Sequen
     needed = {tensor.name for tensor in config.inputs if not tensor.optional}
     samples = [s for model in (folder, *steps) for s in load_golden(model) if needed <= set(s.inputs) <= names]
     tolerance = {name: allowed for sample in samples for name, allowed in sample.tolerance.items()}
-    asks_text = names == {"TEXT"}
-    text_input = "TEXT" if asks_text else "text_input"
+    takes_text = names == {"TEXT"}
+    text_input = "TEXT" if takes_text else "text_input"
     if text_input in names and (texts or samples):
         words = [
             word
@@ -53,29 +53,29 @@ def comparison_requests(repository: ModelRepository, variant: str, texts: Sequen
             for word in text.decode().split()
         ]
         rows = (text.encode() for text in (itertools.cycle(texts) if texts else _sentences(words)))
-        fill = _text_inputs if asks_text else _generation_inputs
+        fill = _text_inputs if takes_text else _generation_inputs
         return (GoldenSample("a text", fill(row), {}, {}, tolerance) for row in rows)
     if not samples:
-        raise TriremeError(f"{variant} has no golden samples to compare answers on; add some to {folder.golden_dir}")
+        raise TriremeError(f"{variant} has no golden samples to compare responses on; add some to {folder.golden_dir}")
     return itertools.cycle(samples)
 
 
 class Counts(Protocol):
-    """What was counted since each replica started."""
+    """Counts of requests since each replica started."""
 
     def of(self, model: str) -> list[RequestOutcomes]:
-        """By replica; one that does not answer has counted nothing."""
+        """The counts of each replica; zero if it does not respond."""
         ...
 
 
 class RequestCounts:
-    """Of models that answer once: Triton's own counts."""
+    """Counts for models that send one response: Triton's statistics."""
 
     def __init__(self, replicas: Sequence[OperatorClient], deadline_seconds: float) -> None:
         self._replicas, self._deadline_seconds = replicas, deadline_seconds
 
     def of(self, model: str) -> list[RequestOutcomes]:
-        """Of ``model`` in all its versions."""
+        """The counts of all versions of ``model``."""
         return [self._of(replica, model) for replica in self._replicas]
 
     def _of(self, replica: OperatorClient, model: str) -> RequestOutcomes:
@@ -88,10 +88,10 @@ class RequestCounts:
 
 
 class GenerationCounts:
-    """Of variants that stream: their engines' own counts.
+    """Counts for variants that stream: their engines' metrics.
 
-    Triton takes a stream that ends in an error for one that was answered, and callers ask the pinned version of the
-    engine itself.
+    Triton counts a stream that ends in an error as successful, and callers call the pinned version of the engine
+    directly.
     """
 
     def __init__(self, metrics_addresses: Sequence[str], repository: ModelRepository, deadline_seconds: float) -> None:
@@ -99,7 +99,7 @@ class GenerationCounts:
         self._deadline_seconds = deadline_seconds
 
     def of(self, model: str) -> list[RequestOutcomes]:
-        """Of the versions that the ensemble ``model`` is pinned to."""
+        """The counts of the versions that the ensemble ``model`` is pinned to."""
         config = load_model_config(self._repository.model(model).config_path)
         pins = [(step.model, str(step.version)) for step in config.steps]
         return [self._of(address, pins) for address in self._addresses]
@@ -112,7 +112,7 @@ class GenerationCounts:
 
 
 class Shadow:
-    """One window of both versions.
+    """Compares both versions over one window.
 
     Example:
         >>> shadow = Shadow(client, counts, "embedding_economy", "embedding_economy__canary", requests, 5.0)
@@ -129,25 +129,25 @@ class Shadow:
         requests: Iterator[GoldenSample],
         deadline_seconds: float,
     ) -> None:
-        """``client`` asks where callers ask; ``counts`` are those of the servers behind."""
+        """``client`` uses the address that callers use; ``counts`` come from the servers behind it."""
         self._client = client
         self._counts = counts
         self._sides = (stable, canary)
         self._requests = requests
         self._deadline_seconds = deadline_seconds
         self._before = [counts.of(side) for side in self._sides]
-        self._asked = [0, 0]
+        self._sent = [0, 0]
         self._failed = [0, 0]
         self._latencies_ms: tuple[list[float], list[float]] = ([], [])
         self._compared = self._agreed = 0
 
     def compare(self, pairs: int, each: Callable[[], None] = lambda: None) -> None:
-        """Send both sides ``pairs`` requests; ``each`` is called after every one, and may raise to stop."""
+        """Send ``pairs`` requests to both sides; ``each`` is called after every pair, and may raise to stop."""
         for request in (next(self._requests) for _ in range(pairs)):
-            # The order changes, so that neither side always finds the caches warm.
-            order = (0, 1) if sum(self._asked) // 2 % 2 else (1, 0)
-            answers = {side: self._infer(side, request.inputs) for side in order}
-            stable, canary = answers[0], answers[1]
+            # The order alternates, so that neither side always finds warm caches.
+            order = (0, 1) if sum(self._sent) // 2 % 2 else (1, 0)
+            responses = {side: self._infer(side, request.inputs) for side in order}
+            stable, canary = responses[0], responses[1]
             if stable and canary:
                 self._compared += 1
                 expected = GoldenSample("", request.inputs, stable.outputs, {}, request.tolerance)
@@ -155,27 +155,27 @@ class Shadow:
             each()
 
     def window(self) -> ObservationWindow:
-        """All that was seen until now."""
+        """All measurements so far."""
         outcomes = [self._outcomes(side) for side in (0, 1)]
         return ObservationWindow(
             outcomes[0], outcomes[1], *self._latencies_ms, compared=self._compared, agreed=self._agreed
         )
 
     def _infer(self, side: int, inputs: Tensors) -> InferResult | None:
-        self._asked[side] += 1
+        self._sent[side] += 1
         try:
-            answer = self._client.infer(self._sides[side], inputs, self._deadline_seconds)
+            response = self._client.infer(self._sides[side], inputs, self._deadline_seconds)
         except ClientError:
             self._failed[side] += 1
             return None
-        self._latencies_ms[side].append(answer.timings.total_ms)
-        return answer
+        self._latencies_ms[side].append(response.timings.total_ms)
+        return response
 
     def _outcomes(self, side: int) -> RequestOutcomes:
         pairs = list(zip(self._before[side], self._counts.of(self._sides[side]), strict=True))
-        # The servers count our own requests too, but none that one lost with a restart; then its counts are lower.
+        # Servers count these requests too, except those lost in a restart, after which their counts are lower.
         return RequestOutcomes(
-            requests=max(self._asked[side], sum(max(now.requests - before.requests, 0) for before, now in pairs)),
+            requests=max(self._sent[side], sum(max(now.requests - before.requests, 0) for before, now in pairs)),
             errors=max(self._failed[side], sum(max(now.errors - before.errors, 0) for before, now in pairs)),
         )
 
@@ -185,7 +185,7 @@ def _text_inputs(text: bytes) -> Tensors:
 
 
 def _generation_inputs(text: bytes) -> Tensors:
-    sampling = json.dumps({"temperature": 0, "max_tokens": _MOST_TOKENS}).encode()
+    sampling = json.dumps({"temperature": 0, "max_tokens": _MAX_TOKENS}).encode()
     given = {"text_input": text, "sampling_parameters": sampling}
     return {name: np.array([value], dtype=np.object_) for name, value in given.items()}
 
@@ -193,4 +193,4 @@ def _generation_inputs(text: bytes) -> Tensors:
 def _sentences(words: Sequence[str]) -> Iterator[str]:
     generator = random.Random(_SEED)
     while True:
-        yield " ".join(generator.choices(words, k=generator.randint(1, _MOST_WORDS)))
+        yield " ".join(generator.choices(words, k=generator.randint(1, _MAX_WORDS)))

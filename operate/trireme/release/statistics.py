@@ -1,7 +1,7 @@
-"""Whether a canary is as good as its stable version: tests on what both did in the same window.
+"""Statistical tests that compare a canary with its stable version in the same window.
 
-Each judgement passes only when the canary is surely within its limit, and fails only when it is surely outside it,
-each with an error probability of at most ``alpha``. In between it is undecided, and more requests are needed.
+A judgement passes only if the canary is within its limit, and fails only if it is outside, each with an error
+probability of at most ``alpha``. Otherwise it is undecided and needs more requests.
 
 Sources:
     errors      Fisher, "The Design of Experiments", 1935 (exact test of two proportions), to fail
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest, fisher_exact
 
 _RESAMPLES = 10_000
-# Equal requests give equal verdicts.
+# The same requests give the same verdict.
 _SEED = 20
 
 
@@ -34,14 +34,14 @@ class CanaryVerdict(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class CanaryLimits:
-    """What a canary may be worse by.
+    """How much worse than the stable version a canary may be.
 
     Attributes:
-        error_excess: share of its requests that may fail beyond the stable version's share.
-        p95_ratio: its p95 latency by the stable version's.
-        p95_grace_ms: added to the latency that the ratio allows, so that the noise of very fast models fails nobody.
-        agreement: the least share of answers that equal the stable version's, within the tolerances of golden samples.
-        alpha: the most likely that one judgement is wrong.
+        error_excess: by how much its share of failed requests may exceed the stable version's.
+        p95_ratio: maximum ratio of its p95 latency to the stable version's.
+        p95_grace_ms: added to the latency that the ratio allows, so that noise does not fail very fast models.
+        agreement: minimum share of responses equal to the stable version's, within the tolerances of golden samples.
+        alpha: maximum probability that one judgement is wrong.
     """
 
     error_excess: float = 0.02
@@ -53,7 +53,7 @@ class CanaryLimits:
 
 @dataclass(frozen=True, slots=True)
 class RequestOutcomes:
-    """Requests to one version in a window, and how many of them failed."""
+    """The number of requests to one version in a window, and how many failed."""
 
     requests: int
     errors: int
@@ -61,12 +61,12 @@ class RequestOutcomes:
 
 @dataclass(frozen=True, slots=True)
 class ObservationWindow:
-    """What was seen of both versions at the same time.
+    """Measurements of both versions over the same time.
 
     Attributes:
-        stable, canary: all requests, those of callers included.
-        stable_ms, canary_ms: latencies of the same questions, asked of both in turn.
-        compared, agreed: pairs of answers, and how many of them were equal.
+        stable, canary: all requests, including those of callers.
+        stable_ms, canary_ms: latencies of the same requests, sent to both in turn.
+        compared, agreed: pairs of responses, and how many of them were equal.
     """
 
     stable: RequestOutcomes
@@ -79,14 +79,14 @@ class ObservationWindow:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One measure's verdict, and the numbers behind it as a person reads them."""
+    """The verdict on one measure, with the numbers behind it as text."""
 
     verdict: CanaryVerdict
     summary: str
 
 
 def judge(window: ObservationWindow, limits: CanaryLimits) -> Judgement:
-    """All three measures: fails if one does, passes if all do."""
+    """Combine all three measures: fail if one fails, pass if all pass."""
     parts = (judge_errors(window, limits), judge_p95(window, limits), judge_agreement(window, limits))
     verdicts = {part.verdict for part in parts}
     overall = next((v for v in (CanaryVerdict.FAIL, CanaryVerdict.UNDECIDED) if v in verdicts), CanaryVerdict.PASS)
@@ -95,7 +95,7 @@ def judge(window: ObservationWindow, limits: CanaryLimits) -> Judgement:
 
 
 def judge_errors(window: ObservationWindow, limits: CanaryLimits) -> Judgement:
-    """Fails if the canary fails more often (one-sided Fisher test); passes if an upper bound is within the excess."""
+    """Fail if the canary fails more often (one-sided Fisher test); pass if the upper bound is within the excess."""
     stable, canary = window.stable, window.canary
     summary = f"errors {canary.errors} of {canary.requests}, stable {stable.errors} of {stable.requests}"
     if canary.requests == 0 or stable.requests == 0:
@@ -112,7 +112,7 @@ def judge_errors(window: ObservationWindow, limits: CanaryLimits) -> Judgement:
 
 
 def judge_p95(window: ObservationWindow, limits: CanaryLimits) -> Judgement:
-    """Bootstraps the excess of the canary's p95 over what the stable version's allows."""
+    """Bootstrap the excess of the canary's p95 over the allowed p95."""
     if not window.stable_ms or not window.canary_ms:
         return Judgement(CanaryVerdict.UNDECIDED, "no latencies")
     stable, canary = np.asarray(window.stable_ms), np.asarray(window.canary_ms)
@@ -128,7 +128,7 @@ def judge_p95(window: ObservationWindow, limits: CanaryLimits) -> Judgement:
 
 
 def judge_agreement(window: ObservationWindow, limits: CanaryLimits) -> Judgement:
-    """Bounds the true share of equal answers."""
+    """Bound the true share of equal responses."""
     summary = f"agreement {window.agreed} of {window.compared}"
     disagreed = window.compared - window.agreed
     if window.compared == 0:
@@ -141,20 +141,20 @@ def judge_agreement(window: ObservationWindow, limits: CanaryLimits) -> Judgemen
 
 
 def upper_bound(count: int, total: int, alpha: float) -> float:
-    """The share is above this with a probability of at most ``alpha`` (Clopper and Pearson)."""
+    """The value that the true share exceeds with a probability of at most ``alpha`` (Clopper and Pearson)."""
     return float(binomtest(count, total, alternative="less").proportion_ci(1 - alpha).high)
 
 
 def lower_bound(count: int, total: int, alpha: float) -> float:
-    """The share is below this with a probability of at most ``alpha`` (Clopper and Pearson)."""
+    """The value that the true share is below with a probability of at most ``alpha`` (Clopper and Pearson)."""
     return float(binomtest(count, total, alternative="greater").proportion_ci(1 - alpha).low)
 
 
 def _resampled_p95(values: npt.NDArray[np.float64], generator: np.random.Generator) -> npt.NDArray[np.float64]:
     """The p95 (nearest rank) of each resample, FP64 [resamples].
 
-    A resample need not be drawn: its r-th smallest value is the one at the place of the r-th smallest of n uniform
-    numbers, which has a beta distribution.
+    No resample is drawn: its r-th smallest value is at the position of the r-th smallest of n uniform numbers, which
+    has a beta distribution.
     """
     count = len(values)
     rank = math.ceil(0.95 * count)

@@ -1,14 +1,14 @@
-"""The steps that releases are made of. Each can be done twice and undone twice, and is what its JSON form says.
+"""The steps of a release. Each is idempotent in both directions, and fully described by its JSON form.
 
-CopyVersion     source to a hidden folder of the repository, checked against the plan's hashes
-CheckVersion    prove the copy on a throw-away server
-InstallVersion  one rename of the copy to its version number
-Reconfigure     one rename of a model's config.pbtxt, and every server takes it
-LoadModels      every server loads models that lacked a version until now
-AddModel        a further model's folder, and every server takes it
-ReplaceFile     one rename of a file that is looked at by itself, such as traffic.json
-RemoveModel     a canary's folder, and every server lets it go
-RemoveVersion   a version's folder, when nothing serves it any more
+CopyVersion     copies the source to a hidden folder of the repository and verifies the plan's hashes
+CheckVersion    tests the copy on a temporary server
+InstallVersion  renames the copy to its version number
+Reconfigure     replaces a model's config.pbtxt atomically and loads the model on every server
+LoadModels      loads models that had no version until now on every server
+AddModel        adds a model's folder and loads it on every server
+ReplaceFile     atomically replaces a file that takes effect without a load, such as traffic.json
+RemoveModel     unloads a canary from every server and removes its folder
+RemoveVersion   removes the folder of a version that no server has loaded
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from trireme.repository.folders import ModelFolder, ModelRepository
 from trireme.repository.loading import plan_loading
 from trireme.repository.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 
-# A load blocks through warm-up, so an engine of many gigabytes may take minutes.
+# A load includes warm-up: an engine of many gigabytes may take minutes.
 _LOAD_DEADLINE_SECONDS = 300.0
 _CALL_DEADLINE_SECONDS = 10.0
-# For the only server, when it is being restarted.
+# For a restart of the only server.
 _RETURN_DEADLINE_SECONDS = 20.0
-# A client tries to reach a server once a second: one that is silent for longer is away.
-_AWAY_SECONDS = 1.5
+# A client tries to connect once a second; a server that is silent for longer is unreachable.
+_UNREACHABLE_SECONDS = 1.5
 
 
 _STAGING_NAME = ".releases"
@@ -50,8 +50,8 @@ class World:
 
     Attributes:
         repository: the model repository that the servers see.
-        replicas: the servers that run now.
-        preflight: proves the copy of a version, with that number, in a throw-away server; raises if it is not fit.
+        replicas: the running servers.
+        preflight: tests the copy of a version, under that number, on a temporary server; raises if it fails.
     """
 
     repository: ModelRepository
@@ -66,10 +66,10 @@ class Step(Protocol):
     """One change of the world."""
 
     def do(self, world: World) -> None:
-        """Make the change; nothing happens if it is made. Raises TriremeError or OSError if it cannot be."""
+        """Make the change, unless it is already made. Raises TriremeError or OSError if it cannot be made."""
 
     def undo(self, world: World) -> None:
-        """Take it back; nothing happens if it was not made."""
+        """Undo the change, if it was made."""
 
     def describe(self) -> str:
         """The step as ``--dry-run`` and ``history`` show it."""
@@ -77,7 +77,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CopyVersion:
-    """``files`` maps each file of ``source`` to the sha256 that it had when the plan was made."""
+    """``files`` maps each file of ``source`` to its sha256 at the time of the plan."""
 
     model: str
     version: int
@@ -93,7 +93,7 @@ class CopyVersion:
                 shutil.copyfile(Path(self.source) / name, staged / name)
                 if sha256_of(staged / name) != sha256:
                     raise TriremeError(
-                        f"{Path(self.source) / name} changed while it was copied; publish it when it is whole"
+                        f"{Path(self.source) / name} changed while it was copied; publish it when it is complete"
                     )
 
     def undo(self, world: World) -> None:
@@ -102,12 +102,12 @@ class CopyVersion:
         _remove_empty_staging(copy)
 
     def describe(self) -> str:
-        return f"copy {self.source} to a hidden folder of the repository and check {len(self.files)} hashes"
+        return f"copy {self.source} to a hidden folder of the repository and verify {len(self.files)} hashes"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckVersion:
-    """Lint, manifest, and golden samples on a throw-away server: a load that hangs or crashes hurts nobody."""
+    """Lint, manifest, and golden samples on a temporary server, where a load that hangs or crashes does no harm."""
 
     model: str
     version: int
@@ -115,7 +115,7 @@ class CheckVersion:
 
     def do(self, world: World) -> None:
         copy = _version_copy(world, self.model, self.version)
-        # Installed already: the check was passed before the release was cut off.
+        # Already installed: the check passed before the release was interrupted.
         if copy.exists():
             world.preflight(world.folder(self.model), copy, self.version)
 
@@ -124,8 +124,8 @@ class CheckVersion:
 
     def describe(self) -> str:
         if not self.has_samples:
-            return "lint it, and load it on a throw-away server"
-        return f"lint it, and prove it on a throw-away server with the golden samples of {self.model}"
+            return "lint it and load it on a temporary server"
+        return f"lint it and test it on a temporary server with the golden samples of {self.model}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +154,10 @@ class InstallVersion:
 
 @dataclass(frozen=True, slots=True)
 class Reconfigure:
-    """``before`` and ``after`` are whole texts of ``config.pbtxt``; ``versions`` must be ready afterwards.
+    """``before`` and ``after`` are complete texts of ``config.pbtxt``; ``versions`` must be ready afterwards.
 
-    A server that is away is skipped: it catches up when it is back (``trireme.serving.catch_up``). Where none is there,
-    the step fails; a step that ``waits``, when going back, gives them a moment to return.
+    A server that is unreachable is skipped: it catches up when it returns (``trireme.serving.catch_up``). If all are
+    unreachable, the step fails; with ``waits``, as in a rollback, it gives them a moment to return and then goes on.
     """
 
     model: str
@@ -173,13 +173,13 @@ class Reconfigure:
             if (folder.version_dir(version) / MANIFEST_NAME).is_file():
                 verify_files(read_manifest(folder.version_dir(version)), folder.version_dir(version))
         write_atomic(folder.config_path, self.after.encode())
-        load_everywhere = _load_on_those_that_answer if self.waits else _load_on_each
+        load_everywhere = _load_on_reachable if self.waits else _load_on_each
         load_everywhere(world.replicas, self.model, self.versions)
 
     def undo(self, world: World) -> None:
         write_atomic(world.folder(self.model).config_path, self.before.encode())
         with contextlib.suppress(ServerError, ClientError):
-            _load_on_those_that_answer(world.replicas, self.model, ())
+            _load_on_reachable(world.replicas, self.model, ())
 
     def describe(self) -> str:
         return f"{self.why}: write {self.model}/config.pbtxt and load {self.model} on each server in turn"
@@ -187,7 +187,7 @@ class Reconfigure:
 
 @dataclass(frozen=True, slots=True)
 class LoadModels:
-    """``models`` were not loaded, since a model that they call had no version; those that lack more stay unloaded."""
+    """``models`` were not loaded because a model that they call had no version; those that miss more stay unloaded."""
 
     models: tuple[str, ...]
 
@@ -207,7 +207,7 @@ class LoadModels:
 
 @dataclass(frozen=True, slots=True)
 class AddModel:
-    """An ensemble with one empty version: a folder with ``config`` as its ``config.pbtxt``."""
+    """An ensemble with one empty version and ``config`` as its ``config.pbtxt``."""
 
     model: str
     config: str
@@ -228,7 +228,7 @@ class AddModel:
 
 @dataclass(frozen=True, slots=True)
 class RemoveModel:
-    """Cannot be undone, so it stands in plans that are only ever finished, after the traffic is off the model."""
+    """Irreversible: only in plans that are finished, never undone, and after the traffic is off the model."""
 
     model: str
 
@@ -244,7 +244,7 @@ class RemoveModel:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceFile:
-    """``path`` is relative to the repository; ``None`` stands for a file that is not there."""
+    """``path`` is relative to the repository; ``None`` means that the file does not exist."""
 
     path: str
     before: str | None
@@ -263,7 +263,7 @@ class ReplaceFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoveVersion:
-    """Cannot be undone, so it stands last in its plan, after the servers have let the version go."""
+    """Irreversible: last in its plan, after the servers have unloaded the version."""
 
     model: str
     version: int
@@ -288,23 +288,23 @@ _KINDS: dict[str, type[Any]] = {
 
 
 def to_json(step: Step) -> dict[str, Any]:
-    """The step as the journal keeps it."""
+    """The step as stored in the journal."""
     return {"kind": type(step).__name__, **dataclasses.asdict(step)}  # type: ignore[call-overload]
 
 
 def from_json(form: Mapping[str, Any]) -> Step:
-    """The step that ``to_json`` gave this form of. Raises ValueError if it is of no step."""
+    """The inverse of ``to_json``. Raises ValueError if ``form`` is not a step."""
     fields = dict(form)
     kind = fields.pop("kind")
-    if "patient" in fields:  # as journals had it, in the opposite sense
+    if "patient" in fields:  # the former name, with the opposite meaning
         fields["waits"] = not fields.pop("patient")
     step: Step = parse_json(_KINDS[kind], json.dumps(fields))
     return step
 
 
 def _version_copy(world: World, model: str, version: int) -> Path:
-    # On the same file system, for the rename; hidden from Triton and lint. Not in the model's own folder: any change
-    # there besides a version and the config makes Triton load every version anew.
+    # On the same file system, for the rename; hidden from Triton and lint. Not in the model's folder: any change there
+    # other than a version or the config makes Triton reload every version.
     return world.repository.path / _STAGING_NAME / f"{model}-{version}"
 
 
@@ -323,7 +323,7 @@ def _write_or_remove(path: Path, text: str | None) -> None:
 
 def _unload_everywhere(world: World, model: str) -> None:
     for replica in world.replicas:
-        # A server that does not answer now reads the repository as it is when it starts.
+        # A server that is unreachable now reads the repository when it starts.
         with contextlib.suppress(ServerError, ClientError):
             replica.unload(model, _CALL_DEADLINE_SECONDS)
 
@@ -334,48 +334,49 @@ def _remove_model(world: World, model: str) -> None:
 
 
 def _load_on_each(replicas: Sequence[OperatorClient], model: str, versions: Iterable[int]) -> None:
-    away_errors = []
+    unreachable = []
     for replica in replicas:
-        if away_error := _load_unless_away(replica, model, versions, _LOAD_DEADLINE_SECONDS):
-            away_errors.append(away_error)
-    if away_errors and len(away_errors) == len(replicas):
-        raise away_errors[0]
+        if error := _load_if_reachable(replica, model, versions, _LOAD_DEADLINE_SECONDS):
+            unreachable.append(error)
+    if unreachable and len(unreachable) == len(replicas):
+        raise unreachable[0]
 
 
-def _load_on_those_that_answer(replicas: Sequence[OperatorClient], model: str, versions: Iterable[int]) -> None:
+def _load_on_reachable(replicas: Sequence[OperatorClient], model: str, versions: Iterable[int]) -> None:
     deadline = time.monotonic() + _RETURN_DEADLINE_SECONDS
-    refusals, has_answered = [], False
+    failures: list[Exception] = []
+    has_answered = False
     while replicas and not has_answered:
         for replica in replicas:
             try:
-                has_answered |= _load_unless_away(replica, model, versions, _CALL_DEADLINE_SECONDS) is None
+                has_answered |= _load_if_reachable(replica, model, versions, _CALL_DEADLINE_SECONDS) is None
             except (ServerError, ClientError) as error:
-                refusals.append(error)
-        if refusals:
-            raise refusals[0]
+                failures.append(error)
+        if failures:
+            raise failures[0]
         if time.monotonic() > deadline:
             break
         time.sleep(0.2)
 
 
-def _load_unless_away(
+def _load_if_reachable(
     replica: OperatorClient, model: str, versions: Iterable[int], deadline_seconds: float
 ) -> ServerError | ClientError | None:
-    """The error where the server is away. Raises ClientError or ServerError if it is there and refuses."""
-    if is_away(replica):
-        return UnreachableError("no server answers; see: trireme status")
+    """The error if the server is unreachable. Raises ClientError or ServerError if a reachable server fails to load."""
+    if is_unreachable(replica):
+        return UnreachableError("no server responds; see: trireme status")
     try:
         _load(replica, model, versions, deadline_seconds)
     except (ServerError, ClientError) as error:
-        if is_away(replica):
+        if is_unreachable(replica):
             return error
         raise
     return None
 
 
-def is_away(replica: OperatorClient) -> bool:
-    """Whether a server does not answer, also after a moment."""
-    deadline = time.monotonic() + _AWAY_SECONDS
+def is_unreachable(replica: OperatorClient) -> bool:
+    """Whether a server does not respond within a moment."""
+    deadline = time.monotonic() + _UNREACHABLE_SECONDS
     while not replica.is_live(_CALL_DEADLINE_SECONDS):
         if time.monotonic() > deadline:
             return True

@@ -1,4 +1,4 @@
-"""What every verb of a release begins with: the lock, the servers that run, and what a killed command left."""
+"""What every release command starts with: the lock, the running servers, and recovery from killed commands."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class RepositoryLockedError(TriremeError):
 
     def __init__(self, verb: str, actor: str, pid: int, age_seconds: float) -> None:
         super().__init__(
-            f"'trireme {verb}' of {actor} (pid {pid}) has been changing the repository for {age_seconds:.0f} s; "
-            "wait for it, or end it: what it began is then finished or undone by the next command"
+            f"'trireme {verb}' by {actor} (pid {pid}) has been changing the repository for {age_seconds:.0f} s; "
+            "wait for it, or end it: the next command then finishes or undoes its work"
         )
 
 
 def release_lock(path: Path, verb: str, wait_seconds: float = 0.0) -> IO[str]:
-    """The lock, to be held in a ``with`` statement, after waiting for another owner up to ``wait_seconds``.
+    """Take the lock, for a ``with`` statement; wait for its owner up to ``wait_seconds``.
 
     Raises:
-        RepositoryLockedError: another command holds it; names its verb, actor, pid and how long it has run.
+        RepositoryLockedError: another command holds it; names its verb, actor, pid and age.
     """
     owner = {"verb": verb, "actor": getpass.getuser(), "pid": os.getpid()}
     try:
@@ -52,11 +52,11 @@ def release_lock(path: Path, verb: str, wait_seconds: float = 0.0) -> IO[str]:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The repository, its journal, and the hand that changes them.
+    """The repository, its journal, and the engine that changes them.
 
     Attributes:
-        recovered: releases that were cut off and have been finished or undone on opening.
-        closed_canaries: variants whose canary was closed on opening, since nobody watched it any more.
+        recovered: interrupted releases that were finished or undone on opening.
+        closed_canaries: variants whose canary was closed on opening because its controller was dead.
     """
 
     repository: ModelRepository
@@ -66,7 +66,7 @@ class Workspace:
     closed_canaries: tuple[str, ...] = ()
 
     def carry_out(self, plan: Plan, *, actor: str | None = None, note: str = "") -> str:
-        """Do a plan; ``actor`` is the user of the process where none is named."""
+        """Execute a plan; ``actor`` defaults to the user of the process."""
         return self.engine.carry_out(plan, actor=actor or getpass.getuser(), note=note)
 
 
@@ -87,9 +87,9 @@ def open_workspace(
     """Hold the release lock for the block, with every earlier release finished or undone.
 
     Args:
-        close_abandoned: whether canaries whose controllers are dead are closed first; verbs that close the canary of
-            their variant by themselves leave it to the plan.
-        wait_seconds: for another command to end.
+        close_abandoned: whether to close canaries with dead controllers first; commands whose plan closes the canary
+            of their variant do not.
+        wait_seconds: how long to wait for another command to end.
 
     Raises:
         RepositoryLockedError: another command is changing the repository.
@@ -102,13 +102,13 @@ def open_workspace(
         workspace = Workspace(repository, engine.journal, engine, tuple(engine.recover()))
         abandoned = _abandoned_canaries(settings, repository) if close_abandoned else []
         for variant in abandoned:
-            progress(f"closing the canary of {variant}, whose controller is gone")
+            progress(f"closing the canary of {variant}: its controller is dead")
             workspace.carry_out(plan_rollback(repository, workspace.journal, variant, None), note="canary abandoned")
         yield replace(workspace, closed_canaries=tuple(abandoned))
 
 
 def canary_lock_path(settings: Settings, variant: str) -> Path:
-    """What the controller of a variant's canary holds while it lives."""
+    """The lock that the controller of a variant's canary holds while it runs."""
     return _releases_dir(settings) / "canary" / f"{variant}.lock"
 
 
@@ -131,7 +131,7 @@ def _releases_dir(settings: Settings) -> Path:
 
 def _preflight(settings: Settings) -> Callable[[ModelFolder, Path, int], None]:
     def check(folder: ModelFolder, copy: Path, version: int) -> None:
-        # Only a publication needs these: a rollback shall neither wait for ONNX nor fail for want of a runtime.
+        # Only a publication needs these: a rollback must neither wait for ONNX nor fail without a runtime.
         from trireme.processes.runtime import EmbeddedRuntime
         from trireme.release.preflight import Preflight
 
@@ -141,9 +141,9 @@ def _preflight(settings: Settings) -> Callable[[ModelFolder, Path, int], None]:
 
 
 def replica_clients(settings: Settings) -> list[OperatorClient]:
-    """A client for the control of each replica that ``trireme serve`` runs, whether it answers now or not.
+    """An admin client for each replica of ``trireme serve``, whether it responds now or not.
 
-    Where nothing is served there is none: the files are changed, and the next server reads them.
+    Empty if nothing is served: only the files change, and the next server reads them.
     """
     directory = RunDirectory(settings.run_dir)
     state = directory.read() if directory.is_held() else None
