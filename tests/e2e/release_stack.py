@@ -36,7 +36,7 @@ TIERS = ("economy", "standard", "premium")
 
 
 class ReleaseStack(Serve):
-    """One ``trireme serve`` over that repository."""
+    """``trireme serve`` on that repository."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -86,7 +86,7 @@ class ReleaseStack(Serve):
         return sorted(int(entry.name) for entry in (self.repository / "echo_worker").iterdir() if entry.name.isdigit())
 
     def worker(self, model: str = "echo_standard") -> int:
-        """The worker version that answers."""
+        """The worker version that responds."""
         with OperatorClient(f"127.0.0.1:{self.grpc_port}") as client:
             return int(client.infer(model, {"TEXT": text_tensor(b"hello")}, 30.0).outputs["WORKER"][0, 0])
 
@@ -112,7 +112,7 @@ class ReleaseStack(Serve):
         sample = {
             "request": {"inputs": [request]},
             "response": {"outputs": [answer, worker]},
-            # The version's number is not what an answer is judged by.
+            # The version number does not affect the comparison.
             "tolerance": {"WORKER": {"absolute": 1e9}},
         }
         (folder / "hello.json").write_text(json.dumps(sample))
