@@ -74,7 +74,7 @@ def _run(stack: ReleaseStack, *verb: str) -> str:
 
 def _recover_twice(stack: ReleaseStack) -> None:
     _run(stack, "recover")
-    assert _run(stack, "recover") == "nothing was cut off\n"
+    assert _run(stack, "recover") == "nothing to recover\n"
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ def test_rollback_ends_a_canary_whose_controller_lives(platform: PlatformStack) 
         wait_until(lambda: platform.traffic() is not None, "the canary had traffic")
         refused = platform.verb("canary", "echo_standard")
         assert refused.returncode == 1
-        assert "'trireme canary echo_standard' of" in refused.stderr
+        assert "'trireme canary echo_standard' by" in refused.stderr
         _run(platform, "rollback", "echo_standard")
         output = canary.communicate(timeout=scaled(60.0))[0]
     assert canary.returncode == 1
@@ -206,7 +206,7 @@ def test_a_server_killed_in_the_middle_of_a_load_comes_back_with_the_old_version
     assert publish.returncode == 1, output
     assert "Traceback" not in output
     wait_until(lambda: stack.state()["phase"] == "serving", "the server was back")
-    assert stack.verb("recover").stdout == "nothing was cut off\n"
+    assert stack.verb("recover").stdout == "nothing to recover\n"
     assert (stack.versions(), stack.worker()) == ([1], 1)
     assert stack.publish().returncode == 0
     _run(stack, "promote", "echo_standard", "--to=2")
@@ -241,7 +241,7 @@ def test_a_full_disk_while_staging_leaves_nothing(platform: PlatformStack) -> No
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(worker.iterdir()) == before
-    assert platform.verb("recover").stdout == "nothing was cut off\n"
+    assert platform.verb("recover").stdout == "nothing to recover\n"
     assert callers.failures == []
 
 

@@ -37,7 +37,7 @@ TIERS = ("economy", "standard", "premium")
 
 
 class ReleaseStack(Serve):
-    """One ``trireme serve`` over that repository."""
+    """``trireme serve`` on that repository."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -113,7 +113,7 @@ class ReleaseStack(Serve):
         sample = {
             "request": {"inputs": [request]},
             "response": {"outputs": [answer, worker]},
-            # The version's number is not what an answer is judged by.
+            # The version number does not affect the comparison.
             "tolerance": {"WORKER": {"absolute": 1e9}},
         }
         (folder / "hello.json").write_text(json.dumps(sample))

@@ -1,7 +1,7 @@
-"""Every command of the README and of docs/ runs as it stands, on a served copy of the repository.
+"""Every command in the README and docs/ runs as written, on a served copy of the repository.
 
-Commands stand in ``sh`` fences, or behind ``$`` in ``console`` fences that show their output too. What other tests
-run is named in ``RUN_ELSEWHERE``; nothing else is skipped.
+Commands are in ``sh`` fences, or after ``$`` in ``console`` fences with their output. Only those in ``RUN_ELSEWHERE``,
+which other tests run, are skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.e2e.serving import Serve
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
-# First words of commands, and what runs them.
+# Command prefixes, and what runs them.
 RUN_ELSEWHERE = {
     "trireme serve": "the fixture of this module",
     "make": "continuous integration; see test_make_targets_run_in_ci",
@@ -31,8 +31,8 @@ RUN_ELSEWHERE = {
     "deploy/make-secrets": "make compose-test",
     "deploy/make-envoy-config": "tests/deploy/test_compose_files.py",
     "deploy/roll": "make compose-test",
-    "git clone": "continuous integration begins with one",
-    # Their verdict depends on how busy the machine is; the tests named run them in every form.
+    "git clone": "continuous integration starts with one",
+    # Their verdicts depend on the load of the machine; the named tests run every form of them.
     "trireme load": "tests/e2e/test_load_run.py",
     "trireme bench": "tests/e2e/test_bench.py",
     "locust": "tests/e2e/test_load_locust.py",
@@ -42,7 +42,7 @@ _FENCE = re.compile(r"^```(sh|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 @dataclass(frozen=True)
 class Command:
-    """One command of one page; continuation lines belong to it."""
+    """One command of one page, with its continuation lines."""
 
     page: Path
     text: str
@@ -58,7 +58,7 @@ def read_commands(page: Path) -> list[Command]:
         lines = block.replace("\\\n", " ").splitlines()
         if kind == "console":
             lines = [line[2:] for line in lines if line.startswith("$ ")]
-        # A comment behind a command is not part of it.
+        # A trailing comment is not part of the command.
         commands = (re.sub(r"\s+# .*", "", line).strip() for line in lines)
         found += [Command(page, text) for text in commands if text and not text.startswith("#")]
     return found
@@ -70,10 +70,10 @@ HERE = [command for command in COMMANDS if not command.runs_elsewhere]
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """``trireme serve`` on a copy of the repository, so that pages may release versions."""
+    """``trireme serve`` on a copy of the repository, so that pages can release versions."""
     serve = Serve(tmp_path_factory.mktemp("docs"), Settings.from_environment().repository_dir)
     (serve.state_dir / "sources").symlink_to(Settings.from_environment().sources_dir)
-    # The variants in stages, which no page's command names, take a third of the time of each start.
+    # No command uses the staged variants, which take a third of each start.
     for folder in [*serve.repository.glob("*_staged"), *serve.repository.glob("*_onnx")]:
         shutil.rmtree(folder)
     try:
@@ -86,7 +86,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands of all pages run, in order: a link to each entry of the checkout, and files of their own."""
+    """The directory where the commands of all pages run in order: links to the checkout, and the files they create."""
     folder = tmp_path_factory.mktemp("checkout")
     for entry in PROJECT.iterdir():
         if entry.name not in (".git", ".trireme", "reports", "model_repository"):
@@ -95,12 +95,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("command", HERE, ids=lambda command: f"{command.page.stem}: {command.text[:60]}")
-def test_command_runs_as_it_stands(command: Command, served: Serve, folder: Path) -> None:
+def test_command_runs_as_written(command: Command, served: Serve, folder: Path) -> None:
     for name, target in ((".trireme", served.state_dir), ("model_repository", served.repository)):
         if not (folder / name).exists():
             (folder / name).symlink_to(target)
     text = command.text
-    # The pages name the default ports; the tests' server has free ones.
+    # Pages use the default ports; the server under test has free ones.
     for default, port in ((8000, served.http_port), (8001, served.grpc_port), (8002, served.metrics_port)):
         text = re.sub(rf"(127\.0\.0\.1|localhost):{default}\b", f"127.0.0.1:{port}", text)
     programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
@@ -123,7 +123,7 @@ def test_make_targets_run_in_ci() -> None:
         if command.text.startswith("make "):
             target = command.text.split()[1]
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), command
-            # The recipe of serve is the demo's without the questions; the others take too long for every run.
+            # serve is demo without the requests; the others take too long for every run.
             not_in_ci = ("serve", "models", "bench", "soak", "test-all", "vllm", "vllm-test", "clean", "help")
             assert command.text in in_ci or target in not_in_ci, command
 
@@ -132,7 +132,7 @@ MEASURING = [command for command in COMMANDS if command.text.startswith(("trirem
 
 
 @pytest.mark.parametrize("command", MEASURING, ids=lambda command: command.text[:60])
-def test_measuring_command_names_options_that_exist(command: Command) -> None:
+def test_options_of_measuring_commands_exist(command: Command) -> None:
     words = command.text.split()
     help_of = [Path(sys.executable).with_name("trireme"), *words[1:3], "--help"]
     shown = subprocess.run(help_of, capture_output=True, text=True, timeout=scaled(60), check=True).stdout
@@ -140,5 +140,5 @@ def test_measuring_command_names_options_that_exist(command: Command) -> None:
         assert option in shown, f"{command.page.name}: {command.text}"
 
 
-def test_readme_and_docs_name_commands() -> None:
+def test_readme_and_docs_contain_commands() -> None:
     assert len(HERE) >= 10

@@ -1,4 +1,4 @@
-"""Language models behind the route and in releases, on what ``trireme serve`` runs; their engine has no weights."""
+"""Language models behind a route and in releases, on ``trireme serve``; their engine has no weights."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def version_source(
     return directory
 
 
-def say_version(client: TriremeClient) -> str:
+def serving_version(client: TriremeClient) -> str:
     return "".join(chunk.text for chunk in client.generate(ROUTE, "version?"))
 
 
-def test_the_route_names_the_variant_that_then_streams(client: TriremeClient) -> None:
+def test_the_route_selects_the_variant_that_streams(client: TriremeClient) -> None:
     chunks = list(client.generate(ROUTE, "one two three", sampling_parameters={"max_tokens": 2}))
     assert [chunk.text for chunk in chunks] == ["one", " two"]
     assert [chunk.finish_reason for chunk in chunks] == [None, "length"]
@@ -61,7 +61,7 @@ def test_the_route_names_the_variant_that_then_streams(client: TriremeClient) ->
     assert {chunk.model for chunk in premium} == {"generation_premium"}
 
 
-def test_what_the_variant_lacks_another_one_does(client: TriremeClient) -> None:
+def test_an_unsupported_request_goes_to_another_variant(client: TriremeClient) -> None:
     (chunk,) = client.generate(ROUTE, "one", sampling_parameters={"logprobs": 0})
     assert chunk.model == "generation_premium"
     assert json.loads(chunk.reason)["tried"] == [{"variant": VARIANT, "fault": "unsupported"}]
@@ -73,14 +73,14 @@ def test_a_chat_is_streamed(client: TriremeClient) -> None:
     assert "".join(chunk.text for chunk in chunks) == "hello there"
 
 
-def test_a_person_asks_the_route_and_a_variant_one_question(serve: Serve) -> None:
-    for asked in (ROUTE, VARIANT):
-        answers = json.loads(serve.verb("ask", asked, "hello there", "--json").stdout)
-        assert [(answer["answer"], answer["variant"]) for answer in answers] == [("hello there", VARIANT)]
+def test_ask_sends_one_request_to_the_route_and_a_variant(serve: Serve) -> None:
+    for target in (ROUTE, VARIANT):
+        responses = json.loads(serve.verb("ask", target, "hello there", "--json").stdout)
+        assert [(response["answer"], response["variant"]) for response in responses] == [("hello there", VARIANT)]
 
 
-def test_what_callers_report_moves_a_fast_request_to_the_fast_variant(client: TriremeClient) -> None:
-    # The premium engine takes 4 ms a token, the economy one 1 ms; route.json expects far more of both.
+def test_reports_of_callers_move_a_fast_request_to_the_fast_variant(client: TriremeClient) -> None:
+    # The premium engine takes 4 ms per token, the economy one 1 ms; route.json expects far more for both.
     for _ in range(20):
         for tier in ("economy", "premium"):
             list(client.generate(ROUTE, "a b c d e f g h", tier=tier))
@@ -90,7 +90,7 @@ def test_what_callers_report_moves_a_fast_request_to_the_fast_variant(client: Tr
     assert json.loads(chunk.reason)["sla_at_risk"]
 
 
-def test_a_variant_that_is_not_loaded_is_not_asked(serve: Serve) -> None:
+def test_a_variant_that_is_not_loaded_gets_no_request(serve: Serve) -> None:
     with (
         throw_away_server(ServerFlags(serve.repository, load_models=(ROUTE, VARIANT))) as server,
         TriremeClient(server.grpc_address) as client,
@@ -101,42 +101,40 @@ def test_a_variant_that_is_not_loaded_is_not_asked(serve: Serve) -> None:
     assert json.loads(chunks[0].reason).keys().isdisjoint({"tried", "leave_after_ms"})
 
 
-def test_route_explain_tells_of_a_route_that_streams(serve: Serve) -> None:
+def test_route_explain_describes_a_streaming_route(serve: Serve) -> None:
     explained = serve.verb("route", "explain", "--task", ROUTE, "--param", "max_ttft_ms=30", "--json")
     assert explained.returncode == 0, explained.stderr
     assert VARIANT in explained.stdout
 
 
-def test_a_version_that_answers_a_golden_sample_wrongly_is_refused(serve: Serve, tmp_path: Path) -> None:
-    refused = serve.verb("publish", ENGINE, str(version_source(tmp_path / "wrong", prefix="x")))
-    assert refused.returncode == 1
-    assert "answers wrongly" in refused.stderr
+def test_a_version_that_fails_a_golden_sample_is_rejected(serve: Serve, tmp_path: Path) -> None:
+    rejected = serve.verb("publish", ENGINE, str(version_source(tmp_path / "wrong", prefix="x")))
+    assert rejected.returncode == 1
+    assert "fails its golden samples" in rejected.stderr
     assert not (serve.repository / ENGINE / "2").exists()
 
 
-def test_a_slow_version_is_taken_back_by_its_canary(serve: Serve, client: TriremeClient, tmp_path: Path) -> None:
+def test_a_slow_version_is_reverted_by_its_canary(serve: Serve, client: TriremeClient, tmp_path: Path) -> None:
     published = serve.verb("publish", ENGINE, str(version_source(tmp_path / "slow", ms_per_token=8)))
     assert published.returncode == 0, published.stderr
     canary = serve.verb("canary", VARIANT, "--steps", "50", "--min-requests", "40", "--window-seconds", "1")
     assert canary.returncode == 1
     assert "p95" in canary.stderr
-    assert say_version(client) == "1"
+    assert serving_version(client) == "1"
 
 
-def test_a_version_that_fails_only_its_callers_is_taken_back(
-    serve: Serve, client: TriremeClient, tmp_path: Path
-) -> None:
-    # The canary's own questions are of the words of golden samples, and go well.
+def test_a_version_that_fails_only_callers_is_reverted(serve: Serve, client: TriremeClient, tmp_path: Path) -> None:
+    # The canary's test requests use words of the golden samples and succeed.
     published = serve.verb("publish", ENGINE, str(version_source(tmp_path / "failing", fails_on="poison")))
     assert published.returncode == 0, published.stderr
     with ClientThreads([lambda: list(client.generate(ROUTE, "poison"))]):
         canary = serve.verb("canary", VARIANT, "--steps", "50", "--min-requests", "300", "--window-seconds", "1")
     assert canary.returncode == 1
     assert "errors" in canary.stderr
-    assert say_version(client) == "1"
+    assert serving_version(client) == "1"
 
 
-def test_streams_go_on_while_a_version_is_published_canaried_promoted_rolled_back(
+def test_streams_continue_during_publish_canary_promotion_and_rollback(
     serve: Serve, client: TriremeClient, tmp_path: Path
 ) -> None:
     def generate() -> None:
@@ -156,10 +154,10 @@ def test_streams_go_on_while_a_version_is_published_canaried_promoted_rolled_bac
         ):
             done = serve.verb(*arguments)
             assert done.returncode == 0, done.stdout + done.stderr
-        newest = say_version(client)
+        newest = serving_version(client)
         last = list(running)[-1]
         assert (before, last.text, last.finish_reason) == ("1", " 1", "stop")
         assert int(newest) > 1
         assert serve.verb("rollback", VARIANT).returncode == 0
-        assert say_version(client) == "1"
+        assert serving_version(client) == "1"
     assert callers.failures == []

@@ -1,4 +1,4 @@
-"""Releases on the real server, with callers who ask all the while."""
+"""Releases on the real server under continuous traffic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trireme.settings import Settings
 
 from tests.e2e.release_stack import ReleaseStack, WorkerCallers, write_version
 
-# Limits that few requests can prove, on a machine that does other things too.
+# Limits that few requests can prove on a busy machine.
 _CANARY = ("--steps=5,100", "--min-requests=150", "--window-seconds=1", "--max-error-excess=0.1", "--max-p95-ratio=3")
 
 
@@ -59,10 +59,10 @@ def test_dry_run_prints_the_plan_and_changes_nothing(stack: ReleaseStack) -> Non
     [
         ("failing", {"load": "fails"}, "scripted failure"),
         ("crashing", {"load": "crashes"}, "is not healthy"),
-        ("wrong", {"wrong_above": 1}, "the new version answers wrongly: hello: output ANSWER"),
+        ("wrong", {"wrong_above": 1}, "the new version fails its golden samples: hello: output ANSWER"),
     ],
 )
-def test_a_version_that_is_not_fit_is_refused_and_the_old_one_serves(
+def test_a_bad_version_is_rejected_and_the_old_one_serves(
     stack: ReleaseStack, name: str, behaviour: dict[str, str], message: str
 ) -> None:
     versions = stack.versions()
@@ -75,7 +75,7 @@ def test_a_version_that_is_not_fit_is_refused_and_the_old_one_serves(
 
 
 @pytest.mark.usefixtures("callers")
-def test_a_syntax_error_is_refused_and_the_next_good_version_loads_without_a_restart(stack: ReleaseStack) -> None:
+def test_a_syntax_error_is_rejected_and_the_next_good_version_loads_without_a_restart(stack: ReleaseStack) -> None:
     source = stack.source("syntax")
     (source / "manifest.json").unlink()
     (source / "model.py").write_text("class TritonPythonModel\n")
@@ -88,7 +88,7 @@ def test_a_syntax_error_is_refused_and_the_next_good_version_loads_without_a_res
     assert stack.server().pid == server
 
 
-def test_a_load_that_hangs_ends_with_the_throw_away_server(stack: ReleaseStack, tmp_path: Path) -> None:
+def test_a_load_that_hangs_ends_with_the_temporary_server(stack: ReleaseStack, tmp_path: Path) -> None:
     write_version(tmp_path / "hanging", load="hangs")
     preflight = Preflight(EmbeddedRuntime.find(Settings.from_environment()), stall_seconds=10.0)
     folder = ModelRepository(stack.repository).model("echo_worker")
@@ -99,7 +99,7 @@ def test_a_load_that_hangs_ends_with_the_throw_away_server(stack: ReleaseStack, 
         preflight.check(folder, tmp_path / "hanging", 99)
 
 
-def test_lint_refuses_before_any_server_is_started(stack: ReleaseStack) -> None:
+def test_lint_rejects_before_any_server_is_started(stack: ReleaseStack) -> None:
     config = stack.repository / "echo_worker" / "config.pbtxt"
     good = config.read_text()
     warmup = (
@@ -112,13 +112,13 @@ def test_lint_refuses_before_any_server_is_started(stack: ReleaseStack) -> None:
     finally:
         config.write_text(good)
     assert done.returncode == 1
-    assert "lint refuses the new version" in done.stderr
+    assert "lint rejects the new version" in done.stderr
     assert "first" in done.stderr
     assert "TXT" in done.stderr
 
 
 @pytest.mark.usefixtures("callers")
-def test_a_version_that_is_copied_slowly_is_published_when_it_is_whole(stack: ReleaseStack, tmp_path: Path) -> None:
+def test_a_slowly_copied_version_is_published_when_it_is_complete(stack: ReleaseStack, tmp_path: Path) -> None:
     versions = stack.versions()
     drop = tmp_path / "echo_worker"
     write_version(drop)
@@ -165,9 +165,7 @@ def test_a_canary_that_is_as_good_is_promoted_and_rolled_back(stack: ReleaseStac
         ("errors", {"fails_above": 60}, "errors"),
     ],
 )
-def test_a_canary_that_is_worse_is_taken_back(
-    stack: ReleaseStack, name: str, behaviour: dict[str, float], message: str
-) -> None:
+def test_a_worse_canary_is_reverted(stack: ReleaseStack, name: str, behaviour: dict[str, float], message: str) -> None:
     assert stack.publish(name, **behaviour).returncode == 0
     done = stack.verb("canary", "echo_standard", *_CANARY)
     assert done.returncode == 1
@@ -178,8 +176,8 @@ def test_a_canary_that_is_worse_is_taken_back(
     assert stack.history()[-1]["verb"] == "rollback"
 
 
-def test_a_model_that_nothing_pins_moves_its_callers_at_promote_and_back_at_rollback(stack: ReleaseStack) -> None:
-    """So does the ensemble that follows it."""
+def test_promote_and_rollback_move_the_callers_of_an_unpinned_model(stack: ReleaseStack) -> None:
+    """An ensemble at -1 moves with the model."""
 
     def answers() -> set[int]:
         return {stack.worker(model) for model in ("alone", "alone_follower")}
@@ -190,33 +188,33 @@ def test_a_model_that_nothing_pins_moves_its_callers_at_promote_and_back_at_roll
         assert "moves no caller to another version" in published.stdout
         assert "stays unloaded until: trireme promote alone" in published.stdout
         assert "not proven: no golden samples" in published.stdout
-        assert published.stdout.endswith("callers of alone get alone version 1, by 1 of 1 servers\n")
+        assert published.stdout.endswith("callers of alone get alone version 1, verified on 1 of 1 servers\n")
         assert answers() == {1}
         promoted = stack.verb("promote", "alone")
         assert promoted.returncode == 0, promoted.stdout + promoted.stderr
         assert "moves callers of alone_follower (model_version: -1): alone version 1 -> version 2" in promoted.stdout
         assert answers() == {2}
-        refused = stack.verb("rollback", "alone_follower")
-        assert refused.returncode == 1
-        assert "alone_follower calls alone at model_version: -1" in refused.stderr
-        assert "run: trireme rollback alone" in refused.stderr
+        rejected = stack.verb("rollback", "alone_follower")
+        assert rejected.returncode == 1
+        assert "alone_follower calls alone at model_version: -1" in rejected.stderr
+        assert "run: trireme rollback alone" in rejected.stderr
         rolled_back = stack.verb("rollback", "alone")
         assert rolled_back.returncode == 0, rolled_back.stdout + rolled_back.stderr
-        assert rolled_back.stdout.endswith("callers of alone get alone version 1, by 1 of 1 servers\n")
+        assert rolled_back.stdout.endswith("callers of alone get alone version 1, verified on 1 of 1 servers\n")
         assert answers() == {1}
     assert callers.failures == []
     for model in ("alone", "alone_follower"):
         assert callers.workers_of(model) == {1, 2}
 
 
-def test_the_first_version_of_a_model_brings_the_ensemble_that_pins_it(stack: ReleaseStack) -> None:
+def test_the_first_version_of_a_model_loads_the_ensemble_that_pins_it(stack: ReleaseStack) -> None:
     done = stack.publish("for_later", model="later")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "moves callers of later_caller: later no version -> version 1" in done.stdout
     assert stack.worker("later_caller") == 1
 
 
-def test_what_serves_or_is_pinned_cannot_be_pruned(stack: ReleaseStack) -> None:
+def test_serving_and_pinned_versions_cannot_be_pruned(stack: ReleaseStack) -> None:
     stack.verb("prune", "echo_worker", "--keep=1")
     assert stack.versions()[0] == 1
     assert stack.worker() == 1
@@ -225,7 +223,7 @@ def test_what_serves_or_is_pinned_cannot_be_pruned(stack: ReleaseStack) -> None:
     assert "has no version to prune" in again.stderr
 
 
-def test_a_new_version_of_a_route_is_proved_with_its_variants(stack: ReleaseStack, tmp_path: Path) -> None:
+def test_a_new_version_of_a_route_is_tested_with_its_variants(stack: ReleaseStack, tmp_path: Path) -> None:
     rules = json.loads((stack.repository / "echo" / "1" / "route.json").read_text())
     rules["variants"][0]["name"] = "echo_absent"
     (tmp_path / "route.json").write_text(json.dumps(rules))
@@ -238,7 +236,7 @@ def test_a_new_version_of_a_route_is_proved_with_its_variants(stack: ReleaseStac
     assert done.returncode == 0, done.stderr
 
 
-def test_a_file_changed_behind_the_back_is_found(stack: ReleaseStack) -> None:
+def test_a_file_changed_in_place_is_detected(stack: ReleaseStack) -> None:
     assert stack.verb("verify", "echo_worker").returncode == 0
     behaviour = stack.repository / "echo_worker" / str(_newest(stack)) / "behaviour.json"
     good = behaviour.read_text()

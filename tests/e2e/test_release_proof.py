@@ -1,4 +1,4 @@
-"""The proof that users run is run here too, smaller."""
+"""A smaller run of the proof that users can run."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Answers each text in capitals, and misbehaves as its ``behaviour.json`` says.
+"""Returns each text in capitals, and misbehaves according to its ``behaviour.json``.
 
     {"load": "hangs" | "crashes" | "fails", "seconds": 0.05, "wrong_above": 20, "fails_above": 20}
 
-``wrong_above``, ``fails_above``: texts longer than this many characters get a wrong answer, or an error.
+``seconds`` delays each response. Texts longer than ``wrong_above`` or ``fails_above`` characters get a wrong response
+or an error.
 """
 
 import json
@@ -29,9 +30,9 @@ class TritonPythonModel:
             raise RuntimeError("scripted failure")
 
     def execute(self, requests):
-        return [self.answer(request) for request in requests]
+        return [self.respond(request) for request in requests]
 
-    def answer(self, request):
+    def respond(self, request):
         texts = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()
         time.sleep(self.behaviour.get("seconds", 0))
         longest = max(len(text) for text in texts[:, 0])

@@ -1,4 +1,4 @@
-"""What every verb of the command line shares: one sentence for an error, and an end at Ctrl-C."""
+"""Behaviour of every command: help, one line for an error, exit at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trireme import cli
 from tests.deadlines import scaled
 
 TRIREME = Path(sys.executable).with_name("trireme")
-_IMPORT_A_VERB_FOREVER = """
+_ENDLESS_IMPORT = """
 import sys, time
 from trireme import cli
 class Forever:
@@ -26,21 +26,21 @@ sys.exit(cli.main(["lint", "--help"]))
 """
 
 
-def test_help_names_every_verb_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command_and_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for verb in ("serve", "ask", "export", "lint", "doctor", "publish", "bench", "load"):
-        assert f"  {verb} " in shown
+    for command in ("serve", "ask", "export", "lint", "doctor", "publish", "bench", "load"):
+        assert f"  {command} " in shown
 
 
-def test_wrong_usage_exits_2() -> None:
+def test_a_usage_error_exits_with_2() -> None:
     done = subprocess.run([TRIREME, "serv"], capture_output=True, text=True, timeout=scaled(60), check=False)
     assert done.returncode == 2
     assert "No such command 'serv'" in done.stderr
 
 
-def test_ctrl_c_while_a_verb_is_imported_ends_it_at_once_without_a_traceback() -> None:
-    command = [sys.executable, "-c", _IMPORT_A_VERB_FOREVER]
+def test_ctrl_c_during_an_import_ends_the_command_at_once_without_a_traceback() -> None:
+    command = [sys.executable, "-c", _ENDLESS_IMPORT]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "importing\n"
@@ -50,15 +50,15 @@ def test_ctrl_c_while_a_verb_is_imported_ends_it_at_once_without_a_traceback() -
     assert errors == ""
 
 
-def test_verb_whose_packages_are_missing_says_so_and_leaves_the_others_alone(
+def test_a_command_with_missing_packages_reports_them_and_the_others_still_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # None in sys.modules is how Python is told that a module cannot be found.
+    # None in sys.modules makes an import fail as if the module did not exist.
     monkeypatch.setitem(sys.modules, "trireme.serving.status", None)
     monkeypatch.delitem(sys.modules, "trireme.commands.status", raising=False)
     assert cli.main(["--help"]) == 0
-    told = capsys.readouterr().out
-    assert "Not available: needs trireme.serving.status" in told
-    assert "demo" in told
+    listing = capsys.readouterr().out
+    assert "Not available: needs trireme.serving.status" in listing
+    assert "demo" in listing
     assert cli.main(["status", "--json"]) == 1
     assert "trireme status needs the package trireme.serving.status, which is not installed" in capsys.readouterr().err

@@ -19,7 +19,7 @@ output [ { name: "VALUES" data_type: TYPE_FP32 dims: [ 2 ] } ]
 """
 
 
-def test_an_answer_that_is_not_finite_is_an_error_with_model_and_text(tmp_path, monkeypatch, capsys):
+def test_an_output_that_is_not_finite_is_an_error_with_model_and_text(tmp_path, monkeypatch, capsys):
     model = tmp_path / "repository" / "values"
     (model / "1").mkdir(parents=True)
     (model / "config.pbtxt").write_text(CONFIG)
@@ -31,14 +31,14 @@ def test_an_answer_that_is_not_finite_is_an_error_with_model_and_text(tmp_path, 
                          compute=lambda inputs: {"VALUES": [[1, float(row[0])] for row in inputs["TEXT"]]})  # fmt: skip
         directory.write(ServingState(1, 2.0, Phase.SERVING, server.address, ""))
         assert main(["ask", "values", "1", "nan", "--json"]) == 1
-        refused = capsys.readouterr()
+        failed = capsys.readouterr()
         assert main(["ask", "values", "2", "--json"]) == 0
-    assert refused.out == ""
-    assert refused.err == "trireme: values v1 answered text 2 with VALUES that is not a finite number\n"
+    assert failed.out == ""
+    assert failed.err == "trireme: values v1: output VALUES for text 2 is not a finite number\n"
     assert json.loads(capsys.readouterr().out)[0]["outputs"] == {"VALUES": [1.0, 2.0]}
 
 
-def test_json_for_machines_holds_finite_numbers_alone():
+def test_json_output_contains_only_finite_numbers():
     assert json.loads(json_text({"a": 1.5})) == {"a": 1.5}
     with pytest.raises(TriremeError, match="cannot be written as JSON"):
         json_text({"a": float("inf")})

@@ -1,4 +1,4 @@
-"""A command killed at any entry of its journal is finished or undone by the next one."""
+"""A command killed at any journal entry is finished or undone by the next command."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ PUBLISH = PlannedRelease(verb="publish", subject="m", actor="ada", note="", step
 
 
 class _DyingJournal(Journal):
-    """Ends its process, as kill -9 would, at the entry of that number: before it is written, or after."""
+    """Ends its process like kill -9 at entry number ``fatal``: before or after the entry is written."""
 
     def __init__(self, path: Path, fatal: int, *, written: bool) -> None:
         super().__init__(path)
-        self._left, self._written = fatal, written
+        self._remaining, self._written = fatal, written
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        if self._left == 0 and not self._written:
+        if self._remaining == 0 and not self._written:
             os._exit(_KILLED)
         super()._append(entry)
-        if self._left == 0:
+        if self._remaining == 0:
             os._exit(_KILLED)
-        self._left -= 1
+        self._remaining -= 1
 
 
 def _prepare(world: World, engine: ReleaseEngine, directory: Path, verb: str = "") -> None:
-    """Version 2 published and promoted once, version 3 under a canary; or what a verb for a plain model needs."""
+    """Publish and promote version 2 and open a canary of version 3; or set up a command for a plain model."""
     repository, source = world.repository, make_source(directory)
     if "plain" in verb:
         if "first" in verb:
@@ -63,7 +63,7 @@ def _prepare(world: World, engine: ReleaseEngine, directory: Path, verb: str = "
     carry_out(engine, plan_canary(repository, "standard", {"worker": 3}))
     carry_out(engine, plan_shift(repository, "standard", 5))
     if verb == "prune":
-        # With its canary gone, version 3 is new, and version 2 pinned: 1 is still pinned by the other variants.
+        # After the rollback, version 4 is the newest and 2 and 1 are pinned, so 3 can be pruned.
         carry_out(engine, plan_rollback(repository, engine.journal, "standard", None))
         carry_out(engine, plan_publish(repository, "worker", source))
 
@@ -87,7 +87,7 @@ def _plan(verb: str, world: World, engine: ReleaseEngine, directory: Path) -> Pl
     return plan_rollback(repository, engine.journal, "standard", {"worker": 1} if "--to" in verb else None)
 
 
-# Python 3.12 warns where other threads run, as those of gRPC and of pytest-xdist do.
+# Python 3.12 warns about a fork while other threads run, such as those of gRPC and pytest-xdist.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("written", [False, True], ids=["before the entry", "after the entry"])
 @pytest.mark.parametrize("verb", [*_VERBS, *_PLAIN_VERBS])
@@ -100,7 +100,7 @@ def test_a_command_killed_at_any_entry_is_finished_or_undone(tmp_path: Path, ver
     before = tree(world.repository.path)
     shutil.copytree(directory, prepared)
     carry_out(engine, plan)
-    whole = tree(world.repository.path)
+    completed = tree(world.repository.path)
 
     ends = set()
     for fatal in itertools.count():
@@ -117,34 +117,34 @@ def test_a_command_killed_at_any_entry_is_finished_or_undone(tmp_path: Path, ver
         engine = make_engine(world, directory)
         recovered = engine.recover()
         after = tree(world.repository.path)
-        assert engine.recover() == [], "a second recover found something to do"
+        assert engine.recover() == [], "a second recover found an interrupted release"
         assert tree(world.repository.path) == after
         if recovered:
             outcome = engine.journal.releases()[-1].outcome
             ends.add(outcome)
-            assert after == (before if outcome is Outcome.UNDONE else whole)
+            assert after == (before if outcome is Outcome.UNDONE else completed)
         assert engine.journal.unfinished() == []
-    assert fatal == len(plan.steps) + 2, "begin, every step and end were killed at"
-    # A publication or a new canary is undone until its last step is journaled; what moves traffic is finished.
+    assert fatal == len(plan.steps) + 2, "killed at begin, every step and end"
+    # A publication or a new canary is undone until its last step is journaled; a move of traffic is finished.
     assert ends == ({Outcome.UNDONE} if plan.commit_index else {Outcome.DONE, Outcome.UNDONE})
 
 
 def test_a_step_that_fails_before_the_commit_is_undone_with_its_reason(tmp_path: Path) -> None:
-    def refuse(*_: object) -> None:
-        raise TriremeError("it answers wrongly")
+    def reject(*_: object) -> None:
+        raise TriremeError("golden sample failed")
 
     world = make_world(tmp_path)
     before = tree(world.repository.path)
-    unfit = World(world.repository, (), refuse)
-    engine = make_engine(unfit, tmp_path)
-    with pytest.raises(TriremeError, match="it answers wrongly"):
+    rejecting = World(world.repository, (), reject)
+    engine = make_engine(rejecting, tmp_path)
+    with pytest.raises(TriremeError, match="golden sample failed"):
         carry_out(engine, plan_publish(world.repository, "worker", make_source(tmp_path)))
     assert tree(world.repository.path) == before
     (release,) = engine.journal.releases()
-    assert (release.outcome, release.reason) == (Outcome.UNDONE, "it answers wrongly")
+    assert (release.outcome, release.reason) == (Outcome.UNDONE, "golden sample failed")
 
 
-def test_every_step_is_the_same_after_the_journal(tmp_path: Path) -> None:
+def test_every_step_round_trips_through_the_journal(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     engine = make_engine(world, tmp_path)
     _prepare(world, engine, tmp_path)
@@ -163,20 +163,18 @@ def _served_world(directory: Path) -> tuple[World, FileServer]:
     return World(made.repository, (server,), made.preflight), server
 
 
-def test_a_release_says_what_callers_get_and_the_journal_keeps_it(tmp_path: Path) -> None:
+def test_a_release_reports_what_callers_get_and_the_journal_records_it(tmp_path: Path) -> None:
     world, _ = _served_world(tmp_path)
-    said: list[str] = []
-    engine = ReleaseEngine(Journal(tmp_path / "journal.jsonl"), world, said.append)
+    lines: list[str] = []
+    engine = ReleaseEngine(Journal(tmp_path / "journal.jsonl"), world, lines.append)
     carry_out(engine, plan_publish(world.repository, "worker", make_source(tmp_path)))
     carry_out(engine, plan_promote(world.repository, "standard", {"worker": 2}))
-    told = "callers of standard get worker version 2, by 1 of 1 servers"
-    assert said[-1] == engine.journal.releases()[-1].reason == told
-    assert "moves callers of standard: worker version 1 -> version 2" in "\n".join(said)
+    summary = "callers of standard get worker version 2, verified on 1 of 1 servers"
+    assert lines[-1] == engine.journal.releases()[-1].reason == summary
+    assert "moves callers of standard: worker version 1 -> version 2" in "\n".join(lines)
 
 
-def test_a_rollback_after_which_callers_get_the_same_as_before_has_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rollback_that_moves_no_caller_on_the_servers_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callers, "_LOOK_DEADLINE_SECONDS", 0.0)
     world, server = _served_world(tmp_path)
     engine = make_engine(world, tmp_path)
@@ -190,7 +188,9 @@ def test_a_rollback_after_which_callers_get_the_same_as_before_has_failed(
     assert engine.recover() == [], "a failed release has ended"
 
 
-def test_a_cut_off_rollback_is_looked_at_when_it_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_rollback_is_verified_when_it_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(callers, "_LOOK_DEADLINE_SECONDS", 0.0)
     world, server = _served_world(tmp_path)
     engine = make_engine(world, tmp_path)
@@ -208,7 +208,7 @@ def test_a_cut_off_rollback_is_looked_at_when_it_is_finished(tmp_path: Path, mon
     assert "callers of standard get worker version 2" in recovered.reason
 
 
-def test_a_publication_that_moved_nobody_it_should_is_undone(tmp_path: Path) -> None:
+def test_a_publication_that_servers_do_not_load_is_undone(tmp_path: Path) -> None:
     world, server = _served_world(tmp_path)
     before = tree(world.repository.path)
     server.is_stuck = True
@@ -218,7 +218,7 @@ def test_a_publication_that_moved_nobody_it_should_is_undone(tmp_path: Path) -> 
     assert tree(world.repository.path) == before
 
 
-def test_the_first_version_brings_what_waited_for_it_and_takes_it_along_when_it_is_undone(tmp_path: Path) -> None:
+def test_the_first_version_loads_waiting_ensembles_and_its_undo_unloads_them(tmp_path: Path) -> None:
     world, server = _served_world(tmp_path)
     for model in ("follower", "plain"):
         server.unload(model, 0.0)
@@ -232,7 +232,7 @@ def test_the_first_version_brings_what_waited_for_it_and_takes_it_along_when_it_
     assert not {"plain", "follower"} & set(server.serving.loaded)
 
 
-def test_the_journal_forgets_a_line_that_was_cut_off_and_goes_on(tmp_path: Path) -> None:
+def test_the_journal_drops_a_torn_last_line_and_continues(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     first = journal.begin(PUBLISH)
     with (tmp_path / "journal.jsonl").open("a") as file:
@@ -242,7 +242,7 @@ def test_the_journal_forgets_a_line_that_was_cut_off_and_goes_on(tmp_path: Path)
     assert journal.unfinished() == []
 
 
-def test_a_broken_line_amid_the_journal_is_named(tmp_path: Path) -> None:
+def test_a_broken_line_in_the_middle_of_the_journal_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     Journal(path).begin(PUBLISH)
     path.write_text("no json\n" + path.read_text())
@@ -256,14 +256,14 @@ def _hold(path: Path, held: Any, end: Any) -> None:
         end.wait(scaled(30.0))
 
 
-def test_one_writer_at_a_time_and_none_after_its_death(tmp_path: Path) -> None:
+def test_the_lock_admits_one_writer_and_is_released_by_its_death(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     held, end = _FORK.Event(), _FORK.Event()
     owner = _FORK.Process(target=_hold, args=(path, held, end))
     owner.start()
     assert held.wait(scaled(30.0))
     with (
-        pytest.raises(RepositoryLockedError, match=rf"'trireme publish' of \S+ \(pid {owner.pid}\)"),
+        pytest.raises(RepositoryLockedError, match=rf"'trireme publish' by \S+ \(pid {owner.pid}\)"),
         release_lock(path, "prune"),
     ):
         pass
@@ -285,7 +285,7 @@ def test_a_waiting_writer_gets_the_lock(tmp_path: Path) -> None:
     owner.join(scaled(30.0))
 
 
-def test_a_step_in_a_journal_with_the_old_name_of_waits_is_read() -> None:
+def test_a_step_with_the_former_name_of_waits_is_read() -> None:
     step = Reconfigure("m", "before", "after", (1,), "pin back", waits=True)
     old = {name: value for name, value in to_json(step).items() if name != "waits"}
     assert from_json({**old, "patient": False}) == from_json(to_json(step)) == step

@@ -1,4 +1,4 @@
-"""What is dropped into a folder is published once, and only when it is complete."""
+"""A version in the inbox is published once, and only when it is complete."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def inbox(tmp_path: Path, published: _Published) -> Inbox:
     return Inbox(tmp_path, published, [].append)
 
 
-def _drop(inbox: Inbox, content: str = "whole") -> Path:
+def _drop(inbox: Inbox, content: str = "complete") -> Path:
     folder = inbox.path / "encoder"
     folder.mkdir()
     (folder / "model.onnx").write_text(content)
@@ -44,7 +44,7 @@ def test_a_folder_without_marker_or_manifest_is_never_complete(inbox: Inbox, pub
     assert published == []
 
 
-def test_a_marker_makes_it_complete_at_once(inbox: Inbox, published: _Published) -> None:
+def test_a_marker_makes_a_folder_complete_at_once(inbox: Inbox, published: _Published) -> None:
     (_drop(inbox) / ".done").touch()
     inbox.scan()
     inbox.scan()
@@ -52,30 +52,30 @@ def test_a_marker_makes_it_complete_at_once(inbox: Inbox, published: _Published)
     assert not (inbox.path / "encoder").exists()
 
 
-def test_a_manifest_makes_it_complete_when_all_is_there_and_still(inbox: Inbox, published: _Published) -> None:
+def test_a_verified_manifest_makes_an_unchanged_folder_complete(inbox: Inbox, published: _Published) -> None:
     folder = _drop(inbox)
     write_manifest(Manifest("", "test", (), record_files([folder / "model.onnx"])), folder)
-    (folder / "model.onnx").write_text("who")
+    (folder / "model.onnx").write_text("comp")
     inbox.scan()
     inbox.scan()
-    assert published == [], "half a file was published"
-    (folder / "model.onnx").write_text("whole")
+    assert published == [], "a partial file was published"
+    (folder / "model.onnx").write_text("complete")
     inbox.scan()
-    assert published == [], "it had just changed"
+    assert published == [], "a folder that had just changed was published"
     inbox.scan()
     assert [model for model, _ in published] == ["encoder"]
 
 
-def test_what_is_refused_is_moved_away_with_the_reason(inbox: Inbox, published: _Published) -> None:
-    published.error = TriremeError("it answers wrongly")
+def test_a_rejected_version_is_moved_with_the_reason(inbox: Inbox, published: _Published) -> None:
+    published.error = TriremeError("golden sample failed")
     (_drop(inbox) / ".done").touch()
     assert inbox.scan() == 1
     assert inbox.scan() == 0
     (reason,) = (inbox.path / ".rejected").glob("*.reason")
-    assert reason.read_text() == "it answers wrongly\n"
+    assert reason.read_text() == "golden sample failed\n"
 
 
-def test_what_nobody_expected_is_a_refusal_too(inbox: Inbox, published: _Published) -> None:
+def test_an_unexpected_error_rejects_the_version(inbox: Inbox, published: _Published) -> None:
     published.error = KeyError("outputs")
     (_drop(inbox) / ".done").touch()
     assert inbox.scan() == 1
@@ -83,7 +83,7 @@ def test_what_nobody_expected_is_a_refusal_too(inbox: Inbox, published: _Publish
     assert reason.read_text().startswith("unexpected KeyError at test_inbox.py:")
 
 
-def test_it_waits_for_another_publisher(inbox: Inbox, published: _Published) -> None:
+def test_the_inbox_waits_for_another_publisher(inbox: Inbox, published: _Published) -> None:
     published.error = RepositoryLockedError("publish", "ada", 1, 2.0)
     (_drop(inbox) / ".done").touch()
     assert inbox.scan() == 0

@@ -1,4 +1,4 @@
-"""Good versions pass, bad ones do not, and how often it is otherwise."""
+"""Good versions pass and bad ones do not, within the error probabilities."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trireme.release.statistics import (
     upper_bound,
 )
 
-_PAIRS, _MOST_PAIRS, _STEPS = 300, 1500, 5
+_PAIRS, _MAX_PAIRS, _STEPS = 300, 1500, 5
 _SEED = 20
 
 
@@ -45,17 +45,17 @@ def _window(version: _Version, pairs: int, generator: np.random.Generator) -> Ob
 
 
 def _is_promoted(version: _Version, generator: np.random.Generator) -> bool:
-    """One canary through all its steps, looked at after every 300 pairs as the controller does."""
+    """Run one canary through all its steps, judged after every 300 pairs as in the controller."""
     for _ in range(_STEPS):
-        seen = _window(version, _MOST_PAIRS, generator)
-        for pairs in range(_PAIRS, _MOST_PAIRS + 1, _PAIRS):
-            failed = int(generator.hypergeometric(seen.canary.errors, _MOST_PAIRS - seen.canary.errors, pairs))
+        full = _window(version, _MAX_PAIRS, generator)
+        for pairs in range(_PAIRS, _MAX_PAIRS + 1, _PAIRS):
+            failed = int(generator.hypergeometric(full.canary.errors, _MAX_PAIRS - full.canary.errors, pairs))
             compared = pairs - failed
-            different = seen.compared - seen.agreed
-            disagreed = int(generator.hypergeometric(different, seen.agreed, compared))
+            different = full.compared - full.agreed
+            disagreed = int(generator.hypergeometric(different, full.agreed, compared))
             part = ObservationWindow(
                 RequestOutcomes(pairs, 0), RequestOutcomes(pairs, failed),
-                seen.stable_ms[:pairs], seen.canary_ms[:pairs], compared, compared - disagreed,
+                full.stable_ms[:pairs], full.canary_ms[:pairs], compared, compared - disagreed,
             )  # fmt: skip
             verdict = judge(part, CanaryLimits()).verdict
             if verdict is not CanaryVerdict.UNDECIDED:
@@ -72,24 +72,24 @@ def promoted_share(version: _Version, canaries: int) -> float:
 
 @pytest.mark.parametrize("canaries", [50, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("version", "least", "most"),
+    ("version", "min_share", "max_share"),
     [
         pytest.param(_Version(), 0.98, 1.0, id="equal"),
-        pytest.param(_Version(slowdown=1.1), 0.98, 1.0, id="a tenth slower"),
-        pytest.param(_Version(disagreement=0.01), 0.98, 1.0, id="1 % other answers"),
-        pytest.param(_Version(slowdown=2.0), 0.0, 0.0, id="twice as slow"),
-        pytest.param(_Version(disagreement=0.1), 0.0, 0.0, id="10 % other answers"),
+        pytest.param(_Version(slowdown=1.1), 0.98, 1.0, id="1.1 times the latency"),
+        pytest.param(_Version(disagreement=0.01), 0.98, 1.0, id="1 % different responses"),
+        pytest.param(_Version(slowdown=2.0), 0.0, 0.0, id="twice the latency"),
+        pytest.param(_Version(disagreement=0.1), 0.0, 0.0, id="10 % different responses"),
         pytest.param(_Version(errors=0.05), 0.0, 0.0, id="5 % errors"),
         pytest.param(_Version(errors=1.0), 0.0, 0.0, id="only errors"),
     ],
 )
-def test_a_whole_canary_promotes_good_versions_and_no_bad_ones(
-    version: _Version, least: float, most: float, canaries: int
+def test_a_canary_promotes_good_versions_and_no_bad_ones(
+    version: _Version, min_share: float, max_share: float, canaries: int
 ) -> None:
-    assert least <= promoted_share(version, canaries) <= most
+    assert min_share <= promoted_share(version, canaries) <= max_share
 
 
-def test_a_version_at_the_limit_passes_no_more_often_than_alpha_says() -> None:
+def test_a_version_at_the_limit_passes_no_more_often_than_alpha() -> None:
     generator = np.random.default_rng(_SEED)
     limits = CanaryLimits(alpha=0.05)
     at_the_limit = _Version(disagreement=0.05, errors=0.02, slowdown=1.5)
@@ -100,29 +100,29 @@ def test_a_version_at_the_limit_passes_no_more_often_than_alpha_says() -> None:
         passed["errors"] += judge_errors(window, limits).verdict is CanaryVerdict.PASS
         passed["agreement"] += judge_agreement(window, limits).verdict is CanaryVerdict.PASS
         passed["p95"] += judge_p95(window, CanaryLimits(alpha=0.05, p95_grace_ms=0.0)).verdict is CanaryVerdict.PASS
-    # Three standard errors above 5 %; the bootstrap is exact only for many requests, and gets twice that.
+    # Three standard errors above 5 %; six for the bootstrap, which is exact only for many requests.
     assert passed["errors"] / windows < 0.083
     assert passed["agreement"] / windows < 0.083
     assert passed["p95"] / windows < 0.116
 
 
 def test_bounds_are_those_of_clopper_and_pearson() -> None:
-    # The rule of three, exactly: no event in n trials.
+    # The exact rule of three: no event in n trials.
     assert upper_bound(0, 100, 0.05) == pytest.approx(1 - 0.05 ** (1 / 100))
     assert lower_bound(100, 100, 0.05) == pytest.approx(0.05 ** (1 / 100))
     assert (lower_bound(0, 100, 0.05), upper_bound(100, 100, 0.05)) == (0.0, 1.0)
 
 
-def test_errors_that_the_stable_version_has_too_are_not_held_against_the_canary() -> None:
+def test_errors_of_both_versions_do_not_fail_the_canary() -> None:
     both = ObservationWindow(RequestOutcomes(3000, 300), RequestOutcomes(3000, 300), [1.0], [1.0], 1, 1)
     assert judge_errors(both, CanaryLimits()).verdict is CanaryVerdict.PASS
 
 
-def test_nothing_seen_decides_nothing() -> None:
+def test_an_empty_window_is_undecided() -> None:
     nothing = ObservationWindow(RequestOutcomes(0, 0), RequestOutcomes(0, 0), [], [], 0, 0)
     assert judge(nothing, CanaryLimits()).verdict is CanaryVerdict.UNDECIDED
 
 
-def test_too_few_answers_decide_nothing_however_good() -> None:
+def test_few_perfect_responses_are_undecided() -> None:
     window = ObservationWindow(RequestOutcomes(50, 0), RequestOutcomes(50, 0), [1.0] * 50, [1.0] * 50, 50, 50)
     assert judge(window, CanaryLimits()).verdict is CanaryVerdict.UNDECIDED

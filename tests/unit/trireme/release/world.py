@@ -1,6 +1,5 @@
-"""A repository on disk without a server.
-
-``worker``, pinned by the three variants of a route, and ``plain``, which ``follower`` calls at -1.
+"""A repository on disk without a server: ``worker``, pinned by the three variants of a route, and ``plain``, which
+``follower`` calls at -1.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ FOLLOWER = ENSEMBLE.replace("worker", "plain").replace("model_version: 1  # the 
 
 
 def make_world(directory: Path) -> World:
-    """The world with a check that passes everything: what it checks is tested on the real server."""
+    """The world with a preflight that always passes; the real one is tested on the real server."""
     repository = directory / "models"
     _write(repository / "worker" / "config.pbtxt", 'backend: "python"\n')
     _write(repository / "worker" / "1" / "model.py", "1")
@@ -54,10 +53,10 @@ def make_world(directory: Path) -> World:
 
 
 class FileServer(OperatorClient):
-    """A server without a process: it takes what the files of a model say when the model is loaded.
+    """A server without a process: it reads a model's files when the model is loaded.
 
     Attributes:
-        is_stuck: it says that it loads, and goes on as it was.
+        is_stuck: it reports loads as successful without applying them.
     """
 
     def __init__(self, repository: ModelRepository) -> None:
@@ -98,7 +97,7 @@ class FileServer(OperatorClient):
 
 
 def make_engine(world: World, directory: Path, journal: Journal | None = None) -> ReleaseEngine:
-    return ReleaseEngine(journal or Journal(directory / "journal.jsonl"), world, _say_nothing)
+    return ReleaseEngine(journal or Journal(directory / "journal.jsonl"), world, _discard)
 
 
 def make_source(directory: Path, content: str = "2") -> Path:
@@ -111,7 +110,7 @@ def carry_out(engine: ReleaseEngine, plan: Plan) -> None:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Every file's text and every folder, by relative path."""
+    """The text of every file, and every folder, by relative path."""
     return {
         str(path.relative_to(folder)): path.read_text() if path.is_file() else "" for path in sorted(folder.rglob("*"))
     }
@@ -126,5 +125,5 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def _say_nothing(told: str) -> None:
-    del told
+def _discard(line: str) -> None:
+    del line
