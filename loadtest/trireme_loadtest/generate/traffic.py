@@ -86,16 +86,17 @@ class Traffic(Generic[_Result]):
             start = time.monotonic()
 
             async def send(number: int) -> None:
-                turn, requests = divmod(number, len(self._requests))
-                name, bodies, target = self._requests[requests].name, self._requests[requests].bodies, targets[requests]
+                turn, index = divmod(number, len(self._requests))
+                requests, target = self._requests[index], targets[index]
                 assert not isinstance(target, GrpcStreamTarget), "a stream has no single response"
                 result, failure = None, ""
                 try:
-                    result = self._read(name, await target.send(bodies[turn % len(bodies)]))
+                    response = await target.send(requests.bodies[turn % len(requests.bodies)])
+                    result = self._read(requests.name, response)
                 except (RequestFailed, ValueError) as error:
                     failure = str(error)
                 due = start + number / self.requests_per_second
-                self.outcomes.append(RequestOutcome(name, due, time.monotonic(), result, failure))
+                self.outcomes.append(RequestOutcome(requests.name, due, time.monotonic(), result, failure))
 
             times = (number / self.requests_per_second for number in itertools.count())
             await open_loop(send, itertools.takewhile(lambda _: not self._stop.is_set(), times), start)
