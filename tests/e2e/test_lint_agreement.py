@@ -1,4 +1,4 @@
-"""Lint's verdict on every case of the corpus against that of the real tritonserver."""
+"""Lint and the real tritonserver agree on every case of the corpus."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tests.lint_corpus.corpus import Case, all_cases
 from tests.servers import throw_away_server
 
 CORPUS_DIR = Path(__file__).parents[1] / "lint_corpus"
-# The models of the corpus read nothing: a load that takes longer hangs.
+# The models of the corpus read no weights: a load that takes longer hangs.
 HANG_DEADLINE_S = scaled(15.0)
 BUSY_DEADLINE_S = scaled(60.0)
-AGREEMENT_AIM = 0.95
-# Each stays loaded, 40 MB, as unloading one takes longer than loading it.
+MIN_AGREEMENT = 0.95
+# Models stay loaded, 40 MB each, because unloading one takes longer than loading it.
 CASES_PER_SERVER = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the server made of one case: ``reason`` is empty when it loaded, ``lost`` where the server was gone."""
+class LoadResult:
+    """The server's result for one case: ``reason`` is empty if it loaded; ``lost`` if the server was unavailable."""
 
     case: Case
     reason: str
@@ -54,12 +54,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedRuntime:
     """The embedded runtime with the project's backends and the corpus's ``echo``."""
-    own = EmbeddedRuntime.find(Settings.from_environment())
+    project_runtime = EmbeddedRuntime.find(Settings.from_environment())
     backends = tmp_path_factory.mktemp("runtime") / "backends"
-    shutil.copytree(own.backends_dir, backends, ignore=shutil.ignore_patterns("__pycache__", "lib"))
+    shutil.copytree(project_runtime.backends_dir, backends, ignore=shutil.ignore_patterns("__pycache__", "lib"))
     (backends / "echo").mkdir()
     shutil.copy(CORPUS_DIR / "echo_model.py", backends / "echo" / "model.py")
-    return replace(own, backends_dir=backends)
+    return replace(project_runtime, backends_dir=backends)
 
 
 @pytest.fixture(scope="module", params=["every eighth", pytest.param("all", marks=pytest.mark.slow)])
@@ -68,60 +68,60 @@ def cases(request: pytest.FixtureRequest) -> list[Case]:
 
 
 @pytest.fixture(scope="module")
-def verdicts(cases: list[Case], repository: Path, runtime: EmbeddedRuntime) -> list[Verdict]:
-    quiet = [case for case in cases if not case.breaks_server]
-    batches = [quiet[first : first + CASES_PER_SERVER] for first in range(0, len(quiet), CASES_PER_SERVER)]
-    found: list[Verdict] = []
+def results(cases: list[Case], repository: Path, runtime: EmbeddedRuntime) -> list[LoadResult]:
+    harmless = [case for case in cases if not case.breaks_server]
+    batches = [harmless[first : first + CASES_PER_SERVER] for first in range(0, len(harmless), CASES_PER_SERVER)]
+    loaded: list[LoadResult] = []
     for batch in batches:
         with throw_away_server(_flags(repository), runtime) as server, ThreadPoolExecutor(2) as pool:
-            found += pool.map(lambda case: _load(server, case, BUSY_DEADLINE_S), batch)
+            loaded += pool.map(lambda case: _load(server, case, BUSY_DEADLINE_S), batch)
             if not server.is_alive():
                 print(server.log_path.read_text(errors="replace")[-4000:])
-    # A server with starved stubs may abort, and be none the wiser about the cases that were still to come.
-    alone = [case for case in cases if case.breaks_server] + [verdict.case for verdict in found if verdict.lost]
+    # A server whose stubs are starved of CPU may abort before it loads the remaining cases.
+    alone = [case for case in cases if case.breaks_server] + [result.case for result in loaded if result.lost]
 
-    def load_alone(case: Case) -> Verdict:
+    def load_alone(case: Case) -> LoadResult:
         with throw_away_server(_flags(repository), runtime) as server:
             return _load(server, case, HANG_DEADLINE_S)
 
-    # Those that hang use no core while their deadline passes.
+    # Hanging servers use no CPU until their deadline.
     with ThreadPoolExecutor(3) as pool:
-        judged_alone = list(pool.map(load_alone, alone))
-    return [verdict for verdict in found if not verdict.lost] + judged_alone
+        loaded_alone = list(pool.map(load_alone, alone))
+    return [result for result in loaded if not result.lost] + loaded_alone
 
 
 def _flags(repository: Path) -> ServerFlags:
     return ServerFlags(repository, load_models=(), exit_on_error=False)
 
 
-def _load(server: TritonServer, case: Case, deadline_s: float) -> Verdict:
+def _load(server: TritonServer, case: Case, deadline_s: float) -> LoadResult:
     with contextlib.closing(InferenceServerClient(server.grpc_address)) as client:
         try:
             client.load_model(case.model, client_timeout=deadline_s)
         except InferenceServerException as error:
             lost = error.status() == "StatusCode.UNAVAILABLE"
-            return Verdict(case, error.message() or "no reason", lost)
-    return Verdict(case, "")
+            return LoadResult(case, error.message() or "no reason", lost)
+    return LoadResult(case, "")
 
 
-def test_lint_and_the_server_agree(verdicts: list[Verdict], repository: Path) -> None:
+def test_lint_and_the_server_agree(results: list[LoadResult], repository: Path) -> None:
     disagreements = {
-        verdict.case.model: verdict
-        for verdict in verdicts
-        if verdict.loaded != _passes(repository / verdict.case.model, verdict.case)
+        result.case.model: result
+        for result in results
+        if result.loaded != _passes(repository / result.case.model, result.case)
     }
-    for name, verdict in disagreements.items():
-        print(f"{name}: server: {verdict.reason or 'loads it'}; known: {verdict.case.disagrees or 'no'}")
-    assert {name for name, verdict in disagreements.items() if not verdict.case.disagrees} == set()
-    assert len(disagreements) <= (1 - AGREEMENT_AIM) * len(verdicts)
+    for name, result in disagreements.items():
+        print(f"{name}: server: {result.reason or 'loaded'}; known: {result.case.disagrees or 'no'}")
+    assert {name for name, result in disagreements.items() if not result.case.disagrees} == set()
+    assert len(disagreements) <= (1 - MIN_AGREEMENT) * len(results)
 
 
 def _passes(folder: Path, case: Case) -> bool:
-    """Whether lint expects the embedded server to load the model."""
+    """True if lint expects the embedded server to load the model."""
     report = lint(folder, Machine(cores=2, gpus=case.machine_gpus))
     return report.passed and not report.of(Severity.NGC_ONLY)
 
 
-def test_a_disagreement_that_is_gone_is_not_declared(verdicts: list[Verdict]) -> None:
-    stale = [v.case.model for v in verdicts if v.case.disagrees and v.loaded == (v.case.good and not v.case.ngc_only)]
+def test_every_declared_disagreement_exists(results: list[LoadResult]) -> None:
+    stale = [r.case.model for r in results if r.case.disagrees and r.loaded == (r.case.good and not r.case.ngc_only)]
     assert stale == []

@@ -1,19 +1,19 @@
-"""The lint corpus: tiny repositories, half of them good, half bad, each with what lint must say.
+"""The lint corpus: tiny repositories, half of them good, half bad, each with the expected findings.
 
-A case is a file ``good/<model>.toml`` or ``bad/<model>.toml``; its name is that of the model it judges.
+A case is a file ``good/<model>.toml`` or ``bad/<model>.toml``, named after the model under test.
 
-    about    = "what is right or wrong here"
-    rules    = ["..."]           errors that lint must give, by rule, and no others; bad cases only
-    warnings = ["..."]           warnings that it must give, at least
-    ngc_only = true              the embedded server refuses it and NGC's image does not; good cases only
-    disagrees = "why"            the embedded server judges otherwise, and why lint does not follow it
-    breaks_server = true         the server hangs or dies on loading it
-    machine_gpus = 0             for a machine with that many GPUs (0 where not given)
-    config   = '''...'''         config.pbtxt of the judged model
-    folders  = ["1"]             its folders; this is the default
-    [models.<name>]              further models: config, folders
-    [files]                      further files: path in the repository = text
-    [onnx."<path>"]              an ONNX file: inputs and outputs, name = "FP32[-1,4]"; truncated = true cuts it
+    about    = "what is right or wrong"
+    rules    = ["..."]           rules of all expected errors; bad cases only
+    warnings = ["..."]           rules of expected warnings; others are allowed
+    ngc_only = true              the embedded server rejects it, NGC's image accepts it; good cases only
+    disagrees = "why"            the embedded server disagrees with lint, and why lint does not follow it
+    breaks_server = true         the server hangs or crashes when it loads the model
+    machine_gpus = 0             number of GPUs of the machine; default: 0
+    config   = '''...'''         config.pbtxt of the model under test
+    folders  = ["1"]             its version folders; default: ["1"]
+    [models.<name>]              more models: config, folders
+    [files]                      more files: path in the repository = text
+    [onnx."<path>"]              an ONNX file: inputs and outputs, name = "FP32[-1,4]"; truncated = true truncates it
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ELEMENT = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "INT32": Tens
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case; ``good`` is what the folder says, the other fields are those of the file."""
+    """One case: ``good`` from its folder, the other fields from its file."""
 
     model: str
     good: bool
@@ -55,7 +55,7 @@ class Case:
     document: Mapping[str, Any]
 
     def write(self, repository: Path) -> Path:
-        """Make the case's models under ``repository``; give the folder of the judged one."""
+        """Write the case's models to ``repository``; return the folder of the model under test."""
         document = self.document
         models = {self.model: document, **document.get("models", {})}
         for name, model in models.items():
@@ -100,15 +100,15 @@ def _put(path: Path, content: str | bytes) -> None:
 
 
 def _onnx(inputs: Mapping[str, str], outputs: Mapping[str, str]) -> bytes:
-    """A graph that gives each output as zeros of its shape, with the first dimension of the first input."""
+    """A graph whose outputs are zeros; their first dimension is that of the first input."""
     first = next(iter(inputs))
     nodes = [
         helper.make_node("Shape", [first], ["_shape"]),
         helper.make_node("Gather", ["_shape", "_zero"], ["_rows"], axis=0),
     ]
     initial = [helper.make_tensor("_zero", TensorProto.INT64, [1], [0])]
-    for name, form in outputs.items():
-        element, dims = _form(form)
+    for name, spec in outputs.items():
+        element, dims = _parse_tensor(spec)
         rest = [1 if dim == -1 else dim for dim in dims[1:]]
         initial.append(helper.make_tensor(f"{name}_rest", TensorProto.INT64, [len(rest)], rest))
         nodes.append(helper.make_node("Concat", ["_rows", f"{name}_rest"], [f"{name}_shape"], axis=0))
@@ -120,13 +120,13 @@ def _onnx(inputs: Mapping[str, str], outputs: Mapping[str, str]) -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
-def _form(form: str) -> tuple[int, list[int]]:
-    element, _, dims = form.rstrip("]").partition("[")
+def _parse_tensor(spec: str) -> tuple[int, list[int]]:
+    element, _, dims = spec.rstrip("]").partition("[")
     return _ELEMENT[element], [int(dim) for dim in dims.split(",")]
 
 
-def _info(name: str, form: str) -> Any:
-    element, dims = _form(form)
+def _info(name: str, spec: str) -> Any:
+    element, dims = _parse_tensor(spec)
     return helper.make_tensor_value_info(
         name, element, [f"{name}_{axis}" if dim == -1 else dim for axis, dim in enumerate(dims)]
     )

@@ -1,4 +1,4 @@
-"""A weightless Python-based backend: it takes any config, and answers every request with zeros."""
+"""A Python-based backend without weights: it accepts any config and returns zeros for every request."""
 
 import json
 
@@ -7,7 +7,7 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """The backend ``echo`` of the corpus."""
+    """The corpus's backend ``echo``."""
 
     def initialize(self, args):
         self.config = json.loads(args["model_config"])

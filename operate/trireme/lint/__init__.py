@@ -1,4 +1,4 @@
-"""Judges a model repository before any server sees it. The rules are told in docs/lint.md."""
+"""Static checks of a model repository, before a server loads it. docs/lint.md lists the rules."""
 
 from trireme.lint.check import lint
 from trireme.lint.finding import Finding, LintReport, Severity

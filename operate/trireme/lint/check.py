@@ -1,4 +1,4 @@
-"""Runs every rule over the models of a path."""
+"""Runs every rule on the models at a path."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from trireme.repository.model_config import ParsedConfig, parse_model_config
 
 
 def lint(path: Path, machine: Machine | None = None) -> LintReport:
-    """Judge a repository, a model folder (among its neighbours) or one config file (for itself).
+    """Check a repository, a model folder (against its neighbours) or a single config file (alone).
 
-    ``machine`` is what the models would run on; this one where it is not given.
+    ``machine`` is the machine that would run the models; default: this one.
 
     Raises:
-        TriremeError: there is no model at ``path``.
+        TriremeError: no model exists at ``path``.
         OSError: a file cannot be read.
     """
     machine = machine or Machine.present()
-    # Findings tell paths as the caller does; but "." and ".." do not name a model.
+    # Findings show paths as the caller wrote them, except "." and "..", which do not name a model.
     path = path.resolve() if path.name in ("", "..") else path
     if path.is_file():
         return _report([path.resolve().parent.name], _lint_file(path, machine))
@@ -34,7 +34,7 @@ def lint(path: Path, machine: Machine | None = None) -> LintReport:
     wanted = [path.name] if is_model else list(folders)
     if not wanted:
         raise TriremeError(
-            f"{path}: no folder in it has a config.pbtxt; give a model repository, a model's folder or a config file"
+            f"{path}: no subfolder has a config.pbtxt; pass a model repository, a model folder or a config file"
         )
     parsed = {
         name: parse_model_config(folder.config_path.read_bytes(), folder.config_path)
@@ -60,8 +60,8 @@ def _lint_file(path: Path, machine: Machine) -> Iterator[Finding]:
 
 
 def _syntax(model: str, parsed: ParsedConfig, path: Path) -> Iterator[Finding]:
-    for fault in parsed.problems:
-        yield Finding(Severity.ERROR, "config-parses", model, path, fault.place, fault.problem, fault.fix)
+    for found in parsed.problems:
+        yield Finding(Severity.ERROR, "config-parses", model, path, found.place, found.problem, found.fix)
 
 
 def _run_rules(subject: Subject) -> Iterator[Finding]:
@@ -87,7 +87,7 @@ def _folders_without_config(repository: Path) -> Iterator[Finding]:
                 entry.name,
                 entry,
                 None,
-                "the folder has no config.pbtxt: Triton guesses one or fails, this project skips it",
+                "the folder has no config.pbtxt: Triton generates one or fails, trireme skips the folder",
                 "add a config.pbtxt, or move the folder out of the repository",
             )
 

@@ -1,4 +1,4 @@
-"""What lint says: findings with a place and a fix, and the report they make."""
+"""Findings, each with a place and a fix, and the report that collects them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from trireme.repository.config_source import Place, nearest
 
 
 class Severity(str, Enum):
-    """How much a finding weighs.
+    """Severity of a finding.
 
-    ``ERROR``: Triton refuses the model, on this machine at least. ``NGC_ONLY``: the embedded server refuses it, NGC's
-    image does not. ``WARNING``: it loads, and does not do what its author most likely wants.
+    ``ERROR``: Triton rejects the model, at least on this machine. ``NGC_ONLY``: the embedded server rejects it, NGC's
+    image accepts it. ``WARNING``: the model loads, but probably not as intended.
     """
 
     ERROR = "error"
@@ -25,11 +25,11 @@ class Severity(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """What a rule found, before the runner adds where and by which rule.
+    """A problem that a rule reports; the runner adds the file, the line and the rule's name.
 
     Attributes:
-        at: the path of a field in the config, as ``ModelConfig.place`` takes it.
-        file: the file it is about, where that is not the config.
+        at: path of a field in the config, see ``ModelConfig.place``.
+        file: the affected file, if it is not the config.
     """
 
     severity: Severity
@@ -52,17 +52,17 @@ def warning(problem: str, fix: str, *at: str | int, file: Path | None = None) ->
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The fix for a name that is not known: the nearest that is, or all there are."""
+    """The fix for an unknown name: the nearest known name, or the list of known names."""
     names = sorted(known)
-    meant = nearest(name, names)
-    return f"write '{meant}'" if meant else f"one of {', '.join(names) or 'none'}"
+    close = nearest(name, names)
+    return f"write '{close}'" if close else f"available: {', '.join(names) or 'none'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault of one model: where it is, what is wrong, and what to do.
+    """One problem of one model: the place, the problem and the fix.
 
-    ``place`` is absent where the finding is about a whole file or folder. ``rule`` is an entry of docs/lint.md.
+    ``place`` is None if the finding is about a file or folder as a whole. ``rule`` is an entry of docs/lint.md.
     """
 
     severity: Severity
@@ -92,7 +92,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class LintReport:
-    """All findings about the models that were asked for, in the order of models and places."""
+    """All findings about the checked models, in the order of models and rules."""
 
     models: tuple[str, ...]
     findings: tuple[Finding, ...]
@@ -102,5 +102,5 @@ class LintReport:
 
     @property
     def passed(self) -> bool:
-        """Whether no finding is an error."""
+        """True if no finding is an error."""
         return not self.of(Severity.ERROR)

@@ -1,4 +1,4 @@
-"""What a rule looks at: one model, its neighbours and the machine."""
+"""The input of a rule: one model, its neighbours and the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trireme.processes.machine import Machine
 from trireme.repository.folders import ModelFolder
 from trireme.repository.model_config import ModelConfig
 
-# By these files Triton finds the backend where the config names neither backend nor platform nor filename.
+# Triton derives the backend from these files if the config has no backend, platform or default_model_filename.
 _BACKEND_OF_FILE = {
     "model.plan": "tensorrt",
     "model.onnx": "onnxruntime",
@@ -24,14 +24,14 @@ _BACKEND_OF_FILE = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One model under inspection.
+    """The model being checked.
 
     Attributes:
         config: its parsed configuration.
-        folder: its folder, or nothing where a config file is judged alone.
-        neighbours: the readable configs of the repository, by model name; itself included.
-        repository: the folders of the repository by model name, also of models whose config is unreadable.
-        machine: what it would run on.
+        folder: its folder; None if a config file is checked alone.
+        neighbours: the valid configs of the repository by model name, including this model's.
+        repository: all model folders of the repository by name, including those with an invalid config.
+        machine: the machine that would run it.
     """
 
     config: ModelConfig
@@ -42,7 +42,7 @@ class Subject:
 
     @property
     def backend(self) -> str:
-        """The backend as the config names it, or as Triton finds it by the model's file; empty where neither tells."""
+        """The backend from the config, else the one that Triton derives from the model file; empty if unknown."""
         message = self.config.message
         if self.config.backend or self.config.platform or message.default_model_filename or self.folder is None:
             return self.config.backend
@@ -52,18 +52,18 @@ class Subject:
 
     @property
     def is_unexported(self) -> bool:
-        """Whether the model is exported by a recipe and was not yet: its versions and warm-up files are to come."""
+        """True if the model has an export recipe but no version yet; its warm-up files are missing as well."""
         return self.folder is not None and self.folder.recipe_path.is_file() and not self.folder.versions()
 
     def versions(self) -> list[int]:
-        """The versions that Triton loads, as its version policy says; empty where there is no folder."""
+        """The versions that Triton loads according to the version policy; empty without a folder."""
         return self.config.version_policy.selects(self.folder.versions()) if self.folder else []
 
 
-# A rule's name is its function's, its meaning the docstring's first line.
+# The function's name is the rule's name; the first line of its docstring is the rule's description.
 Rule = Callable[[Subject], Iterator[Complaint]]
 
 
 def rule_name(rule: Rule) -> str:
-    """The name a finding carries: the function's, with dashes."""
+    """The rule's name as printed in findings: the function's name with dashes."""
     return rule.__name__.replace("_", "-")

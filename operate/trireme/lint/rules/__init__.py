@@ -1,4 +1,4 @@
-"""The rules, grouped by what they speak about."""
+"""All lint rules, grouped by subject."""
 
 from __future__ import annotations
 

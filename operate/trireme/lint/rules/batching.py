@@ -1,4 +1,4 @@
-"""Schedulers: dynamic batching with its queues and priorities, sequences, response cache, decoupled answers.
+"""Schedulers: dynamic batching with queues and priorities, sequence batching, response cache.
 
 Source of the rules: triton core, ``ValidateModelConfig``.
 """
@@ -15,7 +15,7 @@ from trireme.lint.subject import Rule, Subject
 
 _Control = model_config_pb2.ModelSequenceBatching.Control
 _ID_TYPES = {"TYPE_UINT64", "TYPE_INT64", "TYPE_UINT32", "TYPE_INT32", "TYPE_STRING"}
-# Shorter than a millisecond a queue timeout drops almost every request that waits at all.
+# A queue timeout below one millisecond drops almost every request that waits.
 _SHORTEST_TIMEOUT_US = 1000
 
 
@@ -29,9 +29,9 @@ def preferred_batches_fit(subject: Subject) -> Iterator[Complaint]:
         for size in batcher.preferred_batch_size:
             if not 1 <= size <= subject.config.max_batch_size:
                 yield error(
-                    f"the preferred batch size {size} is not between 1 and max_batch_size "
-                    f"{subject.config.max_batch_size}",
-                    "raise max_batch_size, or drop the size",
+                    f"preferred_batch_size {size} is not between 1 and max_batch_size "
+                    f"({subject.config.max_batch_size})",
+                    "raise max_batch_size, or remove this size",
                     *path,
                     "preferred_batch_size",
                 )
@@ -44,7 +44,7 @@ def priorities_are_in_range(subject: Subject) -> Iterator[Complaint]:
     if not levels:
         if batching.priority_queue_policy:
             yield warning(
-                "queue policies by priority have no effect without priority_levels",
+                "priority_queue_policy has no effect without priority_levels",
                 "add priority_levels and default_priority_level",
                 "dynamic_batching",
                 "priority_queue_policy",
@@ -52,16 +52,16 @@ def priorities_are_in_range(subject: Subject) -> Iterator[Complaint]:
         return
     if not 1 <= batching.default_priority_level <= levels:
         yield error(
-            f"default_priority_level is {batching.default_priority_level} of levels 1 to {levels}",
-            f"write default_priority_level: 1, or another up to {levels}",
+            f"default_priority_level is {batching.default_priority_level}, outside the levels 1 to {levels}",
+            f"set default_priority_level to a level from 1 to {levels}",
             "dynamic_batching",
             "default_priority_level",
         )
     for level in sorted(batching.priority_queue_policy):
         if not 1 <= level <= levels:
             yield error(
-                f"there is a queue policy for priority {level} of levels 1 to {levels}",
-                f"write a level from 1 to {levels}",
+                f"priority_queue_policy has the key {level}, outside the levels 1 to {levels}",
+                f"use a level from 1 to {levels}",
                 "dynamic_batching",
                 "priority_queue_policy",
                 str(level),
@@ -75,16 +75,16 @@ def ordering_can_be_preserved(subject: Subject) -> Iterator[Complaint]:
         return
     if batching.priority_levels > 1:
         yield error(
-            f"preserve_ordering cannot go with {batching.priority_levels} priority levels",
-            "drop one of them",
+            f"preserve_ordering cannot be combined with {batching.priority_levels} priority levels",
+            "remove preserve_ordering or priority_levels",
             "dynamic_batching",
             "preserve_ordering",
         )
     for path, policy in _queue_policies(subject):
         if policy.default_timeout_microseconds and policy.timeout_action == model_config_pb2.ModelQueuePolicy.DELAY:
             yield error(
-                "preserve_ordering cannot go with a queue timeout that delays requests",
-                "write timeout_action: REJECT, or drop preserve_ordering",
+                "preserve_ordering cannot be combined with timeout_action: DELAY",
+                "set timeout_action: REJECT, or remove preserve_ordering",
                 *path,
                 "timeout_action",
             )
@@ -96,16 +96,16 @@ def queue_timeouts_are_in_microseconds(subject: Subject) -> Iterator[Complaint]:
         timeout_us = policy.default_timeout_microseconds
         if 0 < timeout_us < _SHORTEST_TIMEOUT_US:
             yield warning(
-                f"requests that wait {timeout_us} microseconds are dropped",
-                f"write {timeout_us * 1000} if {timeout_us} ms is meant",
+                f"the queue timeout is {timeout_us} microseconds, so almost every request that waits is dropped",
+                f"set {timeout_us * 1000} for {timeout_us} ms",
                 *path,
                 "default_timeout_microseconds",
             )
     delay_us = subject.config.message.dynamic_batching.max_queue_delay_microseconds
     if delay_us >= 1_000_000:
         yield warning(
-            f"the batcher may hold a request for {delay_us / 1e6:g} s",
-            "the unit is microseconds",
+            f"the batcher may delay a request by {delay_us / 1e6:g} s",
+            "lower the value; its unit is microseconds",
             "dynamic_batching",
             "max_queue_delay_microseconds",
         )
@@ -123,8 +123,8 @@ def batching_has_a_batch(subject: Subject) -> Iterator[Complaint]:
     message = subject.config.message
     if message.HasField("dynamic_batching") and subject.config.max_batch_size == 0 and not subject.config.is_ensemble:
         yield warning(
-            "dynamic_batching merges nothing while max_batch_size is 0",
-            "write max_batch_size: 8, or what the model takes",
+            "dynamic_batching has no effect because max_batch_size is 0",
+            "set max_batch_size to the largest batch of the model, or remove dynamic_batching",
             "dynamic_batching",
         )
 
@@ -137,16 +137,16 @@ def sequence_controls_are_well_formed(subject: Subject) -> Iterator[Complaint]:
     for index, control_input in enumerate(batching.control_input):
         at = ("sequence_batching", "control_input", index)
         if not control_input.name:
-            yield error(f"control input {index} has no name", 'add name: "..."', *at)
+            yield error(f"control_input {index} has no name", 'add name: "..."', *at)
         elif control_input.name in names:
-            yield error(f"control input '{control_input.name}' is given twice", "give each control its own tensor", *at)
+            yield error(f"control_input '{control_input.name}' is defined twice", "use one tensor per control", *at)
         names.add(control_input.name)
         for control in control_input.control:
             kind = _Control.Kind.Name(control.kind)
             if control.kind in tensor_of_kind:
                 yield error(
-                    f"{kind} is given by '{tensor_of_kind[control.kind]}' and '{control_input.name}'",
-                    "keep one of them",
+                    f"{kind} is set by both '{tensor_of_kind[control.kind]}' and '{control_input.name}'",
+                    "remove one of them",
                     *at,
                 )
             tensor_of_kind[control.kind] = control_input.name
@@ -160,27 +160,27 @@ def _control_values(kind: str, control: Any, at: tuple[str | int, ...]) -> Itera
     if kind == "CONTROL_SEQUENCE_CORRID":
         datatype = model_config_pb2.DataType.Name(control.data_type)
         if pairs:
-            yield error(f"{kind} carries an id, and has no false and true values", "drop them", *at)
+            yield error(f"{kind} is an id and takes no false/true values", "remove the values", *at)
         if datatype not in _ID_TYPES:
-            yield error(f"{kind} cannot be {datatype}", f"write one of {', '.join(sorted(_ID_TYPES))}", *at)
+            yield error(f"{kind} has data_type {datatype}", f"use one of {', '.join(sorted(_ID_TYPES))}", *at)
     elif len(pairs) != 1:
         yield error(
-            f"{kind} has {len(pairs)} kinds of values",
-            "write one of int32_false_true, fp32_false_true, bool_false_true",
+            f"{kind} has {len(pairs)} value fields",
+            "set exactly one of int32_false_true, fp32_false_true, bool_false_true",
             *at,
         )
     elif len(pairs[0]) != 2:
-        yield error(f"{kind} has {len(pairs[0])} values", "write two, the value for false and the one for true", *at)
+        yield error(f"{kind} has {len(pairs[0])} values", "set two values: one for false, one for true", *at)
 
 
 def slot_utilization_is_a_share(subject: Subject) -> Iterator[Complaint]:
     """``minimum_slot_utilization`` is between 0 and 1."""
     batching = subject.config.message.sequence_batching
-    share = batching.direct.minimum_slot_utilization
-    if batching.HasField("direct") and not 0 <= share <= 1:
+    utilization = batching.direct.minimum_slot_utilization
+    if batching.HasField("direct") and not 0 <= utilization <= 1:
         yield error(
-            f"minimum_slot_utilization is {share:g}",
-            "write a share from 0 to 1",
+            f"minimum_slot_utilization is {utilization:g}",
+            "set a value from 0 to 1",
             "sequence_batching",
             "direct",
             "minimum_slot_utilization",
@@ -194,12 +194,12 @@ def answers_can_be_cached(subject: Subject) -> Iterator[Complaint]:
         return
     if subject.config.is_decoupled:
         yield error(
-            "the response cache cannot keep the answers of a decoupled model",
-            "drop response_cache, or decoupled",
+            "the response cache does not support decoupled models",
+            "remove response_cache, or set decoupled: false",
             "response_cache",
         )
     if message.HasField("sequence_batching"):
-        yield error("the response cache cannot keep the answers of a sequence", "drop response_cache", "response_cache")
+        yield error("the response cache does not support sequence_batching", "remove response_cache", "response_cache")
 
 
 RULES: tuple[Rule, ...] = (

@@ -21,12 +21,12 @@ def ensemble_is_declared(subject: Subject) -> Iterator[Complaint]:
     scheduled = message.HasField("ensemble_scheduling")
     if scheduled and subject.config.platform != "ensemble":
         yield error(
-            "ensemble_scheduling stands in a model that is no ensemble",
-            'write platform: "ensemble"',
+            "ensemble_scheduling is set, but platform is not ensemble",
+            'set platform: "ensemble"',
             "ensemble_scheduling",
         )
     elif subject.config.platform == "ensemble" and not subject.config.steps:
-        yield error("the ensemble has no step", "add ensemble_scheduling { step [ ... ] }", "ensemble_scheduling")
+        yield error("the ensemble has no steps", "add ensemble_scheduling { step [ ... ] }", "ensemble_scheduling")
 
 
 def ensemble_has_no_instances(subject: Subject) -> Iterator[Complaint]:
@@ -36,16 +36,18 @@ def ensemble_has_no_instances(subject: Subject) -> Iterator[Complaint]:
     message = subject.config.message
     for name in ("instance_group", "model_warmup"):
         if len(getattr(message, name)):
-            yield error(f"an ensemble has no {name}", f"move {name} to the models of its steps", name)
+            yield error(f"{name} is not supported in an ensemble", "move it to the models of the steps", name)
     if message.HasField("optimization"):
-        yield error("an ensemble has no optimization", "move it to the models of its steps", "optimization")
+        yield error(
+            "optimization is not supported in an ensemble", "move it to the models of the steps", "optimization"
+        )
 
 
 def steps_are_complete(subject: Subject) -> Iterator[Complaint]:
     """Every step names its model, reads a tensor and writes one."""
     for index, step in enumerate(subject.config.steps):
         if not step.model:
-            yield error(f"step {index} names no model", 'add model_name: "..."', *STEP, index)
+            yield error(f"step {index} has no model_name", 'add model_name: "..."', *STEP, index)
         for field, mapping in (("input_map", step.inputs), ("output_map", step.outputs)):
             if not mapping:
                 yield error(
@@ -68,15 +70,15 @@ def tensors_are_written_once(subject: Subject) -> Iterator[Complaint]:
             listed = " and ".join(_step_name(subject.config, index) for index in steps)
             yield error(
                 f"tensor '{tensor}' is written by {listed}",
-                "give each output its own tensor",
+                "map each output to its own tensor",
                 *STEP,
                 steps[1],
                 "output_map",
             )
         if tensor in inputs:
             yield warning(
-                f"{_step_name(subject.config, steps[0])} writes over the ensemble's input '{tensor}'",
-                "give the output its own tensor",
+                f"{_step_name(subject.config, steps[0])} overwrites the ensemble's input '{tensor}'",
+                "map the output to its own tensor",
                 *STEP,
                 steps[0],
                 "output_map",
@@ -93,14 +95,14 @@ def tensors_are_connected(subject: Subject) -> Iterator[Complaint]:
     written = {tensor for step in config.steps for tensor in step.outputs.values()}
     read = {tensor for step in config.steps for tensor in step.inputs.values()}
     for name in sorted(inputs - read - written):
-        yield error(f"no step reads input '{name}'", "map it to a step, or drop it", "input", name)
+        yield error(f"no step reads input '{name}'", "map it to a step, or remove it", "input", name)
     for name in sorted(outputs - written - inputs):
         yield error(f"no step writes output '{name}'", did_you_mean(name, written), "output", name)
     for index, step in enumerate(config.steps):
         for key, tensor in step.inputs.items():
             if tensor not in inputs | written:
                 yield error(
-                    f"step {index} ({step.model}) reads '{tensor}', which nothing writes",
+                    f"step {index} ({step.model}) reads tensor '{tensor}', which no step writes",
                     did_you_mean(tensor, inputs | written),
                     *STEP,
                     index,
@@ -110,8 +112,8 @@ def tensors_are_connected(subject: Subject) -> Iterator[Complaint]:
         for key, tensor in step.outputs.items():
             if tensor not in read | outputs:
                 yield error(
-                    f"step {index} ({step.model}) writes '{tensor}', which nothing reads",
-                    "drop it from the output_map, or make it an output of the ensemble",
+                    f"step {index} ({step.model}) writes tensor '{tensor}', which no step reads",
+                    "remove it from the output_map, or declare it as an output of the ensemble",
                     *STEP,
                     index,
                     "output_map",
@@ -121,7 +123,7 @@ def tensors_are_connected(subject: Subject) -> Iterator[Complaint]:
 
 
 def _cycles(config: ModelConfig, inputs: set[str]) -> Iterator[Complaint]:
-    """Steps that wait for each other: what is left when all that can run has run."""
+    """Report steps that wait for each other: those that remain after every runnable step has run."""
     written = {tensor for step in config.steps for tensor in step.outputs.values()}
     ready = set(inputs)
     waiting = dict(enumerate(config.steps))
@@ -133,16 +135,16 @@ def _cycles(config: ModelConfig, inputs: set[str]) -> Iterator[Complaint]:
     if waiting:
         first = next(iter(waiting))
         listed = ", ".join(_step_name(config, index) for index in waiting)
-        yield error(f"these steps wait for each other in a circle: {listed}", "break the circle", *STEP, first)
+        yield error(f"steps wait for each other in a cycle: {listed}", "remove one of the connections", *STEP, first)
 
 
 def versions_are_pinned(subject: Subject) -> Iterator[Complaint]:
-    """Steps are pinned to versions: with -1, a new version of a step moves every ensemble that calls it."""
+    """Steps are pinned to versions: with -1, a new version of a model changes every ensemble that calls it."""
     for index, step in enumerate(subject.config.steps):
         if step.version == -1:
             yield warning(
-                f"step {index} calls whatever version of '{step.model}' is newest",
-                "pin it: model_version: 1",
+                f"step {index} is not pinned: it calls the latest version of '{step.model}'",
+                "set model_version, e.g. model_version: 1",
                 *STEP,
                 index,
                 "model_version",

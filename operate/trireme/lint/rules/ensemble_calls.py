@@ -34,26 +34,26 @@ def called_models_exist(subject: Subject) -> Iterator[Complaint]:
         called = subject.neighbours.get(step.model)
         if called is None or step.version == -1:
             continue
-        there = folder.versions()
-        loaded = called.version_policy.selects(there)
+        existing = folder.versions()
+        loaded = called.version_policy.selects(existing)
         at = (*STEP, index, "model_version")
-        if step.version not in there and not there and folder.recipe_path.is_file():
+        if step.version not in existing and not existing and folder.recipe_path.is_file():
             yield warning(
-                f"step {index} is pinned to version {step.version} of '{step.model}', which is not made yet",
+                f"step {index} is pinned to version {step.version} of '{step.model}', which is not exported yet",
                 f"run trireme export {step.model}",
                 *at,
             )
-        elif step.version not in there:
+        elif step.version not in existing:
             yield error(
                 f"step {index} is pinned to version {step.version} of '{step.model}', which does not exist",
-                f"pin one of {', '.join(map(str, there)) or 'none'}",
+                f"pin one of {', '.join(map(str, existing))}" if existing else f"add version {step.version}",
                 *at,
             )
         elif step.version not in loaded:
             yield error(
-                f"step {index} is pinned to version {step.version} of '{step.model}', whose version policy loads "
-                f"{', '.join(map(str, loaded)) or 'none'} only",
-                f"pin a loaded version, or add {step.version} to the policy in {called.path}",
+                f"step {index} is pinned to version {step.version} of '{step.model}', which its version_policy does "
+                f"not load (loaded: {', '.join(map(str, loaded)) or 'none'})",
+                f"pin a loaded version, or add {step.version} to the version_policy in {called.path}",
                 *at,
             )
 
@@ -67,7 +67,7 @@ def steps_fit_their_models(subject: Subject) -> Iterator[Complaint]:
         ):
             names = [tensor.name for tensor in tensors]
             for key in mapping:
-                # A config without inputs or outputs is completed by the backend on loading.
+                # The backend completes a config without inputs or outputs at load time.
                 if names and key not in names:
                     yield error(
                         f"model '{step.model}' has no {field[:-4]} '{key}'",
@@ -80,7 +80,7 @@ def steps_fit_their_models(subject: Subject) -> Iterator[Complaint]:
         for tensor in called.inputs:
             if tensor.name not in step.inputs and not tensor.optional:
                 yield error(
-                    f"step {index} gives model '{step.model}' no input '{tensor.name}'",
+                    f"step {index} does not map the required input '{tensor.name}' of model '{step.model}'",
                     f'add input_map {{ key: "{tensor.name}" value: "..." }}',
                     *STEP,
                     index,
@@ -90,19 +90,19 @@ def steps_fit_their_models(subject: Subject) -> Iterator[Complaint]:
 
 def batch_sizes_fit(subject: Subject) -> Iterator[Complaint]:
     """No step with batching has a smaller ``max_batch_size`` than the ensemble."""
-    own = subject.config.max_batch_size
+    ensemble_size = subject.config.max_batch_size
     for _, step, called in _calls(subject):
-        if 0 < called.max_batch_size < own:
+        if 0 < called.max_batch_size < ensemble_size:
             yield error(
-                f"the ensemble takes batches of {own} and model '{step.model}' of {called.max_batch_size}",
-                f"write max_batch_size: {called.max_batch_size}, or raise it in {called.path}",
+                f"max_batch_size is {ensemble_size}, but that of model '{step.model}' is {called.max_batch_size}",
+                f"set max_batch_size: {called.max_batch_size}, or raise it in {called.path}",
                 "max_batch_size",
             )
 
 
 @dataclass(frozen=True, slots=True)
-class _End:
-    """One side of a connection: a tensor as one model declares it."""
+class _Declaration:
+    """A tensor as one model declares it."""
 
     owner: str
     tensor: TensorSpec
@@ -125,11 +125,11 @@ def connected_tensors_agree(subject: Subject) -> Iterator[Complaint]:
     config = subject.config
     if not config.is_ensemble:
         return
-    ends: dict[str, _End] = {}
+    declarations: dict[str, _Declaration] = {}
     for tensor in (*config.inputs, *config.outputs):
-        # Triton compares an ensemble's own tensors by their reshaped dims.
+        # For the tensors of the ensemble itself, Triton compares the reshaped dims.
         shaped = TensorSpec(tensor.name, tensor.datatype, tensor.backend_dims)
-        ends.setdefault(tensor.name, _End("the ensemble", shaped, config.max_batch_size > 0))
+        declarations.setdefault(tensor.name, _Declaration("the ensemble", shaped, config.max_batch_size > 0))
     for index, step, called in _calls(subject):
         for field, mapping, tensors in (
             ("input_map", step.inputs, called.inputs),
@@ -139,12 +139,12 @@ def connected_tensors_agree(subject: Subject) -> Iterator[Complaint]:
                 name = mapping.get(tensor.name)
                 if name is None:
                     continue
-                end = _End(f"'{step.model}'", tensor, called.max_batch_size > 0)
-                first = ends.setdefault(name, end)
-                if not _agree(first, end):
+                declared = _Declaration(f"'{step.model}'", tensor, called.max_batch_size > 0)
+                first = declarations.setdefault(name, declared)
+                if not _agree(first, declared):
                     yield error(
-                        f"tensor '{name}' is {first} for {first.owner} and {end} for {end.owner}",
-                        "let both declare the same data type and shape",
+                        f"tensor '{name}' is {first} in {first.owner}, but {declared} in {declared.owner}",
+                        "declare the same data type and shape in both",
                         *STEP,
                         index,
                         field,
@@ -152,7 +152,7 @@ def connected_tensors_agree(subject: Subject) -> Iterator[Complaint]:
                     )
 
 
-def _agree(left: _End, right: _End) -> bool:
+def _agree(left: _Declaration, right: _Declaration) -> bool:
     return left.tensor.datatype == right.tensor.datatype and (
         _matches(left.dims, right.dims) or _matches(left.full_dims, right.full_dims)
     )
@@ -174,7 +174,7 @@ def streams_do_not_mix(subject: Subject) -> Iterator[Complaint]:
                 listed = " and ".join(stream or "the request" for stream in sorted(streams))
                 yield error(
                     f"step {index} ({step.model}) joins the streams of {listed}",
-                    "take all inputs of a step from one decoupled model",
+                    "take all inputs of the step from the same decoupled model",
                     *STEP,
                     index,
                     "input_map",
@@ -185,7 +185,7 @@ def streams_do_not_mix(subject: Subject) -> Iterator[Complaint]:
 
 
 def _calls(subject: Subject) -> Iterator[tuple[int, EnsembleStep, ModelConfig]]:
-    """The steps whose model has a readable config beside the ensemble."""
+    """The steps whose model has a valid config in the repository."""
     for index, step in enumerate(subject.config.steps):
         called = subject.neighbours.get(step.model)
         if called is not None:

@@ -1,4 +1,4 @@
-"""Instances: devices, threads and the resources of the rate limiter.
+"""Instances: devices, threads and rate limiter resources.
 
 Source of the rules: triton core, ``ValidateInstanceGroup``, ``SetDefaultInstanceCount`` and ``ResourceManager``.
 """
@@ -19,11 +19,11 @@ def devices_are_present(subject: Subject) -> Iterator[Complaint]:
         at = ("instance_group", index)
         if group.kind in ("CPU", "MODEL"):
             if group.gpus:
-                yield error(f"KIND_{group.kind} names GPUs", "drop the gpus, or write kind: KIND_GPU", *at, "gpus")
+                yield error(f"KIND_{group.kind} lists GPUs", "remove gpus, or set kind: KIND_GPU", *at, "gpus")
         elif group.kind == "GPU" and not gpus:
             yield error(
-                "KIND_GPU on a machine without a GPU",
-                "write kind: KIND_AUTO to use a GPU where there is one, or KIND_CPU",
+                "KIND_GPU requires a GPU, and this machine has none",
+                "set kind: KIND_AUTO to use a GPU if present, or KIND_CPU",
                 *at,
                 "kind",
             )
@@ -31,8 +31,8 @@ def devices_are_present(subject: Subject) -> Iterator[Complaint]:
             for gpu in group.gpus:
                 if not 0 <= gpu < gpus:
                     yield error(
-                        f"GPU {gpu} is not one of the {gpus} of this machine",
-                        f"write a number from 0 to {gpus - 1}",
+                        f"GPU {gpu} does not exist, this machine has {gpus}",
+                        f"use a number from 0 to {gpus - 1}",
                         *at,
                         "gpus",
                     )
@@ -43,11 +43,11 @@ def profiles_are_for_tensorrt(subject: Subject) -> Iterator[Complaint]:
     for index, group in enumerate(subject.config.message.instance_group):
         at = ("instance_group", index, "profile")
         if group.profile and subject.backend != "tensorrt":
-            yield error("only TensorRT models have profiles", "drop the profile", *at)
+            yield error("profile is supported in TensorRT models only", "remove it", *at)
             continue
         for profile in group.profile:
             if not profile.isdecimal():
-                yield error(f"profile '{profile}' is no number", 'write one like "0"', *at)
+                yield error(f"profile '{profile}' is not a number", 'use a number from 0, e.g. "0"', *at)
 
 
 def threads_fit_the_cores(subject: Subject) -> Iterator[Complaint]:
@@ -56,8 +56,8 @@ def threads_fit_the_cores(subject: Subject) -> Iterator[Complaint]:
     if threads > subject.machine.cores:
         instances = "instance_group"
         yield warning(
-            f"its instances run {threads} threads on {subject.machine.cores} cores, and slow each other down",
-            "lower the threads of an instance, or the instance count",
+            f"the instances run {threads} threads on {subject.machine.cores} cores and slow each other down",
+            "lower the thread count or the instance count",
             instances,
         )
 
@@ -73,8 +73,9 @@ def resources_are_consistent(subject: Subject) -> Iterator[Complaint]:
                 is_global, owner = scope.setdefault(resource.name, (bool(getattr(resource, "global")), name))
                 if name == subject.config.name and is_global != bool(getattr(resource, "global")):
                     yield warning(
-                        f"resource '{resource.name}' is global in one place ({owner}) and not in another",
-                        "let all models say the same: with --rate-limit=execution_count Triton refuses it",
+                        f"resource '{resource.name}' is global in one model and not in another (see '{owner}'), which "
+                        "Triton rejects with --rate-limit=execution_count",
+                        "set the same value of global in all models",
                         "instance_group",
                         index,
                         "rate_limiter",

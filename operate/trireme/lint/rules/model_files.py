@@ -1,7 +1,7 @@
-"""Model files: whether they are whole, with their external data, and of a version that NGC's runtimes read.
+"""Model files: completeness, external data, and versions that NGC's runtimes support.
 
-Of TensorRT plans only the header is judged: TensorRT alone can read their inputs, outputs, profiles and GPU. Source of
-its layout: NVIDIA's answer in TensorRT issue 3073: the version stands in bytes 24 to 27 of a plan.
+Of a TensorRT plan only the header is checked: only TensorRT can read its inputs, outputs, profiles and GPU. Source of
+the header's layout: NVIDIA's reply in TensorRT issue 3073: bytes 24 to 27 hold the version.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from google.protobuf.message import DecodeError, Message
 from trireme.lint.finding import Complaint, error, warning
 from trireme.lint.subject import Rule, Subject
 
-# ONNX Runtime 1.19 of NGC's Triton 24.10 reads opsets and formats up to these.
+# The latest opset and IR version that ONNX Runtime 1.19 in NGC's Triton 24.10 supports.
 NGC_OPSET, NGC_IR_VERSION = 21, 10
 _DEFAULT_FILENAME = "model.onnx"
 _PLAN_MAGIC = (b"ftrt", b"ptrt")
 _PLAN_VERSION = slice(24, 28)
-# TensorRT of NGC's Triton 24.10. A plan is bound to the version it was built with, unless it was built compatible.
+# TensorRT in NGC's Triton 24.10. A plan runs only on the version it was built with, unless --versionCompatible is set.
 NGC_TENSORRT = (10, 5)
 
 
@@ -30,7 +30,7 @@ def onnx_file_is_whole(subject: Subject) -> Iterator[Complaint]:
     for file in onnx_files(subject):
         model = read_onnx(file)
         if model is None or not model.graph.node:
-            yield error("the file is no whole ONNX model", "export or copy it again", file=file)
+            yield error("not a complete ONNX model", "export or copy the file again", file=file)
 
 
 def external_data_is_there(subject: Subject) -> Iterator[Complaint]:
@@ -43,22 +43,22 @@ def external_data_is_there(subject: Subject) -> Iterator[Complaint]:
             data = file.parent / location
             if not data.resolve().is_relative_to(file.parent.resolve()):
                 yield error(
-                    f"the weights are in {location}, outside the version's folder",
-                    "save them beside the model",
+                    f"external data {location} is outside the version folder",
+                    "save it in the model file's folder",
                     file=file,
                 )
             elif not data.is_file():
-                yield error(f"the weights are in {location}, which is not there", "copy it beside the model", file=file)
+                yield error(f"external data {location} is missing", "copy it to the model file's folder", file=file)
             elif data.stat().st_size < size:
                 yield error(
-                    f"{location} has {data.stat().st_size} bytes, and the model reads {size}",
+                    f"external data {location} has {data.stat().st_size} bytes, the model needs {size}",
                     "copy it again",
                     file=file,
                 )
 
 
 def onnx_is_not_newer_than_ngc(subject: Subject) -> Iterator[Complaint]:
-    """NGC's ONNX Runtime supports the opset and format of the ONNX file."""
+    """NGC's ONNX Runtime supports the opset and IR version of the ONNX file."""
     for file in onnx_files(subject):
         model = read_onnx(file)
         if model is None:
@@ -66,15 +66,15 @@ def onnx_is_not_newer_than_ngc(subject: Subject) -> Iterator[Complaint]:
         opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
         if opset > NGC_OPSET or model.ir_version > NGC_IR_VERSION:
             yield warning(
-                f"opset {opset} and format {model.ir_version} are newer than NGC's runtime reads "
-                f"({NGC_OPSET} and {NGC_IR_VERSION})",
-                f"export it with opset {NGC_OPSET} or older",
+                f"opset {opset} with IR version {model.ir_version} is too new for NGC's ONNX Runtime, which supports "
+                f"up to {NGC_OPSET} and {NGC_IR_VERSION}",
+                f"export the model with opset {NGC_OPSET} or lower",
                 file=file,
             )
 
 
 def plan_is_of_this_tensorrt(subject: Subject) -> Iterator[Complaint]:
-    """A TensorRT plan was built with the TensorRT of NGC's image."""
+    """A TensorRT plan was built with the TensorRT version of NGC's image."""
     if subject.folder is None or subject.backend != "tensorrt":
         return
     for version in subject.versions():
@@ -84,12 +84,12 @@ def plan_is_of_this_tensorrt(subject: Subject) -> Iterator[Complaint]:
         with file.open("rb") as plan:
             header = plan.read(_PLAN_VERSION.stop)
         if len(header) < _PLAN_VERSION.stop or not header.startswith(_PLAN_MAGIC):
-            yield warning("the file does not begin like a TensorRT plan", "build it again with trtexec", file=file)
+            yield warning("not a TensorRT plan", "build it with trtexec", file=file)
         elif tuple(header[_PLAN_VERSION])[:2] != NGC_TENSORRT:
-            built, ours = ".".join(map(str, header[_PLAN_VERSION])), ".".join(map(str, NGC_TENSORRT))
+            built, required = ".".join(map(str, header[_PLAN_VERSION])), ".".join(map(str, NGC_TENSORRT))
             yield warning(
-                f"the plan was built with TensorRT {built}, and NGC's image has {ours}",
-                f"build it again with TensorRT {ours}, or with --versionCompatible",
+                f"the plan was built with TensorRT {built}, NGC's image has {required}",
+                f"rebuild it with TensorRT {required}, or with --versionCompatible",
                 file=file,
             )
 
@@ -105,11 +105,11 @@ def onnx_files(subject: Subject) -> Iterator[Path]:
 
 
 def read_onnx(file: Path) -> onnx.ModelProto | None:
-    """The model without its external data; nothing if the file is none."""
+    """The model without its external data; None if the file is not an ONNX model."""
     return _read(file, file.stat().st_mtime_ns)
 
 
-# Several rules look at one file.
+# Several rules read the same file.
 @functools.lru_cache(maxsize=4)
 def _read(file: Path, _modified_ns: int) -> onnx.ModelProto | None:
     try:
@@ -119,11 +119,11 @@ def _read(file: Path, _modified_ns: int) -> onnx.ModelProto | None:
 
 
 def _external_data(message: Message | None) -> Iterator[tuple[str, int]]:
-    """Where tensors of a model, of its nodes and their subgraphs keep their data: file, and first byte after it."""
+    """File and end offset in bytes of each tensor's external data, in a model, its nodes and their subgraphs."""
     if isinstance(message, onnx.TensorProto):
         if message.data_location == onnx.TensorProto.EXTERNAL:
-            fields = {entry.key: entry.value for entry in message.external_data}
-            yield fields.get("location", ""), int(fields.get("offset", 0)) + int(fields.get("length", 0))
+            entries = {entry.key: entry.value for entry in message.external_data}
+            yield entries.get("location", ""), int(entries.get("offset", 0)) + int(entries.get("length", 0))
     elif message is not None:
         for field, value in message.ListFields():
             if field.message_type is not None:

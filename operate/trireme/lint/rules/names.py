@@ -12,18 +12,18 @@ from trireme.lint.finding import Complaint, error, ngc_only, warning
 from trireme.lint.subject import Rule, Subject
 from trireme.repository.folders import ModelFolder, is_version
 
-# The platforms each of Triton's own backends takes; any other backend takes any platform.
+# The platforms of Triton's standard backends; a custom backend accepts any platform.
 _PLATFORMS = {
     "onnxruntime": ("onnxruntime_onnx",),
     "tensorrt": ("tensorrt_plan",),
     "tensorflow": ("tensorflow_savedmodel", "tensorflow_graphdef"),
     "pytorch": ("pytorch_libtorch",),
 }
-# Triton's own folders inside a model's.
+# Folders inside a model folder that Triton reserves.
 _RESERVED_FOLDERS = {"warmup", "initial_state"}
-_OUR_FOLDERS = {"golden"}
-# What this project's own backends open in a version.
-_FILES_OF_OUR_BACKENDS = {
+_DATA_FOLDERS = {"golden"}
+# Files that this project's backends open in a version folder.
+_PROJECT_BACKEND_FILES = {
     "text_encoder": ("model.onnx", "tokenizer.json"),
     "text_tokenizer": ("tokenizer.json",),
     "label_decoder": ("labels.json",),
@@ -32,12 +32,12 @@ _FILES_OF_OUR_BACKENDS = {
 
 
 def name_matches_folder(subject: Subject) -> Iterator[Complaint]:
-    """If the config has a ``name``, it is the folder's."""
+    """If the config has a ``name``, it equals the folder's name."""
     given = str(subject.config.message.name)
     if given and subject.folder and given != subject.folder.name:
         yield error(
-            f"the model is named '{given}' and its folder '{subject.folder.name}'",
-            f'write name: "{subject.folder.name}", or drop the line',
+            f"name '{given}' does not match the folder '{subject.folder.name}'",
+            f'set name: "{subject.folder.name}", or remove the line',
             "name",
         )
 
@@ -47,24 +47,24 @@ def backend_is_known(subject: Subject) -> Iterator[Complaint]:
     config = subject.config
     backend, platform = str(config.message.backend), config.platform
     if platform == "ensemble" and backend:
-        yield error(f"an ensemble has no backend, and this one names '{backend}'", "drop the backend line", "backend")
+        yield error(f"an ensemble cannot have a backend, but backend is '{backend}'", "remove the line", "backend")
     elif backend != "onnxruntime" and platform and platform not in _PLATFORMS.get(backend, (platform,)):
         allowed = " or ".join(f'"{known}"' for known in _PLATFORMS[backend])
         yield error(
-            f"platform '{platform}' does not go with backend '{backend}'",
-            f"write platform: {allowed}, or drop the line",
+            f"platform '{platform}' does not match backend '{backend}'",
+            f"set platform: {allowed}, or remove the line",
             "platform",
         )
     elif not backend and platform and not config.backend:
         known = ", ".join(name for names in _PLATFORMS.values() for name in names)
         yield error(
-            f"'{platform}' is no platform of Triton",
-            f'write backend: "{platform}" if that is a backend\'s name; the platforms are {known}, ensemble',
+            f"unknown platform '{platform}'",
+            f'set backend: "{platform}" if it is a backend; available platforms: {known}, ensemble',
             "platform",
         )
-    # A name like model.x tells the backend x.
+    # Triton derives backend x from a folder name like model.x.
     elif subject.folder and not subject.backend and "." not in subject.folder.name:
-        yield error("nothing says which backend runs the model", 'add a line like backend: "onnxruntime"')
+        yield error("the backend cannot be determined", 'add backend, e.g. backend: "onnxruntime"')
 
 
 def max_batch_size_is_not_negative(subject: Subject) -> Iterator[Complaint]:
@@ -72,32 +72,34 @@ def max_batch_size_is_not_negative(subject: Subject) -> Iterator[Complaint]:
     if subject.config.max_batch_size < 0:
         yield error(
             f"max_batch_size is {subject.config.max_batch_size}",
-            "write 0 for no batching, or the largest batch",
+            "set 0 for no batching, or the largest batch size",
             "max_batch_size",
         )
 
 
 def version_folders_are_canonical(subject: Subject) -> Iterator[Complaint]:
-    """Version folders are numbers from 1 without leading zeros; Triton misreads names that only start with one."""
+    """Version folders are numbers from 1 without leading zeros; Triton misreads names that only start with a number."""
     if subject.folder is None:
         return
     for entry in sorted(subject.folder.path.iterdir()):
         name = entry.name
-        if not entry.is_dir() or name.startswith(".") or is_version(name) or name in _RESERVED_FOLDERS | _OUR_FOLDERS:
+        if not entry.is_dir() or name.startswith(".") or is_version(name) or name in _RESERVED_FOLDERS | _DATA_FOLDERS:
             continue
         number = re.match(r"-?\d+", name)
         if number is None:
             yield warning(
-                f"folder '{name}' is no version, and Triton ignores it", "move it out of the model's folder", file=entry
+                f"folder '{name}' is not a version, and Triton ignores it",
+                "move it out of the model folder",
+                file=entry,
             )
         elif re.fullmatch(r"0\d+", name):
             yield warning(
-                f"Triton ignores folder '{name}' for its leading zero", f"rename it to {int(name)}", file=entry
+                f"Triton ignores folder '{name}' because of its leading zero", f"rename it to {int(name)}", file=entry
             )
         elif abs(int(number.group())) >= 2**63:
             yield error(
-                f"folder '{name}' is too large a number, and Triton dies on reading it",
-                "rename it to a number of at most 18 digits, or move it away",
+                f"folder name '{name}' does not fit into 64 bits, and Triton crashes when it reads it",
+                "rename it to a number of at most 18 digits, or move it out of the model folder",
                 file=entry,
             )
         else:
@@ -105,21 +107,21 @@ def version_folders_are_canonical(subject: Subject) -> Iterator[Complaint]:
 
 
 def _misread_version(subject: Subject, name: str, version: int) -> Iterator[Complaint]:
-    """Triton takes the leading number of any folder for a version, and then looks for a folder of that number."""
+    """Triton reads the leading number of any folder name as a version, and then opens the folder of that number."""
     assert subject.folder is not None
     folder = subject.folder
     chosen = subject.config.version_policy.selects({*folder.versions(), version})
     path = folder.path / name
     if version in chosen and version not in folder.versions() and name != str(version):
-        away = "move it out of the model's folder"
+        move = "move it out of the model folder"
         if subject.config.model_filename:
-            yield error(f"Triton takes folder '{name}' for version {version}, and fails to load it", away, file=path)
+            yield error(f"Triton reads folder '{name}' as version {version} and fails to load it", move, file=path)
         else:
-            yield warning(f"Triton takes folder '{name}' for version {version}, and serves that", away, file=path)
+            yield warning(f"Triton reads folder '{name}' as version {version} and serves it", move, file=path)
     else:
         yield warning(
-            f"folder '{name}' is no canonical version number, and Triton reads it as {version}",
-            "name versions 1, 2, 3, ..., and move anything else out of the model's folder",
+            f"folder '{name}' is not a canonical version number, and Triton reads it as {version}",
+            "name versions 1, 2, 3, ...; move anything else out of the model folder",
             file=path,
         )
 
@@ -129,25 +131,25 @@ def a_version_is_there(subject: Subject) -> Iterator[Complaint]:
     folder = subject.folder
     if folder is None:
         return
-    policy, there = subject.config.version_policy, _served_by_triton(folder)
-    listed = ", ".join(map(str, there)) or "none"
+    policy, existing = subject.config.version_policy, _versions_seen_by_triton(folder)
+    listed = ", ".join(map(str, existing)) or "none"
     for version in policy.specific or ():
-        if version not in there:
+        if version not in existing:
             yield warning(
-                f"the version policy lists version {version}, which is not there (there: {listed})",
-                f"add folder {version}, or drop it from the policy",
+                f"version_policy lists version {version}, which does not exist (existing: {listed})",
+                f"add folder {version}, or remove {version} from the policy",
                 "version_policy",
             )
-    if policy.selects(there):
+    if policy.selects(existing):
         return
     if subject.is_unexported:
-        yield warning("the model has no version yet", f"run trireme export {folder.name}", file=folder.path)
+        yield warning("the model is not exported yet", f"run trireme export {folder.name}", file=folder.path)
     else:
-        yield error(f"no version to load (there: {listed})", "add a folder 1 with the model in it", "version_policy")
+        yield error(f"no version to load (existing: {listed})", "add a folder 1 with the model", "version_policy")
 
 
-def _served_by_triton(folder: ModelFolder) -> list[int]:
-    """The numbers that Triton finds a folder for: also 0 and negative ones, of which another rule warns."""
+def _versions_seen_by_triton(folder: ModelFolder) -> list[int]:
+    """The versions that Triton finds, including 0 and negative ones, for which another rule warns."""
     names = (entry.name for entry in folder.path.iterdir() if entry.is_dir())
     return sorted(int(name) for name in names if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", name))
 
@@ -158,15 +160,15 @@ def model_file_is_there(subject: Subject) -> Iterator[Complaint]:
     if folder is None or config.is_ensemble:
         return
     for version in subject.versions():
-        for name in _FILES_OF_OUR_BACKENDS.get(subject.backend, ()):
+        for name in _PROJECT_BACKEND_FILES.get(subject.backend, ()):
             if not (file := folder.version_dir(version) / name).is_file():
-                fix = f"run trireme export {folder.name}" if folder.recipe_path.is_file() else "put the file there"
+                fix = f"run trireme export {folder.name}" if folder.recipe_path.is_file() else "add the file"
                 yield error(f"version {version} has no {name}", fix, file=file)
         if config.model_filename and not (file := folder.version_dir(version) / config.model_filename).exists():
-            hang = "; Triton would wait for it for ever" if subject.backend == "python" else ""
+            hang = ", and Triton would hang while loading it" if subject.backend == "python" else ""
             yield error(
                 f"version {version} has no {config.model_filename}{hang}",
-                "put the model there, or name its file with default_model_filename",
+                "add the file, or set default_model_filename to the model's file name",
                 file=file,
             )
 
@@ -176,7 +178,7 @@ def backend_is_in_the_embedded_server(subject: Subject) -> Iterator[Complaint]:
     if subject.backend in ("tensorrt", "tensorflow", "pytorch", "openvino", "dali", "tensorrtllm", "fil"):
         yield ngc_only(
             f"the embedded server has no backend '{subject.backend}'",
-            "serve the model with NGC's image",
+            "use NGC's image to serve the model",
             "backend",
         )
 

@@ -1,7 +1,7 @@
-"""Models of the onnxruntime backend: its own rules, asked of the backend, and the ONNX graph against the config.
+"""Models of the onnxruntime backend: the backend's own checks, and the ONNX graph compared with the config.
 
-Source of the rules: ``trireme_backends.onnxruntime_rules`` and ``onnxruntime_signature``, by which the embedded backend
-judges a model when it loads, and which follow NGC's.
+Source of the rules: ``trireme_backends.onnxruntime_rules`` and ``onnxruntime_signature``, which the embedded backend
+applies on load and which follow NGC's backend.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trireme.lint.rules.model_files import onnx_files, read_onnx
 from trireme.lint.subject import Rule, Subject
 
 _BACKEND = "onnxruntime"
-# Triton's names, where they are not ONNX's own with TYPE_ before it.
+# Triton's data types that are not ONNX's name prefixed with TYPE_.
 _DATA_TYPES = {"FLOAT": "TYPE_FP32", "DOUBLE": "TYPE_FP64", "FLOAT16": "TYPE_FP16"}
 _UNKNOWN_TYPES = {"UNDEFINED", "BFLOAT16", "COMPLEX64", "COMPLEX128"}
 
@@ -29,17 +29,17 @@ _UNKNOWN_TYPES = {"UNDEFINED", "BFLOAT16", "COMPLEX64", "COMPLEX128"}
 def onnxruntime_takes_the_config(subject: Subject) -> Iterator[Complaint]:
     """The onnxruntime backend supports the platform, parameters, accelerators and kinds of inputs."""
     if subject.backend == _BACKEND:
-        for sentence in problems(_json(subject)):
-            yield _complaint(Severity.ERROR, sentence)
+        for message in problems(_json(subject)):
+            yield _complaint(Severity.ERROR, message)
 
 
 def embedded_onnxruntime_takes_the_config(subject: Subject) -> Iterator[Complaint]:
     """The embedded server's onnxruntime backend supports the configuration; the native one supports more."""
     if subject.backend == _BACKEND:
-        for sentence in embedded_problems(_json(subject)):
-            yield _complaint(Severity.NGC_ONLY, sentence)
-        for sentence in embedded_warnings(_json(subject)):
-            yield _complaint(Severity.WARNING, sentence)
+        for message in embedded_problems(_json(subject)):
+            yield _complaint(Severity.NGC_ONLY, message)
+        for message in embedded_warnings(_json(subject)):
+            yield _complaint(Severity.WARNING, message)
 
 
 def onnx_tensors_are_the_configs(subject: Subject) -> Iterator[Complaint]:
@@ -53,15 +53,15 @@ def onnx_tensors_are_the_configs(subject: Subject) -> Iterator[Complaint]:
             continue
         try:
             signature = _signature(model.graph)
-            sentences = signature_problems(_completed(config, signature), signature)
+            messages = signature_problems(_completed(config, signature), signature)
         except ModelError as error:
-            sentences = [str(error)]
-        for sentence in sentences:
-            yield _complaint(Severity.ERROR, sentence)
+            messages = [str(error)]
+        for message in messages:
+            yield _complaint(Severity.ERROR, message)
 
 
 def _completed(config: Mapping[str, Any], signature: Signature) -> Mapping[str, Any]:
-    """The config as Triton loads it: completed where it has no inputs or no outputs, and with what its states feed."""
+    """The config as Triton loads it: missing inputs and outputs completed, state inputs added."""
     if not (config.get("input") and config.get("output")):
         added = complete(config, signature)
         config = {**config, "max_batch_size": added.max_batch_size, "input": added.inputs, "output": added.outputs}
@@ -80,37 +80,37 @@ def _signature(graph: onnx.GraphProto) -> Signature:
 
 
 def _tensor(value: onnx.ValueInfoProto) -> GraphTensor:
-    form = value.type.tensor_type
-    name = onnx.TensorProto.DataType.Name(form.elem_type)
+    tensor_type = value.type.tensor_type
+    name = onnx.TensorProto.DataType.Name(tensor_type.elem_type)
     if name in _UNKNOWN_TYPES:
-        raise ModelError(f"the graph's '{value.name}' is a {name}, which Triton cannot carry")
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in form.shape.dim)
+        raise ModelError(f"tensor '{value.name}' of the graph has the data type {name}, which Triton does not support")
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor_type.shape.dim)
     return GraphTensor(value.name, _DATA_TYPES.get(name, f"TYPE_{name}"), shape)
 
 
-def _complaint(severity: Severity, sentence: str) -> Complaint:
-    """A sentence of the backend, with the mend it ends in and the place of the tensor or field it names."""
-    problem, _, fix = sentence.partition("; ")
-    return Complaint(severity, problem, fix or "let the config say what the graph says", _place(sentence))
+def _complaint(severity: Severity, message: str) -> Complaint:
+    """A message of the backend, split into problem and fix, at the tensor or field that it names."""
+    problem, _, fix = message.partition("; ")
+    return Complaint(severity, problem, fix or "make the config match the graph", _place(message))
 
 
-def _place(sentence: str) -> tuple[str, ...]:
-    if named := re.search(r"\b(input|output) '([^']*)'", sentence):
+def _place(message: str) -> tuple[str, ...]:
+    if named := re.search(r"\b(input|output) '([^']*)'", message):
         return (named[1], named[2])
-    if named := re.match(r"parameters: (\S+)", sentence):
+    if named := re.match(r"parameters: (\S+)", message):
         return ("parameters", named[1])
-    if named := re.search(r"\b([cg]pu_execution_accelerator) '([^']*)'", sentence):
+    if named := re.search(r"\b([cg]pu_execution_accelerator) '([^']*)'", message):
         return ("optimization", "execution_accelerators", named[1], named[2])
-    word = re.match(r"\w+", sentence)
+    word = re.match(r"\w+", message)
     return (word[0],) if word else ()
 
 
 def _json(subject: Subject) -> Mapping[str, Any]:
-    """The config as Triton hands it to a backend: with the fields that are not set."""
-    form: Mapping[str, Any] = json_format.MessageToDict(
+    """The config as Triton passes it to a backend: including unset fields."""
+    config: Mapping[str, Any] = json_format.MessageToDict(
         subject.config.message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    return form
+    return config
 
 
 RULES: tuple[Rule, ...] = (

@@ -1,4 +1,4 @@
-"""Routes and calls: what a router may call, and that no model calls itself through others.
+"""Routes: the variants that a router may call, and cycles of calls between models.
 
 Source of the rules: this project's router backend, which reads ``route.json`` of each version.
 """
@@ -17,20 +17,21 @@ from trireme.lint.subject import Rule, Subject
 
 _BACKEND = "router"
 _FILENAME = "route.json"
-# What the router adds to a variant's answer.
+# Outputs that the router adds to a variant's response.
 _ROUTER_OUTPUTS = {"VARIANT", "VARIANT_VERSION", "ROUTE_REASON"}
+_CYCLE_FIX = "remove one of the calls"
 
 
 def route_file_is_well_formed(subject: Subject) -> Iterator[Complaint]:
     """The ``route.json`` of every version of a router is valid for the router backend."""
     for file in _route_files(subject, subject.config.name):
         if not file.is_file():
-            # Another rule tells of it.
+            # model_file_is_there reports it.
             continue
         try:
             load_route(file)
         except FileError as fault:
-            yield error(fault.detail, "docs/routing.md tells every key", file=file)
+            yield error(fault.detail, "see docs/routing.md for the keys", file=file)
 
 
 def routed_variants_exist(subject: Subject) -> Iterator[Complaint]:
@@ -44,28 +45,29 @@ def routed_variants_exist(subject: Subject) -> Iterator[Complaint]:
 
 def routed_variants_fit(subject: Subject) -> Iterator[Complaint]:
     """A variant has the tensors of its route, with the same data types; a streamed variant is decoupled."""
-    own = subject.config
-    for file, route in _routes(subject, own.name):
+    config = subject.config
+    for file, route in _routes(subject, config.name):
         for variant in route.variants:
             called = subject.neighbours.get(variant.name)
             if called is None:
                 continue
             if route.streams:
                 if not called.is_decoupled:
-                    fix = f"set model_transaction_policy {{ decoupled: true }} in {called.path}, or drop the variant"
-                    yield error(f"callers stream from variant '{variant.name}', which is not decoupled", fix, file=file)
+                    fix = f"set model_transaction_policy {{ decoupled: true }} in {called.path}, or remove the variant"
+                    yield error(f"the route streams, but variant '{variant.name}' is not decoupled", fix, file=file)
                 continue
-            for kind, wanted, there in (
-                ("input", own.inputs, called.inputs),
-                ("output", [o for o in own.outputs if o.name not in _ROUTER_OUTPUTS], called.outputs),
+            for kind, required, declared in (
+                ("input", config.inputs, called.inputs),
+                ("output", [o for o in config.outputs if o.name not in _ROUTER_OUTPUTS], called.outputs),
             ):
-                datatypes = {tensor.name: tensor.datatype for tensor in there}
-                for tensor in wanted:
-                    given = datatypes.get(tensor.name, "absent")
-                    if given != tensor.datatype and not (tensor.optional and given == "absent"):
+                datatypes = {tensor.name: tensor.datatype for tensor in declared}
+                for tensor in required:
+                    datatype = datatypes.get(tensor.name, "missing")
+                    if datatype != tensor.datatype and not (tensor.optional and datatype == "missing"):
                         yield error(
-                            f"{kind} '{tensor.name}' is {tensor.datatype} here and {given} in variant '{variant.name}'",
-                            f"let {called.path} declare the route's tensors, or drop the variant",
+                            f"{kind} '{tensor.name}' is {tensor.datatype} in the route, but {datatype} in variant "
+                            f"'{variant.name}'",
+                            f"declare the route's tensors in {called.path}, or remove the variant",
                             file=file,
                         )
 
@@ -85,7 +87,7 @@ def version_step_is_known(subject: Subject) -> Iterator[Complaint]:
 
 
 def _is_variant(subject: Subject) -> bool:
-    """Whether it names its task, or a router names it."""
+    """True if the model has the parameter ``task``, or a route lists it."""
     routes = (route for name in subject.neighbours for _, route in _routes(subject, name))
     names = (variant.name for route in routes for variant in route.variants)
     return "task" in subject.config.parameters or subject.config.name in names
@@ -93,23 +95,23 @@ def _is_variant(subject: Subject) -> bool:
 
 def models_do_not_call_themselves(subject: Subject) -> Iterator[Complaint]:
     """No model calls itself through the steps of ensembles and the variants of routes."""
-    circle = _circle(subject, [subject.config.name])
-    if not circle:
+    cycle = _cycle(subject, [subject.config.name])
+    if not cycle:
         return
-    problem = f"models call each other in a circle: {' -> '.join(circle)}"
+    problem = f"models call each other in a cycle: {' -> '.join(cycle)}"
     for index, step in enumerate(subject.config.steps):
-        if step.model == circle[1]:
-            yield error(problem, "break the circle", "ensemble_scheduling", "step", index, "model_name")
+        if step.model == cycle[1]:
+            yield error(problem, _CYCLE_FIX, "ensemble_scheduling", "step", index, "model_name")
             return
-    yield error(problem, "break the circle", file=next(_route_files(subject, subject.config.name)))
+    yield error(problem, _CYCLE_FIX, file=next(_route_files(subject, subject.config.name)))
 
 
-def _circle(subject: Subject, path: list[str]) -> list[str]:
-    """The way from the first model of ``path`` back to it; empty where there is none."""
+def _cycle(subject: Subject, path: list[str]) -> list[str]:
+    """The calls from the first model of ``path`` back to itself; empty without a cycle."""
     for name in _called(subject, path[-1]):
         if name == path[0]:
             return [*path, name]
-        if name not in path and (found := _circle(subject, [*path, name])):
+        if name not in path and (found := _cycle(subject, [*path, name])):
             return found
     return []
 
@@ -123,7 +125,7 @@ def _called(subject: Subject, name: str) -> Iterator[str]:
 
 
 def _routes(subject: Subject, name: str) -> Iterator[tuple[Path, Route]]:
-    """The readable routes of a router's versions; another rule tells of the others."""
+    """The valid routes of a router's versions; route_file_is_well_formed reports the others."""
     for file in _route_files(subject, name):
         try:
             yield file, load_route(file)

@@ -1,4 +1,4 @@
-"""Samples: what Triton runs through a model before it calls it ready, and the golden ones, which it does not read.
+"""Samples: warm-up requests, which Triton runs before a model is ready, and golden samples, which it does not read.
 
 Source of the rules: triton core, ``TritonModelInstance::GenerateWarmupData`` and ``InferenceRequest::Normalize``.
 """
@@ -18,7 +18,7 @@ from trireme.lint.subject import Rule, Subject
 from trireme.repository.config_source import nearest
 from trireme.repository.golden import golden_paths, read_golden
 
-# Strings have no fixed size: their files hold a 4-byte length and the bytes of each.
+# Without BYTES: each string in a file is a 4-byte length followed by its content.
 _BYTES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, "BF16": 2,
           "UINT32": 4, "INT32": 4, "FP32": 4, "UINT64": 8, "INT64": 8, "FP64": 8}  # fmt: skip
 
@@ -29,11 +29,11 @@ def warmup_runs(subject: Subject) -> Iterator[Complaint]:
     for index, sample in enumerate(subject.config.message.model_warmup):
         at = ("model_warmup", index, "batch_size")
         if sample.batch_size == 0:
-            yield warning(f"warm-up '{sample.name}' never runs, its batch_size is 0", "write batch_size: 1", *at)
+            yield warning(f"warm-up '{sample.name}' never runs because its batch_size is 0", "set batch_size: 1", *at)
         elif sample.batch_size > limit:
             yield error(
-                f"warm-up '{sample.name}' runs a batch of {sample.batch_size}, and the model takes {limit}",
-                f"write batch_size: {limit}",
+                f"warm-up '{sample.name}' has batch_size {sample.batch_size}, but the model's limit is {limit}",
+                f"set batch_size: {limit}",
                 *at,
             )
 
@@ -42,21 +42,19 @@ def warmup_names_the_inputs(subject: Subject) -> Iterator[Complaint]:
     """A warm-up sample has all required inputs of the model, and no others."""
     declared = {tensor.name: tensor for tensor in subject.config.inputs}
     controls = {control.name for control in subject.config.message.sequence_batching.control_input}
-    # A config without inputs is completed by its backend on loading.
+    # The backend completes a config without inputs at load time.
     if not declared:
         return
     for index, sample in _running_samples(subject):
         for name, tensor in declared.items():
             if name not in sample.inputs and not tensor.optional:
-                slip = nearest(name, set(sample.inputs) - set(declared))
-                fix = (
-                    f"write key: \"{name}\" for '{slip}'" if slip else f'add inputs {{ key: "{name}" value {{ ... }} }}'
-                )
-                yield error(f"warm-up '{sample.name}' gives no input '{name}'", fix, "model_warmup", index)
+                typo = nearest(name, set(sample.inputs) - set(declared))
+                fix = f"rename key '{typo}' to '{name}'" if typo else f'add inputs {{ key: "{name}" value {{ ... }} }}'
+                yield error(f"warm-up '{sample.name}' has no input '{name}'", fix, "model_warmup", index)
         for name in sorted(set(sample.inputs) - set(declared) - controls):
             yield warning(
-                f"warm-up '{sample.name}' gives '{name}', which is no input of the model",
-                f"the inputs are {', '.join(declared)}",
+                f"warm-up '{sample.name}' has input '{name}', but the model does not",
+                f"available: {', '.join(declared)}",
                 "model_warmup",
                 index,
                 "inputs",
@@ -73,7 +71,7 @@ def warmup_inputs_fit(subject: Subject) -> Iterator[Complaint]:
             at = ("model_warmup", index, "inputs", name, "value")
             if any(dim < 0 for dim in given.dims):
                 yield error(
-                    f"{about}: dims {list(given.dims)} are variable", "write the sample's own shape", *at, "dims"
+                    f"{about}: dims {list(given.dims)} are variable", "set the shape of the sample", *at, "dims"
                 )
                 continue
             tensor = declared.get(name)
@@ -82,18 +80,18 @@ def warmup_inputs_fit(subject: Subject) -> Iterator[Complaint]:
             datatype = _datatype(given)
             if datatype != tensor.datatype:
                 yield error(
-                    f"{about} is {datatype} and the model's input {tensor.datatype}",
-                    f"write data_type: TYPE_{'STRING' if tensor.datatype == 'BYTES' else tensor.datatype}",
+                    f"{about} is {datatype}, but the model's input is {tensor.datatype}",
+                    f"set data_type: TYPE_{'STRING' if tensor.datatype == 'BYTES' else tensor.datatype}",
                     *at,
                     "data_type",
                 )
             if len(given.dims) != len(tensor.dims) or any(
-                want not in (-1, have) for have, want in zip(given.dims, tensor.dims, strict=True)
+                expected not in (-1, actual) for actual, expected in zip(given.dims, tensor.dims, strict=True)
             ):
                 batch = ", without the batch dimension" if subject.config.max_batch_size else ""
                 yield error(
-                    f"{about} has dims {list(given.dims)} and the model's input {list(tensor.dims)}",
-                    f"write a shape of the input{batch}",
+                    f"{about} has dims {list(given.dims)}, but the model's input has {list(tensor.dims)}",
+                    f"set dims that match the input{batch}",
                     *at,
                     "dims",
                 )
@@ -107,30 +105,30 @@ def warmup_data_is_there(subject: Subject) -> Iterator[Complaint]:
             at = ("model_warmup", index, "inputs", name, "value")
             source = given.WhichOneof("input_data_type")
             if source is None:
-                yield error(f"{about} has no data", "add zero_data: true, random_data: true or input_data_file", *at)
+                yield error(f"{about} has no data", "set zero_data: true, random_data: true or input_data_file", *at)
             elif source == "input_data_file" and subject.folder and not subject.is_unexported:
                 yield from _file(about, given, subject.folder.warmup_dir / given.input_data_file, at)
 
 
 def _file(about: str, given: Any, file: Path, at: tuple[str | int, ...]) -> Iterator[Complaint]:
     if not file.is_file():
-        yield error(f"{about}: {file} is not there", "put the sample there", *at, "input_data_file")
+        yield error(f"{about}: {file} is missing", "add the file", *at, "input_data_file")
         return
     size = _BYTES.get(_datatype(given))
     if size is None or any(dim < 0 for dim in given.dims):
         return
-    wanted, there = size * math.prod(given.dims), file.stat().st_size
-    if there < wanted:
+    needed, actual = size * math.prod(given.dims), file.stat().st_size
+    if actual < needed:
         yield error(
-            f"{about} needs {wanted} bytes and {file} has {there}",
-            "write all values of one row into the file",
+            f"{about} needs {needed} bytes, {file} has {actual}",
+            "write all values of one row to the file",
             *at,
             "input_data_file",
         )
 
 
 def _running_samples(subject: Subject) -> Iterator[tuple[int, Any]]:
-    """The samples Triton looks at: it skips those of batch size 0, and refuses any in an ensemble."""
+    """The samples that Triton runs: it skips batch size 0, and rejects samples of ensembles."""
     if not subject.config.is_ensemble:
         for index, sample in enumerate(subject.config.message.model_warmup):
             if sample.batch_size:
@@ -143,14 +141,14 @@ def _datatype(given: Any) -> str:
 
 
 def golden_samples_are_readable(subject: Subject) -> Iterator[Complaint]:
-    """Every file of ``golden/`` is a golden sample: a KServe request whose data fill their shapes, and its response."""
+    """Every file of ``golden/`` is a golden sample: a KServe request whose data match its shapes, and the response."""
     for path in golden_paths(subject.folder) if subject.folder else ():
         try:
             read_golden(path)
         except ConfigError as found:
-            # A release shows the sentence without the finding's own path.
-            place = str(found).removeprefix(f"{path.parent.parent}/")
-            yield error(place, "correct the file, or remove it", file=path)
+            # A release prints this message without the finding's path.
+            message = str(found).removeprefix(f"{path.parent.parent}/")
+            yield error(message, "fix or remove the file", file=path)
 
 
 RULES: tuple[Rule, ...] = (

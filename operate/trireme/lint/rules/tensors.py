@@ -27,7 +27,7 @@ def tensors_are_complete(subject: Subject) -> Iterator[Complaint]:
                 f"{field} '{tensor.name}' has no data type", "add data_type: TYPE_...", field, index, "data_type"
             )
         if not tensor.dims:
-            batch = " (the batch dimension is not part of them)" if subject.config.max_batch_size else ""
+            batch = " without the batch dimension" if subject.config.max_batch_size else ""
             yield error(f"{field} '{tensor.name}' has no dims", f"add dims: [ ... ]{batch}", field, index, "dims")
 
 
@@ -38,8 +38,8 @@ def dims_are_positive_or_variable(subject: Subject) -> Iterator[Complaint]:
             for dim in dims:
                 if dim < 1 and dim != -1:
                     yield error(
-                        f"{field} '{tensor.name}' has the dimension {dim} in its {label}",
-                        "write a number from 1, or -1 for a variable dimension",
+                        f"{field} '{tensor.name}' has the dimension {dim} in {label}",
+                        "use a number from 1, or -1 for a variable dimension",
                         field, index, label,
                     )  # fmt: skip
 
@@ -51,19 +51,19 @@ def reshape_keeps_the_elements(subject: Subject) -> Iterator[Complaint]:
             continue
         if not tensor.reshape and subject.config.max_batch_size == 0:
             yield error(
-                f"{field} '{tensor.name}' is reshaped to a scalar in a model that does not batch",
-                "write reshape: { shape: [ 1 ] }, or drop the reshape",
+                f"{field} '{tensor.name}' is reshaped to a scalar, but the model does not batch",
+                "set reshape: { shape: [ 1 ] }, or remove reshape",
                 field, index, "reshape",
             )  # fmt: skip
-        elif _trunks(tensor.dims) != _trunks(tensor.reshape):
+        elif _segment_sizes(tensor.dims) != _segment_sizes(tensor.reshape):
             yield error(
                 f"{field} '{tensor.name}' cannot be reshaped from {list(tensor.dims)} to {list(tensor.reshape)}",
-                "let both have as many elements, and as many variable dimensions in the same order",
+                "use the same number of elements, and the variable dimensions in the same order",
                 field, index, "reshape",
             )  # fmt: skip
 
 
-def _trunks(dims: Sequence[int]) -> list[int]:
+def _segment_sizes(dims: Sequence[int]) -> list[int]:
     """The number of elements of each run of fixed dimensions between variable ones."""
     runs: list[list[int]] = [[]]
     for dim in dims:
@@ -79,7 +79,8 @@ def image_formats_have_three_dims(subject: Subject) -> Iterator[Complaint]:
     for index, tensor in enumerate(subject.config.message.input):
         if tensor.format != model_config_pb2.ModelInput.FORMAT_NONE and len(tensor.dims) != 3:
             yield error(
-                f"input '{tensor.name}' is an image of {len(tensor.dims)} dims", "give it three, without the batch",
+                f"input '{tensor.name}' has an image format and {len(tensor.dims)} dims",
+                "set three dims without the batch dimension, or remove format",
                 "input", index, "format",
             )  # fmt: skip
 
@@ -93,8 +94,8 @@ def special_tensors_are_for_tensorrt(subject: Subject) -> Iterator[Complaint]:
             for flag in ("is_shape_tensor", "is_non_linear_format_io"):
                 if getattr(tensor, flag):
                     yield error(
-                        f"{field} '{tensor.name}' sets {flag}, which only TensorRT models have",
-                        "drop the line",
+                        f"{field} '{tensor.name}' sets {flag}, which only TensorRT models support",
+                        "remove the line",
                         field,
                         index,
                         flag,
@@ -106,7 +107,7 @@ def tensor_names_are_unique(subject: Subject) -> Iterator[Complaint]:
     for field, tensors in (("input", subject.config.inputs), ("output", subject.config.outputs)):
         for name, count in Counter(tensor.name for tensor in tensors).items():
             if name and count > 1:
-                yield warning(f"{count} {field}s are named '{name}'", "give each its own name", field, name)
+                yield warning(f"{count} {field}s are named '{name}'", "use unique names", field, name)
 
 
 def label_files_are_there(subject: Subject) -> Iterator[Complaint]:
@@ -117,8 +118,8 @@ def label_files_are_there(subject: Subject) -> Iterator[Complaint]:
         file = subject.folder.path / output.label_filename
         if output.label_filename and not file.is_file():
             yield error(
-                f"output '{output.name}' wants labels from {output.label_filename}, which is not there",
-                f"put the file into {subject.folder.path}",
+                f"label_filename of output '{output.name}' is '{output.label_filename}', which does not exist",
+                f"add the file to {subject.folder.path}",
                 "output",
                 index,
                 "label_filename",
@@ -134,8 +135,8 @@ def batch_tensors_fit(subject: Subject) -> Iterator[Complaint]:
         for index, batch in enumerate(getattr(message, field)):
             if len(batch.source_input) != 1:
                 yield error(
-                    f"{field} {index} has {len(batch.source_input)} source inputs",
-                    "name exactly one",
+                    f"{field} {index} has {len(batch.source_input)} source_input entries",
+                    "set exactly one",
                     field,
                     index,
                     "source_input",
@@ -144,7 +145,7 @@ def batch_tensors_fit(subject: Subject) -> Iterator[Complaint]:
                 if name not in inputs:
                     yield error(
                         f"{field} {index} reads input '{name}', which the model does not have",
-                        f"one of {', '.join(sorted(inputs))}",
+                        f"available: {', '.join(sorted(inputs)) or 'none'}",
                         field,
                         index,
                         "source_input",
@@ -152,8 +153,8 @@ def batch_tensors_fit(subject: Subject) -> Iterator[Complaint]:
     for index, batch in enumerate(message.batch_input):
         if batch.data_type not in (model_config_pb2.TYPE_INT32, model_config_pb2.TYPE_FP32):
             yield error(
-                f"batch_input {index} is neither TYPE_INT32 nor TYPE_FP32",
-                "write one of them",
+                f"data_type of batch_input {index} is neither TYPE_INT32 nor TYPE_FP32",
+                "set one of them",
                 "batch_input",
                 index,
                 "data_type",
@@ -163,7 +164,7 @@ def batch_tensors_fit(subject: Subject) -> Iterator[Complaint]:
             if name not in outputs:
                 yield error(
                     f"batch_output {index} writes output '{name}', which the model does not have",
-                    f"one of {', '.join(sorted(outputs))}",
+                    f"available: {', '.join(sorted(outputs)) or 'none'}",
                     "batch_output",
                     index,
                     "target_name",

@@ -1,4 +1,4 @@
-"""What lint reads, in which order it tells, and that its reference is true."""
+"""What lint checks, the order of its findings, and its documentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trireme.repository.config_source import Place
 from trireme.settings import Settings
 
 CPU = Machine(cores=2, gpus=0)
-REFERENCE = Path(__file__).parents[4] / "docs" / "lint.md"
+DOCUMENTATION = Path(__file__).parents[4] / "docs" / "lint.md"
 TENSORS = """
 input [ { name: "X" data_type: TYPE_FP32 dims: [ 4 ] } ]
 output [ { name: "Y" data_type: TYPE_FP32 dims: [ 4 ] } ]
@@ -37,12 +37,12 @@ def rules(path: Path, severity: Severity = Severity.ERROR, machine: Machine = CP
     return [finding.rule for finding in lint(path, machine).of(severity)]
 
 
-def test_a_repository_is_judged_in_one_run_with_all_errors(tmp_path: Path) -> None:
+def test_one_run_reports_all_errors_of_a_repository(tmp_path: Path) -> None:
     model(tmp_path, "one", 'backend: "x" max_batch_size: -1 inputs [ ]')
     model(tmp_path, "two", 'backend: "x" max_batch_size: -1 dynamic_batching { preferred_batch_size: 8 }')
-    model(tmp_path, "well", 'backend: "x"')
+    model(tmp_path, "valid", 'backend: "x"')
     report = lint(tmp_path, CPU)
-    assert report.models == ("one", "two", "well")
+    assert report.models == ("one", "two", "valid")
     assert [(finding.model, finding.rule) for finding in report.findings] == [
         ("one", "config-parses"),
         ("two", "max-batch-size-is-not-negative"),
@@ -50,7 +50,7 @@ def test_a_repository_is_judged_in_one_run_with_all_errors(tmp_path: Path) -> No
     ]
 
 
-def test_a_model_folder_is_judged_among_its_neighbours(tmp_path: Path) -> None:
+def test_a_model_folder_is_checked_against_its_neighbours(tmp_path: Path) -> None:
     step = 'input_map { key: "X" value: "X" } output_map { key: "Y" value: "Y" }'
     config = (
         f'platform: "ensemble" {TENSORS} ensemble_scheduling {{ step {{ model_name: "net" model_version: 1 {step} }} }}'
@@ -62,27 +62,27 @@ def test_a_model_folder_is_judged_among_its_neighbours(tmp_path: Path) -> None:
     assert rules(folder) == []
 
 
-def test_a_config_file_is_judged_without_its_folder(tmp_path: Path) -> None:
+def test_a_config_file_is_checked_without_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "any.pbtxt"
     path.write_text('name: "other" backend: "x" input [ { name: "X" dims: 0 data_type: TYPE_FP32 } ]')
     (finding,) = lint(path, CPU).findings
     assert (finding.rule, finding.place) == ("dims-are-positive-or-variable", Place(1, 48))
 
 
-def test_a_folder_without_models_is_no_repository(tmp_path: Path) -> None:
-    with pytest.raises(TriremeError, match=r"no folder in it has a config\.pbtxt"):
+def test_a_folder_without_models_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(TriremeError, match=r"no subfolder has a config\.pbtxt"):
         lint(tmp_path, CPU)
 
 
 def test_a_folder_without_a_config_is_a_warning(tmp_path: Path) -> None:
-    model(tmp_path, "well", 'backend: "x"')
+    model(tmp_path, "valid", 'backend: "x"')
     (tmp_path / "scratch").mkdir()
     (tmp_path / ".git").mkdir()
     (finding,) = lint(tmp_path, CPU).findings
     assert (finding.rule, finding.severity, finding.path.name) == ("config-is-there", Severity.WARNING, "scratch")
 
 
-def test_a_gpu_model_is_well_on_a_machine_with_gpus(tmp_path: Path) -> None:
+def test_a_gpu_model_passes_on_a_machine_with_enough_gpus(tmp_path: Path) -> None:
     folder = model(tmp_path, "net", 'backend: "x" instance_group { kind: KIND_GPU gpus: [ 1 ] }')
     assert rules(folder, machine=Machine(cores=2, gpus=0)) == ["devices-are-present"]
     assert rules(folder, machine=Machine(cores=2, gpus=1)) == ["devices-are-present"]
@@ -106,7 +106,9 @@ def test_more_threads_than_cores_are_a_warning(tmp_path: Path) -> None:
         ("router", ("route.json",)),
     ],
 )
-def test_the_files_that_our_backends_open_are_missed(tmp_path: Path, backend: str, files: tuple[str, ...]) -> None:
+def test_missing_files_of_the_projects_backends_are_errors(
+    tmp_path: Path, backend: str, files: tuple[str, ...]
+) -> None:
     folder = model(tmp_path, "net", f'backend: "{backend}"')
     (folder / "export.toml").touch()
     found = [finding for finding in lint(folder, CPU).of(Severity.ERROR) if finding.rule == "model-file-is-there"]
@@ -117,14 +119,14 @@ def test_the_files_that_our_backends_open_are_missed(tmp_path: Path, backend: st
     assert "model-file-is-there" not in rules(folder)
 
 
-def test_a_resource_is_global_for_all_or_for_none(tmp_path: Path) -> None:
+def test_a_resource_that_is_global_in_one_model_only_is_a_warning(tmp_path: Path) -> None:
     group = 'instance_group {{ rate_limiter {{ resources {{ name: "slots" count: 1 global: {} }} }} }}'
     model(tmp_path, "one", 'backend: "x"' + group.format("true"))
     folder = model(tmp_path, "two", 'backend: "x"' + group.format("false"))
     assert rules(folder, Severity.WARNING) == ["resources-are-consistent"]
 
 
-def test_ensembles_that_call_each_other_are_told_with_the_circle(tmp_path: Path) -> None:
+def test_ensembles_that_call_each_other_are_reported_with_the_cycle(tmp_path: Path) -> None:
     for name, other in (("one", "two"), ("two", "one")):
         step = f'model_name: "{other}" model_version: 1 {MAPS}'
         model(tmp_path, name, f'platform: "ensemble" {TENSORS} ensemble_scheduling {{ step {{ {step} }} }}')
@@ -134,7 +136,7 @@ def test_ensembles_that_call_each_other_are_told_with_the_circle(tmp_path: Path)
 
 
 def route(repository: Path, name: str, *variants: str) -> Path:
-    """A router whose cheapest variants are ``variants``; the other tiers are one model, ``net``."""
+    """A router with ``variants`` in the tier economy, ``net`` in standard and ``net2`` in premium."""
     names = [*((variant, "economy") for variant in variants), ("net", "standard"), ("net2", "premium")]
     entries = [{"name": n, "tier": tier, "cost_per_1000": 1, "expected_latency_ms": 1} for n, tier in names]
     for plain in ("net", "net2"):
@@ -146,7 +148,7 @@ def route(repository: Path, name: str, *variants: str) -> Path:
     return folder
 
 
-def test_a_route_and_an_ensemble_that_call_each_other_are_told(tmp_path: Path) -> None:
+def test_a_route_and_an_ensemble_that_call_each_other_are_reported(tmp_path: Path) -> None:
     folder = route(tmp_path, "task", "pipe")
     step = f'model_name: "task" model_version: 1 {MAPS}'
     model(tmp_path, "pipe", f'platform: "ensemble" {TENSORS} ensemble_scheduling {{ step {{ {step} }} }}')
@@ -155,23 +157,23 @@ def test_a_route_and_an_ensemble_that_call_each_other_are_told(tmp_path: Path) -
     assert "task -> pipe -> task" in finding.problem
 
 
-def test_a_route_to_a_model_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
+def test_a_route_to_a_missing_model_is_a_warning(tmp_path: Path) -> None:
     assert rules(route(tmp_path, "task", "gone"), Severity.WARNING) == ["routed-variants-exist"]
 
 
-def test_a_variant_of_other_tensors_is_an_error(tmp_path: Path) -> None:
+def test_a_variant_with_different_tensors_is_an_error(tmp_path: Path) -> None:
     model(tmp_path, "odd", 'backend: "x" ' + TENSORS.replace("TYPE_FP32", "TYPE_INT64"))
     assert rules(route(tmp_path, "task", "odd")) == ["routed-variants-fit"] * 2
 
 
-def test_a_route_file_is_judged_as_its_backend_does(tmp_path: Path) -> None:
+def test_a_route_file_is_checked_as_by_the_router_backend(tmp_path: Path) -> None:
     folder = route(tmp_path, "task", "net3")
     (folder / "1" / "route.json").write_text('{"tasks": "x"}')
     (finding,) = lint(folder, CPU).of(Severity.ERROR)
     assert (finding.rule, finding.problem.split(":")[0]) == ("route-file-is-well-formed", "tasks")
 
 
-def test_a_model_that_is_yet_to_be_exported_is_no_error(tmp_path: Path) -> None:
+def test_a_model_that_is_not_exported_yet_is_a_warning(tmp_path: Path) -> None:
     folder = model(tmp_path, "net", 'backend: "x"')
     (folder / "1").rmdir()
     assert rules(folder) == ["a-version-is-there"]
@@ -192,7 +194,7 @@ def onnx_model(folder: Path, *, opset: int = 17, length: int = 16) -> None:
     (folder / "1" / "model.onnx").write_bytes(made.SerializeToString())
 
 
-def test_external_weights_are_there_and_long_enough(tmp_path: Path) -> None:
+def test_missing_or_short_external_weights_are_errors(tmp_path: Path) -> None:
     folder = model(tmp_path, "net", f'backend: "onnxruntime" max_batch_size: 4 {TENSORS}')
     onnx_model(folder)
     assert "external-data-is-there" in rules(folder)
@@ -210,25 +212,25 @@ def test_an_onnx_model_newer_than_ngcs_runtime_is_a_warning(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("plan", "said"),
+    ("plan", "problem"),
     [
         (b"ftrt" + bytes(20) + bytes([10, 5, 0, 18]) + bytes(100), ""),
         (b"ftrt" + bytes(20) + bytes([8, 6, 1, 6]) + bytes(100), "TensorRT 8.6.1.6"),
-        (b"PK\x03\x04" + bytes(100), "does not begin like"),
-        (b"", "does not begin like"),
+        (b"PK\x03\x04" + bytes(100), "not a TensorRT plan"),
+        (b"", "not a TensorRT plan"),
     ],
 )
-def test_a_tensorrt_plan_tells_its_version(tmp_path: Path, plan: bytes, said: str) -> None:
+def test_the_version_of_a_tensorrt_plan_is_checked(tmp_path: Path, plan: bytes, problem: str) -> None:
     folder = model(tmp_path, "net", f'platform: "tensorrt_plan" max_batch_size: 4 {TENSORS}')
     (folder / "1" / "model.plan").write_bytes(plan)
     report = lint(folder, CPU)
     assert [finding.rule for finding in report.of(Severity.NGC_ONLY)] == ["backend-is-in-the-embedded-server"]
     warnings = [finding.problem for finding in report.of(Severity.WARNING)]
-    assert len(warnings) == bool(said)
-    assert all(said in warning for warning in warnings)
+    assert len(warnings) == bool(problem)
+    assert all(problem in warning for warning in warnings)
 
 
-def test_state_of_sequences_is_valid_on_ngc_alone(tmp_path: Path) -> None:
+def test_sequence_state_is_valid_on_ngc_only(tmp_path: Path) -> None:
     state = 'state [ { input_name: "off" output_name: "r_off" data_type: TYPE_INT64 dims: [ 1 ] } ]'
     path = tmp_path / "config.pbtxt"
     path.write_text(f'backend: "onnxruntime" max_batch_size: 8 {TENSORS} sequence_batching {{ {state} }}')
@@ -237,7 +239,7 @@ def test_state_of_sequences_is_valid_on_ngc_alone(tmp_path: Path) -> None:
     assert "valid on NGC" in str(finding)
 
 
-def test_paths_are_told_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_findings_show_paths_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model(tmp_path, "net", "inputs [ ]")
     monkeypatch.chdir(tmp_path)
     for given in (Path("net"), Path("net/config.pbtxt")):
@@ -246,11 +248,11 @@ def test_paths_are_told_as_they_were_given(tmp_path: Path, monkeypatch: pytest.M
     assert lint(Path(), CPU).models == ("net",)
 
 
-def test_the_projects_own_repository_has_no_error() -> None:
+def test_the_projects_repository_has_no_errors() -> None:
     assert lint(Settings.from_environment().repository_dir, CPU).of(Severity.ERROR) == []
 
 
-def test_the_command_prints_places_and_exits_by_the_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_places_and_exits_1_on_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = model(tmp_path, "net", 'backend: "x"\nmax_batch_size: -1')
     assert main(["lint", str(folder)]) == 1
     assert f"{folder}/config.pbtxt:2:1: error: max_batch_size is -1" in capsys.readouterr().out
@@ -262,16 +264,16 @@ def test_the_command_prints_places_and_exits_by_the_errors(tmp_path: Path, capsy
 def test_a_broken_golden_sample_is_an_error_with_its_file_and_field(tmp_path: Path) -> None:
     folder = model(tmp_path, "net", 'backend: "x"')
     (folder / "golden").mkdir()
-    form = '{"request": {"inputs": [%s]}, "response": {"outputs": []}}'
-    (folder / "golden" / "fine.json").write_text(form % "")
+    sample = '{"request": {"inputs": [%s]}, "response": {"outputs": []}}'
+    (folder / "golden" / "fine.json").write_text(sample % "")
     broken = '{"name": "X", "datatype": "FP32", "shape": [2], "data": [1]}'
-    (folder / "golden" / "broken.json").write_text(form % broken)
+    (folder / "golden" / "broken.json").write_text(sample % broken)
     (finding,) = lint(folder, CPU).of(Severity.ERROR)
     assert (finding.rule, finding.path) == ("golden-samples-are-readable", folder / "golden" / "broken.json")
     assert "golden/broken.json: request.inputs[0]: data of X have 1 values" in finding.problem
 
 
-def test_the_command_prints_json_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = model(tmp_path, "net", "inputs [ ]")
     assert main(["lint", "--json", str(folder)]) == 1
     report = json.loads(capsys.readouterr().out)
@@ -280,14 +282,14 @@ def test_the_command_prints_json_for_machines(tmp_path: Path, capsys: pytest.Cap
     assert (finding["line"], finding["column"], finding["rule"]) == (1, 1, "config-parses")
 
 
-def test_a_path_that_is_not_there_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_that_does_not_exist_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lint", "no/such/path"]) == 2
     assert "no/such/path" in capsys.readouterr().err
 
 
-def test_the_reference_tells_every_rule_in_its_own_words() -> None:
-    text = REFERENCE.read_text()
+def test_the_documentation_lists_every_rule_with_its_docstring() -> None:
+    text = DOCUMENTATION.read_text()
     for rule in ALL_RULES:
-        meaning = str(rule.__doc__).splitlines()[0].replace("``", "`")
-        assert f"| `{rule_name(rule)}` | {meaning} |" in text
-    assert text.count("\n| `") - 3 - 2 == len(ALL_RULES)  # beside three severities and the two rules of the runner
+        requirement = str(rule.__doc__).splitlines()[0].replace("``", "`")
+        assert f"| `{rule_name(rule)}` | {requirement} |" in text
+    assert text.count("\n| `") - 3 - 2 == len(ALL_RULES)  # without the three severities and the two rules of the runner
