@@ -1,6 +1,6 @@
 """Triton backend ``openvino_genai``: text generation on a CPU, with continuous batching over a paged KV cache.
 
-The version's ``model.json`` says how, see ``trireme_backends.generation.openvino_settings``.
+Configured by the version's ``model.json``; see ``trireme_backends.generation.openvino_settings``.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ ENGINE = {
     "dtype": "bfloat16",
     "max_model_len": CONTEXT_TOKENS,
     "max_num_seqs": 16,
-    # Long prompts go in by pieces, between which the others' tokens come.
+    # Long prompts go in by chunks, between which the others' tokens come.
     "max_num_batched_tokens": 256,
     # Room for two whole contexts, though 16 requests may run.
     "kv_cache_memory_bytes": 2 * CONTEXT_TOKENS * KV_CACHE_BYTES_PER_TOKEN,

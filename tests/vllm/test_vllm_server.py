@@ -87,14 +87,14 @@ def elsewhere(stack: Stack, upstream: Upstream) -> Iterator[Stack]:
 
 
 def test_a_stream_is_what_the_whole_answer_is(elsewhere: Stack) -> None:
-    pieces = elsewhere.generate("elsewhere", PROMPT)
+    chunks = elsewhere.generate("elsewhere", PROMPT)
     whole = elsewhere.generate("elsewhere", PROMPT, stream=False)
-    assert pieces.text == whole.text
-    assert pieces.text.startswith(" Paris")
-    assert pieces.num_output_tokens == whole.num_output_tokens == 24
-    assert pieces.num_input_tokens == whole.num_input_tokens == 5
-    assert pieces.finish_reason == "length"
-    assert len(pieces.chunks) > 5
+    assert chunks.text == whole.text
+    assert chunks.text.startswith(" Paris")
+    assert chunks.num_output_tokens == whole.num_output_tokens == 24
+    assert chunks.num_input_tokens == whole.num_input_tokens == 5
+    assert chunks.finish_reason == "length"
+    assert len(chunks.chunks) > 5
 
 
 def test_messages_go_through_the_chat_endpoint(elsewhere: Stack) -> None:

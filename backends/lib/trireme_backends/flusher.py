@@ -1,6 +1,7 @@
-"""An update of a metric is a message to the server, 20 microseconds: too much for every request or token.
+"""Sends metrics in the background.
 
-So what happens is noted down, and a thread of its own adds it up and sends it every half second.
+Updating a metric is a message to the server and takes 20 microseconds: too much for every request or token. Updates are
+therefore collected, and a thread aggregates and sends them every half second.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ _FLUSH_SECONDS = 0.5
 
 
 class Flusher:
-    """Calls ``flush`` every half second in a thread of its own, and a last time when it is closed."""
+    """Calls ``flush`` every half second in its own thread, and a last time on ``close``."""
 
     def __init__(self, flush: Callable[[], None], name: str) -> None:
         self._flush = flush

@@ -13,7 +13,7 @@ from trireme_backends.errors import ModelError, RequestError
 
 
 class OnnxEncoder:
-    """Runs a graph with the inputs ``INPUT_IDS`` and ``ATTENTION_MASK``; one thread a call, calls side by side."""
+    """Runs a graph with the inputs ``INPUT_IDS`` and ``ATTENTION_MASK``; thread-safe, with one thread per call."""
 
     def __init__(self, path: Path, output: str) -> None:
         """Load the graph.
@@ -25,11 +25,11 @@ class OnnxEncoder:
         options.intra_op_num_threads = 1
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no other base
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base
             raise ModelError(f"ONNX Runtime cannot load {path}: {error}") from None
         outputs = [node.name for node in self._session.get_outputs()]
         if output not in outputs:
-            raise ModelError(f"{path} has no output '{output}'; it has {', '.join(outputs)}")
+            raise ModelError(f"{path} has no output '{output}'; available: {', '.join(outputs)}")
         self._output = output
 
     def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -40,6 +40,6 @@ class OnnxEncoder:
         """
         try:
             vectors: npt.NDArray[Any] = self._session.run([self._output], {"INPUT_IDS": ids, "ATTENTION_MASK": mask})[0]
-        except Exception as error:  # ONNX Runtime's exceptions share no other base
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base
             raise RequestError(f"ONNX Runtime failed: {error}") from None
         return vectors

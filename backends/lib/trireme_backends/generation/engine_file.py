@@ -1,4 +1,4 @@
-"""``model.json`` of a version: how an engine in process is to be set up, by the names of vLLM's engine arguments."""
+"""Reads ``model.json`` of a version: the settings of an in-process engine, named after vLLM's engine arguments."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _Settings = TypeVar("_Settings")
 
 
 def read_engine_file(path: Path, settings: type[_Settings], engine: str) -> _Settings:
-    """Read ``model.json`` into a dataclass whose fields are the keys that the engine knows, nested ones too.
+    """Read ``model.json`` into a dataclass whose fields, nested ones included, are the keys that the engine supports.
 
     Raises:
-        ModelError: not a JSON object, a key that the engine lacks, a missing or a wrong value; names file and key.
+        ModelError: not a JSON object, an unknown key, or a missing or invalid value; names the file and the key.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -27,7 +27,7 @@ def read_engine_file(path: Path, settings: type[_Settings], engine: str) -> _Set
 
 
 def check_engine_settings(path: Path, document: Any, settings: type[_Settings], engine: str) -> _Settings:
-    """The same of what was read from ``path`` already.
+    """Check a document that was already read from ``path``.
 
     Raises:
         ModelError: as ``read_engine_file``.
@@ -42,30 +42,30 @@ def _section(path: Path, place: str, document: Any, settings: type[_Settings], e
     for key in document:
         if key not in fields:
             known = ", ".join(sorted(fields))
-            raise ModelError(f"{path}: the engine {engine} has no {place}{key}; it has {known}")
+            raise ModelError(f"{path}: unknown key {place}{key} for engine {engine}; available: {known}")
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in document:
             raise ModelError(f"{path}: {place}{name} is missing")
-    found = {}
+    values = {}
     for key, value in document.items():
         kind = fields[key].metadata.get("section")
         if kind is not None and value is not None:
-            found[key] = _section(path, f"{place}{key}.", value, kind, engine)
+            values[key] = _section(path, f"{place}{key}.", value, kind, engine)
         else:
-            found[key] = _checked(path, place + key, value, fields[key])
-    return settings(**found)
+            values[key] = _checked(path, place + key, value, fields[key])
+    return settings(**values)
 
 
 def _checked(path: Path, place: str, value: Any, field: dataclasses.Field[Any]) -> Any:
-    """A value of the type of the field's default; a whole number between the field's ``least`` and ``most``."""
+    """``value``, if it has the type of the field's default and is within the field's ``minimum`` and ``maximum``."""
     kind, choices = field.metadata.get("kind", type(field.default)), field.metadata.get("choices")
     if value is None and field.default is None:
         return None
     if type(value) is not kind or (choices and value not in choices):
-        named = {int: "a whole number", bool: "true or false", str: "a text"}[kind]
-        raise ModelError(f"{path}: {place} is {value!r}; it must be {f'one of {choices}' if choices else named}")
+        expected = {int: "an integer", bool: "true or false", str: "a string"}[kind]
+        raise ModelError(f"{path}: {place} is {value!r}; it must be {f'one of {choices}' if choices else expected}")
     if kind is int:
-        least, most = field.metadata.get("least", 0), field.metadata.get("most", 1 << 31)
-        if not least <= value <= most:
-            raise ModelError(f"{path}: {place} is {value}; it must be from {least} to {most}")
+        minimum, maximum = field.metadata.get("minimum", 0), field.metadata.get("maximum", 1 << 31)
+        if not minimum <= value <= maximum:
+            raise ModelError(f"{path}: {place} is {value}; it must be from {minimum} to {maximum}")
     return value

@@ -1,4 +1,4 @@
-"""What an engine that speaks OpenAI's protocol says went wrong, as the contract's errors."""
+"""Maps the errors of an engine with OpenAI's API to the contract's errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trireme_backends.generation.errors import (
 )
 from trireme_backends.generation.openai_dialects import Dialect
 
-# Text Generation Inference tells an error by its type where the stream has begun.
+# Text Generation Inference sends only the type of an error once the stream has begun.
 _STATUS_OF_TYPE = {
     "validation": 422,
     "overloaded": 429,
@@ -22,16 +22,16 @@ _STATUS_OF_TYPE = {
     "incomplete_generation": 500,
     "BadRequestError": 400,
 }
-_MOST_CHARACTERS = 500
+_MAX_MESSAGE_CHARACTERS = 500
 
 
 def error_of_response(
     status: int, body: str, dialect: Dialect, max_tokens: int | None = None, prompt_tokens: int | None = None
 ) -> GenerationError:
-    """The error of a response that is none of success, to a request for ``max_tokens``.
+    """The error of an unsuccessful response to a request for ``max_tokens``.
 
     Args:
-        prompt_tokens: as the engine counted them; None: as the error says.
+        prompt_tokens: the engine's count; None to use the count in the error.
     """
     try:
         document = json.loads(body)
@@ -41,7 +41,7 @@ def error_of_response(
 
 
 def error_of_event(document: dict[str, Any], dialect: Dialect, max_tokens: int | None) -> GenerationError | None:
-    """The error that one event of a stream tells; None where it tells none."""
+    """The error of an event of a stream; None if the event is not an error."""
     if "error" not in document and document.get("object") != "error":
         return None
     return _error(500, document, dialect, max_tokens)
@@ -50,11 +50,11 @@ def error_of_event(document: dict[str, Any], dialect: Dialect, max_tokens: int |
 def _error(
     status: int, document: Any, dialect: Dialect, max_tokens: int | None, prompt_tokens: int | None = None
 ) -> GenerationError:
-    # OpenAI and vLLM nest an object; TensorRT-LLM is flat or holds a text; Text Generation Inference holds a text.
+    # OpenAI and vLLM nest an object; TensorRT-LLM is flat or has a string; Text Generation Inference has a string.
     detail = document if isinstance(document, dict) else {}
     if isinstance(detail.get("error"), dict):
         detail = detail["error"]
-    message = str(detail.get("message") or detail.get("error") or "no reason given")[:_MOST_CHARACTERS]
+    message = str(detail.get("message") or detail.get("error") or "no reason given")[:_MAX_MESSAGE_CHARACTERS]
     if isinstance(detail.get("code"), int):
         status = detail["code"]
     else:
@@ -63,10 +63,10 @@ def _error(
     if found:
         return ContextLengthError(prompt_tokens or int(found["prompt"]), max_tokens, int(found["context"]))
     if status in (429, 503):
-        return OverloadedError(f"the {dialect.name} engine refuses for now: {message}")
+        return OverloadedError(f"the {dialect.name} engine is overloaded: {message}")
     if status in (401, 403):
-        return EngineError(f"the {dialect.name} engine does not accept our API key")
+        return EngineError(f"the {dialect.name} engine rejected the API key; check api_key_file")
     if status in (400, 404, 413, 422):
         param = detail.get("param")
         return InvalidRequestError(message, param=param if isinstance(param, str) else None)
-    return EngineError(f"the {dialect.name} engine answered {status}: {message}")
+    return EngineError(f"the {dialect.name} engine returned {status}: {message}")

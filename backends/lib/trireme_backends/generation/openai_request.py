@@ -1,4 +1,4 @@
-"""A request of the contract as the body of a request to an engine that speaks OpenAI's protocol."""
+"""Builds the request body for an engine with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trireme_backends.generation.sampling import SamplingParameters, StructuredO
 
 
 def request_body(request: GenerationRequest, dialect: Dialect, model: str) -> dict[str, Any]:
-    """The JSON body for ``/v1/chat/completions`` where the request has messages, else for ``/v1/completions``.
+    """The JSON body for ``/v1/chat/completions`` if the request has messages, otherwise for ``/v1/completions``.
 
-    The answer is always asked for as a stream, so that it can be ended at any piece.
+    The response is always requested as a stream, so that it can be cancelled at any chunk.
 
     Raises:
         UnsupportedError: the engine lacks a parameter that is set.
@@ -34,7 +34,7 @@ def request_body(request: GenerationRequest, dialect: Dialect, model: str) -> di
     for field in dataclasses.fields(SamplingParameters):
         value = getattr(sampling, field.name)
         if field.name in endpoint.parameters and (value != field.default or field.name in dialect.always):
-            # Minus one turns it off too, which not all engines know.
+            # -1 disables top_k as well, but not all engines accept it.
             value = max(value, 0) if field.name == "top_k" else value
             body[field.name] = list(value) if isinstance(value, tuple) else value
     if sampling.structured_outputs is not None:

@@ -1,4 +1,4 @@
-"""The payloads of a stream of server-sent events."""
+"""Parses a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterable
 
 
 async def event_payloads(lines: AsyncIterable[bytes]) -> AsyncGenerator[str, None]:
-    """The ``data`` of each event, in order, and nothing else: comments are heartbeats.
-
-    An event that the stream's end cut off is not told.
+    """The ``data`` of each event, in order; drops comments, which are heartbeats, and an incomplete last event.
 
     Args:
-        lines: the body, line by line, each with its line end.
+        lines: the lines of the body, with their line ends.
     """
     data: list[str] = []
     async for line in lines:

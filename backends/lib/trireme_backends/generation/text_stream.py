@@ -1,17 +1,17 @@
-"""Tokens to text as they come: no half characters, and nothing of a stop text."""
+"""Decodes a stream of tokens into text, without incomplete characters and stop strings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-# What decoding makes of bytes that are not yet a character: this, or nothing, after the tokenizer.
+# Depending on the tokenizer, an incomplete character decodes to this or to nothing.
 _INCOMPLETE = "\ufffd"
 
 
 class TokenDecoder:
-    """Gives the text of tokens one after the other; joined, it is the text of all of them.
+    """Decodes tokens incrementally; the results, joined, are the text of all tokens.
 
-    A token's text may depend on the one before it, so each is decoded together with that one.
+    A token's text may depend on the preceding token, so the two are decoded together.
 
     Example:
         >>> decoder = TokenDecoder(tokenizer.decode)
@@ -24,7 +24,7 @@ class TokenDecoder:
         self._new: list[int] = []
 
     def push(self, tokens: Sequence[int]) -> str:
-        """The text that is complete now; empty while a character is not."""
+        """Add tokens; returns the text that is complete, which is empty within a character."""
         self._new += tokens
         text = self._text()
         if not text or text.endswith(_INCOMPLETE):
@@ -33,7 +33,7 @@ class TokenDecoder:
         return text
 
     def rest(self) -> str:
-        """What is left when no more tokens come, as the tokenizer decodes half a character."""
+        """The remaining text after the last token, with an incomplete character as the tokenizer decodes it."""
         text = self._text()
         self._known, self._new = [], []
         return text
@@ -44,38 +44,38 @@ class TokenDecoder:
         return self._decode(self._known + self._new)[len(self._decode(self._known)) if self._known else 0 :]
 
 
-class StopTexts:
-    """Ends a text at the first of some texts, and holds back what may yet become one."""
+class StopMatcher:
+    """Ends a text at the first complete stop string, and holds back text that may be the beginning of one."""
 
     def __init__(self, stops: Sequence[str], *, include: bool) -> None:
-        """``include``: the stop text stays in the text."""
+        """``include``: keep the stop string in the text."""
         self._stops, self._include = stops, include
         self._held = ""
-        self.found = False
+        self.matched = False
 
     def push(self, text: str) -> str:
-        """What can be told of the text so far; ``found`` is set when a stop text was in it."""
+        """Add text; returns the text that can be sent now. Sets ``matched`` at a stop string."""
         if not self._stops:
             return text
         self._held += text
         places = [(self._held.find(stop), stop) for stop in self._stops]
         hits = [(place, stop) for place, stop in places if place >= 0]
         if hits:
-            # The one that is whole first: at equal places the shorter.
+            # The stop string that is complete first: at equal places the shorter one.
             place, stop = min(hits, key=lambda hit: (hit[0] + len(hit[1]), hit[0]))
-            told, self._held, self.found = self._held[: place + len(stop) if self._include else place], "", True
-            return told
+            released, self._held, self.matched = self._held[: place + len(stop) if self._include else place], "", True
+            return released
         held = max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        told, self._held = self._held[: len(self._held) - held], self._held[len(self._held) - held :]
-        return told
+        released, self._held = self._held[: len(self._held) - held], self._held[len(self._held) - held :]
+        return released
 
     def rest(self) -> str:
-        """What was held back, when no more comes."""
+        """The text held back, once the stream has ended."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many of the last characters of ``text`` are the first of ``stop``."""
+    """The length of the longest suffix of ``text`` that is a prefix of ``stop``."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

@@ -1,4 +1,4 @@
-"""What the ``model.py`` of every generation backend shares; ``pb_utils`` is ``triton_python_backend_utils``.
+"""The shared part of the generation backends' ``model.py``; ``pb_utils`` is ``triton_python_backend_utils``.
 
 Example of a ``model.py``:
     >>> class TritonPythonModel:
@@ -32,7 +32,7 @@ from trireme_backends.model import Model
 
 
 def complete_config(config: Any) -> Any:
-    """``auto_complete_config`` of every generation backend: the contract's tensors, decoupled, no batch dimension."""
+    """``auto_complete_config`` of every generation backend: the contract's tensors, decoupled, without batching."""
     config.set_model_transaction_policy({"decoupled": True})
     config.set_max_batch_size(0)
     for name, (datatype, optional) in INPUTS.items():
@@ -43,7 +43,7 @@ def complete_config(config: Any) -> Any:
 
 
 class GenerationBackend:
-    """One instance of a model: hands Triton's requests to the engine, and its pieces back."""
+    """One instance of a model: passes Triton's requests to the engine, and the engine's chunks to Triton."""
 
     def __init__(self, pb_utils: Any, model: Model, engine: Engine) -> None:
         self._pb_utils = pb_utils
@@ -51,7 +51,7 @@ class GenerationBackend:
         self._service = GenerationService(engine, self._metrics)
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """``execute`` of a decoupled model: returns at once, and answers by response senders."""
+        """``execute`` of a decoupled model: returns at once; responses go through response senders."""
         for request in requests:
             self._service.accept(request.request_id(), self._tensors(request), _TritonReply(self._pb_utils, request))
 
@@ -61,15 +61,15 @@ class GenerationBackend:
 
     def _tensors(self, request: Any) -> Any:
         def tensor(name: str) -> Tensor | None:
-            found = self._pb_utils.get_input_tensor_by_name(request, name)
-            array: Tensor | None = None if found is None else found.as_numpy()
+            value = self._pb_utils.get_input_tensor_by_name(request, name)
+            array: Tensor | None = None if value is None else value.as_numpy()
             return array
 
         return tensor
 
 
 class _TritonReply:
-    """``service.Reply`` by a response sender."""
+    """A ``service.Reply`` through a response sender."""
 
     def __init__(self, pb_utils: Any, request: Any) -> None:
         self._pb_utils = pb_utils

@@ -13,7 +13,7 @@ def read(directory, **keys: object) -> OpenVinoSettings:
     return OpenVinoSettings.of(Model("m", {}, directory))
 
 
-def test_keys_become_settings(tmp_path):
+def test_keys_are_read_into_settings(tmp_path):
     settings = read(tmp_path, speculative_config={"method": "ngram", "num_speculative_tokens": 4}, threads=1)
     assert settings.speculative_config == PromptLookup("ngram", num_speculative_tokens=4)
     assert settings.thread_count() == 1
@@ -21,27 +21,27 @@ def test_keys_become_settings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
-        ({"enable_lora": True}, "the engine openvino_genai has no enable_lora"),
-        ({"quantization": "fp8"}, "has no quantization"),
+        ({"enable_lora": True}, "unknown key enable_lora for engine openvino_genai"),
+        ({"quantization": "fp8"}, "unknown key quantization"),
         ({"speculative_config": {"method": "eagle"}}, "speculative_config.method is 'eagle'"),
-        ({"speculative_config": {"method": "ngram", "model": "x"}}, "has no speculative_config.model"),
+        ({"speculative_config": {"method": "ngram", "model": "x"}}, "unknown key speculative_config.model"),
         ({"max_num_seqs": 0}, "max_num_seqs is 0; it must be from 1"),
-        ({"max_num_seqs": "8"}, "max_num_seqs is '8'; it must be a whole number"),
+        ({"max_num_seqs": "8"}, "max_num_seqs is '8'; it must be an integer"),
         ({"enable_prefix_caching": 1}, "enable_prefix_caching is 1; it must be true or false"),
         ({"kv_cache_tokens": 64}, "kv_cache_tokens 64 cannot hold one request of max_model_len 128"),
     ],
     ids=str,
 )
-def test_what_the_engine_lacks_is_refused_at_load_by_name(tmp_path, keys, told):
-    with pytest.raises(ModelError) as refused:
+def test_unknown_and_invalid_keys_are_rejected_by_name(tmp_path, keys, message):
+    with pytest.raises(ModelError) as caught:
         read(tmp_path, **keys)
-    assert told in str(refused.value)
-    assert str(tmp_path / "model.json") in str(refused.value)
+    assert message in str(caught.value)
+    assert str(tmp_path / "model.json") in str(caught.value)
 
 
-def test_weights_lie_in_the_version(tmp_path):
+def test_weights_must_be_in_the_version_directory(tmp_path):
     for name in ("absent.gguf", "../model.gguf"):
         (tmp_path.parent / "model.gguf").touch()
         with pytest.raises(ModelError, match="missing"):
