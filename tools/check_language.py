@@ -1,6 +1,6 @@
 """Check code, docs and messages for words that the project does not use; the list is ``tools/language.txt``.
 
-A line that needs one of the words says ``language: allow``.
+A line that needs one of the words contains ``language: allow``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 WORDS = PROJECT / "tools" / "language.txt"
 ALLOW = "language: allow"
-# Data and texts of others.
+# Data and third-party texts.
 SKIPPED = re.compile(
     r"^(LICENSE|constraints\.txt|tools/language\.txt|typings/|tests/data/|model_repository/.*/golden/)|\.(png|svg|json)$"
 )
@@ -29,7 +29,7 @@ def words() -> list[tuple[re.Pattern[str], str]]:
 
 
 def findings(name: str, text: str) -> Iterator[str]:
-    """One sentence for each denied word in ``text``."""
+    """One message for each denied word in ``text``."""
     denied = words()
     for number, line in enumerate(text.splitlines(), 1):
         if ALLOW not in line:

@@ -1,9 +1,9 @@
-"""Write constraints.txt: every package the project can install, at one version for each supported Python.
+"""Write constraints.txt: every package that the project can install, at one version per supported Python.
 
     python3 tools/lock.py python3.10 python3.11 python3.12
 
-Each interpreter's pip resolves pyproject.toml with all extras but ``gpu``; a package whose version is the same on all
-of them gets one line, the others a line for each Python.
+Each interpreter's pip resolves pyproject.toml with all extras except ``gpu``. A package with the same version for all
+gets one line, others one line per Python.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 EXTRAS = "dev,export,loadtest"
-# Not resolved (several GB of CUDA libraries), pinned by hand: GPU builds, and the build back end.
-# TensorRT's is the release inside the NGC image: a plan loads only on the version that built it.
+# GPU builds are pinned by hand, because resolving them would download several GB of CUDA libraries.
+# TensorRT must be the version in the NGC image: a plan loads only on the version that built it.
 BY_HAND = ["onnxruntime-gpu==1.31.1", "tensorrt==10.5.0"]
 OURS = {"trireme", "trireme-client"}
 
 
 def resolve(interpreter: str) -> tuple[str, dict[str, str]]:
-    """The Python version of ``interpreter`` and what its pip chooses: package to version."""
+    """The Python version of ``interpreter``, and the versions that its pip chooses, by package."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        wanted = ["./client[http]", f".[{EXTRAS}]", "torch==2.13.0"]
+        requirements = ["./client[http]", f".[{EXTRAS}]", "torch==2.13.0"]
         resolve_only = ["--quiet", "--dry-run", "--ignore-installed", "--report", str(report)]
         subprocess.run(
-            [interpreter, "-m", "pip", "install", *resolve_only, *wanted], cwd=PROJECT, check=True, timeout=1200
+            [interpreter, "-m", "pip", "install", *resolve_only, *requirements], cwd=PROJECT, check=True, timeout=1200
         )
         content = json.loads(report.read_text())
     chosen = {
-        # A local build tag such as +cpu names one machine's file, not the release.
+        # A local version label such as +cpu identifies one build, not the release.
         entry["metadata"]["name"].lower().replace("_", "-"): entry["metadata"]["version"].split("+")[0]
         for entry in content["install"]
     }
@@ -45,7 +45,9 @@ def resolve(interpreter: str) -> tuple[str, dict[str, str]]:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("interpreters", nargs="+", metavar="PYTHON", help="a Python to resolve for, e.g. python3.11")
+    parser.add_argument(
+        "interpreters", nargs="+", metavar="PYTHON", help="Python interpreter to resolve for, e.g. python3.11"
+    )
     resolved = dict(resolve(interpreter) for interpreter in parser.parse_args(argv).interpreters)
     versions: dict[str, dict[str, str]] = defaultdict(dict)
     for python, packages in resolved.items():

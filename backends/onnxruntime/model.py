@@ -1,7 +1,7 @@
-"""Triton backend ``onnxruntime`` for the embedded server: stands in for NGC's native backend of that name.
+"""Triton backend ``onnxruntime`` for the embedded server: replaces NGC's native backend of that name.
 
-The same configuration is accepted or refused, completed where it is silent, and answered alike; what is refused here
-and not on NGC says so (``trireme_backends/onnxruntime_rules.py``).
+It accepts, rejects and completes the same configurations and returns the same results. The message of a configuration
+that is rejected here but valid on NGC says that it is (``trireme_backends/onnxruntime_rules.py``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class TritonPythonModel:
     @staticmethod
     def auto_complete_config(auto_complete_model_config: pb_utils.ModelConfig) -> pb_utils.ModelConfig:
         config = auto_complete_model_config.as_dict()
-        _refuse(config["name"], [*problems(config), *embedded_problems(config)])
+        _reject_if_any(config["name"], [*problems(config), *embedded_problems(config)])
         if config.get("input") and config.get("output"):
             return auto_complete_model_config
         signature = Signature.from_session(open_session(config, version_dir_of_this_process()))
@@ -32,39 +32,39 @@ class TritonPythonModel:
         auto_complete_model_config.set_max_batch_size(completion.max_batch_size)
         if completion.dynamic_batching:
             auto_complete_model_config.set_dynamic_batching()
-        # Not by add_input and add_output: they take no reshape, which the scalars of a batch need.
+        # add_input and add_output do not accept reshape, which a batch of scalars needs.
         config["input"], config["output"] = completion.inputs, completion.outputs
         return auto_complete_model_config
 
     def initialize(self, args: Mapping[str, str]) -> None:
         model = Model.from_arguments(args)
-        _refuse(model.name, [*problems(model.config), *embedded_problems(model.config)])
+        _reject_if_any(model.name, [*problems(model.config), *embedded_problems(model.config)])
         for warning in embedded_warnings(model.config):
             pb_utils.Logger.log_warn(f"model '{model.name}': {warning}")
         session = open_session(model.config, model.version_dir, device_id=_device_id(args))
-        _refuse(model.name, signature_problems(model.config, Signature.from_session(session)))
+        _reject_if_any(model.name, signature_problems(model.config, Signature.from_session(session)))
         self._model = OnnxModel(model.config, session)
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         tensors = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
         run = run_merged if self._model.batches else run_each
-        answers = run(tensors, self._model.run)
-        return [_response(request, answer) for request, answer in zip(requests, answers, strict=True)]
+        results = run(tensors, self._model.run)
+        return [_response(request, result) for request, result in zip(requests, results, strict=True)]
 
 
-def _refuse(name: str, found: Sequence[str]) -> None:
+def _reject_if_any(name: str, found: Sequence[str]) -> None:
     if found:
         raise ModelError(f"model '{name}': {'; '.join(found)}")
 
 
 def _device_id(args: Mapping[str, str]) -> int | None:
-    """The GPU this instance runs on, if it does."""
+    """The GPU that this instance runs on; None for the CPU."""
     if args["model_instance_kind"] != "GPU":
         return None
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pb_utils.Logger.log_warn(
-            f"model '{args['model_name']}': the installed onnxruntime has no GPU in it, so the CPU answers; "
-            "install the extra [gpu], or write kind: KIND_CPU"
+            f"model '{args['model_name']}': the installed onnxruntime has no GPU support, so the model runs on the "
+            "CPU; install the extra [gpu], or write kind: KIND_CPU"
         )
         return None
     return int(args["model_instance_device_id"])

@@ -1,4 +1,4 @@
-"""Triton backend ``openai_engine``: any engine that speaks OpenAI's protocol, behind the contract of generation."""
+"""Triton backend ``openai_engine``: proxies the generation contract to an engine with OpenAI's API."""
 
 from __future__ import annotations
 

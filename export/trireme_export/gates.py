@@ -1,4 +1,4 @@
-"""The two gates between an exported graph and the repository: parity with its source, accuracy on held-out rows."""
+"""The gates of an exported graph: parity with its source, and accuracy on held-out rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trireme_export.forward import Forward, Rows, run_texts, tokenize
 from trireme_export.labelled_data import LabelledTexts
 from trireme_export.recipe import AccuracyGate, LabelledData, ParityGate, Precision
 
-# The shortest input there is, the longest, and what lies between; the last one is cut at the tokenizer's limit.
+# From the shortest possible input to the longest; the last one is truncated at the tokenizer's limit.
 _PARITY_TEXTS = (
     "",
     "a",
@@ -26,7 +26,7 @@ _PARITY_TEXTS = (
     "word " * 1000,
 )
 _PARITY_BATCHES = ((0,), (2,), (5,), (1, 4), (5, 0), (0, 1, 2, 3, 4), (3, 5, 1, 2, 0))
-# fp32 sums in another order, no more: padding that leaks into a text's numbers is far above this.
+# Allows for a different order of fp32 sums only: padding that affects a text's vector is far above this.
 _ALONE_VS_BATCH_LIMIT = 1e-4
 
 
@@ -42,17 +42,17 @@ class SoftmaxHead:
         return np.asarray(embeddings @ self.weights + self.bias, np.float32)
 
     def probabilities(self, embeddings: Rows) -> Rows:
-        """FP32 [rows, classes], each row sums to 1."""
+        """FP32 [rows, classes]; each row sums to 1."""
         logits = self.logits(embeddings)
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
 
 
 def measure_parity(reference: Forward, exported: Forward, tokenizer: Tokenizer, subject: str) -> Parity:
-    """Compare two functions over batches 1, 2 and 5 of short, long and padded rows.
+    """Compare two functions on batches of different sizes with short, long and padded rows.
 
     Raises:
-        TriremeError: one of them cannot take one of the batches, as a graph traced for a single shape cannot.
+        TriremeError: one of them fails on a batch, as a graph traced for a single shape does.
     """
     expected, found = [], []
     for batch in _PARITY_BATCHES:
@@ -62,7 +62,7 @@ def measure_parity(reference: Forward, exported: Forward, tokenizer: Tokenizer, 
         if found[-1].shape != expected[-1].shape:
             raise TriremeError(
                 f"{subject}: parity gate failed: a batch of shape {list(ids.shape)} gives {list(found[-1].shape)}, "
-                f"its source gives {list(expected[-1].shape)}"
+                f"but {list(expected[-1].shape)} with the source"
             )
     ids, mask = tokenize(tokenizer, _PARITY_TEXTS)
     together = _run(exported, ids, mask, subject)
@@ -77,17 +77,17 @@ def measure_parity(reference: Forward, exported: Forward, tokenizer: Tokenizer, 
 
 
 def check_parity(parity: Parity, gate: ParityGate, precision: Precision, subject: str) -> None:
-    """Hold a measurement against the recipe.
+    """Compare a measurement with the recipe's thresholds.
 
     Raises:
-        GateError: it misses a threshold.
+        GateError: the measurement fails a threshold.
     """
-    # "not <=" and "not >=": a NaN fails.
+    # "not <=" and "not >=", so that NaN fails.
     if gate.max_abs_diff is not None and not parity.max_abs_diff <= gate.max_abs_diff:
         raise GateError("parity max_abs_diff", parity.max_abs_diff, gate.max_abs_diff, subject)
     if gate.min_cosine is not None and not parity.min_cosine >= gate.min_cosine:
         raise GateError("parity min_cosine", parity.min_cosine, gate.min_cosine, subject)
-    # int8 scales follow the whole batch, so there a text's numbers may move a little with its neighbours.
+    # int8 scales depend on the whole batch, so a text's vector may vary a little with the other texts.
     if precision is Precision.FP32 and not parity.alone_vs_batch_diff <= _ALONE_VS_BATCH_LIMIT:
         raise GateError("parity alone_vs_batch_diff", parity.alone_vs_batch_diff, _ALONE_VS_BATCH_LIMIT, subject)
 
@@ -95,15 +95,15 @@ def check_parity(parity: Parity, gate: ParityGate, precision: Precision, subject
 def measure_head_accuracy(
     exported: Forward, fp32_embeddings: Rows, head: SoftmaxHead, tokenizer: Tokenizer, data: LabelledTexts
 ) -> Accuracy:
-    """Accuracy of a graph with a head on the held-out rows, and how far its logits are from fp32's.
+    """Accuracy of a graph with a head on the held-out rows, and the error of its logits compared with fp32.
 
     Args:
-        exported: gives probabilities.
-        fp32_embeddings: of the held-out rows, from the fp32 source; ``head`` makes logits of them.
+        exported: returns probabilities.
+        fp32_embeddings: of the held-out rows, from the fp32 source; ``head`` maps them to logits.
     """
     labels = np.array(data.labels[data.train_rows :])
     found = run_texts(exported, tokenizer, data.texts[data.train_rows :])
-    # Up to a constant a row, the logits are the logarithms of the probabilities: differences of classes are compared.
+    # Log probabilities are logits up to a constant per row, so differences between classes are compared.
     found_logits = np.log(np.maximum(found, 1e-12))
     fp32_logits = head.logits(fp32_embeddings)
     errors = np.abs(np.diff(found_logits, axis=1) - np.diff(fp32_logits, axis=1))
@@ -121,7 +121,7 @@ def measure_head_accuracy(
 
 
 def measure_neighbour_accuracy(embeddings: Rows, fp32_embeddings: Rows, data: LabelledTexts) -> Accuracy:
-    """How often the nearest other text has the same label."""
+    """The fraction of texts whose nearest other text has the same label."""
     labels = np.array(data.labels)
     return Accuracy(
         data=LabelledData.BBC_NEWS.value,
@@ -135,10 +135,10 @@ def measure_neighbour_accuracy(embeddings: Rows, fp32_embeddings: Rows, data: La
 
 
 def check_accuracy(accuracy: Accuracy, gate: AccuracyGate, subject: str) -> None:
-    """Hold a measurement against the recipe.
+    """Compare a measurement with the recipe's thresholds.
 
     Raises:
-        GateError: it misses a threshold.
+        GateError: the measurement fails a threshold.
     """
     if not accuracy.accuracy >= gate.min_accuracy:
         raise GateError("accuracy", accuracy.accuracy, gate.min_accuracy, subject)
@@ -152,10 +152,10 @@ def check_accuracy(accuracy: Accuracy, gate: AccuracyGate, subject: str) -> None
 
 
 def check_quantized(count: int, precision: Precision, subject: str) -> None:
-    """Refuse an int8 graph in which nothing is quantised.
+    """Reject an int8 graph without quantised operators.
 
     Raises:
-        GateError: the count is 0 for int8.
+        GateError: the precision is int8 and ``count`` is 0.
     """
     if precision is Precision.INT8 and count == 0:
         raise GateError("quantised operators", count, 1, subject)
@@ -164,10 +164,10 @@ def check_quantized(count: int, precision: Precision, subject: str) -> None:
 def _run(forward: Forward, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], subject: str) -> Rows:
     try:
         return forward(ids, mask)
-    except Exception as error:  # whatever the runtime raises: the graph cannot take the batch
+    except Exception as error:  # any exception of the runtime: the graph does not support the batch
         reason = " ".join(str(error).split())
         raise TriremeError(
-            f"{subject}: parity gate failed: a batch of shape {list(ids.shape)} is refused: {reason:.300}"
+            f"{subject}: parity gate failed: a batch of shape {list(ids.shape)} is rejected: {reason:.300}"
         ) from error
 
 
@@ -183,5 +183,5 @@ def _neighbour_accuracy(embeddings: Rows, labels: npt.NDArray[np.int64]) -> floa
     return _share(labels[similarity.argmax(axis=1)] == labels)
 
 
-def _share(right: npt.NDArray[np.bool_] | Sequence[bool]) -> float:
-    return float(np.mean(right))
+def _share(correct: npt.NDArray[np.bool_] | Sequence[bool]) -> float:
+    return float(np.mean(correct))

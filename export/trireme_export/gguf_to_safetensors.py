@@ -1,9 +1,9 @@
-"""Write the weights of a GGUF file as a model folder of Hugging Face's form: a script for vLLM's environment.
+"""Converts a GGUF file to a Hugging Face model directory; a script for vLLM's environment.
 
     .trireme/vllm/bin/python gguf_to_safetensors.py MODEL.gguf FOLDER < TEXT
 
-The exporter's own environment has neither torch nor transformers. Its last line says, as JSON, how well what it wrote
-foresees the text: the mean of ``-log`` of each token's probability, and over how many tokens.
+The exporter's own environment has neither torch nor transformers. The last line of output is JSON: the mean negative
+log-likelihood per token of the text, and the number of tokens.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ def main(gguf: Path, folder: Path, text: str) -> None:
 
 def convert(gguf: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-    # The weights are unpacked now: what says that they are quantised would make a reader look for packed ones.
+    # The weights are dequantised now, so the quantisation settings would mislead a reader.
     if hasattr(model, "hf_quantizer"):
         del model.hf_quantizer
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-    # The library makes weights readable for their owner alone.
+    # The library makes weights readable only by their owner.
     for path in folder.iterdir():
         path.chmod(0o644)
 
 
 def mean_loss(folder: Path, text: str) -> tuple[float, int]:
-    """Of the written files, not of what is in memory."""
+    """The loss of the written files, not of the model in memory."""
     tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt").input_ids
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():

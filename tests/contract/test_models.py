@@ -1,4 +1,4 @@
-"""What every model of the repository keeps, found by folder: nothing here names one."""
+"""The contract of every model in the repository; the models are found by directory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def needs_vllm(folder: ModelFolder) -> bool:
     return config.backend == "vllm" or any(needs_vllm(REPOSITORY.model(step.model)) for step in config.steps)
 
 
-# vLLM is there only where make vllm was run; it has tests of its own in tests/vllm.
+# vLLM is installed only by make vllm; tests/vllm tests it.
 FOLDERS = [folder for folder in REPOSITORY.models() if folder.name not in LEFT_OUT or not needs_vllm(folder)]
 SAMPLES = [
     pytest.param(folder, sample, id=f"{folder.name}-{sample.case}")
@@ -39,7 +39,7 @@ each_model = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folde
 
 
 @each_model
-def test_config_is_what_tritons_own_protobuf_reads(folder: ModelFolder) -> None:
+def test_config_is_parsed_as_by_tritons_own_protobuf(folder: ModelFolder) -> None:
     message = model_config_pb2.ModelConfig()
     with warnings.catch_warnings(record=True) as warned:
         text_format.Parse(folder.config_path.read_text(encoding="utf-8"), message)
@@ -56,7 +56,7 @@ def test_version_directories_have_canonical_numbers(folder: ModelFolder) -> None
 
 
 @each_model
-def test_server_has_the_versions_loaded_that_the_policy_selects(
+def test_server_has_loaded_the_versions_that_the_policy_selects(
     folder: ModelFolder, triton: triton_grpc.InferenceServerClient
 ) -> None:
     selected = load_model_config(folder.config_path).version_policy.selects(folder.versions())
@@ -66,25 +66,25 @@ def test_server_has_the_versions_loaded_that_the_policy_selects(
 
 
 @each_model
-def test_metadata_is_what_the_config_says(folder: ModelFolder, triton: triton_grpc.InferenceServerClient) -> None:
+def test_metadata_matches_the_config(folder: ModelFolder, triton: triton_grpc.InferenceServerClient) -> None:
     config = load_model_config(folder.config_path)
     metadata = triton.get_model_metadata(folder.name)
 
-    def told(tensors: tuple[TensorSpec, ...]) -> dict[str, tuple[str, list[int]]]:
+    def expected(tensors: tuple[TensorSpec, ...]) -> dict[str, tuple[str, list[int]]]:
         batch = [-1] if config.max_batch_size else []
         return {tensor.name: (tensor.datatype, [*batch, *tensor.dims]) for tensor in tensors}
 
-    assert {one.name: (one.datatype, list(one.shape)) for one in metadata.inputs} == told(config.inputs)
-    assert {one.name: (one.datatype, list(one.shape)) for one in metadata.outputs} == told(config.outputs)
+    assert {one.name: (one.datatype, list(one.shape)) for one in metadata.inputs} == expected(config.inputs)
+    assert {one.name: (one.datatype, list(one.shape)) for one in metadata.outputs} == expected(config.outputs)
 
 
 @each_model
 def test_model_has_golden_samples(folder: ModelFolder) -> None:
-    assert load_golden(folder), f"{folder.golden_dir} holds no sample, so nothing proves that the model answers rightly"
+    assert load_golden(folder), f"{folder.golden_dir} has no sample, so the model's outputs are not checked; add one"
 
 
 @pytest.mark.parametrize(("folder", "sample"), SAMPLES)
-def test_golden_sample_is_answered_rightly(
+def test_golden_sample_gives_the_expected_outputs(
     folder: ModelFolder, sample: GoldenSample, repository_server: TritonServer
 ) -> None:
     with OperatorClient(repository_server.grpc_address) as client:

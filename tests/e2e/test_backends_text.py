@@ -91,7 +91,7 @@ def test_a_bad_request_fails_alone_with_its_own_words(triton: triton_grpc.Infere
 def test_an_over_large_text_is_refused_and_the_next_one_answered(
     triton: triton_grpc.InferenceServerClient, model: str
 ) -> None:
-    with pytest.raises(InferenceServerException, match="row 0 of TEXT has 100000000 bytes; at most 1048576 are taken"):
+    with pytest.raises(InferenceServerException, match="row 0 of TEXT has 100000000 bytes; the maximum is 1048576"):
         ask(triton, model, ["x" * 100_000_000])
     assert embed(triton, ["small"], model).shape == (1, 384)
 

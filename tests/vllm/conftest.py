@@ -1,4 +1,4 @@
-"""Real vLLM in a real tritonserver. Its models load one at a time, each for the tests that need it."""
+"""vLLM in a real tritonserver. Models are loaded one at a time, each for the tests that need it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ ENGINE = {
     "dtype": "bfloat16",
     "max_model_len": CONTEXT_TOKENS,
     "max_num_seqs": 16,
-    # Long prompts go in by pieces, between which the others' tokens come.
+    # Long prompts are computed in chunks, together with the tokens of other requests.
     "max_num_batched_tokens": 256,
-    # Room for two whole contexts, though 16 requests may run.
+    # Room for two full contexts, although 16 requests may run.
     "kv_cache_memory_bytes": 2 * CONTEXT_TOKENS * KV_CACHE_BYTES_PER_TOKEN,
     "enable_prefix_caching": True,
     "enforce_eager": True,
@@ -60,7 +60,7 @@ CONFIG = 'backend: "vllm"\ninstance_group [{ kind: KIND_MODEL count: 1 }]\n'
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A whole answer."""
+    """A complete generation."""
 
     text: str
     finish_reason: str | None
@@ -71,7 +71,7 @@ class Generated:
 
 @dataclass(slots=True)
 class Stack:
-    """The server, and what tests do with it."""
+    """The server and its clients."""
 
     server: TritonServer
     repository_dir: Path
@@ -85,7 +85,7 @@ class Stack:
         self.admin.unload_model(model, client_timeout=scaled(60.0))
 
     def generate(self, model: str, prompt: str | list[dict[str, str]], **sampling: Any) -> Generated:
-        """Greedy, unless ``sampling`` says otherwise."""
+        """Generate, with greedy sampling by default."""
         stream = sampling.pop("stream", True)
         given: dict[str, Any] = {"text": prompt} if isinstance(prompt, str) else {"messages": prompt}
         sampling = {"temperature": 0, "max_tokens": 24} | sampling
@@ -101,31 +101,31 @@ class Stack:
         )
 
     def all_at_once(self, work: list[Callable[[], Generated]]) -> list[Generated]:
-        """Each in a thread of its own; the answers in the order of ``work``."""
-        answers: list[Generated | None] = [None] * len(work)
+        """Run each in its own thread; returns the results in the order of ``work``."""
+        results: list[Generated | None] = [None] * len(work)
 
         def run(number: int) -> None:
-            answers[number] = work[number]()
+            results[number] = work[number]()
 
         threads = [threading.Thread(target=run, args=(number,)) for number in range(len(work))]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(DEADLINE_MS / 1000)
-        assert all(answers), "a request failed; its thread says why"
-        return [answer for answer in answers if answer]
+        assert all(results), "a request failed; see its thread's traceback"
+        return [result for result in results if result]
 
     def metric(self, name: str, model: str) -> float:
-        """The sum of a metric of ours over its other labels."""
-        with urllib.request.urlopen(f"http://{self.server.metrics_address}/metrics", timeout=scaled(10)) as answer:
-            lines = answer.read().decode().splitlines()
+        """The sum of a metric of a model over its other labels."""
+        with urllib.request.urlopen(f"http://{self.server.metrics_address}/metrics", timeout=scaled(10)) as response:
+            lines = response.read().decode().splitlines()
         found = [line for line in lines if line.startswith(f"{name}{{") and f'model="{model}"' in line]
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What an earlier load left in this user's cache could hide what the first one on a machine needs."""
+    """Use an empty cache: files of earlier loads could hide what the first load on a machine needs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CACHE_ROOT", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -133,7 +133,7 @@ def _empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One of its own, with the models that ``make vllm`` exports, exported here."""
+    """A temporary repository with the models of ``make vllm``, exported here."""
     settings = Settings.from_environment()
     own = replace(settings, repository_dir=tmp_path_factory.mktemp("vllm") / "repository")
     for name in ("generation_premium", "generation_premium_engine"):
@@ -163,7 +163,7 @@ def stack(repository: Path, weights: Path) -> Iterator[Stack]:
         contextlib.closing(triton_grpc.InferenceServerClient(server.grpc_address)) as admin,
     ):
         yield Stack(server, repository, client, admin)
-        # An orderly end takes it 30 s once a stub was killed.
+        # A graceful exit takes 30 s after a stub was killed.
         server.kill()
 
 

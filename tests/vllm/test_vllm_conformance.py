@@ -1,4 +1,4 @@
-"""What every engine behind the contract must do, done by vLLM."""
+"""The conformance tests of every engine, with vLLM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.test_generation_conformance import *  # noqa: F403
 from tests.servers import throw_away_server
 from tests.vllm.conftest import CONFIG, KV_CACHE_BYTES_PER_TOKEN, write_model
 
-# Of vLLM's greedy text it is not promised that other requests in the batch, or speculation, leave it as it is.
+# vLLM does not guarantee that greedy text is independent of other requests in the batch and of speculation.
 del (  # type: ignore[name-defined]
     test_answers_are_the_same_alone_and_among_others,  # noqa: F821
     test_more_than_the_cache_holds_is_answered_all_the_same,  # noqa: F821
@@ -39,5 +39,5 @@ def server(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     shutil.copytree(conformance.BYSTANDER, repository / conformance.BYSTANDER.name)
     with throw_away_server(ServerFlags(repository)) as server:
         yield server
-        # An orderly end takes it 30 s once a stub was killed.
+        # A graceful exit takes 30 s after a stub was killed.
         server.kill()

@@ -1,4 +1,4 @@
-"""What vLLM's engine does beside what every engine does, in a stub of the real server."""
+"""Features of vLLM's engine beyond the conformance tests, in a stub of the real server."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ def chat(stack: Stack) -> Iterator[Stack]:
     stack.unload("chat")
 
 
-def test_the_exported_model_answers_its_golden_samples(stack: Stack) -> None:
+def test_the_exported_model_matches_its_golden_samples(stack: Stack) -> None:
     for name in ("generation_premium_engine", "generation_premium"):
         stack.load(name)
         (sample,) = load_golden(ModelRepository(stack.repository_dir).model(name))
         messages, sampling = (json.loads(sample.inputs[tensor][0]) for tensor in ("messages", "sampling_parameters"))
-        answer = stack.generate(name, messages, **sampling)
-        assert answer.text == sample.outputs["text_output"][0].decode()
+        generated = stack.generate(name, messages, **sampling)
+        assert generated.text == sample.outputs["text_output"][0].decode()
     for name in ("generation_premium", "generation_premium_engine"):
         stack.unload(name)
 
 
 @pytest.mark.slow
-def test_more_than_the_cache_holds_waits_and_is_answered(chat: Stack) -> None:
-    """Eight times 310 tokens, in blocks for 2048."""
+def test_requests_that_exceed_the_cache_wait_and_succeed(chat: Stack) -> None:
+    """Eight times 310 tokens, with blocks for 2048."""
 
-    def tell(number: int) -> Callable[[], Generated]:
+    def story(number: int) -> Callable[[], Generated]:
         return lambda: chat.generate("chat", f"Story number {number}:", max_tokens=300, ignore_eos=True)
 
     waited: list[float] = []
 
     def watch() -> Generated:
-        answer = tell(0)()
+        generated = story(0)()
         waited.append(chat.metric("trireme_generation_waiting", "chat"))
-        return answer
+        return generated
 
-    answers = chat.all_at_once([watch, *(tell(number) for number in range(1, 8))])
-    assert [answer.num_output_tokens for answer in answers] == [300] * 8
-    assert [answer.finish_reason for answer in answers] == ["length"] * 8
+    results = chat.all_at_once([watch, *(story(number) for number in range(1, 8))])
+    assert [generated.num_output_tokens for generated in results] == [300] * 8
+    assert [generated.finish_reason for generated in results] == ["length"] * 8
     assert waited[0] > 0
     assert chat.generate("chat", PROMPT).finish_reason == "length"
 
@@ -68,16 +68,16 @@ def test_more_than_the_cache_holds_waits_and_is_answered(chat: Stack) -> None:
     ],
     ids=["regex", "grammar"],
 )
-def test_an_answer_has_the_form_that_is_asked_for(
+def test_structured_output_has_the_requested_format(
     chat: Stack, form: dict[str, object], fits: Callable[[str], object]
 ) -> None:
-    assert fits(chat.generate("chat", "Tell me:", structured_outputs=form, max_tokens=64).text)
+    assert fits(chat.generate("chat", "Answer:", structured_outputs=form, max_tokens=64).text)
 
 
 @pytest.mark.slow
-def test_a_form_that_is_none_is_refused(chat: Stack) -> None:
+def test_an_invalid_format_is_rejected(chat: Stack) -> None:
     with pytest.raises(InvalidRequestError, match=r"invalid_request \(structured_outputs\): .*regex"):
-        chat.generate("chat", "Tell me:", structured_outputs={"regex": "["})
+        chat.generate("chat", "Answer:", structured_outputs={"regex": "["})
 
 
 @pytest.mark.slow
@@ -87,34 +87,34 @@ def test_requests_with_and_without_an_adapter_share_a_batch(stack: Stack) -> Non
         plain = stack.generate("adapters", PROMPT).text
         adapted = stack.generate("adapters", PROMPT, lora_name="contrary").text
         assert plain != adapted
-        answers = stack.all_at_once(
+        results = stack.all_at_once(
             [
                 lambda: stack.generate("adapters", PROMPT),
                 lambda: stack.generate("adapters", PROMPT, lora_name="contrary"),
             ]
             * 4
         )
-        assert [answer.text for answer in answers] == [plain, adapted] * 4
-        with pytest.raises(InvalidRequestError, match="no adapter 'formal'; there are: contrary"):
+        assert [generated.text for generated in results] == [plain, adapted] * 4
+        with pytest.raises(InvalidRequestError, match="unknown adapter 'formal'; available: contrary"):
             stack.generate("adapters", PROMPT, lora_name="formal")
     finally:
         stack.unload("adapters")
 
 
 @pytest.mark.slow
-def test_speculation_brings_several_tokens_at_once(stack: Stack) -> None:
+def test_speculation_generates_several_tokens_at_once(stack: Stack) -> None:
     stack.load("speculative")
     try:
         lines = "".join(f"item {number}: apple banana cherry\n" for number in range(20))
-        answer = stack.generate("speculative", f"Repeat this list:\n{lines}Again:\n{lines[:80]}", max_tokens=100)
-        assert answer.num_output_tokens == 100
-        assert max(chunk.num_output_tokens or 0 for chunk in answer.chunks) > 1
-        assert len(answer.chunks) < 70
+        generated = stack.generate("speculative", f"Repeat this list:\n{lines}Again:\n{lines[:80]}", max_tokens=100)
+        assert generated.num_output_tokens == 100
+        assert max(chunk.num_output_tokens or 0 for chunk in generated.chunks) > 1
+        assert len(generated.chunks) < 70
     finally:
         stack.unload("speculative")
 
 
-# The next word of a text of common lists, which any model of its size has learnt.
+# Common lists, whose next word any model of this size has learnt.
 _LISTS = (
     "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday",
     "January, February, March, April, May, June, July, August, September, October, November, December",
@@ -125,46 +125,46 @@ _LISTS = (
 
 
 def next_words(stack: Stack, model: str) -> tuple[list[str], float]:
-    """What the model says after each beginning of the lists, and the share that is right."""
+    """The model's continuation of each beginning of the lists, and the fraction that is correct."""
     expected, work = [], []
     for words in (line.split(", ") for line in _LISTS):
         for end in range(3, len(words)):
             prompt = ", ".join(words[:end]) + ","
             expected.append(words[end])
             work.append(lambda prompt=prompt: stack.generate(model, prompt, max_tokens=4))
-    answers = stack.all_at_once(work)
-    said = [answer.text.strip().split(",")[0].strip() for answer in answers]
-    return said, sum(word == right for word, right in zip(said, expected, strict=True)) / len(expected)
+    results = stack.all_at_once(work)
+    words = [generated.text.strip().split(",")[0].strip() for generated in results]
+    return words, sum(word == right for word, right in zip(words, expected, strict=True)) / len(expected)
 
 
 @pytest.mark.slow
-def test_eight_bit_weights_say_what_the_full_ones_say(chat: Stack) -> None:
-    said, share = next_words(chat, "chat")
+def test_eight_bit_weights_give_nearly_the_same_words(chat: Stack) -> None:
+    words, share = next_words(chat, "chat")
     chat.load("int8")
     try:
-        said_in_int8, share_in_int8 = next_words(chat, "int8")
+        words_in_int8, share_in_int8 = next_words(chat, "int8")
     finally:
         chat.unload("int8")
     assert share > 0.6
     assert share_in_int8 >= share - 0.05
-    same = sum(one == other for one, other in zip(said, said_in_int8, strict=True)) / len(said)
+    same = sum(one == other for one, other in zip(words, words_in_int8, strict=True)) / len(words)
     assert same >= 0.9
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
-        ("unknown_argument", "vLLM has no argument 'max_tokens'"),
-        ("missing_adapter", "adapter 'brief': nowhere holds no adapter"),
+        ("unknown_argument", "unknown vLLM argument 'max_tokens'"),
+        ("missing_adapter", "adapter 'brief': nowhere has no adapter_config.json"),
     ],
 )
-def test_a_model_that_vllm_cannot_do_is_refused_at_load(stack: Stack, model: str, said: str) -> None:
-    with pytest.raises(InferenceServerException, match=said):
+def test_an_invalid_model_fails_at_load(stack: Stack, model: str, message: str) -> None:
+    with pytest.raises(InferenceServerException, match=message):
         stack.load(model)
 
 
 @pytest.mark.slow
-def test_a_stub_that_dies_leaves_no_process_and_is_loaded_anew(chat: Stack) -> None:
+def test_a_dead_stub_leaves_no_process_and_its_model_can_be_loaded_again(chat: Stack) -> None:
     stream = chat.client.generate(
         "chat", text="A story:", sampling_parameters={"max_tokens": 1000, "ignore_eos": True}, deadline_ms=5_000
     )
@@ -173,7 +173,7 @@ def test_a_stub_that_dies_leaves_no_process_and_is_loaded_anew(chat: Stack) -> N
     (stub,) = (child for child in server.children() if "chat/1" in " ".join(child.cmdline()))
     assert stub.children() == []
     stub.send_signal(signal.SIGKILL)
-    # The server does not ask for its end: what is left is an entry in the list of processes.
+    # The server does not wait for it, so a zombie remains.
     wait_until(lambda: stub.status() == psutil.STATUS_ZOMBIE, "the stub is dead")
     with pytest.raises(ClientError):
         list(stream)

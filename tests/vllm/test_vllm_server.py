@@ -33,8 +33,8 @@ class Upstream:
     url: str
 
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=scaled(10)) as answer:
-            lines = answer.read().decode().splitlines()
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=scaled(10)) as response:
+            lines = response.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
 
 
@@ -61,18 +61,18 @@ def upstream(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         )  # fmt: skip
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers_health(process, url, folder / "log"), "the server was healthy")
+        wait_until(lambda: is_healthy(process, url, folder / "log"), "the server was healthy")
         yield Upstream(url)
     finally:
-        # Its engine is a process of its own, that outlives it otherwise.
+        # Its engine is a separate process that would outlive it.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(scaled(30))
 
 
-def answers_health(process: subprocess.Popen[bytes], url: str, log: Path) -> bool:
+def is_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> bool:
     assert process.poll() is None, log.read_text(errors="replace")[-2000:]
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=scaled(5)) as answer:
-        return bool(answer.status == 200)
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=scaled(5)) as response:
+        return bool(response.status == 200)
     return False
 
 
@@ -86,38 +86,38 @@ def elsewhere(stack: Stack, upstream: Upstream) -> Iterator[Stack]:
     stack.unload("elsewhere")
 
 
-def test_a_stream_is_what_the_whole_answer_is(elsewhere: Stack) -> None:
-    pieces = elsewhere.generate("elsewhere", PROMPT)
-    whole = elsewhere.generate("elsewhere", PROMPT, stream=False)
-    assert pieces.text == whole.text
-    assert pieces.text.startswith(" Paris")
-    assert pieces.num_output_tokens == whole.num_output_tokens == 24
-    assert pieces.num_input_tokens == whole.num_input_tokens == 5
-    assert pieces.finish_reason == "length"
-    assert len(pieces.chunks) > 5
+def test_a_stream_equals_the_unstreamed_response(elsewhere: Stack) -> None:
+    streamed = elsewhere.generate("elsewhere", PROMPT)
+    unstreamed = elsewhere.generate("elsewhere", PROMPT, stream=False)
+    assert streamed.text == unstreamed.text
+    assert streamed.text.startswith(" Paris")
+    assert streamed.num_output_tokens == unstreamed.num_output_tokens == 24
+    assert streamed.num_input_tokens == unstreamed.num_input_tokens == 5
+    assert streamed.finish_reason == "length"
+    assert len(streamed.chunks) > 5
 
 
 def test_messages_go_through_the_chat_endpoint(elsewhere: Stack) -> None:
-    answer = elsewhere.generate(
+    generated = elsewhere.generate(
         "elsewhere", [{"role": "user", "content": "What is the capital of France?"}], max_tokens=48
     )
-    assert "Paris" in answer.text
-    assert answer.finish_reason == "stop"
-    assert answer.num_input_tokens > 20
+    assert "Paris" in generated.text
+    assert generated.finish_reason == "stop"
+    assert generated.num_input_tokens > 20
 
 
-def test_sampling_parameters_arrive(elsewhere: Stack) -> None:
+def test_sampling_parameters_reach_the_engine(elsewhere: Stack) -> None:
     stopped = elsewhere.generate("elsewhere", "Count: 1, 2, 3, 4,", stop=[" 8"])
     assert stopped.text.strip().startswith("5")
     assert "8" not in stopped.text
     first, again = (elsewhere.generate("elsewhere", "Once", temperature=1.5, seed=7, top_k=50).text for _ in range(2))
     assert first == again
-    choice = elsewhere.generate("elsewhere", "Tell me:", structured_outputs={"choice": ["red", "green"]})
+    choice = elsewhere.generate("elsewhere", "Answer:", structured_outputs={"choice": ["red", "green"]})
     assert choice.text in ("red", "green")
 
 
 @pytest.mark.parametrize(
-    ("prompt", "sampling", "said"),
+    ("prompt", "sampling", "message"),
     [
         ("word " * 2000, {}, r"context_length_exceeded \(prompt\): the prompt has 2001 tokens.* 1024 tokens"),
         ("a", {"structured_outputs": {"regex": "["}}, "invalid_request.*regex"),
@@ -126,14 +126,14 @@ def test_sampling_parameters_arrive(elsewhere: Stack) -> None:
     ],
     ids=["long prompt", "bad regex", "no adapter", "log probabilities"],
 )
-def test_a_refusal_arrives_as_the_contract_s(
-    elsewhere: Stack, prompt: str, sampling: dict[str, object], said: str
+def test_an_engine_error_becomes_the_contract_s_error(
+    elsewhere: Stack, prompt: str, sampling: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(InvalidRequestError, match=said):
+    with pytest.raises(InvalidRequestError, match=message):
         elsewhere.generate("elsewhere", prompt, **sampling)
 
 
-def test_a_caller_who_leaves_frees_the_place_upstream(elsewhere: Stack, upstream: Upstream) -> None:
+def test_a_disconnected_caller_frees_the_upstream_engine(elsewhere: Stack, upstream: Upstream) -> None:
     stream = elsewhere.client.generate(
         "elsewhere", text="A story:", sampling_parameters={"temperature": 0, "max_tokens": 1000, "ignore_eos": True}
     )
@@ -141,12 +141,12 @@ def test_a_caller_who_leaves_frees_the_place_upstream(elsewhere: Stack, upstream
         next(stream)
     assert upstream.metric("vllm:num_requests_running") == 1
     stream.close()
-    wait_until(lambda: upstream.metric("vllm:num_requests_running") == 0, "the request had left")
+    wait_until(lambda: upstream.metric("vllm:num_requests_running") == 0, "the request has ended")
     assert upstream.metric("vllm:generation_tokens_total") < 700
 
 
-def test_a_wrong_key_is_refused_at_load(elsewhere: Stack, upstream: Upstream) -> None:
+def test_a_wrong_key_fails_at_load(elsewhere: Stack, upstream: Upstream) -> None:
     content = {"dialect": "vllm", "base_url": f"{upstream.url}/v1", "model": "smollm2"}
     write_model(elsewhere.repository_dir, "keyless", _CONFIG, content)
-    with pytest.raises(InferenceServerException, match="does not accept our API key"):
+    with pytest.raises(InferenceServerException, match="rejected the API key"):
         elsewhere.load("keyless")

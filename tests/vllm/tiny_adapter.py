@@ -1,4 +1,4 @@
-"""A LoRA adapter that changes what SmolLM2-135M says: random, small, and the same every time."""
+"""A small, random and reproducible LoRA adapter that changes the output of SmolLM2-135M."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LAYERS, _HIDDEN, _KEY_VALUE, _RANK = 30, 576, 192, 8
 
 
 def write_adapter(folder: Path) -> None:
-    """Write it in PEFT's form: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+    """Write it in PEFT's format: ``adapter_config.json`` and ``adapter_model.safetensors``."""
     folder.mkdir()
     config = {
         "peft_type": "LORA",

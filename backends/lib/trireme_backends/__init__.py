@@ -1,6 +1,6 @@
-"""The logic of Trireme's Python-based Triton backends, free of Triton: every module here is tested without a server."""
+"""The logic of Trireme's Python-based Triton backends, independent of Triton, so that tests need no server."""
 
 import os
 
-# ONNX Runtime would send usage events to its makers; it reads this when it is imported.
+# Disables ONNX Runtime's telemetry; it reads this at import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,4 +1,4 @@
-"""Texts to vectors: a queue of tokenised texts, and threads that encode those of like length together."""
+"""Encodes texts: a queue of tokenised texts, and threads that encode texts of similar length together."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trireme_backends.errors import AnswerError, BackendError, RequestError
+from trireme_backends.errors import BackendError, InvalidOutputError, RequestError
 from trireme_backends.length_batching import choose_batch
 from trireme_backends.text import TokenIds, pad
 
 Vectors = npt.NDArray[Any]
 Encode = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Vectors]
-"""Ids and attention mask, both INT64 [texts, tokens], to [texts, ...]. Raises BackendError."""
+"""Maps ids and attention mask, both INT64 [texts, tokens], to vectors [texts, ...]. Raises BackendError."""
 
 Done = Callable[[Vectors | BackendError], None]
-"""Gets the rows of one request, in order, or why there are none."""
+"""Receives the rows of one request, in order, or the error."""
 
-# Beyond this many, texts wait in Triton's own queue, where its policies and its metrics see them.
-_MOST_WAITING = 32
+# Further texts wait in Triton's own queue, where its policies and metrics apply.
+_MAX_WAITING = 32
 
 
 class _Job:
-    """The texts of one request, until the last of them is encoded."""
+    """One request with texts that are not encoded yet."""
 
     def __init__(self, texts: int, done: Done) -> None:
         self._done = done
@@ -35,14 +35,14 @@ class _Job:
         self._error: BackendError | None = None
         self._lock = threading.Lock()
 
-    def put(self, row: int, answer: Vectors | BackendError) -> None:
+    def put(self, row: int, result: Vectors | BackendError) -> None:
         with self._lock:
             self._missing -= 1
             finished = self._missing == 0
-            if isinstance(answer, BackendError):
-                self._error = self._error or answer
+            if isinstance(result, BackendError):
+                self._error = self._error or result
             else:
-                self._rows[row] = answer
+                self._rows[row] = result
         if finished:
             self._done(self._error or _stacked(self._rows))
 
@@ -55,7 +55,7 @@ class _Text:
 
 
 class Encoder:
-    """Encodes texts in threads of its own, whichever request they came with.
+    """Encodes texts in its own threads, batching across requests.
 
     Example:
         >>> encoder = Encoder(encode, threads=2)
@@ -73,15 +73,15 @@ class Encoder:
             thread.start()
 
     def submit(self, texts: Sequence[TokenIds], done: Done) -> None:
-        """Queue the texts, at least one, of one request. Blocks while many wait already."""
+        """Queue the texts of one request, at least one. Blocks while the queue is full."""
         job = _Job(len(texts), done)
         with self._changed:
-            self._changed.wait_for(lambda: len(self._waiting) < _MOST_WAITING)
+            self._changed.wait_for(lambda: len(self._waiting) < _MAX_WAITING)
             self._waiting += [_Text(ids, job, row) for row, ids in enumerate(texts)]
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Encode what waits, then end the threads."""
+        """Encode the queued texts, then end the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -90,11 +90,11 @@ class Encoder:
 
     def _work(self) -> None:
         while batch := self._take():
-            for text, answer in zip(batch, self._answers(batch), strict=True):
-                text.job.put(text.row, answer)
+            for text, result in zip(batch, self._encode_batch(batch), strict=True):
+                text.job.put(text.row, result)
 
     def _take(self) -> list[_Text]:
-        """The next batch; empty when the encoder is closed and nothing waits."""
+        """The next batch; empty when the encoder is closed and the queue is empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if not self._waiting:
@@ -106,18 +106,18 @@ class Encoder:
             self._changed.notify_all()
             return batch
 
-    def _answers(self, batch: Sequence[_Text]) -> Sequence[Vectors | BackendError]:
+    def _encode_batch(self, batch: Sequence[_Text]) -> Sequence[Vectors | BackendError]:
         try:
             vectors = self._encode(*pad([text.ids for text in batch]))
         except BackendError as error:
-            # Only the culprit is to fail: each is tried alone.
-            return [error] if len(batch) == 1 else [self._answers([text])[0] for text in batch]
+            # Retry each text alone, so that only the faulty one fails.
+            return [error] if len(batch) == 1 else [self._encode_batch([text])[0] for text in batch]
         if len(vectors) != len(batch):
-            return [RequestError(f"the model gave {len(vectors)} rows for {len(batch)} texts")] * len(batch)
+            return [RequestError(f"the model returned {len(vectors)} rows for {len(batch)} texts")] * len(batch)
         finite = np.isfinite(vectors.reshape(len(batch), -1)).all(axis=1)
         return [
-            vector if well else AnswerError(f"row {text.row} of the answer holds a value that is not a finite number")
-            for text, vector, well in zip(batch, vectors, finite, strict=True)
+            vector if valid else InvalidOutputError(f"row {text.row} of the output contains a non-finite value")
+            for text, vector, valid in zip(batch, vectors, finite, strict=True)
         ]
 
 
@@ -126,4 +126,4 @@ def _stacked(rows: Sequence[Vectors]) -> Vectors | BackendError:
     if len(shapes) == 1:
         return np.stack(rows)
     listed = " and ".join(str(list(shape)) for shape in shapes)
-    return AnswerError(f"the texts came out in the shapes {listed}, which make no tensor; send them one a request")
+    return InvalidOutputError(f"the outputs of the texts have different shapes, {listed}; send one text per request")

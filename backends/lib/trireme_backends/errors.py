@@ -4,7 +4,7 @@ BackendError
 ├── ModelError      the model cannot be loaded: its configuration or a file of its version is wrong
 │   └── FileError       a file is wrong at a known key
 └── RequestError    one request cannot be answered; its neighbours in the batch are
-    └── AnswerError     the request is right, but the model's output for it is not a valid answer
+    └── InvalidOutputError     the request is right, but the model's output for it is not a valid answer
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class BackendError(Exception):
 
 
 class ModelError(BackendError):
-    """A model's configuration or one of its files is wrong, so it is not loaded."""
+    """A model's configuration or one of its files is invalid, so it is not loaded."""
 
 
 class FileError(ModelError):
@@ -41,12 +41,12 @@ class FileError(ModelError):
 
 
 class RequestError(BackendError):
-    """A request is wrong by itself; those it was batched with are answered."""
+    """One request failed; the others in its batch are not affected."""
 
     code = "INVALID_ARG"
 
 
-class AnswerError(RequestError):
+class InvalidOutputError(RequestError):
     """The model's output for a valid request is not a valid answer."""
 
     code = "INTERNAL"

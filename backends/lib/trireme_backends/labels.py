@@ -1,4 +1,4 @@
-"""Probabilities to labels."""
+"""Maps probabilities to labels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trireme_backends.errors import AnswerError, RequestError
+from trireme_backends.errors import InvalidOutputError, RequestError
 from trireme_backends.strict_json import read_json
 
 
 class LabelDecoder:
-    """Names the most probable class of each row."""
+    """Returns the label of the most probable class of each row."""
 
     def __init__(self, path: Path) -> None:
         """Read ``labels.json``: a list of strings, in the order of the probabilities.
@@ -27,15 +27,15 @@ class LabelDecoder:
         """``LABEL`` BYTES [rows, 1] and ``SCORE`` FP32 [rows, 1] of ``PROBABILITIES`` FP32 [rows, labels].
 
         Raises:
-            RequestError: there is not one probability for each label.
-            AnswerError: one is not a finite number.
+            RequestError: the number of probabilities is not the number of labels.
+            InvalidOutputError: a probability is not finite.
         """
         if probabilities.ndim != 2 or probabilities.shape[1] != len(self._labels):
             raise RequestError(
                 f"PROBABILITIES has the shape {list(probabilities.shape)}; it must be [rows, {len(self._labels)}], "
-                "a column for each label"
+                "one column per label"
             )
         finite = np.isfinite(probabilities).all(axis=1)
         if not finite.all():
-            raise AnswerError(f"row {int(finite.argmin())} of PROBABILITIES holds a value that is not a finite number")
+            raise InvalidOutputError(f"row {int(finite.argmin())} of PROBABILITIES contains a non-finite value")
         return self._labels[probabilities.argmax(axis=1)][:, None], probabilities.max(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What Triton tells a backend about its model: the configuration, and where the version's files lie."""
+"""A model as Triton passes it to a backend: its configuration and the directory of the version."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from trireme_backends.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One version of a model, as ``initialize`` is told of it.
+    """One version of a model, from the arguments of ``initialize``.
 
     Attributes:
-        name: the model's name.
         config: the JSON form of Triton's ModelConfig.
-        version_dir: the folder with the version's files.
+        version_dir: the directory of the version's files.
     """
 
     name: str
@@ -27,7 +26,7 @@ class Model:
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, str]) -> Model:
-        """Read the dictionary that the Python backend hands to ``initialize``."""
+        """Read the dictionary that the Python backend passes to ``initialize``."""
         return cls(
             name=arguments["model_name"],
             config=json.loads(arguments["model_config"]),
@@ -35,41 +34,41 @@ class Model:
         )
 
     def file(self, name: str) -> Path:
-        """A file of the version.
+        """The path of one of the version's files.
 
         Raises:
-            ModelError: it is not there.
+            ModelError: the file is missing.
         """
         path = self.version_dir / name
         if not path.is_file():
             raise ModelError(f"model '{self.name}': {path} is missing; export the model, or restore the file")
         return path
 
-    def integer(self, parameter: str, default: int, *, least: int = 0) -> int:
-        """A whole number from ``parameters`` of the configuration.
+    def integer(self, parameter: str, default: int, *, minimum: int = 0) -> int:
+        """An integer from ``parameters`` of the configuration.
 
         Raises:
-            ModelError: the value is no whole number, or is less than ``least``.
+            ModelError: the value is not an integer, or is less than ``minimum``.
         """
         text = self.config.get("parameters", {}).get(parameter, {}).get("string_value")
         if text is None:
             return default
-        if not text.isdecimal() or int(text) < least:
+        if not text.isdecimal() or int(text) < minimum:
             raise ModelError(
-                f"model '{self.name}': parameter {parameter} is '{text}'; it must be a whole number of at least {least}"
+                f"model '{self.name}': parameter {parameter} is '{text}'; it must be an integer of at least {minimum}"
             )
         return int(text)
 
     def output_names(self) -> list[str]:
-        """The outputs of the configuration, in its order."""
+        """The names of the configured outputs, in order."""
         return [output["name"] for output in self.config["output"]]
 
 
 def version_dir_of_this_process() -> Path:
-    """The version folder while Triton completes the configuration, when the backend is not yet told of it.
+    """The version directory during ``auto_complete_config``, to which Triton does not pass it.
 
-    Source: python_backend, ``StubLauncher``: the stub's first argument is ``<version folder>/model.py``, whether or not
-    that file exists.
+    Source: python_backend, ``StubLauncher``: the stub's first argument is ``<version directory>/model.py``, whether or
+    not that file exists.
     """
     arguments = Path("/proc/self/cmdline").read_bytes().split(b"\0")
     return Path(arguments[1].decode()).parent

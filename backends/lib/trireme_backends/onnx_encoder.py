@@ -14,7 +14,7 @@ from trireme_backends.onnxruntime_session import load_session, run_session
 
 
 class OnnxEncoder:
-    """Runs a graph with the inputs ``INPUT_IDS`` and ``ATTENTION_MASK``; one thread a call, calls side by side."""
+    """Runs a graph with the inputs ``INPUT_IDS`` and ``ATTENTION_MASK``; thread-safe, with one thread per call."""
 
     def __init__(self, path: Path, output: str) -> None:
         """Load the graph.
@@ -27,7 +27,7 @@ class OnnxEncoder:
         self._session = load_session(path, options, ["CPUExecutionProvider"])
         outputs = [node.name for node in self._session.get_outputs()]
         if output not in outputs:
-            raise ModelError(f"{path} has no output '{output}'; it has {', '.join(outputs)}")
+            raise ModelError(f"{path} has no output '{output}'; available: {', '.join(outputs)}")
         self._output = output
 
     def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -1,4 +1,4 @@
-"""An ONNX model run on requests: their tensors in, the configured outputs out."""
+"""Runs an ONNX model on the tensors of requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Config = Mapping[str, Any]
 
 
 class OnnxModel:
-    """A session, fed by tensor names; its configuration has no problems."""
+    """A session with a valid configuration."""
 
     def __init__(self, config: Config, session: onnxruntime.InferenceSession) -> None:
         self.batches = config.get("max_batch_size", 0) > 0
@@ -28,14 +28,14 @@ class OnnxModel:
         self._scalars = {node.name for node in inputs if not node.shape}
 
     def run(self, tensors: Tensors) -> Tensors:
-        """The configured outputs. BYTES are object arrays of ``bytes`` on both sides.
+        """The configured outputs by name. BYTES tensors are object arrays of ``bytes``, in inputs and outputs.
 
         Raises:
             RequestError: a string is not UTF-8, or ONNX Runtime failed.
         """
         feeds = {name: self._feed(name, tensor) for name, tensor in tensors.items()}
-        answers = run_session(self._session, self._outputs, feeds, self._run_options)
-        return {name: _carried(answer) for name, answer in zip(self._outputs, answers, strict=True)}
+        outputs = run_session(self._session, self._outputs, feeds, self._run_options)
+        return {name: _to_triton(output) for name, output in zip(self._outputs, outputs, strict=True)}
 
     def _feed(self, name: str, tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if tensor.dtype == np.object_:
@@ -44,7 +44,7 @@ class OnnxModel:
 
 
 def _decoded(name: str, tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """ONNX Runtime takes str, and Triton carries bytes."""
+    """``tensor`` with ``str`` elements, which ONNX Runtime takes, in place of Triton's ``bytes``."""
     texts: npt.NDArray[Any] = np.empty(tensor.shape, dtype=np.object_)
     for index, value in np.ndenumerate(tensor):
         try:
@@ -54,11 +54,11 @@ def _decoded(name: str, tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return texts
 
 
-def _carried(answer: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """An output as Triton carries it: strings as bytes, a scalar with one dimension."""
-    if answer.dtype == np.object_:
-        flat = [str(value).encode() for value in answer.reshape(-1)]
+def _to_triton(output: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An output in Triton's form: strings as bytes, a scalar with one dimension."""
+    if output.dtype == np.object_:
+        flat = [str(value).encode() for value in output.reshape(-1)]
         encoded = np.empty(len(flat), dtype=np.object_)
         encoded[:] = flat
-        answer = encoded.reshape(answer.shape)
-    return answer if answer.shape else answer.reshape(1)
+        output = encoded.reshape(output.shape)
+    return output if output.shape else output.reshape(1)

@@ -1,9 +1,10 @@
-"""What a ``config.pbtxt`` may say to the onnxruntime backend, judged without the model's file.
+"""Checks a ``config.pbtxt`` for the onnxruntime backend, without the model's file.
 
-``problems`` are refused by NGC's native backend and by the embedded one alike; ``embedded_problems`` are valid on NGC
-and refused by the embedded backend, because it would answer wrong; ``embedded_warnings`` are followed another way here.
+``problems`` are rejected by NGC's native backend and by the embedded one; ``embedded_problems`` are valid on NGC but
+rejected by the embedded backend, because its results would be wrong; ``embedded_warnings`` are settings that the
+embedded backend applies differently.
 
-The configuration is taken in its JSON form: what Triton hands to a Python backend, or protobuf's ``MessageToDict`` with
+The configuration is in its JSON form: what Triton passes to a Python backend, or protobuf's ``MessageToDict`` with
 ``preserving_proto_field_name``.
 
 Source of the rules: the native backend (triton-inference-server/onnxruntime_backend, release 24.10), its README and
@@ -23,25 +24,25 @@ _TRUE, _FALSE = ("1", "true", "on"), ("0", "false", "off")
 
 
 def problems(config: Config) -> list[str]:
-    """What both runtimes refuse, a sentence each."""
+    """What both backends reject, one message each."""
     rules = (_platform_problems, _parameter_problems, _accelerator_problems, _input_problems)
     return [problem for rule in rules for problem in rule(config)]
 
 
 def embedded_problems(config: Config) -> list[str]:
-    """What only the embedded backend refuses, a sentence each."""
+    """What only the embedded backend rejects, one message each."""
     return [
         f"{what} is not supported by the embedded onnxruntime backend; valid on NGC" for what in _unsupported(config)
     ]
 
 
 def embedded_warnings(config: Config) -> list[str]:
-    """What the embedded backend follows in another way than NGC, a sentence each."""
+    """What the embedded backend applies differently from NGC, one message each."""
     found = []
     if _accelerators(config).get("cpu_execution_accelerator"):
-        found.append("cpu_execution_accelerator 'openvino' is not here: ONNX Runtime's own CPU provider answers")
+        found.append("cpu_execution_accelerator 'openvino' is not available; ONNX Runtime's CPU provider is used")
     if boolean(parameter(config, "share_session_between_instances") or "0"):
-        found.append("share_session_between_instances: each instance is a process here, with a session of its own")
+        found.append("share_session_between_instances is ignored: each instance is a process with its own session")
     return found
 
 
@@ -52,10 +53,10 @@ def parameter(config: Config, key: str) -> str | None:
 
 
 def boolean(text: str) -> bool:
-    """A switch as Triton reads it: 1/0, true/false, on/off, in any case.
+    """A boolean as Triton parses it: 1/0, true/false, on/off, case-insensitive.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: ``text`` is something else.
     """
     if text.lower() in _TRUE:
         return True
@@ -67,14 +68,14 @@ def boolean(text: str) -> bool:
 def _platform_problems(config: Config) -> Iterator[str]:
     platform = config.get("platform") or _PLATFORM
     if platform != _PLATFORM:
-        yield f"platform '{platform}' does not go with backend 'onnxruntime'; drop it, or write '{_PLATFORM}'"
+        yield f"platform '{platform}' is invalid for backend 'onnxruntime'; remove it, or write '{_PLATFORM}'"
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What a parameter's text must be: ``parse`` raises ValueError for anything else."""
+    """The type of a parameter: ``parse`` raises ValueError for an invalid value."""
 
-    takes: str
+    expected: str
     parse: Callable[[str], object]
 
 
@@ -82,7 +83,7 @@ def _choice(*allowed: str) -> Callable[[str], object]:
     return allowed.index
 
 
-_COUNT = _Kind("a whole number", int)
+_COUNT = _Kind("an integer", int)
 _SWITCH = _Kind("1 or 0, true or false", boolean)
 _TEXT = _Kind("any text", str)
 
@@ -135,7 +136,7 @@ def _check(kinds: Mapping[str, _Kind], values: Mapping[str, str], where: str) ->
         try:
             kinds[key].parse(value)
         except ValueError:
-            yield f"{where}: {key} is '{value}'; it takes {kinds[key].takes}"
+            yield f"{where}: {key} is '{value}'; it must be {kinds[key].expected}"
 
 
 def _parameter_problems(config: Config) -> Iterator[str]:
@@ -147,8 +148,8 @@ def _accelerator_problems(config: Config) -> Iterator[str]:
     accelerators = _accelerators(config)
     for entry in accelerators.get("cpu_execution_accelerator", []):
         if entry.get("name") != "openvino":
-            yield f"cpu_execution_accelerator '{entry.get('name', '')}' is unknown; there is 'openvino'"
-    # The native backend does not look at the accelerators of a GPU for an instance on CPU.
+            yield f"cpu_execution_accelerator '{entry.get('name', '')}' is unknown; available: 'openvino'"
+    # The native backend ignores GPU accelerators for an instance on the CPU.
     if not _may_run_on_gpu(config):
         return
     for entry in accelerators.get("gpu_execution_accelerator", []):
@@ -156,10 +157,10 @@ def _accelerator_problems(config: Config) -> Iterator[str]:
         where = f"gpu_execution_accelerator '{name}'"
         if name == "tensorrt":
             for key in sorted(given.keys() - _TENSORRT.keys()):
-                yield f"{where} has no parameter '{key}'; it has {', '.join(_TENSORRT)}"
+                yield f"{where} has no parameter '{key}'; available: {', '.join(_TENSORRT)}"
             yield from _check(_TENSORRT, {key: value for key, value in given.items() if key in _TENSORRT}, where)
         elif name != "cuda":
-            yield f"{where} is unknown; there are 'tensorrt' and 'cuda'"
+            yield f"{where} is unknown; available: 'tensorrt', 'cuda'"
 
 
 def _accelerators(config: Config) -> Mapping[str, Any]:
@@ -175,9 +176,9 @@ def _may_run_on_gpu(config: Config) -> bool:
 def _input_problems(config: Config) -> Iterator[str]:
     for tensor in config.get("input", []):
         if tensor.get("optional") and config.get("max_batch_size", 0) > 0:
-            yield f"input '{tensor['name']}' is optional, in a model that batches; drop one or the other"
+            yield f"input '{tensor['name']}' is optional, but the model batches; remove one of the two"
         elif tensor.get("optional") and tensor.get("allow_ragged_batch"):
-            yield f"input '{tensor['name']}' is optional, and ragged; drop one or the other"
+            yield f"input '{tensor['name']}' is both optional and ragged; remove one of the two"
 
 
 def _unsupported(config: Config) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A session of ONNX Runtime as a configuration for the native backend asks for it."""
+"""Opens an ONNX Runtime session from a configuration for the native backend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEVELS = {
 
 
 def open_session(config: Config, version_dir: Path, *, device_id: int | None = None) -> onnxruntime.InferenceSession:
-    """Load the version's ONNX file; ``device_id`` is that of a GPU, ``None`` is the CPU.
+    """Load the version's ONNX file on the GPU ``device_id``, or on the CPU if it is None.
 
     Raises:
         ModelError: the file is missing, or ONNX Runtime cannot load it.
@@ -61,13 +61,13 @@ def run_session(
 
 
 def model_path(config: Config, version_dir: Path) -> Path:
-    """The ONNX file of a version; where the name is a folder's, ``model.onnx`` in it."""
+    """The ONNX file of a version; if the configured name is a directory, ``model.onnx`` in it."""
     path = version_dir / (config.get("default_model_filename") or _DEFAULT_FILENAME)
     return path / _DEFAULT_FILENAME if path.is_dir() else path
 
 
 def session_options(config: Config) -> onnxruntime.SessionOptions:
-    """ONNX Runtime's options from ``optimization`` and ``parameters`` of a configuration that has no problems."""
+    """ONNX Runtime's options from ``optimization`` and ``parameters`` of a valid configuration."""
     options = onnxruntime.SessionOptions()
     level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
     options.graph_optimization_level = _LEVELS.get(level, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
@@ -82,7 +82,7 @@ def session_options(config: Config) -> onnxruntime.SessionOptions:
     initializers = "session.use_device_allocator_for_initializers"
     if (entry := parameter(config, initializers)) is not None:
         options.add_session_config_entry(initializers, entry)
-    # Threads that spin while they wait take the cores that the server's other processes answer from.
+    # Threads that spin while waiting would take CPU time from the server's other processes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for library in config.get("model_operations", {}).get("op_library_filename", []):
         options.register_custom_ops_library(library)
@@ -90,7 +90,7 @@ def session_options(config: Config) -> onnxruntime.SessionOptions:
 
 
 def run_options(config: Config) -> onnxruntime.RunOptions:
-    """ONNX Runtime's options of one run."""
+    """ONNX Runtime's options for one run."""
     options = onnxruntime.RunOptions()
     shrinkage = "memory.enable_memory_arena_shrinkage"
     if (entry := parameter(config, shrinkage)) is not None:

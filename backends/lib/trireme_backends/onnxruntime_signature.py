@@ -1,4 +1,4 @@
-"""The tensors of an ONNX graph: how a configuration must name them, and what it is completed with where it is silent.
+"""The tensors of an ONNX graph: completes a configuration with them, and compares a configuration with them.
 
 Source of the rules: the native backend (triton-inference-server/onnxruntime_backend, release 24.10), its
 ``AutoCompleteConfig``, ``ValidateInputs``, ``ValidateOutputs`` and ``CompareDimsSupported``.
@@ -16,9 +16,9 @@ from trireme_backends.errors import ModelError
 
 Config = Mapping[str, Any]
 
-# What a silent max_batch_size is completed to; Triton's --backend-config=onnxruntime,default-max-batch-size.
+# The default of max_batch_size; Triton's --backend-config=onnxruntime,default-max-batch-size.
 _DEFAULT_MAX_BATCH_SIZE = 4
-_NO_BATCH = "write max_batch_size: 0, or export the model with a free batch dimension"
+_NO_BATCH = "write max_batch_size: 0, or export the model with a variable batch dimension"
 
 _DATA_TYPES = {
     "tensor(bool)": "TYPE_BOOL",
@@ -39,7 +39,7 @@ _DATA_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class GraphTensor:
-    """An input or output of the graph; ``shape`` has -1 for a free dimension and is empty for a scalar."""
+    """An input or output of the graph; ``shape`` has -1 for a variable dimension and is empty for a scalar."""
 
     name: str
     data_type: str
@@ -53,20 +53,14 @@ class GraphTensor:
             ModelError: Triton has no tensor of this type (a sequence, a map, bfloat16, ...).
         """
         if node.type not in _DATA_TYPES:
-            raise ModelError(f"the graph's '{node.name}' is a {node.type}, which Triton cannot carry")
+            raise ModelError(f"tensor '{node.name}' of the graph has the type {node.type}; Triton does not support it")
         shape = tuple(dim if isinstance(dim, int) else -1 for dim in node.shape)
         return cls(node.name, _DATA_TYPES[node.type], shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a graph takes and gives.
-
-    Attributes:
-        inputs: what a request must give.
-        optional_inputs: inputs that have an initial value in the graph.
-        outputs: all it gives.
-    """
+    """The inputs and outputs of a graph; ``optional_inputs`` have an initial value in it."""
 
     inputs: tuple[GraphTensor, ...]
     optional_inputs: tuple[GraphTensor, ...]
@@ -74,23 +68,23 @@ class Signature:
 
     @classmethod
     def from_session(cls, session: onnxruntime.InferenceSession) -> Signature:
-        """Read a loaded model.
+        """Read the signature of a loaded model.
 
         Raises:
-            ModelError: Triton cannot carry one of its tensors.
+            ModelError: Triton does not support one of its tensors.
         """
         groups = (session.get_inputs(), session.get_overridable_initializers(), session.get_outputs())
         return cls(*(tuple(GraphTensor.from_session(node) for node in group) for group in groups))
 
     @property
     def batches(self) -> bool:
-        """Whether every tensor has a free first dimension, which Triton then takes for the batch."""
+        """Whether every tensor has a variable first dimension, which Triton then uses as the batch."""
         return all(tensor.shape[:1] == (-1,) for tensor in (*self.inputs, *self.outputs))
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A configuration's fields after completion; ``dynamic_batching`` tells whether to switch it on."""
+    """A configuration's fields after completion; ``dynamic_batching``: whether to enable it."""
 
     max_batch_size: int
     dynamic_batching: bool
@@ -99,17 +93,17 @@ class Completion:
 
 
 def complete(config: Config, signature: Signature) -> Completion:
-    """What the native backend makes of a configuration without inputs or without outputs.
+    """Complete a configuration without inputs or without outputs as the native backend does.
 
     Raises:
-        ModelError: the configuration asks for batches and the graph cannot batch.
+        ModelError: ``max_batch_size`` is set, but the graph cannot batch.
     """
     max_batch_size = config.get("max_batch_size", 0)
     if not signature.batches and max_batch_size:
         fixed = next(tensor for tensor in (*signature.inputs, *signature.outputs) if tensor.shape[:1] != (-1,))
         raise ModelError(
-            f"max_batch_size is {max_batch_size}, and the graph cannot batch: the first dimension of '{fixed.name}' "
-            f"{list(fixed.shape)} is not free; {_NO_BATCH}"
+            f"max_batch_size is {max_batch_size}, but the graph cannot batch: the first dimension of '{fixed.name}' "
+            f"{list(fixed.shape)} is fixed; {_NO_BATCH}"
         )
     if signature.batches:
         max_batch_size = max_batch_size or _DEFAULT_MAX_BATCH_SIZE
@@ -126,12 +120,12 @@ def _entry(tensor: GraphTensor, max_batch_size: int) -> Mapping[str, Any]:
     dims = list(tensor.shape[1:] if max_batch_size else tensor.shape)
     entry: dict[str, Any] = {"name": tensor.name, "data_type": tensor.data_type, "dims": dims or [1]}
     if not dims and max_batch_size:
-        entry["reshape"] = {"shape": []}  # Triton knows no empty dims: one element for callers, none for the graph
+        entry["reshape"] = {"shape": []}  # Triton does not allow empty dims: callers see [1], the graph a scalar
     return entry
 
 
 def signature_problems(config: Config, signature: Signature) -> list[str]:
-    """Where the configuration's tensors are not the graph's, a sentence each."""
+    """The differences between the configuration's tensors and the graph's, one message each."""
     return [*_input_problems(config, signature), *_output_problems(config, signature)]
 
 
@@ -142,9 +136,9 @@ def _input_problems(config: Config, signature: Signature) -> Iterator[str]:
     for name in sorted(
         {tensor.name for tensor in signature.inputs} - {tensor["name"] for tensor in declared} - controls
     ):
-        yield f"the graph wants input '{name}', which the configuration does not have"
+        yield f"the graph requires input '{name}'; add it to the configuration"
     for name in sorted(controls - known.keys()):
-        yield f"sequence control '{name}' is not an input of the graph; it has {', '.join(sorted(known))}"
+        yield f"sequence control '{name}' is not an input of the graph; available: {', '.join(sorted(known))}"
     for tensor in declared:
         yield from _tensor_problems("input", tensor, known, config.get("max_batch_size", 0))
 
@@ -160,11 +154,11 @@ def _tensor_problems(
 ) -> Iterator[str]:
     name = declared["name"]
     if name not in known:
-        yield f"{kind} '{name}' is not in the graph; it has {', '.join(sorted(known))}"
+        yield f"{kind} '{name}' is not in the graph; available: {', '.join(sorted(known))}"
         return
     graph = known[name]
     if declared["data_type"] != graph.data_type:
-        yield f"{kind} '{name}' is {declared['data_type']} in the configuration and {graph.data_type} in the graph"
+        yield f"{kind} '{name}' is {declared['data_type']} in the configuration, but {graph.data_type} in the graph"
     reshape = declared.get("reshape")
     dims = [int(dim) for dim in (declared.get("dims", []) if reshape is None else reshape.get("shape", []))]
     if not graph.shape and not max_batch_size:
@@ -175,23 +169,25 @@ def _tensor_problems(
         yield f"{kind} '{name}' is {list(graph.shape)} in the graph, so it cannot be batched; {_NO_BATCH}"
         return
     full = [-1, *dims] if max_batch_size else dims
-    if not _fit(full, graph.shape, exactly=kind == "output"):
-        batch = ", the batch dimension before dims" if max_batch_size else ""
-        mend = _mend(dims, graph.shape, max_batch_size)
-        yield f"{kind} '{name}' is {full} in the configuration{batch}, and {list(graph.shape)} in the graph; {mend}"
+    if not _shapes_match(full, graph.shape, exactly=kind == "output"):
+        batch = " (batch dimension included)" if max_batch_size else ""
+        fix = _dims_fix(dims, graph.shape, max_batch_size)
+        yield f"{kind} '{name}' is {full} in the configuration{batch}, but {list(graph.shape)} in the graph; {fix}"
 
 
-def _fit(full: Sequence[int], shape: Sequence[int], *, exactly: bool) -> bool:
+def _shapes_match(full: Sequence[int], shape: Sequence[int], *, exactly: bool) -> bool:
     if len(full) != len(shape):
         return False
-    return all(here == there or (there == -1 and not exactly) for here, there in zip(full, shape, strict=True))
+    return all(
+        configured == actual or (actual == -1 and not exactly) for configured, actual in zip(full, shape, strict=True)
+    )
 
 
-def _mend(dims: Sequence[int], shape: Sequence[int], max_batch_size: int) -> str:
+def _dims_fix(dims: Sequence[int], shape: Sequence[int], max_batch_size: int) -> str:
     if not max_batch_size:
         return f"write dims: {list(shape)}"
-    right = f"write dims: {list(shape[1:])}"
+    fix = f"write dims: {list(shape[1:])}"
     if len(dims) == len(shape):
-        # Triton completes max_batch_size only where inputs or outputs are missing: the usual way to get here unasked.
-        return f"{right}, or max_batch_size: 0 with inputs and outputs both written out"
-    return right
+        # The usual cause: Triton completed max_batch_size, because inputs or outputs are missing.
+        return f"{fix}, or max_batch_size: 0 with both inputs and outputs"
+    return fix

@@ -1,4 +1,4 @@
-"""Text on its way into a model: BYTES tensors to str, str to token ids, ids to padded tensors."""
+"""Prepares text for a model: BYTES tensors to str, str to token ids, ids to padded tensors."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from trireme_backends.errors import ModelError, RequestError
 
 TokenIds = list[int]
 
-# Only the first tokens of a text are used, but all of it is read for that: a second for some megabytes.
-MOST_TEXT_BYTES = 1 << 20
+# Only the first tokens of a text are used, but the tokenizer reads all of it: a second for some megabytes.
+MAX_TEXT_BYTES = 1 << 20
 
 
 def decode_texts(tensor: npt.NDArray[np.object_]) -> list[str]:
     """The texts of a ``TEXT`` tensor: object array of ``bytes``, shape [rows, 1].
 
     Raises:
-        RequestError: a row is not UTF-8, or longer than ``MOST_TEXT_BYTES``; the sentence names the row.
+        RequestError: a row is not UTF-8, or longer than ``MAX_TEXT_BYTES``; the message names the row.
     """
     return [_decode(row, value) for row, value in enumerate(tensor.reshape(-1))]
 
 
 def _decode(row: int, value: bytes) -> str:
-    if len(value) > MOST_TEXT_BYTES:
-        raise RequestError(f"row {row} of TEXT has {len(value)} bytes; at most {MOST_TEXT_BYTES} are taken")
+    if len(value) > MAX_TEXT_BYTES:
+        raise RequestError(f"row {row} of TEXT has {len(value)} bytes; the maximum is {MAX_TEXT_BYTES}")
     try:
         return value.decode()
     except UnicodeDecodeError as error:
@@ -38,7 +38,7 @@ def _decode(row: int, value: bytes) -> str:
 
 
 class TextTokenizer:
-    """Texts to token ids, special tokens included, cut to ``max_tokens``."""
+    """Maps texts to token ids, with special tokens, truncated to ``max_tokens``."""
 
     def __init__(self, path: Path, max_tokens: int) -> None:
         """Load ``tokenizer.json``.
@@ -50,7 +50,7 @@ class TextTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise ModelError(f"{path} is not a tokenizer: {error}") from None
-        # The file may ask for padding to a fixed length; how to pad is the caller's choice.
+        # The file may configure padding to a fixed length; the caller chooses how to pad.
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
 

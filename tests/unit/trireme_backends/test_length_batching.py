@@ -1,4 +1,4 @@
-"""Which waiting texts are encoded together."""
+"""The choice of waiting texts that are encoded together."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ lengths = st.lists(st.integers(min_value=1, max_value=256), min_size=1, max_size
 
 
 @given(lengths)
-def test_the_oldest_is_always_in_the_next_batch(waiting: list[int]) -> None:
+def test_the_oldest_text_is_always_in_the_next_batch(waiting: list[int]) -> None:
     chosen = choose_batch(waiting)
     assert 0 in chosen
     assert len(set(chosen)) == len(chosen)
 
 
 @given(lengths)
-def test_a_batch_leaves_no_text_out_that_is_between_two_in_it(waiting: list[int]) -> None:
+def test_a_batch_is_contiguous_in_length(waiting: list[int]) -> None:
     chosen = choose_batch(waiting)
     taken = [waiting[index] for index in chosen]
     left = [length for index, length in enumerate(waiting) if index not in chosen]
@@ -25,13 +25,13 @@ def test_a_batch_leaves_no_text_out_that_is_between_two_in_it(waiting: list[int]
 
 
 @given(lengths)
-def test_a_batch_wastes_no_more_than_the_oldest_alone_would(waiting: list[int]) -> None:
+def test_a_batch_wastes_no_more_than_the_oldest_text_alone(waiting: list[int]) -> None:
     taken = [waiting[index] for index in choose_batch(waiting)]
     padding = len(taken) * max(taken) - sum(taken)
     assert (8 + padding) / len(taken) <= 8
 
 
-def test_equal_lengths_all_go_together() -> None:
+def test_texts_of_equal_length_form_one_batch() -> None:
     assert sorted(choose_batch([20] * 32)) == list(range(32))
 
 
@@ -39,5 +39,5 @@ def test_a_long_text_does_not_pad_short_ones() -> None:
     assert sorted(choose_batch([10, 200, 11, 9])) == [0, 2, 3]
 
 
-def test_a_run_is_bounded() -> None:
+def test_the_size_of_a_run_is_limited() -> None:
     assert len(choose_batch([256] * 64)) == 4

@@ -1,4 +1,4 @@
-"""What a backend is told of its model."""
+"""A model as Triton passes it to a backend."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def model(tmp_path: Path, **parameters: str) -> Model:
     )
 
 
-def test_numbers_are_read_and_default_where_absent(tmp_path: Path) -> None:
+def test_integers_are_read_and_have_defaults(tmp_path: Path) -> None:
     found = model(tmp_path, max_tokens="64")
     assert (found.integer("max_tokens", 256), found.integer("thread_count", 2)) == (64, 2)
     assert found.output_names() == ["y"]
 
 
 @pytest.mark.parametrize("value", ["", "two", "-1", "2.5", "0"])
-def test_a_number_that_is_none_is_named(tmp_path: Path, value: str) -> None:
+def test_an_invalid_integer_is_named(tmp_path: Path, value: str) -> None:
     with pytest.raises(ModelError, match=f"model 'm': parameter max_tokens is '{value}'"):
-        model(tmp_path, max_tokens=value).integer("max_tokens", 256, least=1)
+        model(tmp_path, max_tokens=value).integer("max_tokens", 256, minimum=1)
 
 
-def test_a_missing_file_is_named_with_its_mend(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_with_its_fix(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"1/model\.onnx is missing; export the model"):
         model(tmp_path).file("model.onnx")

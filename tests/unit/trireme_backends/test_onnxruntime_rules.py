@@ -1,4 +1,4 @@
-"""What configurations the onnxruntime backend refuses."""
+"""Configurations that the onnxruntime backend rejects."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OPENVINO = 'optimization { execution_accelerators { cpu_execution_accelerator { 
         'input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] optional: true } ]',
     ],
 )
-def test_what_the_native_backend_takes_is_taken(text: str) -> None:
+def test_configurations_that_the_native_backend_accepts_are_accepted(text: str) -> None:
     assert problems(config(text)) == []
 
 
@@ -54,25 +54,28 @@ def test_what_the_native_backend_takes_is_taken(text: str) -> None:
     ("text", "words"),
     [
         ('platform: "tensorrt_plan"', "platform 'tensorrt_plan'"),
-        (parameter("intra_op_thread_count", "two"), "intra_op_thread_count is 'two'; it takes a whole number"),
-        (parameter("execution_mode", "2"), "execution_mode is '2'; it takes 0 (sequential) or 1 (parallel)"),
-        (parameter("enable_mem_pattern", "yes"), "enable_mem_pattern is 'yes'; it takes 1 or 0"),
+        (parameter("intra_op_thread_count", "two"), "intra_op_thread_count is 'two'; it must be an integer"),
+        (parameter("execution_mode", "2"), "execution_mode is '2'; it must be 0 (sequential) or 1 (parallel)"),
+        (parameter("enable_mem_pattern", "yes"), "enable_mem_pattern is 'yes'; it must be 1 or 0"),
         (OPENVINO.replace("openvino", "vulkan"), "cpu_execution_accelerator 'vulkan' is unknown"),
-        (gpu_accelerator("tensorrt", precision_mode="fp16") + ON_GPU, "precision_mode is 'fp16'; it takes FP32, FP16"),
+        (
+            gpu_accelerator("tensorrt", precision_mode="fp16") + ON_GPU,
+            "precision_mode is 'fp16'; it must be FP32, FP16 or INT8",
+        ),
         (gpu_accelerator("tensorrt", made_up="1") + ON_GPU, "has no parameter 'made_up'"),
         (gpu_accelerator("tensorrt", made_up="1"), "has no parameter 'made_up'"),
         (gpu_accelerator("rocm") + ON_GPU, "gpu_execution_accelerator 'rocm' is unknown"),
         (
             'max_batch_size: 2 input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] optional: true } ]',
-            "input 'x' is optional, in a model that batches",
+            "input 'x' is optional, but the model batches",
         ),
         (
             'input [ { name: "x" data_type: TYPE_FP32 dims: [ -1 ] optional: true allow_ragged_batch: true } ]',
-            "input 'x' is optional, and ragged",
+            "input 'x' is both optional and ragged",
         ),
     ],
 )
-def test_what_the_native_backend_refuses_is_refused_by_name(text: str, words: str) -> None:
+def test_configurations_that_the_native_backend_rejects_are_rejected_by_name(text: str, words: str) -> None:
     (problem,) = problems(config(text))
     assert words in problem
 
@@ -91,14 +94,14 @@ def test_what_the_native_backend_refuses_is_refused_by_name(text: str, words: st
         ),
     ],
 )
-def test_what_would_be_answered_wrong_here_is_refused_here_alone(text: str, words: str) -> None:
+def test_unsupported_features_are_rejected_by_the_embedded_backend_only(text: str, words: str) -> None:
     assert problems(config(text)) == []
     (problem,) = embedded_problems(config(text))
     assert words in problem
     assert "valid on NGC" in problem
 
 
-def test_what_is_followed_another_way_is_told() -> None:
+def test_settings_that_are_applied_differently_give_warnings() -> None:
     assert "openvino" in embedded_warnings(config(OPENVINO))[0]
     shared = parameter("share_session_between_instances", "true")
     assert "share_session_between_instances" in embedded_warnings(config(shared))[0]
@@ -106,5 +109,5 @@ def test_what_is_followed_another_way_is_told() -> None:
 
 
 @pytest.mark.parametrize(("text", "value"), [("1", True), ("TRUE", True), ("on", True), ("0", False), ("Off", False)])
-def test_switches_are_read_as_triton_reads_them(text: str, value: bool) -> None:
+def test_booleans_are_parsed_as_triton_parses_them(text: str, value: bool) -> None:
     assert boolean(text) is value

@@ -1,4 +1,4 @@
-"""Texts out of BYTES tensors, and token ids padded."""
+"""Decoding, tokenising and padding texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from trireme_backends.errors import ModelError, RequestError
-from trireme_backends.text import MOST_TEXT_BYTES, TextTokenizer, decode_texts, pad
+from trireme_backends.text import MAX_TEXT_BYTES, TextTokenizer, decode_texts, pad
 
 
 def tensor(*texts: bytes) -> npt.NDArray[np.object_]:
@@ -32,7 +32,7 @@ def tokenizer_path(tmp_path: Path) -> Path:
     return path
 
 
-def test_texts_are_decoded_as_they_are() -> None:
+def test_texts_are_decoded_unchanged() -> None:
     assert decode_texts(tensor("Grüße 🚀".encode(), b"", b"a\0b")) == ["Grüße 🚀", "", "a\0b"]
 
 
@@ -41,24 +41,24 @@ def test_a_row_that_is_not_utf8_is_named_with_its_byte() -> None:
         decode_texts(tensor(b"fine", b"ab\xff"))
 
 
-def test_a_text_that_is_too_long_to_read_is_refused() -> None:
-    with pytest.raises(RequestError, match=f"row 0 of TEXT has {MOST_TEXT_BYTES + 1} bytes"):
-        decode_texts(tensor(b"x" * (MOST_TEXT_BYTES + 1)))
+def test_a_text_over_the_size_limit_is_rejected() -> None:
+    with pytest.raises(RequestError, match=f"row 0 of TEXT has {MAX_TEXT_BYTES + 1} bytes"):
+        decode_texts(tensor(b"x" * (MAX_TEXT_BYTES + 1)))
 
 
-def test_padding_and_truncation_of_the_file_do_not_hold(tokenizer_path: Path) -> None:
+def test_padding_and_truncation_of_the_file_are_overridden(tokenizer_path: Path) -> None:
     tokenizer = TextTokenizer(tokenizer_path, max_tokens=5)
     assert tokenizer.encode(["good", "", "bad bad bad bad"]) == [[1, 4, 2], [1, 2], [1, 5, 5, 5, 2]]
 
 
-def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
+def test_an_invalid_tokenizer_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text("{}")
     with pytest.raises(ModelError, match=r"tokenizer\.json is not a tokenizer"):
         TextTokenizer(path, max_tokens=8)
 
 
-def test_padding_is_masked_and_as_long_as_the_longest() -> None:
+def test_texts_are_padded_to_the_longest_and_padding_is_masked() -> None:
     ids, mask = pad([[1, 2], [1, 4, 2]])
     assert ids.tolist() == [[1, 2, 0], [1, 4, 2]]
     assert mask.tolist() == [[1, 1, 0], [1, 1, 1]]

@@ -39,7 +39,7 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("head", ["embedding", "sentiment"])
 @pytest.mark.parametrize(("precision", "parity"), [("fp32", "max_abs_diff = 1e-4"), ("int8", "min_cosine = 0.9")])
-def test_version_holds_graph_tokenizer_and_a_manifest_that_is_true(workshop, head, precision, parity):
+def test_version_has_graph_tokenizer_and_a_correct_manifest(workshop, head, precision, parity):
     workshop.publish(head=head, precision=precision, parity=parity)
 
     manifest = export(workshop).manifest
@@ -59,7 +59,7 @@ def test_version_holds_graph_tokenizer_and_a_manifest_that_is_true(workshop, hea
     assert baked_in["truncation"]["max_length"] == 64
 
 
-def test_what_is_there_and_whole_is_not_made_again(workshop):
+def test_an_intact_version_is_not_exported_again(workshop):
     workshop.publish()
     assert export(workshop).made
     written = (workshop.version_dir / "model.onnx").stat().st_mtime_ns
@@ -71,7 +71,7 @@ def test_what_is_there_and_whole_is_not_made_again(workshop):
 
 @pytest.mark.parametrize("damaged", ["model.onnx", "tokenizer.json", "manifest.json"])
 @pytest.mark.parametrize("keep_bytes", [None, 100])
-def test_missing_or_truncated_file_is_made_again(workshop, damaged, keep_bytes):
+def test_missing_or_truncated_file_is_exported_again(workshop, damaged, keep_bytes):
     workshop.publish()
     export(workshop)
     path = workshop.version_dir / damaged
@@ -84,7 +84,7 @@ def test_missing_or_truncated_file_is_made_again(workshop, damaged, keep_bytes):
     verify_files(read_manifest(workshop.version_dir), workshop.version_dir)
 
 
-def test_changed_recipe_makes_the_version_again_and_a_comment_does_not(workshop):
+def test_changed_recipe_is_exported_again_and_a_comment_is_not(workshop):
     recipe = workshop.publish()
     export(workshop)
 
@@ -95,7 +95,7 @@ def test_changed_recipe_makes_the_version_again_and_a_comment_does_not(workshop)
 
 
 @pytest.mark.parametrize(
-    ("model", "recipe", "sentence"),
+    ("model", "recipe", "message"),
     [
         (tiny_encoder(batch=1), {}, "dimension 0 of input_ids is fixed at 1"),
         (tiny_encoder(flattens_batch=True), {}, r"its source: parity gate failed: a batch of shape \[2, 36\]"),
@@ -104,7 +104,7 @@ def test_changed_recipe_makes_the_version_again_and_a_comment_does_not(workshop)
         (tiny_encoder(), {"parity": "max_abs_diff = 0"}, r"parity max_abs_diff gate failed: measured \S+, threshold 0"),
     ],
 )
-def test_failing_gate_exits_1_says_both_numbers_and_leaves_the_old_version(workshop, capsys, model, recipe, sentence):
+def test_failing_gate_exits_1_reports_both_numbers_and_keeps_the_old_version(workshop, capsys, model, recipe, message):
     workshop.publish()
     export(workshop)
     before = (workshop.version_dir / "model.onnx").read_bytes()
@@ -115,12 +115,12 @@ def test_failing_gate_exits_1_says_both_numbers_and_leaves_the_old_version(works
     assert code == 1
     error = capsys.readouterr().err
     assert "Traceback" not in error
-    assert re.search(sentence, error), error
+    assert re.search(message, error), error
     assert (workshop.version_dir / "model.onnx").read_bytes() == before
     assert sorted(path.name for path in workshop.model_dir.iterdir()) == ["1", "config.pbtxt", "export.toml"]
 
 
-def test_first_export_that_fails_leaves_no_version(workshop):
+def test_failing_first_export_leaves_no_version(workshop):
     workshop.publish(min_accuracy=1.0)
 
     assert cli.main(["export", "tiny_encoder"]) == 1
@@ -143,14 +143,14 @@ def test_shared_graph_is_one_file_on_disk(workshop):
     assert not export(workshop, "tiny_onnx").made
 
 
-def test_sharing_with_a_model_that_has_no_graph_is_refused(workshop):
+def test_sharing_with_a_model_without_a_graph_is_rejected(workshop):
     (workshop.model_dir / "export.toml").write_text('[source]\nkind = "model"\nmodel = "tiny_encoder"\n')
 
-    with pytest.raises(ConfigError, match="'tiny_encoder' has no graph of its own to share"):
+    with pytest.raises(ConfigError, match="'tiny_encoder' has no graph to share"):
         export(workshop)
 
 
-def test_model_without_recipe_is_told_from_those_that_have_one(workshop):
+def test_model_without_recipe_is_an_error_that_lists_those_with_one(workshop):
     workshop.publish()
     plain = workshop.settings.repository_dir / "plain"
     plain.mkdir()
@@ -160,7 +160,7 @@ def test_model_without_recipe_is_told_from_those_that_have_one(workshop):
         export(workshop, "plain")
 
 
-def test_json_answer_holds_the_manifests_and_nothing_else(workshop, capsys):
+def test_json_output_has_the_manifests_and_nothing_else(workshop, capsys):
     workshop.publish()
 
     assert cli.main(["export", "--all", "--json"]) == 0
@@ -172,17 +172,17 @@ def test_json_answer_holds_the_manifests_and_nothing_else(workshop, capsys):
 
 
 @pytest.mark.parametrize("arguments", [[], ["tiny_encoder", "--all"]])
-def test_naming_neither_or_both_is_wrong_usage(workshop, arguments):  # noqa: ARG001
+def test_giving_neither_or_both_is_a_usage_error(workshop, arguments):  # noqa: ARG001
     assert cli.main(["export", *arguments]) == 2
 
 
-@pytest.mark.parametrize("spoken", ["fetching", "parity", "accuracy"])
-def test_killed_at_any_step_leaves_nothing_half_written_and_the_next_run_finishes(workshop, spoken):
-    workshop.publish(fetched=spoken != "fetching")
+@pytest.mark.parametrize("step", ["fetching", "parity", "accuracy"])
+def test_killed_at_any_step_leaves_no_partial_files_and_the_next_run_succeeds(workshop, step):
+    workshop.publish(fetched=step != "fetching")
     with subprocess.Popen(command("tiny_encoder"), stdout=subprocess.PIPE, text=True, env=environment()) as process:
-        assert any(spoken in line for line in process.stdout)
+        assert any(step in line for line in process.stdout)
         process.send_signal(signal.SIGKILL)
-    # Killed between the renames it may already be whole; then it is whole.
+    # The version may exist already; then it must be intact.
     if workshop.version_dir.exists():
         verify_files(read_manifest(workshop.version_dir), workshop.version_dir)
 
@@ -207,7 +207,7 @@ def test_interrupt_leaves_no_version_and_no_traceback(workshop):
     assert list(workshop.settings.sources_dir.glob("*")) == []
 
 
-def test_full_disk_is_one_sentence_and_leaves_nothing(workshop):
+def test_full_disk_gives_one_line_and_leaves_no_files(workshop):
     workshop.publish()
     # A limit on file size fails the write as a full disk does, in the middle of a file.
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))  # noqa: E731
@@ -220,18 +220,18 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(workshop):
     )  # fmt: skip
 
     assert done.returncode == 1
-    assert "nothing half-written is left" in done.stderr
+    assert "no partial files remain" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert sorted(path.name for path in workshop.model_dir.iterdir()) == ["1", "config.pbtxt", "export.toml"]
 
 
-def test_second_export_waits_for_the_first_and_says_so(workshop):
+def test_second_export_reports_that_it_waits_for_the_first(workshop):
     workshop.publish()
     workshop.settings.state_dir.mkdir(exist_ok=True)
     with (workshop.settings.state_dir / "export.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = subprocess.Popen(command("tiny_encoder"), stdout=subprocess.PIPE, text=True, env=environment())
-        assert process.stdout.readline() == "export: another export runs; waiting for it\n"
+        assert process.stdout.readline() == "export: waiting for another export to finish\n"
         assert not workshop.version_dir.exists()
     rest, _ = process.communicate(timeout=DEADLINE_SECONDS)
 

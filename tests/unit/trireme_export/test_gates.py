@@ -21,7 +21,7 @@ FP32_GATE = ParityGate(max_abs_diff=1e-4)
 SENTIMENT_GATE = AccuracyGate(
     LabelledData.UCI_SENTENCES, min_accuracy=0.7, max_drop=0.05, max_logit_error=3.0, mean_logit_error=0.5
 )
-RIGHT = Parity(max_abs_diff=1e-7, min_cosine=1.0, alone_vs_batch_diff=0.0, rows=17)
+PASSING = Parity(max_abs_diff=1e-7, min_cosine=1.0, alone_vs_batch_diff=0.0, rows=17)
 
 
 def saved(model: onnx.ModelProto, path: Path) -> Path:
@@ -36,7 +36,7 @@ def tokenizer(tmp_path: Path, pad_side: str = "right"):
 
 def test_graph_that_flattens_its_batch_fails_parity_at_the_first_batch_of_two(tmp_path):
     source = source_forward(saved(tiny_encoder(), tmp_path / "source.onnx"))
-    # Declared symbolic, so nothing but running it tells.
+    # Declared symbolic, so only running it shows the fault.
     flattened = onnx_forward(encoder_graph(tiny_encoder(flattens_batch=True), "tiny"))
 
     with pytest.raises(TriremeError, match=r"parity gate failed: a batch of shape \[2, "):
@@ -45,7 +45,7 @@ def test_graph_that_flattens_its_batch_fails_parity_at_the_first_batch_of_two(tm
 
 @pytest.mark.parametrize("pad_side", ["right", "left"])
 @pytest.mark.parametrize("token_types", [True, False])
-def test_text_has_the_same_embedding_alone_and_in_a_batch_whatever_the_tokenizer_file_pads(
+def test_text_has_the_same_embedding_alone_and_in_a_batch_with_any_padding_of_the_tokenizer_file(
     tmp_path, pad_side, token_types
 ):
     source = tiny_encoder(token_types=token_types)
@@ -61,7 +61,7 @@ def test_text_has_the_same_embedding_alone_and_in_a_batch_whatever_the_tokenizer
     assert np.abs(alone[0] - together[0]).max() < 1e-4
 
 
-def test_graph_that_attends_to_padding_fails_although_it_equals_its_source(tmp_path):
+def test_graph_that_attends_to_padding_fails_even_if_it_equals_its_source(tmp_path):
     source = tiny_encoder(leaks_padding=True)
     exported = onnx_forward(encoder_graph(source, "tiny"))
 
@@ -77,10 +77,10 @@ def test_graph_that_attends_to_padding_fails_although_it_equals_its_source(tmp_p
 @pytest.mark.parametrize(
     ("parity", "gate", "precision"),
     [
-        (replace(RIGHT, max_abs_diff=0.2), FP32_GATE, Precision.FP32),
-        (replace(RIGHT, max_abs_diff=float("nan")), FP32_GATE, Precision.FP32),
-        (replace(RIGHT, min_cosine=0.9), ParityGate(min_cosine=0.95), Precision.INT8),
-        (replace(RIGHT, min_cosine=float("nan")), ParityGate(min_cosine=0.95), Precision.INT8),
+        (replace(PASSING, max_abs_diff=0.2), FP32_GATE, Precision.FP32),
+        (replace(PASSING, max_abs_diff=float("nan")), FP32_GATE, Precision.FP32),
+        (replace(PASSING, min_cosine=0.9), ParityGate(min_cosine=0.95), Precision.INT8),
+        (replace(PASSING, min_cosine=float("nan")), ParityGate(min_cosine=0.95), Precision.INT8),
     ],
 )
 def test_parity_over_its_threshold_or_not_a_number_fails(parity, gate, precision):
@@ -89,11 +89,11 @@ def test_parity_over_its_threshold_or_not_a_number_fails(parity, gate, precision
 
 
 def test_parity_within_its_threshold_passes():
-    gates.check_parity(RIGHT, FP32_GATE, Precision.FP32, "tiny")
+    gates.check_parity(PASSING, FP32_GATE, Precision.FP32, "tiny")
 
 
 class OutlierClassifier:
-    """A two-layer classifier with one weight column a thousand times the others, and 200 labelled rows."""
+    """A two-layer classifier with one weight column a thousand times larger than the others, and 200 labelled rows."""
 
     def __init__(self, tmp_path: Path) -> None:
         source = tiny_encoder(outlier=1000.0)
@@ -102,7 +102,7 @@ class OutlierClassifier:
         self.tokenizer = tokenizer(tmp_path)
         self.data = labelled_texts(train_rows=100)
         rows = run_texts(self.fp32, self.tokenizer, self.data.texts)
-        # A decision that hangs on small differences, as that of a trained classifier does.
+        # The decision depends on small differences, as in a trained classifier.
         head = fit_head(rows[:100], self.data.labels[:100])
         self.head = gates.SoftmaxHead(head.weights * 10, head.bias * 10)
         self.held_out_rows = rows[100:]
@@ -112,7 +112,7 @@ class OutlierClassifier:
         return gates.measure_head_accuracy(exported, self.held_out_rows, self.head, self.tokenizer, self.data)
 
 
-def test_outlier_column_quantised_per_tensor_is_refused_and_per_channel_passes(tmp_path):
+def test_outlier_column_fails_quantised_per_tensor_and_passes_per_channel(tmp_path):
     classifier = OutlierClassifier(tmp_path)
     quantize_dynamic(
         classifier.encoder, tmp_path / "per_tensor.onnx", per_channel=False, weight_type=QuantType.QInt8,
@@ -127,21 +127,21 @@ def test_outlier_column_quantised_per_tensor_is_refused_and_per_channel_passes(t
     assert per_tensor.mean_logit_error > 3 * per_channel.mean_logit_error
 
 
-def test_logit_error_alone_is_enough_to_refuse():
+def test_logit_error_alone_fails_the_gate():
     accuracy = Accuracy("uci_sentences", "accuracy", 0.9, 0.9, 100, 100, 3, max_logit_error=4.0, mean_logit_error=0.1)
 
     with pytest.raises(GateError, match="max_logit_error gate failed: measured 4, threshold 3"):
         gates.check_accuracy(accuracy, SENTIMENT_GATE, "tiny")
 
 
-def test_drop_below_fp32_is_refused_although_the_accuracy_itself_is_enough():
+def test_drop_below_fp32_fails_even_if_the_accuracy_is_sufficient():
     accuracy = Accuracy("uci_sentences", "accuracy", 0.8, 0.9, 100, 100, 3, max_logit_error=0.0, mean_logit_error=0.0)
 
     with pytest.raises(GateError, match=r"drop below fp32 \(0.9\) gate failed: measured 0.1, threshold 0.05"):
         gates.check_accuracy(accuracy, SENTIMENT_GATE, "tiny")
 
 
-def test_int8_without_a_quantised_operator_is_refused():
+def test_int8_without_a_quantised_operator_fails():
     with pytest.raises(GateError, match=r"measured 0, threshold 1"):
         gates.check_quantized(0, Precision.INT8, "tiny")
     gates.check_quantized(0, Precision.FP32, "tiny")

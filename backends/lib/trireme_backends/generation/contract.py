@@ -1,8 +1,8 @@
-"""The tensors of a generation: those of Triton's vLLM backend, and ``messages``.
+"""The tensors of a generation model: those of Triton's vLLM backend, and ``messages``.
 
-Exactly one of ``text_input`` and ``messages`` is given; ``messages`` is a JSON list of OpenAI chat messages, of which
-the engine makes a prompt by the model's own chat template. A model is decoupled: where ``stream`` is true the text
-comes in pieces, each with what is new; else in one.
+A request has exactly one of ``text_input`` and ``messages``; ``messages`` is a JSON list of OpenAI chat messages, which
+the engine renders with the model's own chat template. Models are decoupled: with ``stream`` each response is the next
+chunk of the text; without it there is one response.
 
 Source: triton vllm_backend, ``_get_input_tensors`` and ``_create_response``.
 """
@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trireme_backends.generation.engine import Piece
+from trireme_backends.generation.engine import Chunk
 from trireme_backends.generation.errors import InvalidRequestError, UnsupportedError
 from trireme_backends.generation.sampling import SamplingParameters
 
-# Characters are read before tokens can be counted: more than any model's context is refused by its size.
-MOST_PROMPT_BYTES = 4 << 20
+# Tokens can be counted only after the whole text is read, so larger prompts, which no model's context holds, are
+# rejected by size.
+MAX_PROMPT_BYTES = 4 << 20
 
-# name -> (Triton's datatype, whether it may be left out); all have the shape [1].
+# name -> (Triton's datatype, whether it is optional); all have the shape [1].
 INPUTS: dict[str, tuple[str, bool]] = {
     "text_input": ("TYPE_STRING", True),
     "messages": ("TYPE_STRING", True),
@@ -37,9 +38,9 @@ INPUTS: dict[str, tuple[str, bool]] = {
     "return_num_input_tokens": ("TYPE_BOOL", True),
     "return_num_output_tokens": ("TYPE_BOOL", True),
 }
-# name -> Triton's datatype; all have the shape [-1]. All but the first are sent where ``return_<name>`` is true.
-# How OpenAI and vLLM write the logarithm of nothing: JSON has no infinity.
-_LEAST_LOGPROB = -9999.0
+# How OpenAI and vLLM write the logarithm of zero: JSON has no infinity.
+_MIN_LOGPROB = -9999.0
+# name -> Triton's datatype; all have the shape [-1]. All but the first are sent only if ``return_<name>`` is true.
 OUTPUTS: dict[str, str] = {
     "text_output": "TYPE_STRING",
     "finish_reason": "TYPE_STRING",
@@ -54,7 +55,7 @@ Tensor = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a chat; ``role`` is ``system``, ``user``, ``assistant`` or what else the template knows."""
+    """One chat message; ``role`` is ``system``, ``user``, ``assistant`` or any other that the template supports."""
 
     role: str
     content: str
@@ -62,13 +63,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What a caller asks for.
+    """One generation request.
 
     Attributes:
         prompt, messages: exactly one is set.
-        stream: in pieces.
-        echo: the prompt stands before the answer; never with ``stream`` or ``messages``.
-        wanted: the outputs to send.
+        stream: whether to respond in chunks.
+        echo: whether the output starts with the prompt; never with ``stream`` or ``messages``.
+        outputs: the names of the outputs to send.
     """
 
     request_id: str
@@ -77,29 +78,29 @@ class GenerationRequest:
     stream: bool
     sampling: SamplingParameters
     echo: bool
-    wanted: frozenset[str]
+    outputs: frozenset[str]
 
 
 def read_request(request_id: str, tensor: Callable[[str], Tensor | None]) -> GenerationRequest:
-    """Read the inputs; ``tensor`` gives one by name, or None where it was left out.
+    """Read the inputs; ``tensor`` returns an input by name, or None if the request does not have it.
 
     Raises:
-        InvalidRequestError, UnsupportedError: an input is wrong; names it.
+        InvalidRequestError, UnsupportedError: an input is invalid; names it.
     """
     text, chat = _text("text_input", tensor("text_input")), _text("messages", tensor("messages"))
     if (text is None) == (chat is None):
-        both = "both are" if text is not None else "none is"
-        raise InvalidRequestError(f"one of text_input and messages is needed, and {both} given", param="prompt")
+        given = "both" if text is not None else "none"
+        raise InvalidRequestError(f"got {given} of text_input and messages; send exactly one", param="prompt")
     if text == "":
-        raise InvalidRequestError("is empty; write a text to continue", param="prompt")
+        raise InvalidRequestError("is empty; send at least one character", param="prompt")
     stream = _flag("stream", tensor("stream"), False)
     exclude = _flag("exclude_input_in_output", tensor("exclude_input_in_output"), stream or chat is not None)
     if not exclude and (stream or chat is not None):
         raise InvalidRequestError(
-            "cannot be false with stream or messages: there is no place for the input",
+            "must be true with stream or messages, whose output has no place for the input",
             param="exclude_input_in_output",
         )
-    wanted = {name for name in OUTPUTS if _flag(f"return_{name}", tensor(f"return_{name}"), name == "text_output")}
+    outputs = {name for name in OUTPUTS if _flag(f"return_{name}", tensor(f"return_{name}"), name == "text_output")}
     return GenerationRequest(
         request_id=request_id,
         prompt=text,
@@ -107,15 +108,16 @@ def read_request(request_id: str, tensor: Callable[[str], Tensor | None]) -> Gen
         stream=stream,
         sampling=SamplingParameters.parse(_text("sampling_parameters", tensor("sampling_parameters")) or ""),
         echo=not exclude,
-        wanted=frozenset(wanted),
+        outputs=frozenset(outputs),
     )
 
 
 def read_messages(text: str) -> tuple[Message, ...]:
-    """OpenAI chat messages; a ``content`` in parts is joined, as far as the parts are text.
+    """Parse OpenAI chat messages; a ``content`` of several text parts is joined.
 
     Raises:
-        InvalidRequestError: not such a list. UnsupportedError: images, tools and what else is no text.
+        InvalidRequestError: ``text`` is not a JSON list of messages.
+        UnsupportedError: a message has images, tools or other content that is not text.
     """
     try:
         document = json.loads(text)
@@ -126,29 +128,29 @@ def read_messages(text: str) -> tuple[Message, ...]:
     return tuple(_message(index, entry) for index, entry in enumerate(document))
 
 
-def response_tensors(request: GenerationRequest, piece: Piece) -> list[tuple[str, Tensor]]:
-    """The outputs of one piece; of the whole answer where the request does not stream."""
-    text = (request.prompt or "") + piece.text if request.echo else piece.text
+def response_tensors(request: GenerationRequest, chunk: Chunk) -> list[tuple[str, Tensor]]:
+    """The outputs of one chunk, or of the complete text if the request does not stream."""
+    text = (request.prompt or "") + chunk.text if request.echo else chunk.text
     logprobs = [
         {
             str(one.token_id): {
-                "logprob": max(_LEAST_LOGPROB, one.logprob),
+                "logprob": max(_MIN_LOGPROB, one.logprob),
                 "rank": one.rank,
                 "decoded_token": one.text,
             }
             for one in token
         }
-        for token in piece.logprobs
+        for token in chunk.logprobs
     ]
     values: dict[str, Tensor] = {
         "text_output": _bytes(text),
-        "finish_reason": _bytes(piece.finish_reason or "None"),
-        "cumulative_logprob": np.array([piece.cumulative_logprob], np.float32),
+        "finish_reason": _bytes(chunk.finish_reason or "None"),
+        "cumulative_logprob": np.array([chunk.cumulative_logprob], np.float32),
         "logprobs": _bytes(json.dumps(logprobs)),
-        "num_input_tokens": np.array([piece.num_input_tokens], np.uint32),
-        "num_output_tokens": np.array([piece.num_output_tokens], np.uint32),
+        "num_input_tokens": np.array([chunk.num_input_tokens], np.uint32),
+        "num_output_tokens": np.array([chunk.num_output_tokens], np.uint32),
     }
-    return [(name, value) for name, value in values.items() if name in request.wanted]
+    return [(name, value) for name, value in values.items() if name in request.outputs]
 
 
 def _message(index: int, entry: Any) -> Message:
@@ -156,17 +158,17 @@ def _message(index: int, entry: Any) -> Message:
     if not isinstance(entry, dict) or not isinstance(entry.get("role"), str):
         raise InvalidRequestError("must be an object with role and content", param=place)
     if others := sorted(key for key, value in entry.items() if key not in ("role", "content", "name") and value):
-        raise UnsupportedError("only role, name and content are taken", param=f"{place}.{others[0]}")
+        raise UnsupportedError("unknown key; supported: role, name, content", param=f"{place}.{others[0]}")
     content = entry.get("content")
     if isinstance(content, list):
         for part in content:
             if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-                raise UnsupportedError("only parts of type text are taken", param=f"{place}.content")
+                raise UnsupportedError("only parts of type text are supported", param=f"{place}.content")
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
-        raise InvalidRequestError("must be a text", param=f"{place}.content")
+        raise InvalidRequestError("must be a string", param=f"{place}.content")
     if any("\ud800" <= character <= "\udfff" for character in content):
-        raise InvalidRequestError("holds half a surrogate pair, which is no text", param=f"{place}.content")
+        raise InvalidRequestError("contains an unpaired surrogate; send valid Unicode", param=f"{place}.content")
     return Message(entry["role"], content)
 
 
@@ -175,8 +177,8 @@ def _text(name: str, tensor: Tensor | None) -> str | None:
         return None
     value: bytes = _single(name, tensor)
     param = "prompt" if name == "text_input" else name
-    if len(value) > MOST_PROMPT_BYTES:
-        raise InvalidRequestError(f"has {len(value)} bytes; at most {MOST_PROMPT_BYTES} are taken", param=param)
+    if len(value) > MAX_PROMPT_BYTES:
+        raise InvalidRequestError(f"has {len(value)} bytes; the maximum is {MAX_PROMPT_BYTES}", param=param)
     try:
         return value.decode()
     except UnicodeDecodeError as error:
@@ -191,7 +193,7 @@ def _flag(name: str, tensor: Tensor | None, default: bool) -> bool:
 
 def _single(name: str, tensor: Tensor) -> Any:
     if tensor.size != 1:
-        raise InvalidRequestError(f"has {tensor.size} elements; one is taken", param=name)
+        raise InvalidRequestError(f"has {tensor.size} elements; send exactly one", param=name)
     return tensor.reshape(-1)[0]
 
 

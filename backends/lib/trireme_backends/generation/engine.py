@@ -1,4 +1,4 @@
-"""What an engine is: it takes requests at any time, and tells the pieces of each answer as they come."""
+"""The engine interface: an engine accepts requests at any time and streams the chunks of each to a sink."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token and the logarithm of its probability; ``rank`` 1 is the likeliest, None where the engine tells none."""
+    """A token and its log probability; ``rank`` 1 is the most probable, None if the engine does not report it."""
 
     token_id: int
     text: str
@@ -23,15 +23,16 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What is new of an answer.
+class Chunk:
+    """The next part of a generated text.
 
     Attributes:
-        text: valid by itself: no half characters. May be empty.
-        num_input_tokens: of the prompt. num_output_tokens: of this piece.
-        finish_reason: on the last piece ``stop`` (the model or a stop text ended it) or ``length``; else None.
-        logprobs: for each token it and the likeliest others, it first; empty where none are asked for.
-        cumulative_logprob: of the tokens up to here; 0 where no log probabilities are asked for.
+        text: complete characters only. May be empty.
+        num_input_tokens: tokens of the prompt.
+        num_output_tokens: tokens of this chunk.
+        finish_reason: on the last chunk ``stop`` (the model or a stop string ended the text) or ``length``; else None.
+        logprobs: for each token, the token itself and then its most probable alternatives; empty if not requested.
+        cumulative_logprob: of all tokens so far; 0 if log probabilities were not requested.
     """
 
     text: str
@@ -44,12 +45,13 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What goes on in an engine.
+    """The load of an engine.
 
     Attributes:
-        running, waiting: requests with and without a place.
-        kv_cache_usage: a share from 0 to 1; None where the engine does not tell.
-        steps: how often it computed since it was loaded; None where it does not tell.
+        running: requests in the batch.
+        waiting: queued requests.
+        kv_cache_usage: from 0 to 1; None if the engine does not report it.
+        steps: number of forward passes since the model was loaded; None if the engine does not report it.
     """
 
     running: int
@@ -58,29 +60,29 @@ class EngineState:
     steps: int | None = None
 
 
-# Told every piece, the last with a finish reason or an error; from any thread, one after the other for a request.
-Sink = Callable[["Piece | GenerationError"], None]
+# Receives the chunks of one request in order; the last has a finish reason, or is an error. Called from any thread.
+Sink = Callable[["Chunk | GenerationError"], None]
 
 
 class Generation(Protocol):
-    """One request on its way."""
+    """One request in progress."""
 
     def cancel(self) -> None:
-        """Give its place free at once; its sink is told a ``CancelledError``, unless it has ended. From any thread."""
+        """End the request; unless it has ended, its sink receives a ``CancelledError``. Thread-safe."""
 
 
 class Engine(Protocol):
-    """An engine with its model loaded. Its constructor loads, and raises ``ModelError`` for what it cannot do."""
+    """An engine with its model loaded. The constructor loads the model, and raises ``ModelError`` if that fails."""
 
     def submit(self, request: GenerationRequest, sink: Sink) -> Generation:
-        """Take a request; ``sink`` is told what becomes of it.
+        """Start a request; ``sink`` receives its chunks.
 
         Raises:
-            GenerationError: it is refused; ``sink`` is told nothing.
+            GenerationError: the request is rejected; ``sink`` is not called.
         """
 
     def state(self) -> EngineState:
-        """From any thread."""
+        """The current load. Thread-safe."""
 
     def close(self) -> None:
-        """End what runs, tell its sinks, and free the model."""
+        """End all requests with an error to their sinks, and free the model."""

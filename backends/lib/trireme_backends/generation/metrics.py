@@ -7,7 +7,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from trireme_backends.generation.contract import GenerationRequest
-from trireme_backends.generation.engine import EngineState, Piece
+from trireme_backends.generation.engine import Chunk, EngineState
 from trireme_backends.generation.errors import GenerationError
 from trireme_backends.metrics import MetricWriter, drain
 
@@ -27,16 +27,16 @@ _COUNTERS = {
 _FIRST_TOKEN = "trireme_generation_time_to_first_token_ms"
 _INTER_TOKEN = "trireme_generation_inter_token_ms"
 _HISTOGRAMS = {
-    _FIRST_TOKEN: ("Time from a request's arrival to its first token, milliseconds", _FIRST_TOKEN_BUCKETS_MS),
-    _INTER_TOKEN: ("Time from one token of an answer to the next, milliseconds", _INTER_TOKEN_BUCKETS_MS),
+    _FIRST_TOKEN: ("Time from the arrival of a request to its first token in milliseconds", _FIRST_TOKEN_BUCKETS_MS),
+    _INTER_TOKEN: ("Time between consecutive tokens of a request in milliseconds", _INTER_TOKEN_BUCKETS_MS),
 }
 _RUNNING = "trireme_generation_running"
 _WAITING = "trireme_generation_waiting"
 _CACHE = "trireme_generation_kv_cache_usage_ratio"
 _GAUGES = {
-    _RUNNING: "Requests that the engine generates for",
-    _WAITING: "Requests that wait for a place in the engine",
-    _CACHE: "Share of the KV cache in use",
+    _RUNNING: "Requests in the engine's batch",
+    _WAITING: "Requests queued in the engine",
+    _CACHE: "Fraction of the KV cache in use, from 0 to 1",
 }
 
 
@@ -44,8 +44,8 @@ class Observer(Protocol):
     """Is notified of requests and of the engine's state, from any thread."""
 
     def accepted(self, request: GenerationRequest) -> None: ...
-    def refused(self, error: GenerationError) -> None: ...
-    def generated(self, request: GenerationRequest, piece: Piece) -> None: ...
+    def rejected(self, error: GenerationError) -> None: ...
+    def generated(self, request: GenerationRequest, chunk: Chunk) -> None: ...
     def failed(self, request: GenerationRequest, error: GenerationError) -> None: ...
     def state(self, state: EngineState) -> None: ...
 
@@ -75,15 +75,15 @@ class GenerationMetrics:
     def accepted(self, request: GenerationRequest) -> None:
         self._arrivals[id(request)] = time.monotonic()
 
-    def refused(self, error: GenerationError) -> None:
-        self._count_end(error.word)
+    def rejected(self, error: GenerationError) -> None:
+        self._count_end(error.kind)
 
     def failed(self, request: GenerationRequest, error: GenerationError) -> None:
-        self._count_end(error.word)
+        self._count_end(error.kind)
         self._forget(request)
 
-    def generated(self, request: GenerationRequest, piece: Piece) -> None:
-        if piece.num_output_tokens:
+    def generated(self, request: GenerationRequest, chunk: Chunk) -> None:
+        if chunk.num_output_tokens:
             now = time.monotonic()
             before = self._last_tokens.get(id(request))
             if before is None:
@@ -91,13 +91,13 @@ class GenerationMetrics:
                 self._latencies.append((_FIRST_TOKEN, (now - arrived) * 1000, 1))
             else:
                 # Tokens that speculation brings at once share the time.
-                count = piece.num_output_tokens
+                count = chunk.num_output_tokens
                 self._latencies.append((_INTER_TOKEN, (now - before) * 1000 / count, count))
             self._last_tokens[id(request)] = now
-            self._counts.append((_OUTPUT_TOKENS, piece.num_output_tokens, {}))
-        if piece.finish_reason is not None:
-            self._count_end(piece.finish_reason)
-            self._counts.append((_INPUT_TOKENS, piece.num_input_tokens, {}))
+            self._counts.append((_OUTPUT_TOKENS, chunk.num_output_tokens, {}))
+        if chunk.finish_reason is not None:
+            self._count_end(chunk.finish_reason)
+            self._counts.append((_INPUT_TOKENS, chunk.num_input_tokens, {}))
             self._forget(request)
 
     def state(self, state: EngineState) -> None:

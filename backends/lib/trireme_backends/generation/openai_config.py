@@ -39,7 +39,7 @@ class OpenAIConfig:
 
     @classmethod
     def read(cls, model: Model) -> OpenAIConfig:
-        """Read the version folder.
+        """Read the version directory.
 
         Raises:
             ModelError: the file or the key's file is missing, or a key is unknown or wrong.
@@ -56,17 +56,17 @@ class OpenAIConfig:
         return dataclasses.replace(config, base_url=config.base_url.rstrip("/"))
 
     def url(self, path: str) -> str:
-        """Of a path of the protocol, e.g. ``models``."""
+        """The URL of a path of the API, e.g. ``models``."""
         return f"{self.base_url}/{path}"
 
     @property
     def root_url(self) -> str:
-        """Above the protocol's version: of what engines have beside it."""
+        """The base URL without the API's version, for endpoints outside of the API."""
         return self.base_url.removesuffix("/v1")
 
     @property
     def health_url(self) -> str:
-        """The same in all dialects."""
+        """The health check, which is the same in all dialects."""
         return f"{self.root_url}/health"
 
 

@@ -1,4 +1,4 @@
-"""How engines that speak OpenAI's protocol differ, as data.
+"""The differences between engines with OpenAI's API, as data.
 
 Sources: vLLM, ``entrypoints/openai/*/protocol.py``; Text Generation Inference, ``docs/openapi.json`` and
 ``router/src/server.rs``; TensorRT-LLM, ``serve/openai_protocol.py`` and ``serve/postprocess_handlers.py``.
@@ -15,12 +15,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StructuredForm:
-    """Where a request's body carries one kind of structured output.
+    """The place of one kind of structured output in a request body.
 
     Attributes:
         member: the member of the body.
-        value_key: in it, the key of the schema, expression or list.
-        type: in it, the value of ``type``; "" where there is none.
+        value_key: the key of the schema, expression or list in it.
+        type: the value of ``type`` in it; "" for none.
     """
 
     member: str
@@ -28,7 +28,7 @@ class StructuredForm:
     type: str = ""
 
     def body(self, value: Any) -> dict[str, Any]:
-        """What to add to the request's body."""
+        """The members to add to the request body."""
         kind = {"type": self.type} if self.type else {}
         return {self.member: {**kind, self.value_key: value}}
 
@@ -38,9 +38,9 @@ class Endpoint:
     """``/v1/chat/completions`` or ``/v1/completions`` of an engine.
 
     Attributes:
-        parameters: the sampling parameters it takes, by their own names.
-        structured: the kinds of structured output it takes.
-        usage: what to ask of ``stream_options``; None where it takes none, and tells the usage unasked.
+        parameters: the supported sampling parameters.
+        structured: the supported kinds of structured output.
+        usage: the ``stream_options`` that request usage; None if the endpoint lacks them and always sends usage.
     """
 
     parameters: frozenset[str]
@@ -50,18 +50,18 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One engine's form of the protocol.
+    """One engine's variant of the API.
 
     Attributes:
-        name: as a model's configuration calls it.
-        always: parameters that are sent though they are neutral, as the engine may have other defaults.
-        model_alias: what requests call the model, where any other name means an adapter; "" for its own name.
-        adapters_are_models: a LoRA adapter is asked for by its name in the place of the model's.
-        one_token_a_piece: each piece of a stream is one token; else pieces carry the usage so far.
-        keeps_stop_strings: the text ends with the stop string, which callers are not to see.
-        finish_reasons: its own words for OpenAI's.
-        context_error: how it says that a prompt is too long, with the groups ``context`` and ``prompt``.
-        count_path: where it counts a prompt's tokens, if its error gives no more than a lower bound.
+        name: its name in ``model.json``.
+        always: parameters that are sent even with their default, because the engine's default may differ.
+        model_alias: the model's name in requests, for engines that read any other name as an adapter; "" for its own.
+        adapters_are_models: whether a LoRA adapter is requested by its name in place of the model's.
+        one_token_per_chunk: whether each event is one token; otherwise events carry the usage so far.
+        keeps_stop_strings: whether the engine leaves the stop string in the text.
+        finish_reasons: the engine's finish reasons, mapped to OpenAI's.
+        context_error: pattern of the error for a prompt that is too long, with the groups ``context`` and ``prompt``.
+        count_path: the endpoint that counts a prompt's tokens, for engines whose error gives only a lower bound.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Dialect:
     always: frozenset[str]
     model_alias: str = ""
     adapters_are_models: bool = True
-    one_token_a_piece: bool = False
+    one_token_per_chunk: bool = False
     keeps_stop_strings: bool = False
     finish_reasons: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     context_error: re.Pattern[str] | None = None
@@ -88,7 +88,7 @@ _EXTENDED = _OPENAI | {
     "stop_token_ids",
     "top_k",
 }
-# What a model's generation_config.json may set.
+# The parameters whose defaults a model's generation_config.json may override.
 _ALWAYS = frozenset({"max_tokens", "min_p", "repetition_penalty", "temperature", "top_k", "top_p"})
 _USAGE_SO_FAR = {"include_usage": True, "continuous_usage_stats": True}
 
@@ -106,7 +106,7 @@ _TRTLLM = Endpoint(
     },
     _USAGE_SO_FAR,
 )
-# It takes a presence_penalty, and uses it as a repetition penalty.
+# It accepts presence_penalty, but applies it as a repetition penalty.
 _TGI = _OPENAI - {"presence_penalty"}
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType(
@@ -123,7 +123,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 ),
                 count_path="/tokenize",
             ),
-            # Of an adapter it wants the path on its own machine.
+            # An adapter would have to be given as a path on the engine's machine.
             Dialect("trtllm", _TRTLLM, _TRTLLM, _ALWAYS, adapters_are_models=False),
             Dialect(
                 "tgi",
@@ -133,10 +133,10 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                     {"include_usage": True},
                 ),
                 Endpoint(_TGI | {"repetition_penalty"}, {}, None),
-                # It refuses a top_p of 1.
+                # It rejects a top_p of 1.
                 frozenset({"max_tokens", "temperature"}),
                 model_alias="tgi",
-                one_token_a_piece=True,
+                one_token_per_chunk=True,
                 keeps_stop_strings=True,
                 finish_reasons=MappingProxyType({"eos_token": "stop", "stop_sequence": "stop"}),
                 context_error=re.compile(

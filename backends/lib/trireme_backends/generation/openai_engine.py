@@ -1,7 +1,7 @@
-"""An engine elsewhere that speaks OpenAI's protocol: vLLM's server, Text Generation Inference, TensorRT-LLM's.
+"""A remote engine with OpenAI's API: vLLM's server, Text Generation Inference or TensorRT-LLM's server.
 
-One thread holds all connections in an event loop; they are kept and used again. To cancel a request is to close its
-connection, upon which each of these engines frees its place.
+One thread runs all connections in an event loop and reuses them. A request is cancelled by closing its connection, at
+which all of these engines free its resources.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from trireme_backends.generation.openai_protocol import (
     request_body,
 )
 
-# Of the health check and the list of models, at load.
-_CHECK_DEADLINE_SECONDS = 10.0
+# For the health check and for the list of models, at load.
+_CHECK_TIMEOUT_SECONDS = 10.0
 _DONE = "[DONE]"
 
 _Result = TypeVar("_Result")
 
 
 class OpenAIEngine:
-    """An ``Engine`` whose model is at ``config.base_url``.
+    """An ``Engine`` whose model is served at ``config.base_url``.
 
     Raises:
-        ModelError: it cannot be reached, is not healthy, refuses the key, or does not serve the model.
+        ModelError: the engine is unreachable or unhealthy, rejects the key, or does not serve the model.
     """
 
     def __init__(self, config: OpenAIConfig) -> None:
@@ -55,18 +55,18 @@ class OpenAIEngine:
             self.close()
             raise
 
-    def submit(self, request: GenerationRequest, sink: Sink) -> _Streaming:
+    def submit(self, request: GenerationRequest, sink: Sink) -> _Generation:
         """See ``Engine``."""
         body = request_body(request, self._config.dialect, self._config.model)
         path = "chat/completions" if request.messages is not None else "completions"
-        return _Streaming(asyncio.run_coroutine_threadsafe(self._generate(path, body, request, sink), self._loop))
+        return _Generation(asyncio.run_coroutine_threadsafe(self._generate(path, body, request, sink), self._loop))
 
     def state(self) -> EngineState:
-        """What runs there for us; what waits there it does not tell."""
+        """This backend's requests; the engine does not report how many of them wait."""
         return EngineState(running=len(self._running), waiting=0)
 
     def close(self) -> None:
-        """End what runs, and the connections."""
+        """See ``Engine``; also closes the connections."""
         if self._loop.is_closed():
             return
         self._call(self._end())
@@ -85,7 +85,7 @@ class OpenAIEngine:
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=config.connect_timeout_seconds, sock_read=config.read_timeout_seconds
             ),
-            # A line is an event, and an event may hold a whole answer.
+            # A line is an event, and an event may contain a complete response.
             read_bufsize=1 << 20,
         )
 
@@ -98,22 +98,22 @@ class OpenAIEngine:
             await self._session.close()
 
     async def _check(self) -> None:
-        """Whether the engine is healthy and serves the model."""
-        config, deadline = self._config, aiohttp.ClientTimeout(total=_CHECK_DEADLINE_SECONDS)
+        """Raise ``ModelError`` unless the engine is healthy and serves the model."""
+        config, timeout = self._config, aiohttp.ClientTimeout(total=_CHECK_TIMEOUT_SECONDS)
         try:
-            async with self._session.get(config.health_url, timeout=deadline) as response:
+            async with self._session.get(config.health_url, timeout=timeout) as response:
                 if response.status != 200:
-                    raise ModelError(f"{config.health_url} answers {response.status}: the engine is not healthy")
-            async with self._session.get(config.url("models"), timeout=deadline) as response:
+                    raise ModelError(f"{config.health_url}: the engine is not healthy, it returned {response.status}")
+            async with self._session.get(config.url("models"), timeout=timeout) as response:
                 if response.status != 200:
-                    refusal = error_of_response(response.status, await response.text(), config.dialect)
-                    raise ModelError(f"{config.url('models')}: {refusal}")
+                    error = error_of_response(response.status, await response.text(), config.dialect)
+                    raise ModelError(f"{config.url('models')}: {error}")
                 served = _model_names(await response.json(content_type=None))
-        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
-            raise ModelError(f"{config.base_url} cannot be reached: {_reason(error)}") from None
+        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as failure:
+            raise ModelError(f"{config.base_url} is not reachable: {_reason(failure)}") from None
         if config.model not in served:
             listed = ", ".join(sorted(served)) or "none"
-            raise ModelError(f"{config.base_url} does not serve '{config.model}'; it serves: {listed}")
+            raise ModelError(f"{config.base_url} does not serve '{config.model}'; available: {listed}")
 
     async def _generate(self, path: str, body: Mapping[str, Any], request: GenerationRequest, sink: Sink) -> None:
         task = asyncio.current_task()
@@ -124,7 +124,7 @@ class OpenAIEngine:
         except GenerationError as error:
             sink(error)
         except asyncio.CancelledError:
-            sink(CancelledError("nobody waits for the answer"))
+            sink(CancelledError("the request was cancelled"))
             raise
         except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
             sink(EngineError(f"{self._config.base_url}: {_reason(error)}"))
@@ -132,22 +132,22 @@ class OpenAIEngine:
             self._running.discard(task)
 
     async def _stream(self, path: str, body: Mapping[str, Any], request: GenerationRequest, sink: Sink) -> None:
-        url, answer = self._config.url(path), StreamedAnswer(request, self._config.dialect)
-        # A redirect would take the key elsewhere.
+        url, stream = self._config.url(path), StreamedAnswer(request, self._config.dialect)
+        # A redirect would send the key to another host.
         async with self._session.post(url, json=body, allow_redirects=False) as response:
             if response.status != 200:
-                raise await self._refusal(response, body, request)
+                raise await self._response_error(response, body, request)
             async with contextlib.aclosing(event_payloads(response.content)) as payloads:
                 async for payload in payloads:
                     if payload == _DONE:
-                        # Nothing comes after it, but only a body that was read to its end frees its connection.
+                        # The last event, but a connection is reused only if its body is read to the end.
                         continue
-                    piece = answer.read(json.loads(payload))
-                    if piece is not None:
-                        sink(piece)
-        sink(answer.last())
+                    chunk = stream.read(json.loads(payload))
+                    if chunk is not None:
+                        sink(chunk)
+        sink(stream.last())
 
-    async def _refusal(
+    async def _response_error(
         self, response: aiohttp.ClientResponse, body: Mapping[str, Any], request: GenerationRequest
     ) -> GenerationError:
         text, dialect = await response.text(errors="replace"), self._config.dialect
@@ -159,8 +159,8 @@ class OpenAIEngine:
         return error_of_response(response.status, text, dialect, request.sampling.max_tokens, counted)
 
 
-class _Streaming:
-    """A ``Generation`` on its way."""
+class _Generation:
+    """A ``Generation``."""
 
     def __init__(self, future: concurrent.futures.Future[None]) -> None:
         self._future = future
@@ -170,14 +170,14 @@ class _Streaming:
 
 
 def _model_names(document: Any) -> set[str]:
-    """Of a list of models, or of the one model that Text Generation Inference documents."""
+    """The ids in a list of models, or in the single model that Text Generation Inference's documentation describes."""
     entries = document.get("data", [document]) if isinstance(document, dict) else []
     return {str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry}
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, asyncio.TimeoutError):
-        return "it did not answer in time"
+        return "the engine did not respond in time"
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
-        return "it closed the connection in the middle of its answer"
+        return "the engine closed the connection before the end of its response"
     return str(error) or type(error).__name__

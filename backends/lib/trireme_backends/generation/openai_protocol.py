@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any
 
 from trireme_backends.generation.contract import GenerationRequest
-from trireme_backends.generation.engine import Piece
+from trireme_backends.generation.engine import Chunk
 from trireme_backends.generation.errors import (
     ContextLengthError,
     EngineError,
@@ -105,7 +105,7 @@ class StreamedAnswer:
         self._last_text = ""
         self._last_tokens = 0
 
-    def read(self, document: dict[str, Any]) -> Piece | None:
+    def read(self, document: dict[str, Any]) -> Chunk | None:
         """What an event adds; None where that is nothing, or ends the answer.
 
         Raises:
@@ -123,9 +123,9 @@ class StreamedAnswer:
             self._last_text += text
             self._last_tokens += tokens
             return None
-        return Piece(text, self._num_input_tokens, tokens) if text or tokens else None
+        return Chunk(text, self._num_input_tokens, tokens) if text or tokens else None
 
-    def last(self) -> Piece:
+    def last(self) -> Chunk:
         """The piece that ends the answer, once the stream has ended.
 
         Raises:
@@ -136,7 +136,7 @@ class StreamedAnswer:
             raise EngineError(f"the answer of the {self._dialect.name} engine {ended}")
         text = self._last_text + self._stops.rest()
         reason = "stop" if self._stops.stopped else self._finish_reason
-        return Piece(text, self._num_input_tokens, self._last_tokens, reason)
+        return Chunk(text, self._num_input_tokens, self._last_tokens, reason)
 
     def _text(self, choice: dict[str, Any]) -> str:
         text = (choice.get("delta") or {}).get("content") if self._chat else choice.get("text")
@@ -147,7 +147,7 @@ class StreamedAnswer:
             self._num_input_tokens = usage.get("prompt_tokens", 0)
             new = max(usage.get("completion_tokens", 0) - self._counted_tokens, 0)
         else:
-            new = int(has_choice and self._dialect.one_token_a_piece)
+            new = int(has_choice and self._dialect.one_token_per_chunk)
         self._counted_tokens += new
         return new
 
@@ -196,4 +196,4 @@ def _error(
     if status in (400, 404, 413, 422):
         param = detail.get("param")
         return InvalidRequestError(message, param=param if isinstance(param, str) else None)
-    return EngineError(f"the {dialect.name} engine answered {status}: {message}")
+    return EngineError(f"the {dialect.name} engine returned {status}: {message}")

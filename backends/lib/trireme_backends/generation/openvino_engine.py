@@ -1,4 +1,4 @@
-"""The engine ``openvino_genai``: one thread steps a pipeline, and every step takes in what has come meanwhile."""
+"""The engine ``openvino_genai``: one thread steps a pipeline; new requests join before each step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 from trireme_backends.errors import ModelError
 from trireme_backends.generation.contract import GenerationRequest
-from trireme_backends.generation.engine import EngineState, Piece, Sink, TokenLogprob
+from trireme_backends.generation.engine import Chunk, EngineState, Sink, TokenLogprob
 from trireme_backends.generation.errors import (
     CancelledError,
     EngineError,
     GenerationError,
     OverloadedError,
-    room_for_answer,
+    output_token_limit,
 )
 from trireme_backends.generation.openvino_pipeline import OpenVinoPipeline, TokenIds, check_sampling
 from trireme_backends.generation.openvino_settings import OpenVinoSettings
@@ -31,30 +31,30 @@ class OpenVinoEngine:
         """Load the model.
 
         Raises:
-            ModelError: it cannot be loaded.
+            ModelError: the model cannot be loaded.
         """
         self._weights, self._settings = weights, settings
         self._pipeline = OpenVinoPipeline(weights, settings)
-        self._arrivals: deque[_Running] = deque()
-        self._running: list[_Running] = []
+        self._arrivals: deque[_ActiveRequest] = deque()
+        self._running: list[_ActiveRequest] = []
         self._wake = threading.Condition()
-        self._closed_because = ""
-        self._numbers = 0
+        self._close_reason = ""
+        self._last_number = 0
         self._state = EngineState(0, 0, 0.0, 0)
         self._thread = threading.Thread(target=self._run, daemon=True, name="openvino-engine")
         self._thread.start()
 
-    def submit(self, request: GenerationRequest, sink: Sink) -> _Running:
+    def submit(self, request: GenerationRequest, sink: Sink) -> _ActiveRequest:
         check_sampling(request.sampling)
         prompt = self._pipeline.prompt_ids(request)
-        max_tokens = room_for_answer(prompt.shape[1], request.sampling.max_tokens, self._settings.max_model_len)
-        running = _Running(request, sink, prompt, max_tokens, TokenDecoder(self._pipeline.decode))
-        most = self._settings.max_num_seqs + self._settings.max_waiting
+        max_tokens = output_token_limit(prompt.shape[1], request.sampling.max_tokens, self._settings.max_model_len)
+        running = _ActiveRequest(request, sink, prompt, max_tokens, TokenDecoder(self._pipeline.decode))
+        limit = self._settings.max_num_seqs + self._settings.max_waiting
         with self._wake:
-            if self._closed_because:
-                raise EngineError(self._closed_because)
-            if len(self._arrivals) + len(self._running) >= most:
-                raise OverloadedError(f"{most} requests run or wait; try again later")
+            if self._close_reason:
+                raise EngineError(self._close_reason)
+            if len(self._arrivals) + len(self._running) >= limit:
+                raise OverloadedError(f"{limit} requests are running or queued; retry later")
             self._arrivals.append(running)
             self._wake.notify()
         return running
@@ -68,59 +68,59 @@ class OpenVinoEngine:
 
     def _close(self, reason: str) -> None:
         with self._wake:
-            self._closed_because = reason
+            self._close_reason = reason
             self._wake.notify()
 
     def _run(self) -> None:
         while self._admit():
             try:
                 self._pipeline.step()
-            except Exception as error:  # whatever it was, the pipeline's books are wrong from here on
-                self._start_anew(error)
+            except Exception as error:  # after any error the pipeline's state is inconsistent
+                self._restart(error)
                 continue
             self._running = [running for running in self._running if not self._advance(running)]
-            self._tell_state()
+            self._update_state()
         for running in (*self._running, *self._arrivals):
-            running.fail(EngineError(self._closed_because))
+            running.fail(EngineError(self._close_reason))
 
     def _admit(self) -> bool:
-        """Take in what has come; waits where there is nothing to do. False when the engine closes."""
+        """Add new requests to the pipeline; blocks while there is nothing to do. False when the engine closes."""
         with self._wake:
-            # What was cancelled leaves the pipeline in the step after.
-            while not (self._closed_because or self._arrivals or self._running or self._pipeline.is_busy()):
+            # A cancelled request leaves the pipeline in the next step.
+            while not (self._close_reason or self._arrivals or self._running or self._pipeline.is_busy()):
                 self._wake.wait()
             arrived = list(self._arrivals)
             self._arrivals.clear()
             self._running += arrived
         for running in arrived:
-            self._numbers += 1
+            self._last_number += 1
             try:
-                running.enter(self._pipeline, self._numbers)
+                running.start(self._pipeline, self._last_number)
             except GenerationError as error:
                 running.fail(error)
                 self._running.remove(running)
-        return not self._closed_because
+        return not self._close_reason
 
-    def _advance(self, running: _Running) -> bool:
-        """Tell what a request has got; whether it has ended."""
+    def _advance(self, running: _ActiveRequest) -> bool:
+        """Send the new output of a request; returns whether it has ended."""
         try:
             return running.advance(self._pipeline)
-        except Exception as error:  # of one request
+        except Exception as error:  # fails this request only
             running.cancel()
             running.fail(EngineError(f"{type(error).__name__}: {error}"))
             return True
 
-    def _start_anew(self, error: Exception) -> None:
-        """A pipeline whose step failed never steps again: those in it are lost, a new one serves those who wait."""
+    def _restart(self, error: Exception) -> None:
+        """Replace a pipeline whose step failed: its requests fail, a new pipeline serves the queued ones."""
         for running in self._running:
-            running.fail(EngineError(f"the engine failed and starts anew: {str(error).splitlines()[0]:.200}"))
+            running.fail(EngineError(f"the engine failed and restarts: {str(error).splitlines()[0]:.200}"))
         self._running = []
         try:
             self._pipeline = OpenVinoPipeline(self._weights, self._settings)
         except ModelError as failure:
-            self._close(f"the engine failed and did not start anew: {failure}")
+            self._close(f"the engine failed and did not restart: {failure}")
 
-    def _tell_state(self) -> None:
+    def _update_state(self) -> None:
         load = self._pipeline.load()
         running = min(load.scheduled, len(self._running))
         usage = load.cache_usage if self._running else 0.0
@@ -128,8 +128,8 @@ class OpenVinoEngine:
 
 
 @dataclass(eq=False, slots=True)
-class _Running:
-    """One request in the engine; the engine's thread alone advances it."""
+class _ActiveRequest:
+    """One request in the engine; only the engine's thread advances it."""
 
     request: GenerationRequest
     sink: Sink
@@ -151,18 +151,18 @@ class _Running:
         if self.handle is not None:
             self.handle.cancel()
 
-    def enter(self, pipeline: OpenVinoPipeline, number: int) -> None:
+    def start(self, pipeline: OpenVinoPipeline, number: int) -> None:
         self.handle = pipeline.add(number, self.prompt, self.request.sampling, self.max_tokens)
         if self._cancelled:
             self.handle.cancel()
 
     def fail(self, error: GenerationError) -> None:
-        # A way back that is broken is that caller's alone.
+        # A failing sink affects its own caller only.
         with contextlib.suppress(Exception):
             self.sink(error)
 
     def advance(self, pipeline: OpenVinoPipeline) -> bool:
-        """Tell what is new; whether this was the last."""
+        """Send new output; returns whether the request has ended."""
         if self._cancelled:
             self.fail(CancelledError("the request was cancelled"))
             return True
@@ -176,12 +176,12 @@ class _Running:
                 logprobs += output.generated_log_probs
                 reason = pipeline.finish_reason(output.finish_reason) or reason
         if tokens or reason:
-            return self._tell(pipeline, tokens, logprobs, reason)
+            return self._send(pipeline, tokens, logprobs, reason)
         if ended:
-            self.fail(EngineError("the KV cache has no room for this request; ask for fewer tokens"))
+            self.fail(EngineError("the KV cache is too small for this request; lower max_tokens"))
         return ended
 
-    def _tell(self, pipeline: OpenVinoPipeline, tokens: list[int], logprobs: list[float], reason: str | None) -> bool:
+    def _send(self, pipeline: OpenVinoPipeline, tokens: list[int], logprobs: list[float], reason: str | None) -> bool:
         self._tokens += len(tokens)
         text = self.decoder.push(tokens)
         if reason:
@@ -193,10 +193,10 @@ class _Running:
             self.handle.cancel()
         elif reason:
             text += self.stops.rest()
-        told: tuple[tuple[TokenLogprob, ...], ...] = ()
+        token_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
         if self.request.sampling.logprobs is not None:
             self._cumulative_logprob += sum(logprobs)
             pairs = zip(tokens, logprobs, strict=True)
-            told = tuple((TokenLogprob(token, pipeline.decode([token]), value),) for token, value in pairs)
-        self.sink(Piece(text, self.prompt.shape[1], len(tokens), reason, told, self._cumulative_logprob))
+            token_logprobs = tuple((TokenLogprob(token, pipeline.decode([token]), value),) for token, value in pairs)
+        self.sink(Chunk(text, self.prompt.shape[1], len(tokens), reason, token_logprobs, self._cumulative_logprob))
         return reason is not None

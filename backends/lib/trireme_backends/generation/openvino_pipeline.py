@@ -1,4 +1,4 @@
-"""``ContinuousBatchingPipeline`` of openvino-genai: the parts of its interface that are used, in our words."""
+"""Adapter for ``ContinuousBatchingPipeline`` of openvino-genai."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ SUPPORTED = frozenset({
     "include_stop_str_in_output", "structured_outputs.json", "structured_outputs.regex", "structured_outputs.choice",
 })  # fmt: skip
 _KV_BLOCK_TOKENS = 32
-# A tokenizer cuts at the model's context, so longer texts are counted in parts of so many characters.
+# A tokenizer truncates to the model's context, so longer texts are counted in parts of this size.
 _COUNTED_CHARACTERS = 4096
-# What a grammar compiler cannot do with regular expressions, though Python can.
+# Regular expression syntax that Python supports and the grammar compiler does not.
 _NOT_REGULAR = re.compile(r"\(\?(?!:)|\\[1-9bBAZ]")
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Of the last step: requests in it, and the share of the KV cache in use, from 0 to 1."""
+    """The load of the last step: its number of requests, and the fraction of the KV cache in use, from 0 to 1."""
 
     scheduled: int
     cache_usage: float
 
 
 class OpenVinoPipeline:
-    """One loaded model. Only one thread may ``add`` and ``step``; the tokenizer's methods are for any."""
+    """One loaded model. ``add`` and ``step`` must be called from one thread; the other methods are thread-safe."""
 
     def __init__(self, weights: Path, settings: OpenVinoSettings) -> None:
-        """Load.
+        """Load the model.
 
         Raises:
-            ModelError: the library or the file will not have it.
+            ModelError: the library cannot load the file, or the model's context is too short.
         """
-        # Parts of the library that are imported with it report their use to its makers, if they find this package.
+        # Disables telemetry: parts of the library send usage reports if this package is importable.
         sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
         import openvino
         import openvino_genai
@@ -76,22 +76,22 @@ class OpenVinoPipeline:
             with _writable(weights) as file:
                 self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(file), scheduler, "CPU", properties)
         except RuntimeError as error:
-            raise ModelError(f"{weights} is not loaded by {ENGINE}: {_first_line(error)}") from None
+            raise ModelError(f"{ENGINE} cannot load {weights}: {_first_line(error)}") from None
         self._tokenizer = self._pipeline.get_tokenizer()
         context = self._encode("a " * (settings.max_model_len + 1), add_special_tokens=False).shape[1]
         if context < settings.max_model_len:
-            raise ModelError(f"{weights} has a context of {context} tokens; lower max_model_len to that")
+            raise ModelError(f"{weights} has a context of {context} tokens; lower max_model_len to this value")
         self._warm_up()
 
     def prompt_ids(self, request: GenerationRequest) -> TokenIds:
         """The prompt as tokens, shape [1, tokens].
 
         Raises:
-            InvalidRequestError: the chat template refuses the messages.
-            ContextLengthError: it fills the context alone.
+            InvalidRequestError: the chat template rejects the messages.
+            ContextLengthError: the prompt alone fills the context.
         """
         is_chat = request.messages is not None
-        text = self._templated(request.messages) if request.messages is not None else request.prompt or ""
+        text = self._apply_template(request.messages) if request.messages is not None else request.prompt or ""
         tokens = self._encode(text, add_special_tokens=not is_chat)
         if tokens.shape[1] >= self._settings.max_model_len:
             raise ContextLengthError(max(self._count(text), tokens.shape[1]), None, self._settings.max_model_len)
@@ -101,10 +101,10 @@ class OpenVinoPipeline:
         return str(self._tokenizer.decode(tokens))
 
     def add(self, number: int, prompt: TokenIds, sampling: SamplingParameters, max_tokens: int) -> Any:
-        """Enter a request; its handle.
+        """Add a request; returns its handle.
 
         Raises:
-            InvalidRequestError: the engine refuses it.
+            InvalidRequestError: the library rejects the parameters.
         """
         try:
             config = self._generation_config(sampling, max_tokens)
@@ -113,10 +113,10 @@ class OpenVinoPipeline:
             raise InvalidRequestError(_first_line(error), param="sampling_parameters") from None
 
     def step(self) -> None:
-        """One token for everyone with a place, or a part of a prompt.
+        """Run one forward pass: one token for each request in the batch, or a part of a prompt.
 
         Raises:
-            RuntimeError: the pipeline is broken for good.
+            RuntimeError: the pipeline is no longer usable.
         """
         self._pipeline.step()
 
@@ -135,22 +135,22 @@ class OpenVinoPipeline:
         return {reasons.STOP: "stop", reasons.LENGTH: "length"}.get(reason)
 
     def text_logprobs(self, text: str) -> list[float]:
-        """The logarithm of the probability of each token of a text but the first. Needs a prefix cache turned off."""
+        """The log probability of each token of a text except the first. Requires prefix caching to be disabled."""
         config = self._pipeline.get_config()
         config.apply_chat_template = False
         config.max_new_tokens, config.echo, config.logprobs = 0, True, 1
         prompt = self._encode(text, add_special_tokens=False)
         handle = self._pipeline.add_request(1, self._openvino.Tensor(prompt), config)
-        found: list[float] = []
+        logprobs: list[float] = []
         while self.is_busy():
             self.step()
             while handle.can_read():
                 for output in handle.read().values():
-                    found += output.generated_log_probs
-        return found[1:]
+                    logprobs += output.generated_log_probs
+        return logprobs[1:]
 
     def _warm_up(self) -> None:
-        """The first step allocates for a second: no caller's."""
+        """Run the first step, which allocates for a second, before any request."""
         self.add(0, self._encode("a", add_special_tokens=False), SamplingParameters(temperature=0.0), 2)
         while self.is_busy():
             self.step()
@@ -160,17 +160,17 @@ class OpenVinoPipeline:
         return np.array(encoded.input_ids.data, dtype=np.int64)
 
     def _count(self, text: str) -> int:
-        """The tokens of a text of any length; cut before spaces, where tokens begin."""
+        """The number of tokens of a text of any length; it is split before spaces, where tokens begin."""
         parts = re.findall(rf"(?s).{{1,{_COUNTED_CHARACTERS}}}(?=\s|\Z)|.{{{_COUNTED_CHARACTERS}}}", text)
         return int(self._tokenizer.encode(parts, add_special_tokens=False).attention_mask.data.sum())
 
-    def _templated(self, messages: tuple[Message, ...]) -> str:
+    def _apply_template(self, messages: tuple[Message, ...]) -> str:
         history = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return str(self._tokenizer.apply_chat_template(history, True))
         except RuntimeError as error:
             raise InvalidRequestError(
-                f"the model's chat template refuses them: {_first_line(error)}", param="messages"
+                f"the model's chat template failed: {_first_line(error)}", param="messages"
             ) from None
 
     def _generation_config(self, sampling: SamplingParameters, max_tokens: int) -> Any:
@@ -190,7 +190,7 @@ class OpenVinoPipeline:
             config.min_p = sampling.min_p
             if sampling.top_k > 0:
                 config.top_k = sampling.top_k
-            # The engine's own default is one fixed seed.
+            # The library's default is a fixed seed.
             config.rng_seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         if sampling.structured_outputs:
             config.structured_output_config = self._structured(sampling.structured_outputs)
@@ -199,15 +199,15 @@ class OpenVinoPipeline:
             config.max_ngram_size = lookup.prompt_lookup_max
         return config
 
-    def _structured(self, wanted: StructuredOutputs) -> Any:
+    def _structured(self, outputs: StructuredOutputs) -> Any:
         config = self._genai.StructuredOutputConfig
-        if wanted.choice is not None:
-            return config(compound_grammar=config.Union([config.ConstString(one) for one in wanted.choice]))
-        return config(regex=wanted.regex) if wanted.regex is not None else config(json_schema=wanted.json)
+        if outputs.choice is not None:
+            return config(compound_grammar=config.Union([config.ConstString(one) for one in outputs.choice]))
+        return config(regex=outputs.regex) if outputs.regex is not None else config(json_schema=outputs.json)
 
 
 def check_sampling(sampling: SamplingParameters) -> None:
-    """Refuse what the engine cannot do, and what would fail in the midst of a step.
+    """Reject what the engine does not support, and what would fail during a step.
 
     Raises:
         UnsupportedError, InvalidRequestError: names the parameter.
@@ -215,7 +215,7 @@ def check_sampling(sampling: SamplingParameters) -> None:
     sampling.require(SUPPORTED, ENGINE)
     if sampling.logprobs:
         raise UnsupportedError(
-            f"the engine {ENGINE} tells the chosen token's alone; ask for logprobs 0", param="logprobs"
+            f"the engine {ENGINE} reports only the chosen token; set logprobs to 0", param="logprobs"
         )
     structured = sampling.structured_outputs
     if structured and structured.json is not None:
@@ -226,19 +226,19 @@ def check_sampling(sampling: SamplingParameters) -> None:
         except re.error as error:
             raise InvalidRequestError(f"regex: {error}", param="structured_outputs") from None
         if found := _NOT_REGULAR.search(structured.regex):
-            raise UnsupportedError(f"regex: {found[0]!r} is not taken", param="structured_outputs")
+            raise UnsupportedError(f"regex: {found[0]!r} is not supported", param="structured_outputs")
 
 
 def _first_line(error: Exception) -> str:
-    """What the library says, without its own file names and lines."""
+    """The first line of the library's message that is not about its own source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if "/home/" not in line] or lines
-    return told[0][:300] if told else type(error).__name__
+    lines = [line for line in lines if "/home/" not in line] or lines
+    return lines[0][:300] if lines else type(error).__name__
 
 
 @contextlib.contextmanager
 def _writable(weights: Path) -> Iterator[Path]:
-    """The library opens a GGUF for writing, and writes nothing: where models are mounted read-only it gets a copy."""
+    """A writable path of the weights, a copy if necessary: the library opens GGUF files for writing, but only reads."""
     if os.access(weights, os.W_OK):
         yield weights
         return

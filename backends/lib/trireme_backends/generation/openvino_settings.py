@@ -18,10 +18,11 @@ _MOST_TOKENS = 1 << 31
 
 @dataclass(frozen=True, slots=True)
 class PromptLookup:
-    """Speculation: what follows the last tokens where they stood before is guessed, and checked in one step.
+    """Speculative decoding: proposes what followed an earlier occurrence of the last tokens, verified in one step.
 
     Attributes:
-        num_speculative_tokens: how many are guessed at a time. prompt_lookup_max: how many of the last are looked for.
+        num_speculative_tokens: proposed tokens per step.
+        prompt_lookup_max: number of last tokens to search for.
     """
 
     method: Literal["ngram"]
@@ -31,17 +32,18 @@ class PromptLookup:
 
 @dataclass(frozen=True, slots=True)
 class OpenVinoSettings:
-    """Keys with vLLM's names mean what they mean there.
+    """The settings of an engine. Keys with vLLM's names have vLLM's meaning.
 
     Attributes:
-        model: the version's GGUF file, or its folder of OpenVINO IR files; weights are computed as they are stored.
-        max_model_len: tokens of prompt and answer.
-        max_num_seqs: requests computed at a time; more wait.
-        max_num_batched_tokens: in a step; a long prompt is computed in parts of this size, between others' tokens.
-        kv_cache_tokens: what the KV cache holds, of all requests together. When it is full, the youngest request gives
-            its place up and is computed again later.
-        max_waiting: requests that may wait for a place; more are refused.
-        threads: that compute; None: half of the cores, so that two replicas fit on a machine.
+        model: the version's GGUF file, or its directory of OpenVINO IR files; weights keep their stored precision.
+        max_model_len: maximum tokens of prompt and output.
+        max_num_seqs: maximum requests in a batch; more wait.
+        max_num_batched_tokens: maximum tokens in a step; a longer prompt is computed in several steps, together with
+            the tokens of other requests.
+        kv_cache_tokens: size of the KV cache for all requests. When it is full, the youngest request is preempted and
+            recomputed later.
+        max_waiting: maximum queued requests; more are rejected.
+        threads: compute threads; None: half of the cores, so that two replicas fit on a machine.
     """
 
     model: str
@@ -73,10 +75,10 @@ class OpenVinoSettings:
         return settings
 
     def weights(self, model: Model) -> Path:
-        """The file or folder that ``model`` names.
+        """The path of ``model``.
 
         Raises:
-            ModelError: it is not in the version.
+            ModelError: it is not in the version directory.
         """
         path = (model.version_dir / self.model).resolve()
         if not path.is_relative_to(model.version_dir.resolve()) or not path.exists():

@@ -1,4 +1,4 @@
-"""Brings requests and an engine together: pieces become responses, callers that go away are noticed."""
+"""Serves requests with an engine: turns chunks into responses, and cancels the requests of disconnected callers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from trireme_backends.generation.contract import GenerationRequest, Tensor, read_request, response_tensors
-from trireme_backends.generation.engine import Engine, Generation, Piece
+from trireme_backends.generation.engine import Chunk, Engine, Generation
 from trireme_backends.generation.errors import EngineError, GenerationError
 from trireme_backends.generation.metrics import Observer
 
-# Each look is a message to the server, for each open request.
+# Each poll is one message to the server per open request.
 _CANCEL_POLL_SECONDS = 0.25
 
 
 class Reply(Protocol):
-    """The way back to one caller."""
+    """Sends responses to one caller."""
 
     def send(self, tensors: list[tuple[str, Tensor]], *, final: bool) -> None: ...
 
@@ -37,94 +37,94 @@ class GenerationService:
 
     def __init__(self, engine: Engine, observer: Observer) -> None:
         self._engine, self._observer = engine, observer
-        self._open: set[_Answer] = set()
+        self._open: set[_Response] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._watch = threading.Thread(target=self._watch_callers, daemon=True, name="generation-callers")
         self._watch.start()
 
     def accept(self, request_id: str, tensor: Callable[[str], Tensor | None], reply: Reply) -> None:
-        """Take one request; everything else, errors too, goes to ``reply``."""
+        """Start one request; responses and errors go to ``reply``."""
         try:
             request = read_request(request_id, tensor)
-            answer = _Answer(request, reply, self._observer, self._forget)
+            response = _Response(request, reply, self._observer, self._forget)
             self._observer.accepted(request)
             with self._lock:
-                self._open.add(answer)
+                self._open.add(response)
             try:
-                answer.generation = self._engine.submit(request, answer.take)
+                response.generation = self._engine.submit(request, response.add)
             except GenerationError as error:
-                answer.take(error)
-            except Exception as error:  # of one request; the model goes on serving the others
-                answer.take(EngineError(f"{type(error).__name__}: {error}"))
+                response.add(error)
+            except Exception as error:  # fails this request only
+                response.add(EngineError(f"{type(error).__name__}: {error}"))
         except GenerationError as error:
-            self._observer.refused(error)
+            self._observer.rejected(error)
             reply.fail(error)
 
     def close(self) -> None:
-        """End the engine, which ends what is open."""
+        """Close the engine, which ends all open requests."""
         self._engine.close()
         self._closed.set()
         self._watch.join(timeout=2.0)
 
-    def _forget(self, answer: _Answer) -> None:
+    def _forget(self, response: _Response) -> None:
         with self._lock:
-            self._open.discard(answer)
+            self._open.discard(response)
 
     def _watch_callers(self) -> None:
         while not self._closed.wait(_CANCEL_POLL_SECONDS):
             with self._lock:
-                answers = list(self._open)
-            for answer in answers:
-                answer.cancel_if_unwanted()
+                responses = list(self._open)
+            for response in responses:
+                response.cancel_if_disconnected()
             self._observer.state(self._engine.state())
 
 
 @dataclass(eq=False, slots=True)
-class _Answer:
-    """One answer on its way: sends pieces on, or gathers them where the request does not stream."""
+class _Response:
+    """One response in progress: sends its chunks, or buffers them if the request does not stream."""
 
     request: GenerationRequest
     reply: Reply
     observer: Observer
-    done: Callable[[_Answer], None]
+    done: Callable[[_Response], None]
     generation: Generation | None = None
-    _gathered: list[Piece] = field(default_factory=list)
+    _buffered: list[Chunk] = field(default_factory=list)
     _cancelled: bool = False
     _ended: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, piece: Piece | GenerationError) -> None:
+    def add(self, chunk: Chunk | GenerationError) -> None:
         """The engine's sink."""
-        if isinstance(piece, GenerationError):
+        if isinstance(chunk, GenerationError):
             self.done(self)
-            self.observer.failed(self.request, piece)
+            self.observer.failed(self.request, chunk)
             with self._lock:
                 self._ended = True
-                self.reply.fail(piece)
+                self.reply.fail(chunk)
             return
-        final = piece.finish_reason is not None
+        final = chunk.finish_reason is not None
         if final:
             self.done(self)
-        self.observer.generated(self.request, piece)
+        self.observer.generated(self.request, chunk)
         if not self.request.stream:
-            self._gathered.append(piece)
+            self._buffered.append(chunk)
             if not final:
                 return
-            piece = _joined(self._gathered)
-        elif not final and not piece.text and not piece.logprobs:
-            # Half a character, or what may become a stop text: its tokens are told with the next piece.
-            self._gathered.append(piece)
+            chunk = _joined(self._buffered)
+        elif not final and not chunk.text and not chunk.logprobs:
+            # An incomplete character or a possible stop string: its tokens are counted in the next chunk.
+            self._buffered.append(chunk)
             return
-        elif self._gathered:
-            piece = _joined([*self._gathered, piece])
-            self._gathered.clear()
+        elif self._buffered:
+            chunk = _joined([*self._buffered, chunk])
+            self._buffered.clear()
         with self._lock:
             self._ended = final
-            self.reply.send(response_tensors(self.request, piece), final=final)
+            self.reply.send(response_tensors(self.request, chunk), final=final)
 
-    def cancel_if_unwanted(self) -> None:
-        # Behind the last response the server has forgotten the request: asked of it then, it crashes.
+    def cancel_if_disconnected(self) -> None:
+        # After the last response the server has freed the request; is_cancelled would crash it.
         with self._lock:
             if self._ended or self._cancelled or self.generation is None:
                 return
@@ -133,10 +133,10 @@ class _Answer:
             self.generation.cancel()
 
 
-def _joined(pieces: list[Piece]) -> Piece:
+def _joined(chunks: list[Chunk]) -> Chunk:
     return replace(
-        pieces[-1],
-        text="".join(piece.text for piece in pieces),
-        num_output_tokens=sum(piece.num_output_tokens for piece in pieces),
-        logprobs=tuple(token for piece in pieces for token in piece.logprobs),
+        chunks[-1],
+        text="".join(chunk.text for chunk in chunks),
+        num_output_tokens=sum(chunk.num_output_tokens for chunk in chunks),
+        logprobs=tuple(token for chunk in chunks for token in chunk.logprobs),
     )

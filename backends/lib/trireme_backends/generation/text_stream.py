@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-# What decoding makes of bytes that are not yet a character: this, or nothing, after the tokenizer.
+# Depending on the tokenizer, an incomplete character decodes to this or to nothing.
 _INCOMPLETE = "\ufffd"
 
 
 class TokenDecoder:
-    """Gives the text of tokens one after the other; joined, it is the text of all of them.
+    """Decodes tokens incrementally; the results, joined, are the text of all tokens.
 
-    A token's text may depend on the one before it, so each is decoded together with that one.
+    A token's text may depend on the preceding token, so the two are decoded together.
 
     Example:
         >>> decoder = TokenDecoder(tokenizer.decode)
@@ -24,7 +24,7 @@ class TokenDecoder:
         self._new: list[int] = []
 
     def push(self, tokens: Sequence[int]) -> str:
-        """The text that is complete now; empty while a character is not."""
+        """Add tokens; returns the text that is complete, which is empty within a character."""
         self._new += tokens
         text = self._text()
         if not text or text.endswith(_INCOMPLETE):
@@ -33,7 +33,7 @@ class TokenDecoder:
         return text
 
     def rest(self) -> str:
-        """What is left when no more tokens come, as the tokenizer decodes half a character."""
+        """The remaining text after the last token, with an incomplete character as the tokenizer decodes it."""
         text = self._text()
         self._known, self._new = [], []
         return text
@@ -85,6 +85,6 @@ class StopStringFilter:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many of the last characters of ``text`` are the first of ``stop``."""
+    """The length of the longest suffix of ``text`` that is a prefix of ``stop``."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

@@ -53,7 +53,7 @@ class GenerationModel(ABC):
         self._service = GenerationService(engine, self._metrics)
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """``execute`` of a decoupled model: returns at once, and answers by response senders."""
+        """``execute`` of a decoupled model: returns at once; responses go through response senders."""
         for request in requests:
             self._service.accept(request.request_id(), self._tensors(request), _TritonReply(self.pb_utils, request))
 
@@ -71,7 +71,7 @@ class GenerationModel(ABC):
 
 
 class _TritonReply:
-    """``service.Reply`` by a response sender."""
+    """A ``service.Reply`` through a response sender."""
 
     def __init__(self, pb_utils: Any, request: Any) -> None:
         self._pb_utils = pb_utils

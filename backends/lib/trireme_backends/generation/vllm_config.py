@@ -1,7 +1,7 @@
-"""What a version folder of the ``vllm`` backend says, in the files of NVIDIA's backend of that name.
+"""Reads a version directory of the ``vllm`` backend, in the format of NVIDIA's backend of that name.
 
-``model.json`` holds vLLM's engine arguments; ``multi_lora.json``, where ``enable_lora`` is on, maps the name of each
-adapter to its folder.
+``model.json`` has vLLM's engine arguments; ``multi_lora.json``, read if ``enable_lora`` is true, maps the name of each
+adapter to its directory.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ ADAPTERS = "multi_lora.json"
 
 @dataclass(frozen=True, slots=True)
 class VllmConfig:
-    """One version's engine.
+    """The configuration of one version's engine.
 
     Attributes:
-        arguments: of vLLM's ``EngineArgs``, with folders of this machine in place of relative ones.
-        adapters: LoRA adapters by name: their folders.
+        arguments: of vLLM's ``EngineArgs``, with relative paths resolved.
+        adapters: the directories of the LoRA adapters, by name.
     """
 
     arguments: Mapping[str, Any]
@@ -33,14 +33,16 @@ class VllmConfig:
 
     @classmethod
     def read(cls, model: Model) -> VllmConfig:
-        """Read the version folder.
+        """Read the version directory.
 
         Raises:
-            ModelError: a file is missing or malformed, or an adapter's folder is not there.
+            ModelError: a file is missing or malformed, or an adapter's directory is missing.
         """
         arguments = read_json(model.file(ENGINE_ARGUMENTS), dict[str, Any])
         if not isinstance(arguments.get("model"), str):
-            raise ModelError(f"{model.version_dir / ENGINE_ARGUMENTS}: 'model' must name a folder or a model")
+            raise ModelError(
+                f"{model.version_dir / ENGINE_ARGUMENTS}: 'model' must be a directory or the name of a model"
+            )
         arguments["model"] = path_or_name(model.version_dir, arguments["model"])
         adapters: dict[str, Path] = {}
         if str(arguments.get("enable_lora", "")).lower() == "true":
@@ -48,31 +50,33 @@ class VllmConfig:
             for name, folder in read_json(model.file(ADAPTERS), dict[str, Any]).items():
                 path = Path(path_or_name(model.version_dir, str(folder)))
                 if not (path / "adapter_config.json").is_file():
-                    raise ModelError(f"{model.version_dir / ADAPTERS}: adapter '{name}': {path} holds no adapter")
+                    raise ModelError(
+                        f"{model.version_dir / ADAPTERS}: adapter '{name}': {path} has no adapter_config.json"
+                    )
                 adapters[name] = path
-            arguments["max_loras"] = _adapter_places(model, arguments, len(adapters))
+            arguments["max_loras"] = _adapter_slots(model, arguments, len(adapters))
         return cls(arguments, adapters)
 
 
-def _adapter_places(model: Model, arguments: Mapping[str, Any], adapters: int) -> int:
-    """One place more than there are adapters.
+def _adapter_slots(model: Model, arguments: Mapping[str, Any], adapters: int) -> int:
+    """``max_loras``, by default one more than there are adapters.
 
-    vLLM on a CPU gives a request without an adapter the last place wherever requests with one are in the same batch
-    (``torch_ops/lora_ops.py`` indexes with -1): that place must stay empty.
+    vLLM on a CPU assigns the last slot to requests without an adapter if others in the batch have one
+    (``torch_ops/lora_ops.py`` indexes with -1), so that slot must stay empty.
     """
-    wanted = arguments.get("max_loras", adapters + 1)
-    if not isinstance(wanted, int) or wanted <= adapters:
+    slots = arguments.get("max_loras", adapters + 1)
+    if not isinstance(slots, int) or slots <= adapters:
         raise ModelError(
-            f"{model.version_dir / ENGINE_ARGUMENTS}: max_loras is {wanted} for {adapters} adapters; it must be at "
-            f"least {adapters + 1}, as vLLM on a CPU needs one place that stays empty; or leave it out"
+            f"{model.version_dir / ENGINE_ARGUMENTS}: max_loras is {slots} for {adapters} adapters; it must be at "
+            f"least {adapters + 1}, because vLLM on a CPU needs one empty slot; raise it or remove it"
         )
-    return wanted
+    return slots
 
 
 def path_or_name(version_dir: Path, text: str) -> str:
-    """A folder or file beside ``model.json`` or below the repository, where there is one, else the text as it stands.
+    """The path of ``text`` in the version directory or in the repository if it exists there, otherwise ``text``.
 
-    A server that runs in the repository's own folder finds the latter by itself: so NVIDIA's backend reads it too.
+    NVIDIA's backend resolves paths in the repository too, if the server runs in the repository's directory.
     """
     for base in (version_dir, version_dir.parents[1]):
         if (base / text).exists():

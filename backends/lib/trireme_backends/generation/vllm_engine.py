@@ -1,10 +1,10 @@
-"""vLLM's engine, in this process, behind the contract.
+"""vLLM's engine in this process, behind the contract.
 
-One thread owns the engine: vLLM's ``LLMEngine`` is not made for more. Between two steps it takes up what callers asked
-for, so a request joins those that run at the next token, and one that is cancelled leaves at the next token.
+One thread owns the engine, because vLLM's ``LLMEngine`` is not thread-safe. Between steps it processes the callers'
+tasks, so requests join and cancelled requests leave at the next token.
 
-Another thread tells the sinks: to send an answer waits for the server, and the next step, which leaves Python to
-others while it computes, must not.
+Another thread calls the sinks: sending a response waits for the server, which must not delay the next step. A step
+releases the GIL while it computes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from trireme_backends.errors import ModelError
 from trireme_backends.generation.contract import GenerationRequest
-from trireme_backends.generation.engine import EngineState, Piece, Sink, TokenLogprob
+from trireme_backends.generation.engine import Chunk, EngineState, Sink, TokenLogprob
 from trireme_backends.generation.errors import (
     CancelledError,
     EngineError,
     GenerationError,
     InvalidRequestError,
-    room_for_answer,
+    output_token_limit,
 )
 from trireme_backends.generation.sampling import SamplingParameters
 from trireme_backends.generation.vllm_config import VllmConfig
@@ -35,23 +35,23 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.sampling_params import SamplingParams
 
-# For sending callers what became of their requests, before a process ends whose engine failed.
-_TELLING_SECONDS = 2.0
-# All of the contract.
+# Time to send callers their errors before the process of a failed engine exits.
+_DRAIN_SECONDS = 2.0
+# Everything in the contract.
 _SUPPORTED = {field.name for field in dataclasses.fields(SamplingParameters)} | {
     f"structured_outputs.{kind}" for kind in ("json", "regex", "choice", "grammar")
 }
 
 
 class VllmEngine:
-    """An ``Engine`` that loads ``config``; after ``enter_vllm_environment``.
+    """An ``Engine`` that loads ``config``; requires ``enter_vllm_environment``.
 
     Raises:
-        ModelError: an argument is unknown or wrong, or the model cannot be loaded.
+        ModelError: an argument is unknown or invalid, or the model cannot be loaded.
     """
 
     def __init__(self, config: VllmConfig) -> None:
-        # A second to import, and there only in vLLM's environment.
+        # The imports take a second and work only in vLLM's environment.
         from vllm.engine.arg_utils import EngineArgs
         from vllm.lora.request import LoRARequest
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -59,14 +59,14 @@ class VllmEngine:
         known = {field.name for field in dataclasses.fields(EngineArgs)}
         for name in config.arguments:
             if name not in known:
-                raise ModelError(f"model.json: vLLM has no argument '{name}'")
+                raise ModelError(f"model.json: unknown vLLM argument '{name}'; remove it")
         try:
             self._engine = LLMEngine.from_engine_args(EngineArgs(**{"disable_log_stats": True, **config.arguments}))
             self._adapters = {
                 name: LoRARequest(name, number, str(path))
                 for number, (name, path) in enumerate(config.adapters.items(), 1)
             }
-            # Now, as one that cannot be loaded would end the engine, and every request in it.
+            # Adapters are loaded now: a failure later would end the engine and every request in it.
             for adapter in self._adapters.values():
                 self._engine.add_lora(adapter)
         except Exception as error:
@@ -74,29 +74,31 @@ class VllmEngine:
         self._tokenizer = self._engine.renderer.get_tokenizer()
         self._context_tokens: int = self._engine.model_config.max_model_len
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._open: dict[str, _Running] = {}
+        self._open: dict[str, _ActiveRequest] = {}
         self._steps = 0
-        self._told: queue.SimpleQueue[tuple[_Running, Piece | GenerationError] | None] = queue.SimpleQueue()
-        self._teller = threading.Thread(target=self._tell_sinks, name="vllm-answers", daemon=True)
-        self._teller.start()
+        self._results: queue.SimpleQueue[tuple[_ActiveRequest, Chunk | GenerationError] | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._call_sinks, name="vllm-responses", daemon=True)
+        self._sender.start()
         self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
         self._thread.start()
 
-    def submit(self, request: GenerationRequest, sink: Sink) -> _Running:
+    def submit(self, request: GenerationRequest, sink: Sink) -> _ActiveRequest:
         """See ``Engine``."""
         sampling = request.sampling
         sampling.require(_SUPPORTED, "vllm")
         if sampling.lora_name is not None and sampling.lora_name not in self._adapters:
             listed = ", ".join(sorted(self._adapters)) or "none"
-            raise InvalidRequestError(f"no adapter '{sampling.lora_name}'; there are: {listed}", param="lora_name")
+            raise InvalidRequestError(f"unknown adapter '{sampling.lora_name}'; available: {listed}", param="lora_name")
         tokens = self._tokens(request)
-        parameters = self._parameters(sampling, room_for_answer(len(tokens), sampling.max_tokens, self._context_tokens))
-        running = _Running(self, sink)
+        parameters = self._parameters(
+            sampling, output_token_limit(len(tokens), sampling.max_tokens, self._context_tokens)
+        )
+        running = _ActiveRequest(self, sink)
         self._tasks.put(lambda: self._add(running, tokens, parameters, sampling.lora_name))
         return running
 
     def state(self) -> EngineState:
-        """See ``Engine``; of vLLM's own scheduler."""
+        """See ``Engine``; the load of vLLM's scheduler."""
         scheduler = self._engine.engine_core.engine_core.scheduler
         running, waiting = scheduler.get_request_counts()
         return EngineState(running, waiting, scheduler.kv_cache_manager.usage, self._steps)
@@ -105,12 +107,12 @@ class VllmEngine:
         """See ``Engine``."""
         self._tasks.put(None)
         self._thread.join()
-        self._told.put(None)
-        self._teller.join()
+        self._results.put(None)
+        self._sender.join()
         self._engine.engine_core.shutdown()
 
-    def cancel(self, running: _Running) -> None:
-        """From any thread."""
+    def cancel(self, running: _ActiveRequest) -> None:
+        """Thread-safe."""
         self._tasks.put(lambda: self._abort(running))
 
     def _tokens(self, request: GenerationRequest) -> list[int]:
@@ -121,8 +123,8 @@ class VllmEngine:
             tokens = self._tokenizer.apply_chat_template(
                 messages, tokenize=True, add_generation_prompt=True, return_dict=False
             )
-        except Exception as error:  # a template raises what it likes
-            raise InvalidRequestError(f"the model's chat template refuses them: {error}", param="messages") from None
+        except Exception as error:  # a template may raise anything
+            raise InvalidRequestError(f"the model's chat template failed: {error}", param="messages") from None
         return list(tokens)
 
     def _parameters(self, sampling: SamplingParameters, max_tokens: int) -> SamplingParams:
@@ -142,7 +144,7 @@ class VllmEngine:
         except VLLMClientError as error:
             raise _invalid(error, sampling.structured_outputs is not None) from None
 
-    # In the engine's thread.
+    # The following methods run in the engine's thread.
 
     def _run(self) -> None:
         while self._take_tasks():
@@ -157,10 +159,10 @@ class VllmEngine:
             for output in outputs:
                 self._take_output(output)
         for running in self._end_all():
-            self._tell(running, CancelledError("the model is unloaded"))
+            self._send(running, CancelledError("the model is unloaded"))
 
     def _take_tasks(self) -> bool:
-        """Do what was asked for; wait for it while nothing runs. False: the engine is to end."""
+        """Run the queued tasks; blocks while there are no requests. False when the engine closes."""
         try:
             while True:
                 task = self._tasks.get(block=not self._open)
@@ -170,7 +172,7 @@ class VllmEngine:
         except queue.Empty:
             return True
 
-    def _add(self, running: _Running, tokens: list[int], parameters: SamplingParams, adapter: str | None) -> None:
+    def _add(self, running: _ActiveRequest, tokens: list[int], parameters: SamplingParams, adapter: str | None) -> None:
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import TokensPrompt
 
@@ -179,16 +181,16 @@ class VllmEngine:
         try:
             self._engine.add_request(running.name, prompt, parameters, lora_request=lora)
         except VLLMClientError as error:
-            self._tell(running, _invalid(error, parameters.structured_outputs is not None))
-        except Exception as error:  # of one request; the engine goes on with the others
-            self._tell(running, EngineError(f"vLLM: {error}"))
+            self._send(running, _invalid(error, parameters.structured_outputs is not None))
+        except Exception as error:  # fails this request only
+            self._send(running, EngineError(f"vLLM: {error}"))
         else:
             self._open[running.name] = running
 
-    def _abort(self, running: _Running) -> None:
+    def _abort(self, running: _ActiveRequest) -> None:
         if self._open.pop(running.name, None):
             self._engine.abort_request([running.name])
-            self._tell(running, CancelledError("nobody waits for the answer"))
+            self._send(running, CancelledError("the request was cancelled"))
 
     def _take_output(self, output: RequestOutput) -> None:
         (completion,) = output.outputs
@@ -199,11 +201,11 @@ class VllmEngine:
             del self._open[output.request_id]
         reason = completion.finish_reason
         if reason not in (None, "stop", "length"):
-            self._tell(running, EngineError(f"vLLM ended the answer with '{reason}'"))
+            self._send(running, EngineError(f"vLLM ended the request with '{reason}'"))
             return
-        self._tell(
+        self._send(
             running,
-            Piece(
+            Chunk(
                 text=completion.text,
                 num_input_tokens=len(output.prompt_token_ids or ()),
                 num_output_tokens=len(completion.token_ids),
@@ -214,41 +216,41 @@ class VllmEngine:
         )
 
     def _fail(self, error: Exception) -> None:
-        """End the process: an engine that failed does not work again, and a dead stub is loaded anew."""
+        """Exit the process: a failed engine does not recover, and a dead stub is restarted."""
         for running in self._end_all():
-            self._tell(running, EngineError(f"vLLM failed: {error}"))
-        self._told.put(None)
-        self._teller.join(_TELLING_SECONDS)
+            self._send(running, EngineError(f"vLLM failed: {error}"))
+        self._results.put(None)
+        self._sender.join(_DRAIN_SECONDS)
         os._exit(1)
 
-    def _end_all(self) -> list[_Running]:
+    def _end_all(self) -> list[_ActiveRequest]:
         ended = list(self._open.values())
         self._engine.abort_request(list(self._open))
         self._open.clear()
         return ended
 
-    def _tell(self, running: _Running, told: Piece | GenerationError) -> None:
-        self._told.put((running, told))
+    def _send(self, running: _ActiveRequest, chunk: Chunk | GenerationError) -> None:
+        self._results.put((running, chunk))
 
-    # In the teller's thread.
+    # The following method runs in the sender's thread.
 
-    def _tell_sinks(self) -> None:
-        while told := self._told.get():
-            running, piece = told
+    def _call_sinks(self) -> None:
+        while result := self._results.get():
+            running, chunk = result
             try:
-                running.sink(piece)
-            except Exception:  # a way back that is broken is that caller's alone
+                running.sink(chunk)
+            except Exception:  # a failing sink affects its own caller only
                 self.cancel(running)
 
 
-class _Running:
-    """A ``Generation`` on its way."""
+class _ActiveRequest:
+    """A ``Generation`` in the engine."""
 
     _numbers = itertools.count()
 
     def __init__(self, engine: VllmEngine, sink: Sink) -> None:
         self._engine, self.sink = engine, sink
-        # Callers' ids may be the same, or empty.
+        # Callers' request ids may be empty or not unique.
         self.name = str(next(self._numbers))
 
     def cancel(self) -> None:
@@ -260,7 +262,7 @@ def _logprobs(token: dict[int, Logprob]) -> tuple[TokenLogprob, ...]:
 
 
 def _invalid(error: Exception, structured: bool) -> InvalidRequestError:
-    """vLLM's own refusal; its first line, as the others show where in a grammar."""
-    # It names every parameter but this.
+    """The first line of vLLM's error; further lines show the place in a grammar."""
+    # vLLM names every parameter except this one.
     param = getattr(error, "parameter", None) or ("structured_outputs" if structured else None)
     return InvalidRequestError(str(error).splitlines()[0], param=param)

@@ -1,8 +1,8 @@
-"""Vllm's own Python environment inside a stub that was started with another one.
+"""Switches a stub to vLLM's own Python environment.
 
-vLLM pins other releases of packages than the rest of the project, and a tritonserver has one ``PATH``, so one
-environment, for all its stubs. A stub of the ``vllm`` backend therefore changes environments before it imports any of
-it, as virtualenv's ``activate_this`` does.
+vLLM pins other package versions than the rest of the project, and a tritonserver has one ``PATH`` and therefore one
+environment for all its stubs. A stub of the ``vllm`` backend switches environments before it imports vLLM, as
+virtualenv's ``activate_this`` does.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 
 from trireme_backends.errors import ModelError
 
-# Set by whoever starts tritonserver; see trireme.processes.runtime.
+# Set by the process that starts tritonserver; see trireme.processes.runtime.
 DIRECTORY_VARIABLE = "TRIREME_VLLM_DIR"
 
 _SETTINGS = {
-    # The engine in this process: a worker process would outlive a stub that is killed, with all its memory.
+    # Run the engine in this process: a worker process would outlive a killed stub and keep its memory.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # The automatic binding gives one of two cores away.
+    # The automatic binding leaves one of two cores unused.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # The n-gram proposer's threads compete with the model's: 3 tokens/s in place of 80.
+    # The n-gram proposer's threads compete with the model's: 3 tokens/s instead of 80.
     "NUMBA_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -31,10 +31,10 @@ _SETTINGS = {
 
 
 def enter_vllm_environment() -> None:
-    """Make ``import vllm`` mean the one of vLLM's environment, in this process, from now on.
+    """Make this process import packages from vLLM's environment.
 
     Raises:
-        ModelError: it is not there, or is for another Python.
+        ModelError: the environment is missing, or is for another Python version.
     """
     directory = Path(os.environ.get(DIRECTORY_VARIABLE, ""))
     packages = directory / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
@@ -42,12 +42,12 @@ def enter_vllm_environment() -> None:
         raise ModelError(
             f"vLLM is not installed in {packages} ({DIRECTORY_VARIABLE} names the environment); run: make vllm"
         )
-    # Packages that vLLM does not pin but would use where it finds them are no part of its environment either.
+    # All other site-packages are removed: vLLM would use optional packages that it finds there.
     own = [path for path in sys.path if not path.endswith("site-packages")]
     sys.path[:] = [*own, str(packages)]
-    # vLLM inspects the class of a model in a child process, which is to find vLLM too.
+    # vLLM inspects a model's class in a child process, which must find vLLM too.
     sys.executable = str(directory / "bin" / "python")
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    # An embedded interpreter starts in the C locale, in which vLLM's sources cannot be read.
+    # An embedded interpreter starts in the C locale, in which Python cannot decode vLLM's sources.
     locale.setlocale(locale.LC_CTYPE, "C.UTF-8")

@@ -1,7 +1,7 @@
-"""Servers that speak as published: Text Generation Inference and TensorRT-LLM, without an engine behind them.
+"""Fake servers with the published APIs of Text Generation Inference and TensorRT-LLM.
 
-Written field by field from Text Generation Inference's OpenAPI document and TensorRT-LLM's protocol module. They check
-what they are asked as those do, and answer what a test has scripted.
+Written field by field from Text Generation Inference's OpenAPI document and TensorRT-LLM's protocol module. They
+validate requests as the real servers do, and send scripted responses.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ from tests.deadlines import scaled
 
 @dataclass(slots=True)
 class Script:
-    """What the next answers are.
+    """The script of the next responses.
 
     Attributes:
-        pieces: the text, as the engine's tokens cut it.
-        finish_reason: in the engine's own words.
-        prompt_tokens: what usage says of the prompt.
-        refusal: a status and a body in place of any answer.
-        fault_after: how many pieces are told before the engine fails; None: it does not.
-        seconds_per_piece: how slow it is.
+        chunks: the text, one string per token.
+        finish_reason: the engine's own finish reason.
+        prompt_tokens: the usage of the prompt.
+        rejection: a status and a body to send instead of a stream.
+        fault_after: number of chunks before the engine fails; None: it does not fail.
+        seconds_per_chunk: delay before each chunk.
     """
 
-    pieces: Sequence[str] = (" Paris", ".")
+    chunks: Sequence[str] = (" Paris", ".")
     finish_reason: str = "stop"
     prompt_tokens: int = 5
-    refusal: tuple[int, Any] | None = None
+    rejection: tuple[int, Any] | None = None
     fault_after: int | None = None
-    seconds_per_piece: float = 0.0
+    seconds_per_chunk: float = 0.0
 
 
 @dataclass(slots=True)
 class Received:
-    """One request: its path, its body, and whether its caller left before the end."""
+    """One request: its path, its body, and whether its caller disconnected before the end."""
 
     path: str
     body: Mapping[str, Any]
     connection: object
-    left: threading.Event = field(default_factory=threading.Event)
+    disconnected: threading.Event = field(default_factory=threading.Event)
 
 
 class ProtocolServer:
-    """A server in a thread of its own, on a free port of the loopback device.
+    """A server in its own thread, on a free port of the loopback interface.
 
     Attributes:
-        url: where it listens, without a path.
-        script: what it answers from now on.
+        url: its address, without a path.
+        script: the script of the next responses.
         received: the generation requests, in order.
     """
 
@@ -111,14 +111,14 @@ class ProtocolServer:
         body = await request.json()
         received = Received(request.path, body, request.transport)
         self.received.append(received)
-        refusal = self.script.refusal or self.check(request.path, body)
-        if refusal:
-            status, answer = refusal
-            return web.json_response(answer, status=status)
+        rejection = self.script.rejection or self.check(request.path, body)
+        if rejection:
+            status, error = rejection
+            return web.json_response(error, status=status)
         try:
             return await self._stream(request, body)
         except (asyncio.CancelledError, ConnectionError):
-            received.left.set()
+            received.disconnected.set()
             raise
 
     async def _stream(self, request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
@@ -127,8 +127,8 @@ class ProtocolServer:
         await response.prepare(request)
         for event in self.opening(chat):
             await response.write(event)
-        for number, piece in enumerate(script.pieces):
-            await asyncio.sleep(script.seconds_per_piece)
+        for number, chunk in enumerate(script.chunks):
+            await asyncio.sleep(script.seconds_per_chunk)
             if number == script.fault_after:
                 fault = self.fault()
                 if fault is None:
@@ -137,42 +137,41 @@ class ProtocolServer:
                     return response
                 await response.write(fault + b"data: [DONE]\n\n")
                 return response
-            last = number == len(script.pieces) - 1
-            await response.write(self.piece(chat, piece, last=last, body=body))
-        asked = (body.get("stream_options") or {}).get("include_usage", False)
-        if asked:
+            last = number == len(script.chunks) - 1
+            await response.write(self.chunk(chat, chunk, last=last, body=body))
+        if (body.get("stream_options") or {}).get("include_usage", False):
             await response.write(self.usage_event(chat))
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
 
-    # What differs between engines.
+    # The differences between engines.
 
     def model_list(self) -> Any:
         raise NotImplementedError
 
     def check(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any] | None:
-        """A status and body where the engine would refuse the request."""
+        """The status and body with which the engine would reject the request; None if it would accept it."""
         raise NotImplementedError
 
     def opening(self, chat: bool) -> list[bytes]:
-        """What is told before the first piece."""
+        """The events before the first chunk."""
         raise NotImplementedError
 
-    def piece(self, chat: bool, text: str, *, last: bool, body: Mapping[str, Any]) -> bytes:
+    def chunk(self, chat: bool, text: str, *, last: bool, body: Mapping[str, Any]) -> bytes:
         raise NotImplementedError
 
     def usage_event(self, chat: bool) -> bytes:
         raise NotImplementedError
 
     def fault(self) -> bytes | None:
-        """How an engine that fails in mid-stream says so; None: it cuts the connection."""
+        """The event of an engine that fails during a stream; None: it cuts the connection."""
         raise NotImplementedError
 
     def usage(self) -> dict[str, int]:
-        told = len(self.script.pieces)
+        completion = len(self.script.chunks)
         prompt = self.script.prompt_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": told, "total_tokens": prompt + told}
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 class TgiServer(ProtocolServer):
@@ -227,7 +226,7 @@ class TgiServer(ProtocolServer):
 
     def check(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any] | None:
         known = self._CHAT if "chat" in path else self._COMPLETION
-        # It would pass over a member it does not know; that the adapter sends none is what the tests are to see.
+        # The real server ignores unknown members; the engine must not send any.
         assert set(body) <= known, set(body) - known
         if len(body.get("stop") or ()) > 4:
             return 422, {
@@ -241,7 +240,7 @@ class TgiServer(ProtocolServer):
     def opening(self, _: bool) -> list[bytes]:
         return []
 
-    def piece(self, chat: bool, text: str, *, last: bool, body: Mapping[str, Any]) -> bytes:
+    def chunk(self, chat: bool, text: str, *, last: bool, body: Mapping[str, Any]) -> bytes:
         head = {"id": "", "created": int(time.time()), "model": "HuggingFaceTB/SmolLM2"}
         head |= {"system_fingerprint": "2.4.1-native"}
         if chat:
@@ -258,7 +257,7 @@ class TgiServer(ProtocolServer):
         return _event({"object": "text_completion", **head, "choices": [choice], **usage})
 
     def usage_event(self, chat: bool) -> bytes:
-        assert chat  # only this request may ask for it
+        assert chat  # completion requests do not support stream_options
         head = {"object": "chat.completion.chunk", "id": "", "created": 0, "model": "HuggingFaceTB/SmolLM2"}
         return _event({**head, "system_fingerprint": "2.4.1-native", "choices": [], "usage": self.usage()})
 
@@ -331,7 +330,7 @@ class TrtllmServer(ProtocolServer):
     def opening(self, chat: bool) -> list[bytes]:
         if not chat:
             return []
-        # It leaves out what is null, and ends this one event with a blank.
+        # It omits null members, and ends this one event with a space.
         choice = {"index": 0, "delta": {"role": "assistant"}}
         return [_event({**self._head(chat), "choices": [choice]}).replace(b"\n\n", b" \n\n")]
 
@@ -340,7 +339,7 @@ class TrtllmServer(ProtocolServer):
         name, kind = ("chatcmpl-7", "chat.completion.chunk") if chat else ("cmpl-7", "text_completion")
         return {"id": name, "object": kind, "created": int(time.time()), "model": "smollm2"}
 
-    def piece(self, chat: bool, text: str, *, last: bool, body: Mapping[str, Any]) -> bytes:
+    def chunk(self, chat: bool, text: str, *, last: bool, body: Mapping[str, Any]) -> bytes:
         reason = {"finish_reason": self.script.finish_reason} if last else {}
         if chat:
             choice: dict[str, Any] = {"index": 0, "delta": {"content": text}, **reason}

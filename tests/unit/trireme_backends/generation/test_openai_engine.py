@@ -1,4 +1,4 @@
-"""The adapter on servers that speak as published. No engine runs behind them."""
+"""The engine against fake servers with the published APIs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from trireme_backends.errors import ModelError
 from trireme_backends.generation.contract import GenerationRequest, Message
-from trireme_backends.generation.engine import Piece
+from trireme_backends.generation.engine import Chunk
 from trireme_backends.generation.errors import (
     CancelledError,
     ContextLengthError,
@@ -40,27 +40,27 @@ SERVERS: dict[str, tuple[type[ProtocolServer], str]] = {
 
 
 class Rig:
-    """A server of a dialect and an engine that speaks with it."""
+    """A server of a dialect and an engine connected to it."""
 
     def __init__(self, dialect: str, server: ProtocolServer, **settings: Any) -> None:
         self.server = server
         config = OpenAIConfig(DIALECTS[dialect], f"{server.url}/v1", SERVERS[dialect][1], **settings)
         self.engine = OpenAIEngine(config)
 
-    def start(self, *, chat: bool = False, **sampling: Any) -> tuple[Any, queue.Queue[Piece | GenerationError]]:
-        told: queue.Queue[Piece | GenerationError] = queue.Queue()
-        return self.engine.submit(request(chat=chat, **sampling), told.put), told
+    def start(self, *, chat: bool = False, **sampling: Any) -> tuple[Any, queue.Queue[Chunk | GenerationError]]:
+        received: queue.Queue[Chunk | GenerationError] = queue.Queue()
+        return self.engine.submit(request(chat=chat, **sampling), received.put), received
 
-    def generate(self, *, chat: bool = False, **sampling: Any) -> list[Piece]:
-        _, told = self.start(chat=chat, **sampling)
-        pieces: list[Piece] = []
-        while not pieces or pieces[-1].finish_reason is None:
-            piece = told.get(timeout=DEADLINE_SECONDS)
-            if isinstance(piece, GenerationError):
-                raise piece
-            pieces.append(piece)
-        assert told.empty()
-        return pieces
+    def generate(self, *, chat: bool = False, **sampling: Any) -> list[Chunk]:
+        _, received = self.start(chat=chat, **sampling)
+        chunks: list[Chunk] = []
+        while not chunks or chunks[-1].finish_reason is None:
+            chunk = received.get(timeout=DEADLINE_SECONDS)
+            if isinstance(chunk, GenerationError):
+                raise chunk
+            chunks.append(chunk)
+        assert received.empty()
+        return chunks
 
     @property
     def body(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def request(*, chat: bool = False, **sampling: Any) -> GenerationRequest:
         stream=True,
         sampling=SamplingParameters.parse(json.dumps(sampling)),
         echo=False,
-        wanted=frozenset({"text_output"}),
+        outputs=frozenset({"text_output"}),
     )
 
 
@@ -98,20 +98,22 @@ chat_or_not = pytest.mark.parametrize("chat", [False, True], ids=["completion", 
 
 @dialects
 @chat_or_not
-def test_a_stream_becomes_pieces_with_tokens_and_a_reason(rig: Callable[..., Rig], dialect: str, chat: bool) -> None:
+def test_a_stream_becomes_chunks_with_token_counts_and_a_finish_reason(
+    rig: Callable[..., Rig], dialect: str, chat: bool
+) -> None:
     tested = rig(dialect)
     tested.server.script = Script([" Par", "is", " né😀"], "length", prompt_tokens=7)
-    pieces = tested.generate(chat=chat, max_tokens=3)
-    assert "".join(piece.text for piece in pieces) == " Paris né😀"
-    assert sum(piece.num_output_tokens for piece in pieces) == 3
-    assert pieces[-1].finish_reason == "length"
-    assert pieces[-1].num_input_tokens == 7
+    chunks = tested.generate(chat=chat, max_tokens=3)
+    assert "".join(chunk.text for chunk in chunks) == " Paris né😀"
+    assert sum(chunk.num_output_tokens for chunk in chunks) == 3
+    assert chunks[-1].finish_reason == "length"
+    assert chunks[-1].num_input_tokens == 7
     assert tested.server.received[-1].path == ("/v1/chat/completions" if chat else "/v1/completions")
 
 
 @dialects
 @chat_or_not
-def test_a_request_carries_what_was_set_and_no_more(rig: Callable[..., Rig], dialect: str, chat: bool) -> None:
+def test_a_request_has_only_the_parameters_that_were_set(rig: Callable[..., Rig], dialect: str, chat: bool) -> None:
     tested = rig(dialect)
     tested.generate(chat=chat, temperature=0, max_tokens=8, stop=["\n"], seed=4, frequency_penalty=0.5, top_p=0.9)
     body = tested.body
@@ -144,7 +146,7 @@ def test_a_request_carries_what_was_set_and_no_more(rig: Callable[..., Rig], dia
         ("trtllm", False, {"grammar": "root ::= 'a'"}, {"type": "ebnf", "ebnf": "root ::= 'a'"}),
     ],
 )
-def test_structured_output_is_asked_for_in_the_engine_s_own_form(
+def test_structured_output_is_requested_in_the_engine_s_own_format(
     rig: Callable[..., Rig], dialect: str, chat: bool, sampling: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     tested = rig(dialect)
@@ -165,7 +167,7 @@ def test_structured_output_is_asked_for_in_the_engine_s_own_form(
         ("trtllm", True, {"logprobs": 1}, "logprobs"),
     ],
 )
-def test_what_an_engine_lacks_is_refused_by_name_and_not_sent(
+def test_unsupported_parameters_are_rejected_by_name_and_not_sent(
     rig: Callable[..., Rig], dialect: str, chat: bool, sampling: dict[str, Any], param: str
 ) -> None:
     tested = rig(dialect)
@@ -175,7 +177,7 @@ def test_what_an_engine_lacks_is_refused_by_name_and_not_sent(
     assert tested.server.received == []
 
 
-def test_an_adapter_is_asked_for_by_name_in_place_of_the_model(rig: Callable[..., Rig]) -> None:
+def test_an_adapter_is_requested_by_name_in_place_of_the_model(rig: Callable[..., Rig]) -> None:
     tested = rig("tgi")
     tested.generate(chat=True, lora_name="brief")
     assert tested.body["model"] == "brief"
@@ -183,18 +185,18 @@ def test_an_adapter_is_asked_for_by_name_in_place_of_the_model(rig: Callable[...
 
 @chat_or_not
 @pytest.mark.parametrize("reason", ["stop_sequence", "eos_token"])
-def test_a_stop_string_that_the_engine_leaves_in_the_text_is_cut(
+def test_a_stop_string_that_the_engine_leaves_in_the_text_is_removed(
     rig: Callable[..., Rig], chat: bool, reason: str
 ) -> None:
     tested = rig("tgi")
     tested.server.script = Script(["one", " E", "ND"] if reason == "stop_sequence" else ["one", " E"], reason)
-    pieces = tested.generate(chat=chat, stop=["END"])
-    assert "".join(piece.text for piece in pieces) == ("one " if reason == "stop_sequence" else "one E")
-    assert pieces[-1].finish_reason == "stop"
+    chunks = tested.generate(chat=chat, stop=["END"])
+    assert "".join(chunk.text for chunk in chunks) == ("one " if reason == "stop_sequence" else "one E")
+    assert chunks[-1].finish_reason == "stop"
 
 
 @pytest.mark.parametrize(
-    ("dialect", "status", "body", "kind", "said"),
+    ("dialect", "status", "body", "kind", "message"),
     [
         (
             "tgi",
@@ -222,16 +224,16 @@ def test_a_stop_string_that_the_engine_leaves_in_the_text_is_cut(
         ("tgi", 500, {"error": "Incomplete generation", "error_type": "incomplete_generation"}, EngineError, "500"),
         ("trtllm", 400, TrtllmServer.flat_error("bad seed"), InvalidRequestError, "bad seed"),
         ("trtllm", 400, {"error": "[{'type': 'missing'}]"}, InvalidRequestError, "missing"),
-        ("trtllm", 500, TrtllmServer.flat_error("no", "InternalServerError", 500), EngineError, "answered 500: no"),
+        ("trtllm", 500, TrtllmServer.flat_error("no", "InternalServerError", 500), EngineError, "returned 500: no"),
         ("trtllm", 503, "not JSON's object", OverloadedError, "no reason given"),
     ],
 )
-def test_a_refusal_becomes_the_contract_s_error(
-    rig: Callable[..., Rig], dialect: str, status: int, body: Any, kind: type[GenerationError], said: str
+def test_an_error_response_becomes_the_contract_s_error(
+    rig: Callable[..., Rig], dialect: str, status: int, body: Any, kind: type[GenerationError], message: str
 ) -> None:
     tested = rig(dialect)
-    tested.server.script = Script(refusal=(status, body))
-    with pytest.raises(kind, match=said):
+    tested.server.script = Script(rejection=(status, body))
+    with pytest.raises(kind, match=message):
         tested.generate(chat=True, max_tokens=10)
     tested.server.script = Script()
     assert tested.generate(chat=True)[-1].finish_reason == "stop"
@@ -239,17 +241,17 @@ def test_a_refusal_becomes_the_contract_s_error(
 
 @dialects
 @chat_or_not
-def test_an_engine_that_fails_in_mid_stream_is_told_after_what_it_said(
+def test_an_engine_that_fails_during_a_stream_gives_an_error_after_its_chunks(
     rig: Callable[..., Rig], dialect: str, chat: bool
 ) -> None:
     tested = rig(dialect)
     tested.server.script = Script(["one", " two", " three"], fault_after=2)
-    _, told = tested.start(chat=chat)
-    seen = [told.get(timeout=DEADLINE_SECONDS)]
+    _, received = tested.start(chat=chat)
+    seen = [received.get(timeout=DEADLINE_SECONDS)]
     while not isinstance(seen[-1], GenerationError):
-        seen.append(told.get(timeout=DEADLINE_SECONDS))
+        seen.append(received.get(timeout=DEADLINE_SECONDS))
     assert isinstance(seen[-1], EngineError)
-    assert "".join(piece.text for piece in seen[:-1] if isinstance(piece, Piece)) == "one two"
+    assert "".join(chunk.text for chunk in seen[:-1] if isinstance(chunk, Chunk)) == "one two"
     tested.server.script = Script()
     assert tested.generate(chat=chat)[-1].finish_reason == "stop"
 
@@ -257,37 +259,37 @@ def test_an_engine_that_fails_in_mid_stream_is_told_after_what_it_said(
 @dialects
 def test_cancelling_closes_the_connection_upstream(rig: Callable[..., Rig], dialect: str) -> None:
     tested = rig(dialect)
-    tested.server.script = Script(["piece"] * 1000, seconds_per_piece=0.05)
-    generation, told = tested.start(chat=True)
-    assert isinstance(told.get(timeout=DEADLINE_SECONDS), Piece)
+    tested.server.script = Script(["chunk"] * 1000, seconds_per_chunk=0.05)
+    generation, received = tested.start(chat=True)
+    assert isinstance(received.get(timeout=DEADLINE_SECONDS), Chunk)
     generation.cancel()
-    assert tested.server.received[-1].left.wait(DEADLINE_SECONDS)
-    while not isinstance(seen := told.get(timeout=DEADLINE_SECONDS), GenerationError):
+    assert tested.server.received[-1].disconnected.wait(DEADLINE_SECONDS)
+    while not isinstance(seen := received.get(timeout=DEADLINE_SECONDS), GenerationError):
         pass
     assert isinstance(seen, CancelledError)
     assert tested.engine.state().running == 0
 
 
-def test_a_connection_is_used_again(rig: Callable[..., Rig]) -> None:
+def test_a_connection_is_reused(rig: Callable[..., Rig]) -> None:
     tested = rig("trtllm")
     for _ in range(3):
         tested.generate()
-        # The last piece is told before its connection is free again.
+        # The last chunk arrives before its connection is free again.
         deadline = time.monotonic() + DEADLINE_SECONDS
         while tested.engine.state().running and time.monotonic() < deadline:
             time.sleep(0.01)
     assert len({id(received.connection) for received in tested.server.received}) == 1
 
 
-def test_an_engine_that_says_nothing_is_given_up(rig: Callable[..., Rig]) -> None:
+def test_an_engine_that_does_not_respond_times_out(rig: Callable[..., Rig]) -> None:
     tested = rig("tgi", read_timeout_seconds=0.2)
-    tested.server.script = Script(seconds_per_piece=30.0)
-    with pytest.raises(EngineError, match="did not answer in time"):
+    tested.server.script = Script(seconds_per_chunk=30.0)
+    with pytest.raises(EngineError, match="did not respond in time"):
         tested.generate()
-    assert tested.server.received[-1].left.wait(DEADLINE_SECONDS)
+    assert tested.server.received[-1].disconnected.wait(DEADLINE_SECONDS)
 
 
-def test_the_key_is_sent_and_a_wrong_one_is_named(rig: Callable[..., Rig]) -> None:
+def test_the_key_is_sent_and_a_wrong_key_is_an_error_without_the_key(rig: Callable[..., Rig]) -> None:
     tested = rig("tgi", api_key="secret")
     assert tested.generate()[-1].finish_reason == "stop"
     config = OpenAIConfig(DIALECTS["tgi"], f"{tested.server.url}/v1", "HuggingFaceTB/SmolLM2", api_key="wrong-one")
@@ -297,36 +299,36 @@ def test_the_key_is_sent_and_a_wrong_one_is_named(rig: Callable[..., Rig]) -> No
     assert "wrong-one" not in str(caught.value) + repr(config)
 
 
-def test_closing_ends_what_runs(rig: Callable[..., Rig]) -> None:
+def test_closing_cancels_running_requests(rig: Callable[..., Rig]) -> None:
     tested = rig("trtllm")
-    tested.server.script = Script(["piece"] * 1000, seconds_per_piece=0.05)
-    _, told = tested.start()
-    assert isinstance(told.get(timeout=DEADLINE_SECONDS), Piece)
+    tested.server.script = Script(["chunk"] * 1000, seconds_per_chunk=0.05)
+    _, received = tested.start()
+    assert isinstance(received.get(timeout=DEADLINE_SECONDS), Chunk)
     tested.engine.close()
-    while isinstance(seen := told.get(timeout=DEADLINE_SECONDS), Piece):
+    while isinstance(seen := received.get(timeout=DEADLINE_SECONDS), Chunk):
         pass
     assert isinstance(seen, CancelledError)
 
 
 @dialects
-def test_a_model_that_is_not_served_is_refused_at_load(rig: Callable[..., Rig], dialect: str) -> None:
+def test_a_model_that_is_not_served_fails_at_load(rig: Callable[..., Rig], dialect: str) -> None:
     tested = rig(dialect)
-    with pytest.raises(ModelError, match=f"does not serve 'other'; it serves: {SERVERS[dialect][1]}"):
+    with pytest.raises(ModelError, match=f"does not serve 'other'; available: {SERVERS[dialect][1]}"):
         OpenAIEngine(OpenAIConfig(DIALECTS[dialect], f"{tested.server.url}/v1", "other"))
 
 
-def test_an_engine_that_is_sick_or_away_is_refused_at_load(rig: Callable[..., Rig]) -> None:
+def test_an_unhealthy_or_unreachable_engine_fails_at_load(rig: Callable[..., Rig]) -> None:
     tested = rig("tgi")
     tested.server.healthy = False
     config = OpenAIConfig(DIALECTS["tgi"], f"{tested.server.url}/v1", "HuggingFaceTB/SmolLM2")
-    with pytest.raises(ModelError, match="answers 503: the engine is not healthy"):
+    with pytest.raises(ModelError, match="/health: the engine is not healthy, it returned 503"):
         OpenAIEngine(config)
-    with pytest.raises(ModelError, match="cannot be reached"):
+    with pytest.raises(ModelError, match="is not reachable"):
         OpenAIEngine(OpenAIConfig(DIALECTS["tgi"], "http://127.0.0.1:9/v1", "any"))
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"),
+    ("content", "message"),
     [
         ("{", "not JSON"),
         ("[]", "must be a JSON object"),
@@ -351,9 +353,9 @@ def test_an_engine_that_is_sick_or_away_is_refused_at_load(rig: Callable[..., Ri
         ),
     ],
 )
-def test_a_wrong_configuration_is_refused_with_a_sentence(tmp_path: Path, content: str, sentence: str) -> None:
+def test_an_invalid_configuration_is_rejected_with_a_message(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "model.json").write_text(content)
-    with pytest.raises(ModelError, match=sentence):
+    with pytest.raises(ModelError, match=message):
         OpenAIConfig.read(Model("m", {}, tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""What becomes of requests when a pipeline fails: the pipeline is scripted, since the real one fails on no command."""
+"""Requests when a pipeline fails. The pipeline is a fake, because the real one cannot be made to fail."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trireme_backends.generation.sampling import SamplingParameters
 
 from tests.deadlines import scaled
 
-# A hang guard, not a measure.
+# Guards against hangs only.
 DEADLINE_SECONDS = scaled(10.0)
 
 
 class Handle:
-    """Counts from 1 to its request's limit, a token a step."""
+    """Counts from 1 to the request's limit, one token per step."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.made, self.waiting, self.cancelled = limit, 0, [], False
@@ -63,7 +63,7 @@ class Pipeline:
 
     def step(self) -> None:
         if self.broken:
-            raise RuntimeError("books are wrong\nat some line")
+            raise RuntimeError("state is inconsistent\nat some line")
         self.handles = [handle for handle in self.handles if not handle.cancelled and handle.made < handle.limit]
         for handle in self.handles:
             handle.made += 1
@@ -92,21 +92,21 @@ def engine(monkeypatch, tmp_path):
 
 
 def submit(engine, prompt: str, **sampling):
-    told: queue.Queue = queue.Queue()
+    received: queue.Queue = queue.Queue()
     parameters = SamplingParameters(max_tokens=3, **sampling)
     request = GenerationRequest("", prompt, None, True, parameters, False, frozenset())
-    engine.submit(request, told.put)
-    return told
+    engine.submit(request, received.put)
+    return received
 
 
-def text_of(told) -> str:
+def text_of(received) -> str:
     text = ""
     while True:
-        piece = told.get(timeout=DEADLINE_SECONDS)
-        if isinstance(piece, GenerationError):
-            raise piece
-        text += piece.text
-        if piece.finish_reason:
+        chunk = received.get(timeout=DEADLINE_SECONDS)
+        if isinstance(chunk, GenerationError):
+            raise chunk
+        text += chunk.text
+        if chunk.finish_reason:
             return text
 
 
@@ -115,34 +115,34 @@ def test_tokens_become_pieces(engine):
     assert text_of(submit(engine, "a", stop=("b",))) == "a"
 
 
-def test_a_failed_step_costs_the_requests_in_it_and_the_next_is_served(engine):
-    with pytest.raises(EngineError, match=r"starts anew: books are wrong$"):
+def test_a_failed_step_fails_its_requests_and_the_next_request_is_served(engine):
+    with pytest.raises(EngineError, match=r"restarts: state is inconsistent$"):
         text_of(submit(engine, "fail"))
     assert text_of(submit(engine, "a")) == "abc"
 
 
-def test_an_engine_that_does_not_start_anew_says_so_to_everybody(engine, monkeypatch):
+def test_an_engine_that_does_not_restart_fails_all_requests(engine, monkeypatch):
     monkeypatch.setattr(Pipeline, "fails_to_load", True)
-    with pytest.raises(EngineError, match="starts anew"):
+    with pytest.raises(EngineError, match="failed and restarts"):
         text_of(submit(engine, "fail"))
     engine._thread.join(DEADLINE_SECONDS)
-    with pytest.raises(EngineError, match="did not start anew: no memory"):
+    with pytest.raises(EngineError, match="did not restart: no memory"):
         submit(engine, "a")
 
 
-def test_more_than_may_wait_is_refused_as_overload(engine, monkeypatch):
+def test_requests_over_the_queue_limit_are_rejected_as_overload(engine, monkeypatch):
     monkeypatch.setattr(Handle, "can_read", lambda _: False)
     monkeypatch.setattr(Pipeline, "has_finished", lambda *_: False)
     submit(engine, "a")
     submit(engine, "a")
-    with pytest.raises(OverloadedError, match="2 requests run or wait"):
+    with pytest.raises(OverloadedError, match="2 requests are running or queued"):
         submit(engine, "a")
 
 
-def test_closing_tells_those_who_wait(engine, monkeypatch):
+def test_closing_fails_queued_requests(engine, monkeypatch):
     monkeypatch.setattr(Handle, "can_read", lambda _: False)
     monkeypatch.setattr(Pipeline, "has_finished", lambda *_: False)
-    told = submit(engine, "a")
+    received = submit(engine, "a")
     engine.close()
     with pytest.raises(EngineError, match="unloaded"):
-        text_of(told)
+        text_of(received)

@@ -13,7 +13,7 @@ def read(directory, **keys: object) -> OpenVinoSettings:
     return OpenVinoSettings.of(Model("m", {}, directory))
 
 
-def test_keys_become_settings(tmp_path):
+def test_keys_are_read_into_settings(tmp_path):
     settings = read(tmp_path, speculative_config={"method": "ngram", "num_speculative_tokens": 4}, threads=1)
     assert settings.speculative_config == PromptLookup("ngram", num_speculative_tokens=4)
     assert settings.thread_count() == 1
@@ -41,7 +41,7 @@ def test_what_the_engine_lacks_is_refused_at_load_by_name(tmp_path, keys, messag
     assert str(tmp_path / "model.json") in str(refused.value)
 
 
-def test_weights_lie_in_the_version(tmp_path):
+def test_weights_must_be_in_the_version_directory(tmp_path):
     for name in ("absent.gguf", "../model.gguf"):
         (tmp_path.parent / "model.gguf").touch()
         with pytest.raises(ModelError, match="missing"):

@@ -11,20 +11,20 @@ def parse(**parameters: object) -> SamplingParameters:
     return SamplingParameters.parse(json.dumps(parameters))
 
 
-def test_what_is_left_out_is_neutral_and_supported_by_every_engine():
+def test_defaults_are_neutral_and_supported_by_every_engine():
     SamplingParameters.parse("").require((), "any")
     parse(temperature=1.0, n=1, seed=None).require((), "any")
 
 
-def test_limit_is_vllms_unless_it_is_given_and_none_where_it_is_null():
+def test_max_tokens_defaults_to_vllms_and_null_means_no_limit():
     assert (parse().max_tokens, parse(max_tokens=3).max_tokens, parse(max_tokens=None).max_tokens) == (16, 3, None)
 
 
-def test_numbers_may_stand_in_quotes_as_in_tritons_own_samples():
+def test_numbers_may_be_strings_as_in_tritons_samples():
     assert parse(temperature="0.1", max_tokens="7").max_tokens == 7
 
 
-def test_every_digit_of_a_seed_counts():
+def test_a_seed_keeps_every_digit():
     assert parse(seed=2**63 - 1).seed == 2**63 - 1
 
 
@@ -50,34 +50,34 @@ def test_every_digit_of_a_seed_counts():
     ],
     ids=str,
 )
-def test_a_wrong_value_is_refused_by_name(parameters, param):
-    with pytest.raises(InvalidRequestError) as refused:
+def test_an_invalid_value_is_rejected_by_name(parameters, param):
+    with pytest.raises(InvalidRequestError) as caught:
         parse(**parameters)
-    assert read_error(str(refused.value)).param == param
+    assert read_error(str(caught.value)).param == param
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", "[" * 100_000])
-def test_what_is_no_object_is_refused(text):
+def test_text_that_is_not_a_json_object_is_rejected(text):
     with pytest.raises(InvalidRequestError, match="sampling_parameters"):
         SamplingParameters.parse(text)
 
 
 @pytest.mark.parametrize("parameters", [{"n": 2}, {"logit_bias": {}}, {"guided_json": "{}"}], ids=str)
-def test_unknown_keys_and_several_answers_are_unsupported(parameters):
+def test_unknown_keys_and_several_outputs_are_unsupported(parameters):
     with pytest.raises(UnsupportedError, match=next(iter(parameters))):
         parse(**parameters)
 
 
-def test_an_engine_refuses_by_name_what_it_lacks():
+def test_an_engine_rejects_unsupported_parameters_by_name():
     wanted = parse(lora_name="x", structured_outputs={"json": {"type": "object"}})
     with pytest.raises(UnsupportedError, match=r"^unsupported \(structured_outputs.json\): the engine e "):
         wanted.require({"lora_name"}, "e")
     wanted.require({"lora_name", "structured_outputs.json"}, "e")
 
 
-def test_the_text_of_an_error_can_be_taken_apart_wherever_it_stands():
+def test_an_error_message_is_parsed_anywhere_in_a_text():
     text = str(InvalidRequestError("is -1; it must be at least 1", param="max_tokens"))
     found = read_error(f"[request id: 7] {text}")
-    assert (found.word, found.param, found.problem) == ("invalid_request", "max_tokens", "is -1; it must be at least 1")
-    assert read_error("something else").word == ""
+    assert (found.kind, found.param, found.problem) == ("invalid_request", "max_tokens", "is -1; it must be at least 1")
+    assert read_error("something else").kind == ""
     assert issubclass(UnsupportedError, GenerationError)

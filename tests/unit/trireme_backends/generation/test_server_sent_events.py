@@ -29,7 +29,7 @@ def payloads(body: bytes) -> list[str]:
         (b"data: two\ndata: lines\n\n", ["two\nlines"]),
         (b"data: one\r\n\r\n", ["one"]),
         ("data: né😀\n\n".encode(), ["né😀"]),
-        (b"data: whole\n\ndata: cut o", ["whole"]),
+        (b"data: complete\n\ndata: cut o", ["complete"]),
         (b"", []),
     ],
 )

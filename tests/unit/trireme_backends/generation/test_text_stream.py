@@ -7,7 +7,7 @@ from trireme_backends.generation.text_stream import StopStringFilter, TokenDecod
 
 
 def decode_bytes(tokens: list[int]) -> str:
-    """A token is a byte; like a byte-level tokenizer that leaves out what is no character."""
+    """Decodes one byte per token; like a byte-level tokenizer that drops incomplete characters."""
     return bytes(tokens).decode(errors="ignore")
 
 
@@ -17,23 +17,23 @@ def decode_replacing(tokens: list[int]) -> str:
 
 @pytest.mark.parametrize("decode", [decode_bytes, decode_replacing])
 @pytest.mark.parametrize("step", [1, 2, 3, 7])
-def test_pieces_of_tokens_are_whole_characters_and_the_whole_text(decode, step):
+def test_chunks_are_complete_characters_and_add_up_to_the_text(decode, step):
     text = "aé漢😀 b😀"
     tokens = list(text.encode())
     decoder = TokenDecoder(decode)
-    pieces = [decoder.push(tokens[place : place + step]) for place in range(0, len(tokens), step)]
-    assert "".join(pieces) + decoder.rest() == text
-    assert "\ufffd" not in "".join(pieces)
+    chunks = [decoder.push(tokens[place : place + step]) for place in range(0, len(tokens), step)]
+    assert "".join(chunks) + decoder.rest() == text
+    assert "\ufffd" not in "".join(chunks)
 
 
-def test_half_a_character_at_the_end_is_as_the_tokenizer_has_it():
+def test_an_incomplete_character_at_the_end_is_decoded_by_the_tokenizer():
     decoder = TokenDecoder(decode_replacing)
     assert decoder.push(list("a😀".encode())[:3]) == ""
     assert decoder.rest() == "a\ufffd"
 
 
 @pytest.mark.parametrize(
-    ("stops", "text", "told"),
+    ("stops", "text", "expected"),
     [
         (["END"], "one END two", "one "),
         (["END"], "one EN two", "one EN two"),
@@ -44,15 +44,15 @@ def test_half_a_character_at_the_end_is_as_the_tokenizer_has_it():
     ],
 )
 @pytest.mark.parametrize("step", [1, 2, 100])
-def test_text_ends_before_the_first_stop_text(stops, text, told, step):
+def test_text_ends_before_the_first_stop_text(stops, text, expected, step):
     found = StopStringFilter(stops, include=False)
-    pieces = []
+    chunks = []
     for place in range(0, len(text), step):
-        pieces.append(found.push(text[place : place + step]))
+        chunks.append(found.push(text[place : place + step]))
         if found.stopped:
             break
-    assert "".join(pieces) + found.rest() == told
-    assert found.stopped == (told != text)
+    assert "".join(chunks) + found.rest() == expected
+    assert found.stopped == (expected != text)
 
 
 def test_included_stop_text_stays():
@@ -66,13 +66,13 @@ def test_what_can_be_no_stop_text_is_told_at_once():
     assert stop.rest() == "EN"
 
 
-def joined(stop: list[str], pieces: list[str]) -> str:
+def joined(stop: list[str], chunks: list[str]) -> str:
     stops = StopStringFilter(stop)
-    return "".join([*(stops.push(piece) for piece in pieces), stops.rest()])
+    return "".join([*(stops.push(piece) for piece in chunks), stops.rest()])
 
 
 @pytest.mark.parametrize(
-    ("pieces", "expected"),
+    ("chunks", "expected"),
     [
         (["one END two"], "one "),
         (["one E", "N", "D two"], "one "),
@@ -82,21 +82,21 @@ def joined(stop: list[str], pieces: list[str]) -> str:
         (["one EN"], "one EN"),
     ],
 )
-def test_the_text_ends_before_the_stop_string_however_it_is_cut(pieces: list[str], expected: str) -> None:
-    assert joined(["END"], pieces) == expected
+def test_the_text_ends_before_the_stop_string_however_it_is_cut(chunks: list[str], expected: str) -> None:
+    assert joined(["END"], chunks) == expected
 
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3), st.data())
 def test_any_cut_of_a_text_gives_what_the_whole_text_gives(text: str, stop: list[str], data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
-    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    chunks = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     ends = [position for word in stop if (position := text.find(word)) >= 0]
     # The stop string that is whole first wins; of those that end together, the one that begins first.
     whole = min((text.find(word) + len(word) for word in stop if word in text), default=None)
     if whole is None:
-        assert joined(stop, pieces) == text
+        assert joined(stop, chunks) == text
     else:
-        answer = joined(stop, pieces)
+        answer = joined(stop, chunks)
         assert text.startswith(answer)
         assert min(ends) <= len(answer) <= whole
 

@@ -21,7 +21,7 @@ def write(model: Model, name: str, content: Any) -> None:
     (model.version_dir / name).write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def test_arguments_are_handed_on_as_they_stand(model: Model) -> None:
+def test_arguments_are_passed_on_unchanged(model: Model) -> None:
     write(model, "model.json", {"model": "org/name", "dtype": "bfloat16", "max_model_len": 2048})
     config = VllmConfig.read(model)
     assert config.arguments == {"model": "org/name", "dtype": "bfloat16", "max_model_len": 2048}
@@ -29,13 +29,13 @@ def test_arguments_are_handed_on_as_they_stand(model: Model) -> None:
 
 
 @pytest.mark.parametrize("named", ["weights", "chat/1/weights"])
-def test_weights_are_found_beside_the_file_and_below_the_repository(model: Model, named: str) -> None:
+def test_weights_are_found_in_the_version_directory_and_in_the_repository(model: Model, named: str) -> None:
     (model.version_dir / "weights").mkdir()
     write(model, "model.json", {"model": named})
     assert VllmConfig.read(model).arguments["model"] == str(model.version_dir / "weights")
 
 
-def test_adapters_get_one_place_more_than_there_are(model: Model) -> None:
+def test_there_is_one_more_slot_than_adapters(model: Model) -> None:
     for name in ("formal", "brief"):
         (model.version_dir / name).mkdir()
         (model.version_dir / name / "adapter_config.json").touch()
@@ -48,16 +48,16 @@ def test_adapters_get_one_place_more_than_there_are(model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "sentence"),
+    ("files", "message"),
     [
         ({}, r"model\.json is missing"),
         ({"model.json": "{"}, r"model\.json: not JSON"),
         ({"model.json": "[]"}, r"model\.json: must be a JSON object"),
-        ({"model.json": {"dtype": "auto"}}, r"'model' must name a folder or a model"),
+        ({"model.json": {"dtype": "auto"}}, r"'model' must be a directory or the name of a model"),
         ({"model.json": {"model": "m", "enable_lora": True}}, r"multi_lora\.json is missing"),
         (
             {"model.json": {"model": "m", "enable_lora": True}, "multi_lora.json": {"brief": "nowhere"}},
-            "adapter 'brief': nowhere holds no adapter",
+            "adapter 'brief': nowhere has no adapter_config.json",
         ),
         (
             {"model.json": {"model": "m", "enable_lora": True, "max_loras": 1}, "multi_lora.json": {"a": "adapter"}},
@@ -65,10 +65,12 @@ def test_adapters_get_one_place_more_than_there_are(model: Model) -> None:
         ),
     ],
 )
-def test_a_wrong_folder_is_refused_with_a_sentence(model: Model, files: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_version_directory_is_rejected_with_a_message(
+    model: Model, files: dict[str, Any], message: str
+) -> None:
     (model.version_dir / "adapter").mkdir()
     (model.version_dir / "adapter/adapter_config.json").touch()
     for name, content in files.items():
         write(model, name, content)
-    with pytest.raises(ModelError, match=sentence):
+    with pytest.raises(ModelError, match=message):
         VllmConfig.read(model)

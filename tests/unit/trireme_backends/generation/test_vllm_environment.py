@@ -1,4 +1,4 @@
-"""A stub that changes to vLLM's environment, and so do the processes that vLLM starts from it."""
+"""Switching a stub, and the processes that vLLM starts from it, to vLLM's environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trireme_backends.generation.vllm_environment import DIRECTORY_VARIABLE, ent
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty one; what entering it changes is restored."""
+    """An empty environment; the changes of entering it are reverted."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "executable", sys.executable)
     monkeypatch.setattr(locale, "setlocale", lambda *_: None)
@@ -22,7 +22,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_vllm_is_found_in_this_process_and_in_those_it_starts(environment: Path) -> None:
+def test_vllm_is_found_in_this_process_and_in_its_child_processes(environment: Path) -> None:
     packages = environment / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
     (packages / "vllm").mkdir(parents=True)
     enter_vllm_environment()
@@ -32,6 +32,6 @@ def test_vllm_is_found_in_this_process_and_in_those_it_starts(environment: Path)
 
 
 @pytest.mark.usefixtures("environment")
-def test_without_vllm_the_command_that_installs_it_is_named() -> None:
+def test_without_vllm_the_error_names_the_command_that_installs_it() -> None:
     with pytest.raises(ModelError, match="run: make vllm"):
         enter_vllm_environment()

@@ -17,8 +17,8 @@ import re
 import threading
 
 import triton_python_backend_utils
-from trireme_backends.generation.engine import EngineState, Piece, TokenLogprob
-from trireme_backends.generation.errors import CancelledError, EngineError, room_for_answer
+from trireme_backends.generation.engine import Chunk, EngineState, TokenLogprob
+from trireme_backends.generation.errors import CancelledError, EngineError, output_token_limit
 from trireme_backends.generation.text_stream import StopStringFilter
 from trireme_backends.generation.triton import GenerationModel
 
@@ -43,7 +43,7 @@ class _Engine:
     def submit(self, request, sink):
         request.sampling.require(_SUPPORTED - {self._voice.get("lacks")}, "scripted")
         script = request.prompt or " ".join(message.content for message in request.messages)
-        room = room_for_answer(len(script.split()), request.sampling.max_tokens, self._context_tokens)
+        room = output_token_limit(len(script.split()), request.sampling.max_tokens, self._context_tokens)
         script = script.replace("version?", self._version)
         generation = _Generation(request, script, self._voice, room, sink, self._running.discard)
         self._running.add(generation)
@@ -79,12 +79,12 @@ class _Generation(threading.Thread):
 
     def run(self):
         try:
-            for piece in self._pieces():
-                self._sink(piece)
+            for chunk in self._chunks():
+                self._sink(chunk)
         finally:
             self._ended(self)
 
-    def _pieces(self):
+    def _chunks(self):
         stops = StopStringFilter(self._request.sampling.stop)
         for number, word in enumerate(self._words):
             if number == int(self._orders.get("die_after", -1)):
@@ -103,7 +103,7 @@ class _Generation(threading.Thread):
             text = stops.push(said if number == 0 else f" {said}")
             last = number == len(self._words) - 1 or stops.stopped
             reason = ("length" if self._cut and not stops.stopped else "stop") if last else None
-            yield Piece(text + (stops.rest() if last else ""), self._num_input_tokens, 1, reason, self._logprobs(word))
+            yield Chunk(text + (stops.rest() if last else ""), self._num_input_tokens, 1, reason, self._logprobs(word))
             if last:
                 return
 
