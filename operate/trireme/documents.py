@@ -1,4 +1,4 @@
-"""JSON and TOML read into dataclasses: types are strict, unknown keys are refused, all faults of a file are reported.
+"""Strict JSON and TOML readers for dataclasses: they reject unknown keys and report all errors of a file.
 
 Example:
     >>> manifest = read_json(Manifest, path, fix="export the model again")
@@ -24,57 +24,59 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-_Form = TypeVar("_Form")
-_PLACE = re.compile(r"\s*\(?at line (\d+),? column (\d+)\)?")
+_Target = TypeVar("_Target")
+_POSITION = re.compile(r"\s*\(?at line (\d+),? column (\d+)\)?")
 _adapters: dict[type[Any], TypeAdapter[Any]] = {}
 
 
-def _adapter(form: type[Any]) -> TypeAdapter[Any]:
-    if form not in _adapters:
-        # pydantic takes a configuration for any type but a dataclass itself; of a new name for one it takes it.
-        named = NewType("named", form)  # type: ignore[valid-newtype, valid-type]
-        _adapters[form] = TypeAdapter(named, config=ConfigDict(extra="forbid", strict=True))
-    return _adapters[form]
+def _adapter(target: type[Any]) -> TypeAdapter[Any]:
+    if target not in _adapters:
+        # pydantic rejects a config for a dataclass, but accepts one for a NewType of it.
+        named = NewType("named", target)  # type: ignore[valid-newtype, valid-type]
+        _adapters[target] = TypeAdapter(named, config=ConfigDict(extra="forbid", strict=True))
+    return _adapters[target]
 
 
-def parse_json(form: type[_Form], text: str | bytes) -> _Form:
-    """JSON as ``form``, a dataclass.
+def parse_json(target: type[_Target], text: str | bytes) -> _Target:
+    """Parse JSON into the dataclass ``target``.
 
     Raises:
-        ValueError: it is not JSON, or not of this form.
+        ValueError: ``text`` is not JSON or does not match ``target``.
     """
-    parsed: _Form = _adapter(form).validate_json(text)
+    parsed: _Target = _adapter(target).validate_json(text)
     return parsed
 
 
-def read_json(form: type[_Form], path: Path, fix: str = "") -> _Form:
-    """A JSON file as ``form``, a dataclass.
+def read_json(target: type[_Target], path: Path, fix: str = "") -> _Target:
+    """Read a JSON file into the dataclass ``target``.
 
     Args:
-        fix: what to do about a fault, where its own sentence does not say it.
+        fix: what to do about an error; appended to each message.
 
     Raises:
-        ConfigError: the file is not JSON, or not of this form; names each field that is wrong.
+        ConfigError: the file is not JSON or does not match ``target``; the message names each invalid field.
         OSError: the file cannot be read.
     """
-    return parse_json_of(path, form, path.read_bytes(), fix)
+    return parse_json_of(path, target, path.read_bytes(), fix)
 
 
-def parse_json_of(path: Path, form: type[_Form], content: bytes, fix: str = "", *, line: int | None = None) -> _Form:
-    """JSON from a file, all of it or one ``line``; see ``read_json``."""
+def parse_json_of(
+    path: Path, target: type[_Target], content: bytes, fix: str = "", *, line: int | None = None
+) -> _Target:
+    """Parse the JSON content of a file, or of one ``line`` of it; see ``read_json``."""
     text = _decoded(path, content, line or 1)
     try:
-        return parse_json(form, text)
+        return parse_json(target, text)
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
             raise _syntax_error(path, "JSON", str(error.errors()[0]["ctx"]["error"]), line or 1) from None
         lines = {"": line} if line else {}
-        raise _faults(form, error, path, from_json(text), lines, fix) from None
+        raise _config_error(target, error, path, from_json(text), lines, fix) from None
 
 
 @dataclass(frozen=True, slots=True)
 class TomlDocument:
-    """A TOML file: ``content`` as parsed, ``lines`` of its tables and keys by dotted name."""
+    """A TOML file: its parsed ``content``, and the ``lines`` of its tables and keys by dotted name."""
 
     path: Path
     content: dict[str, Any]
@@ -85,7 +87,7 @@ class TomlDocument:
         """Parse a file.
 
         Raises:
-            ConfigError: it is not TOML.
+            ConfigError: the file is not TOML.
         """
         text = _decoded(path, path.read_bytes())
         try:
@@ -93,20 +95,20 @@ class TomlDocument:
         except tomllib.TOMLDecodeError as error:
             raise _syntax_error(path, "TOML", str(error)) from None
 
-    def parse(self, form: type[_Form]) -> _Form:
-        """``content`` as ``form``, a dataclass.
+    def parse(self, target: type[_Target]) -> _Target:
+        """Parse ``content`` into the dataclass ``target``.
 
         Raises:
-            ConfigError: it is not of this form; names each key that is wrong, with its line.
+            ConfigError: it does not match ``target``; the message names each invalid key with its line.
         """
         try:
-            # As JSON, where a strict reader takes a list for a tuple and a string for an enum's member.
-            return parse_json(form, json.dumps(self.content, default=str))
+            # Via JSON, where strict mode accepts a list for a tuple and a string for an enum member.
+            return parse_json(target, json.dumps(self.content, default=str))
         except ValidationError as error:
-            raise _faults(form, error, self.path, self.content, self.lines, "") from None
+            raise _config_error(target, error, self.path, self.content, self.lines, "") from None
 
     def error(self, key: str, problem: str) -> ConfigError:
-        """What is wrong at a key that the form alone allows."""
+        """An error at ``key`` that the types alone do not detect."""
         return ConfigError(self.path, problem, line=_line(self.lines, key))
 
 
@@ -119,25 +121,25 @@ def _decoded(path: Path, content: bytes, first_line: int = 1) -> str:
 
 
 def _syntax_error(path: Path, language: str, message: str, first_line: int = 1) -> ConfigError:
-    place = _PLACE.search(message)
-    line, column = (first_line - 1 + int(place[1]), int(place[2])) if place else (None, None)
-    return ConfigError(path, f"not {language}: {_PLACE.sub('', message)}", line=line, column=column)
+    position = _POSITION.search(message)
+    line, column = (first_line - 1 + int(position[1]), int(position[2])) if position else (None, None)
+    return ConfigError(path, f"not {language}: {_POSITION.sub('', message)}", line=line, column=column)
 
 
-def _faults(
-    form: type[Any], error: ValidationError, path: Path, document: Any, lines: Mapping[str, int], fix: str
+def _config_error(
+    target: type[Any], error: ValidationError, path: Path, document: Any, lines: Mapping[str, int], fix: str
 ) -> ConfigError:
-    sentences: dict[str, list[str]] = {}
+    messages: dict[str, list[str]] = {}
     for details in error.errors(include_url=False):
         steps = _steps(document, details)
         name = _name(steps)
-        sentences.setdefault(name, []).append(_sentence(form, details, steps, name))
-    found = [
-        # A union has a fault for each of its members; they differ in what the value must be.
+        messages.setdefault(name, []).append(_message(target, details, steps, name))
+    errors = [
+        # A union has an error for each of its members; they differ in the expected type.
         ConfigError(path, "; ".join(filter(None, (_joined(alternatives), fix))), line=_line(lines, name))
-        for name, alternatives in sentences.items()
+        for name, alternatives in messages.items()
     ]
-    first, *others = sorted(found, key=lambda fault: fault.line or sys.maxsize)
+    first, *others = sorted(errors, key=lambda item: item.line or sys.maxsize)
     return ConfigError(path, "\n".join([first.problem, *map(str, others)]), line=first.line)
 
 
@@ -146,7 +148,7 @@ def _joined(alternatives: Sequence[str]) -> str:
     return " or ".join([alternatives[0], *(other.removeprefix(f"{start}; it must be ") for other in alternatives[1:])])
 
 
-def _sentence(form: type[Any], details: ErrorDetails, steps: Sequence[str | int], name: str) -> str:
+def _message(target: type[Any], details: ErrorDetails, steps: Sequence[str | int], name: str) -> str:
     kind, context = details["type"], details.get("ctx", {})
     if kind == "missing":
         return f"{name} is missing"
@@ -154,20 +156,20 @@ def _sentence(form: type[Any], details: ErrorDetails, steps: Sequence[str | int]
         tag = context["discriminator"].strip("'")
         return f"{name}.{tag} is missing".removeprefix(".")
     if kind == "unexpected_keyword_argument":
-        schema = _adapter(form).json_schema()
+        schema = _adapter(target).json_schema()
         known = sorted(_keys(schema, steps[:-1], schema.get("$defs", {})))
-        return f"unknown key {name!r}; the keys here are {', '.join(map(repr, known))}"
+        return f"unknown key {name!r}; available: {', '.join(map(repr, known))}"
     if details["loc"][-1:] == ("[key]",):
-        return f"unknown key {name!r}; the keys here are {context['expected']}"
+        return f"unknown key {name!r}; available: {context['expected']}"
     if kind == "value_error":
         return f"{name}: {context['error']}" if name else str(context["error"])
-    wanted = re.sub(r"\ba valid (?=([aeiou])?)", lambda found: "an " if found[1] else "a ", details["msg"])
-    wanted = wanted.replace("Input should be", "it must be").replace("an object", "an object (a table in TOML)")
-    return f"{name or 'it'} is {details['input']!r:.60}; {wanted}"
+    expected = re.sub(r"\ba valid (?=([aeiou])?)", lambda match: "an " if match[1] else "a ", details["msg"])
+    expected = expected.replace("Input should be", "it must be").replace("an object", "an object (a table in TOML)")
+    return f"{name or 'it'} is {details['input']!r:.60}; {expected}"
 
 
 def _steps(document: Any, details: ErrorDetails) -> list[str | int]:
-    """The place of a fault in the document: pydantic's without the names that it gives to a union's members."""
+    """The path of an error in the document: pydantic's path without the names of union members."""
     steps: list[str | int] = []
     for number, step in enumerate(details["loc"], start=1):
         try:
@@ -184,7 +186,7 @@ def _name(steps: Iterable[str | int]) -> str:
 
 
 def _keys(schema: Mapping[str, Any], steps: Sequence[str | int], definitions: Mapping[str, Any]) -> set[str]:
-    """The keys that a JSON schema knows at a place."""
+    """The keys that a JSON schema allows at a path."""
     schema = definitions.get(str(schema.get("$ref")).rpartition("/")[2], schema)
     if members := schema.get("anyOf") or schema.get("oneOf"):
         return set().union(*(_keys(member, steps, definitions) for member in members))
@@ -202,7 +204,7 @@ def _line(lines: Mapping[str, int], name: str) -> int | None:
 
 
 def _key_lines(text: str) -> dict[str, int]:
-    """Line of each ``[table]`` and ``key =``, by dotted name: tomllib keeps no places."""
+    """The line of each ``[table]`` and ``key =`` by dotted name; tomllib does not provide them."""
     lines: dict[str, int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), start=1):

@@ -244,7 +244,7 @@ def test_a_broken_golden_sample_ends_the_start_with_its_file_and_field(fresh: Se
     golden.write_text(golden.read_text().replace('"shape": [1, 1]', '"shape": [2, 1]'))
     done = fresh.run_to_its_end()
     assert done.returncode == 1
-    assert f"echo: {golden}: request.inputs[0]: data of TEXT have 1 values" in done.stderr
+    assert f"echo: {golden}: request.inputs[0]: data of TEXT has 1 values" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -44,7 +44,7 @@ def error(problem: str, fix: str, *at: str | int, file: Path | None = None) -> C
 
 
 def ngc_only(problem: str, fix: str, *at: str | int) -> Complaint:
-    return Complaint(Severity.NGC_ONLY, f"{problem}; valid on NGC", fix, at)
+    return Complaint(Severity.NGC_ONLY, f"{problem} (valid on NGC)", fix, at)
 
 
 def warning(problem: str, fix: str, *at: str | int, file: Path | None = None) -> Complaint:

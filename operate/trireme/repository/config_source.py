@@ -1,8 +1,8 @@
-"""The text of a ``config.pbtxt``: where each field stands, and which words protobuf does not know.
+"""Parser of ``config.pbtxt`` that keeps the place of each field and reports all syntax errors.
 
-Protobuf's parser stops at the first fault and forgets where values stood. This module walks the same text along
-protobuf's descriptors, so that every fault is told in one run and a later rule can point at the line it speaks
-about. It judges words and blocks; values are protobuf's business, see ``trireme.repository.model_config``.
+Protobuf's parser stops at the first error and discards positions. This module parses the same text along protobuf's
+descriptors, so that one run reports every error and a lint rule can point to a line. It checks field names, enum
+values and blocks; protobuf checks the other values, see ``trireme.repository.model_config``.
 
 Source of the grammar: Protocol Buffers, "Text Format Language Specification".
 """
@@ -19,7 +19,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A line and a column of a text, both counted from 1."""
+    """A position in a text; line and column start at 1."""
 
     line: int
     column: int
@@ -27,7 +27,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class SyntaxProblem:
-    """A place where the text is no message of its type, and how to fix it."""
+    """A syntax error: its place, the problem and the fix."""
 
     place: Place
     problem: str
@@ -36,43 +36,44 @@ class SyntaxProblem:
 
 @dataclass(slots=True)
 class Node:
-    """One field of the text: its place, the scalar it holds, and the fields inside it in order of appearance."""
+    """One field of the text: its place, its scalar value, and its inner fields in the order of the text."""
 
     place: Place
     value: str | None = None
     fields: dict[str, list[Node]] = field(default_factory=dict)
 
     def place_of(self, *path: str | int) -> Place:
-        """The place of a field inside this one, or of the innermost part of ``path`` that the text has.
+        """The place of the field at ``path``, or of its innermost parent that exists.
 
-        After a field's name, a number picks its n-th occurrence and a word the one whose ``key`` or ``name`` it is.
+        After a field name, a number selects the n-th occurrence, a word the one with this ``key`` or ``name``.
 
         Example:
             >>> root.place_of("input", "TEXT", "dims")
         """
-        here = [self]
+        nodes = [self]
         for part in path:
-            found = _select(here, part)
-            if not found:
+            selected = _select(nodes, part)
+            if not selected:
                 break
-            here = found
-        return here[0].place
+            nodes = selected
+        return nodes[0].place
 
-    def is_called(self, name: str) -> bool:
+    def has_name(self, name: str) -> bool:
+        """True if the field's ``key`` or ``name`` is ``name``."""
         return any(node.value == name for label in ("key", "name") for node in self.fields.get(label, []))
 
 
-def _select(here: list[Node], part: str | int) -> list[Node]:
+def _select(nodes: list[Node], part: str | int) -> list[Node]:
     if isinstance(part, int):
-        return here[part : part + 1]
-    return [node for node in here if node.is_called(part)] or here[0].fields.get(part, [])
+        return nodes[part : part + 1]
+    return [node for node in nodes if node.has_name(part)] or nodes[0].fields.get(part, [])
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that ``word`` most likely stands for, or nothing where none is close."""
+    """The known word most similar to ``word``; None if none is similar."""
     words = list(known)
     for candidate in words:
-        # FP32 for TYPE_FP32, GPU for KIND_GPU: the commonest slip, and too far apart for a similarity measure.
+        # FP32 for TYPE_FP32, GPU for KIND_GPU: a common mistake that the similarity measure misses.
         if candidate.upper().endswith(f"_{word.upper()}"):
             return candidate
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
@@ -82,17 +83,17 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def read_source(
     text: str, descriptor: Descriptor, newer_fields: Collection[str] = ()
 ) -> tuple[Node, list[SyntaxProblem]]:
-    """Walk ``text`` as a message of the type ``descriptor``; give its fields with their places, and what is wrong.
+    """Parse ``text`` as a message of type ``descriptor``; return its fields with their places, and the syntax errors.
 
-    After a fault that hides where the next field begins the walk ends; what was read until there is given.
-    ``newer_fields`` are full names of fields that the descriptor has and the reader of the text does not know yet.
+    Parsing ends at an error that hides the start of the next field; the fields up to there are returned.
+    ``newer_fields`` are full names of fields in the descriptor that this Triton does not support yet.
     """
     reader = _Reader(text, newer_fields)
     root = Node(Place(1, 1))
     try:
         reader.read_fields(root, descriptor, closing="")
-    except _LostError as lost:
-        reader.problems.append(lost.problem)
+    except _UnrecoverableError as error:
+        reader.problems.append(error.problem)
     return root, reader.problems
 
 
@@ -107,8 +108,8 @@ _TOKEN = re.compile(
 )
 _CLOSING = {"{": "}", "<": ">"}
 # Protobuf's own limit.
-_DEEPEST = 100
-_TEXTUAL = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}
+_MAX_DEPTH = 100
+_STRING_TYPES = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,8 @@ class _Token:
     place: Place
 
 
-class _LostError(Exception):
-    """The walk cannot tell where the next field begins."""
+class _UnrecoverableError(Exception):
+    """A syntax error after which the start of the next field is unknown."""
 
     def __init__(self, place: Place, problem: str, fix: str) -> None:
         super().__init__(problem)
@@ -147,16 +148,18 @@ class _Reader:
         self._token = next(self._rest)
 
     def read_fields(self, parent: Node, descriptor: Descriptor | None, closing: str) -> None:
-        """Read fields up to ``closing``. Without a descriptor, inside a field that is itself unknown, all goes."""
+        """Read fields up to ``closing``. Without a descriptor, inside an unknown field, any field is accepted."""
         while self._token.text != closing:
             name = self._token
             if name.kind != "word":
-                raise _LostError(name.place, f"expected a field name, got {name.text or 'the end'!r}", _hint(name.text))
+                raise _UnrecoverableError(
+                    name.place, f"expected a field name, got {name.text or 'the end'!r}", _hint(name.text)
+                )
             known = descriptor.fields_by_name.get(name.text) if descriptor else None
             if descriptor and known is None:
                 self._report_unknown(name, descriptor)
             elif known and known.full_name in self._newer_fields:
-                self._report(name.place, f"field '{name.text}' is newer than this Triton", "drop it")
+                self._report(name.place, f"field '{name.text}' is not supported by this Triton version", "remove it")
             self._advance()
             self._read_field(parent, name, known)
             while self._token.text in (",", ";"):
@@ -167,17 +170,17 @@ class _Reader:
             self._advance()
         elif self._token.text not in ("{", "<", "["):
             example = "{ ... }" if known and known.message_type else ": value"
-            raise _LostError(
+            raise _UnrecoverableError(
                 self._token.place,
                 f"expected ':' after '{name.text}', got {self._token.text or 'the end'!r}",
                 _hint(self._token.text) if self._token.kind == "foreign" else f"write {name.text}{example}",
             )
-        if known is not None and (rival := _rival(parent, known)):
-            self._report(name.place, f"'{name.text}' cannot stand beside '{rival}'", "keep one of them")
+        if known is not None and (conflict := _conflicting_field(parent, known)):
+            self._report(name.place, f"'{name.text}' cannot be combined with '{conflict}'", "remove one of them")
         found = parent.fields.setdefault(name.text, [])
         if found and known is not None and not known.is_repeated:
-            pair = "; write one block for each key" if name.text in ("key", "value") else ""
-            self._report(name.place, f"'{name.text}' is given twice in one block", f"keep one of them{pair}")
+            pair = ", or write one block for each key" if name.text in ("key", "value") else ""
+            self._report(name.place, f"'{name.text}' is set twice in one block", f"remove one of them{pair}")
         if self._token.text == "[":
             self._read_list(found, name, known)
         else:
@@ -191,7 +194,7 @@ class _Reader:
                 self._advance()
             elif self._token.text != "]":
                 got = self._token.text or "the end"
-                raise _LostError(
+                raise _UnrecoverableError(
                     self._token.place, f"expected ',' or ']' in the list of '{name.text}', got {got!r}", _hint(got)
                 )
         self._advance()
@@ -200,20 +203,20 @@ class _Reader:
         token = self._token
         if token.text in _CLOSING:
             if known is not None and known.message_type is None:
-                kind = "plain string" if known.type in _TEXTUAL else "plain value"
-                self._report(token.place, f"'{name.text}' takes a {kind}, not a block", f"write {name.text}: value")
+                kind, example = ("plain string", '"..."') if known.type in _STRING_TYPES else ("plain value", "...")
+                self._report(token.place, f"'{name.text}' is a {kind}, not a block", f"write {name.text}: {example}")
                 known = None
             self._advance()
             self._depth += 1
-            if self._depth > _DEEPEST:
-                raise _LostError(token.place, f"more than {_DEEPEST} blocks in each other", "close some of them")
+            if self._depth > _MAX_DEPTH:
+                raise _UnrecoverableError(token.place, f"more than {_MAX_DEPTH} nested blocks", "close some of them")
             node = Node(place)
             self.read_fields(node, known.message_type if known else None, _CLOSING[token.text])
             self._depth -= 1
             self._advance()
             return node
         if token.kind not in ("word", "number", "string"):
-            raise _LostError(
+            raise _UnrecoverableError(
                 token.place, f"expected a value for '{name.text}', got {token.text or 'the end'!r}", _hint(token.text)
             )
         if known is not None:
@@ -222,7 +225,7 @@ class _Reader:
         self._advance()
         if token.kind == "string":
             node.value = token.text[1:-1]
-            while self._token.kind == "string":  # adjacent strings are one string
+            while self._token.kind == "string":  # adjacent strings are concatenated
                 node.value += self._token.text[1:-1]
                 self._advance()
         return node
@@ -233,23 +236,23 @@ class _Reader:
             value = token.text if token.kind == "string" else f'"{token.text}"'
             block = f"{inner[0].name}: {value}" if len(inner) == 1 else "..."
             self._report(
-                token.place, f"'{name.text}' takes a block, not {token.text}", f"write {name.text}: {{ {block} }}"
+                token.place, f"'{name.text}' is a block, not {token.text}", f"write {name.text}: {{ {block} }}"
             )
         elif known.enum_type is not None:
             values = known.enum_type.values
-            if token.text not in {form for value in values for form in (value.name, str(value.number))}:
+            if token.text not in {text for value in values for text in (value.name, str(value.number))}:
                 names = [value.name for value in values]
-                meant = nearest(token.text.strip("\"'"), names)
-                fix = f"write {meant}" if meant else f"one of {', '.join(names)}"
-                self._report(token.place, f"'{token.text}' is no value of '{name.text}'", fix)
-        elif known.type in _TEXTUAL and token.kind != "string":
-            self._report(token.place, f"'{name.text}' takes a string, not {token.text}", f'write "{token.text}"')
-        elif known.type not in _TEXTUAL and token.kind == "string":
-            self._report(token.place, f"'{name.text}' takes no string", f"write {token.text[1:-1]} without quotes")
+                close = nearest(token.text.strip("\"'"), names)
+                fix = f"write {close}" if close else f"available: {', '.join(names)}"
+                self._report(token.place, f"'{token.text}' is not a value of '{name.text}'", fix)
+        elif known.type in _STRING_TYPES and token.kind != "string":
+            self._report(token.place, f"'{name.text}' is a string, not {token.text}", f'write "{token.text}"')
+        elif known.type not in _STRING_TYPES and token.kind == "string":
+            self._report(token.place, f"'{name.text}' is not a string", f"write {token.text[1:-1]} without quotes")
 
     def _report_unknown(self, name: _Token, descriptor: Descriptor) -> None:
-        meant = nearest(name.text, descriptor.fields_by_name)
-        fix = f"write '{meant}'" if meant else f"the fields here are {', '.join(descriptor.fields_by_name)}"
+        close = nearest(name.text, descriptor.fields_by_name)
+        fix = f"write '{close}'" if close else f"available: {', '.join(descriptor.fields_by_name)}"
         self._report(name.place, f"unknown field '{name.text}'", fix)
 
     def _report(self, place: Place, problem: str, fix: str) -> None:
@@ -259,22 +262,22 @@ class _Reader:
         self._token = next(self._rest, self._token)
 
 
-def _rival(parent: Node, known: FieldDescriptor) -> str | None:
-    """A field already read that excludes ``known``: of a oneof only one may be given."""
+def _conflicting_field(parent: Node, known: FieldDescriptor) -> str | None:
+    """A field already read from the same oneof as ``known``, if any."""
     if known.containing_oneof is None:
         return None
-    rivals = (field.name for field in known.containing_oneof.fields if field.name != known.name)
-    return next((name for name in rivals if name in parent.fields), None)
+    others = (field.name for field in known.containing_oneof.fields if field.name != known.name)
+    return next((name for name in others if name in parent.fields), None)
 
 
 def _hint(got: str) -> str:
-    """What most likely stands behind a character that cannot stand where it does."""
+    """The likely fix for an unexpected character."""
     if got == "/":
-        return "comments begin with #"
+        return "start comments with #"
     if got == "\ufeff":
         return "save the file as UTF-8 without a byte-order mark"
     if got and not got.isascii():
-        return "write it with the plain ASCII character"
+        return "use the ASCII character"
     if got in ('"', "'"):
-        return "close the string with the same quote on its line"
-    return "check the brackets and separators before this place"
+        return "close the string with the same quote on the same line"
+    return "check the brackets and separators before it"

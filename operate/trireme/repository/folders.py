@@ -1,4 +1,4 @@
-"""The model repository as folders: which models and versions there are, and where their parts lie."""
+"""The model repository as folders: its models, their versions and their files."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 from trireme.errors import NotFoundError
 
-# Triton reads a folder's numeric prefix, so "2_backup" would count as version 2: only canonical numbers are versions.
+# Triton reads the numeric prefix of a folder, "2_backup" as version 2; here only canonical numbers are versions.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def is_version(name: str) -> bool:
-    """Whether ``name`` is a canonical version number: digits, no leading zero, at most 18."""
+    """True if ``name`` is a canonical version number: at most 18 digits, no leading zero."""
     return _VERSION.fullmatch(name) is not None
 
 
 def version_files(directory: Path) -> list[Path]:
-    """The files of a version directory, links included.
+    """The files of a version directory, including links.
 
-    Python's caches are no part of it: the stub, which reads no PYTHON* variable, writes one beside a ``model.py``.
+    Excludes ``__pycache__``: the stub ignores PYTHON* variables and writes one next to ``model.py``.
     """
     found = sorted(directory.rglob("*"))
     return [
@@ -46,7 +46,7 @@ class ModelFolder:
 
     @property
     def recipe_path(self) -> Path:
-        """How the versions are made, for models that are exported; absent for the others."""
+        """The export recipe; exists for exported models only."""
         return self.path / "export.toml"
 
     @property
@@ -67,7 +67,7 @@ class ModelFolder:
 
 @dataclass(frozen=True, slots=True)
 class ModelRepository:
-    """All models under one directory. A model is a folder with a ``config.pbtxt``; no list names it."""
+    """All models under one directory. A model is a folder with a ``config.pbtxt``."""
 
     path: Path
 
@@ -79,7 +79,7 @@ class ModelRepository:
         """The model called ``name``.
 
         Raises:
-            NotFoundError: there is none; the sentence lists those there are.
+            NotFoundError: it does not exist; the message lists the existing models.
         """
         for folder in self.models():
             if folder.name == name:

@@ -1,6 +1,6 @@
-"""Golden samples: requests with right answers, kept beside the model in ``golden/<case>.json``.
+"""Golden samples: requests with expected responses, in the model folder's ``golden/<case>.json``.
 
-A sample is a KServe v2 inference request and the outputs it must bring, so that curl can post the request as it is:
+A sample is a KServe v2 inference request and its expected outputs; curl can send the request unchanged:
 
     {
       "request":   {"inputs":  [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["good"]}]},
@@ -8,10 +8,10 @@ A sample is a KServe v2 inference request and the outputs it must bring, so that
       "tolerance": {"SCORE": {"absolute": 0.05}, "EMBEDDING": {"cosine": 0.98}}
     }
 
-``data`` is flat or nested in lists, row by row, for every data type. An output without a tolerance must be equal.
-``cosine`` is the least cosine similarity of each row.
+``data`` is a flat list or nested lists in row-major order. An output without a tolerance must be equal. ``cosine`` is
+the minimum cosine similarity of each row.
 
-Source of the JSON form: the Open Inference Protocol (KServe v2), "Inference Request JSON Object".
+Source of the JSON format: the Open Inference Protocol (KServe v2), "Inference Request JSON Object".
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 _Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
 ]  # fmt: skip
-# Open Inference Protocol datatypes; BYTES is held as an object array of bytes.
+# Open Inference Protocol datatypes; a BYTES tensor is an object array of bytes.
 _DTYPES: dict[_Datatype, Any] = {
     "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64,
     "INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "INT64": np.int64,
     "FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_,
 }  # fmt: skip
-# What JSON holds the values of a numpy kind as.
+# The Python types of JSON values by numpy kind.
 _JSON_KINDS: dict[str, tuple[type, ...]] = {
     "b": (bool,), "i": (int,), "u": (int,), "f": (int, float), "O": (str,)
 }  # fmt: skip
-# Request, response and tensor may have what the protocol allows besides, such as an id.
+# Request, response and tensor may have other fields of the protocol, such as id.
 _OPEN = ConfigDict(extra="ignore", strict=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far an output may be from the golden one: exactly one of the two is set."""
+    """Allowed deviation of an output from the expected one; exactly one field is set."""
 
     absolute: float | None = None
     cosine: float | None = None
@@ -63,13 +63,13 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class GoldenSample:
-    """One request and its right answer.
+    """One request and its expected response.
 
     Attributes:
-        case: the file's name without ending.
+        case: the file name without extension.
         inputs, outputs: tensors by name, batch dimension included; BYTES as object arrays of ``bytes``.
         parameters: request parameters (str, int, bool).
-        tolerance: by output name; equality where absent.
+        tolerance: by output name; without one, the output must be equal.
     """
 
     case: str
@@ -78,30 +78,30 @@ class GoldenSample:
     parameters: Mapping[str, str | int | bool]
     tolerance: Mapping[str, Tolerance]
 
-    def differences(self, answer: Tensors) -> list[str]:
-        """What is wrong with ``answer``, a sentence each; empty when it is right."""
+    def differences(self, actual: Tensors) -> list[str]:
+        """One message for each output of ``actual`` that differs from the expected one."""
         found = []
         for name, expected in self.outputs.items():
-            if name not in answer:
+            if name not in actual:
                 found.append(f"{self.case}: output {name} is missing")
                 continue
-            problem = _difference(expected, answer[name], self.tolerance.get(name))
+            problem = _difference(expected, actual[name], self.tolerance.get(name))
             if problem:
                 found.append(f"{self.case}: output {name}: {problem}")
         return found
 
 
 def load_golden(folder: ModelFolder) -> list[GoldenSample]:
-    """Every golden sample of a model, by case name.
+    """Every golden sample of a model, sorted by case name.
 
     Raises:
-        ConfigError: a file is not of the form above.
+        ConfigError: a file does not match the format above.
     """
     return [read_golden(path) for path in golden_paths(folder)]
 
 
 def golden_paths(folder: ModelFolder) -> list[Path]:
-    """The files of a model's golden samples, by case name."""
+    """The files of a model's golden samples, sorted by case name."""
     return sorted(folder.golden_dir.glob("*.json"))
 
 
@@ -109,7 +109,7 @@ def read_golden(path: Path) -> GoldenSample:
     """One golden sample.
 
     Raises:
-        ConfigError: the file is not of the form above; names each field that is wrong.
+        ConfigError: the file does not match the format above; the message names each invalid field.
     """
     try:
         sample = read_json(_Sample, path, fix=f"see the format in operate/{__name__.replace('.', '/')}.py")
@@ -136,23 +136,23 @@ class _Tensor:
         self.array()
 
     def array(self) -> npt.NDArray[Any]:
-        """``data`` in its shape. Raises ValueError if they are not of it, or not of the data type."""
+        """``data`` as an array. Raises ValueError if it does not match the shape or the data type."""
         dtype = np.dtype(_DTYPES[self.datatype])
         values = list(_flat(self.data))
         if len(values) != math.prod(self.shape):
             raise ValueError(
-                f"data of {self.name} have {len(values)} values; shape {self.shape} takes {math.prod(self.shape)}"
+                f"data of {self.name} has {len(values)} values, but shape {self.shape} needs {math.prod(self.shape)}"
             )
         for value in values:
             if not isinstance(value, _JSON_KINDS[dtype.kind]) or (isinstance(value, bool) and dtype.kind != "b"):
-                raise ValueError(f"data of {self.name} hold {value!r:.60}, which is not a value of {self.datatype}")
+                raise ValueError(f"data of {self.name} contains {value!r:.60}, which is not a value of {self.datatype}")
         if dtype.kind == "O":
             values = [value.encode() for value in values]
         elif values and dtype.kind in "iu":
             limits = np.iinfo(dtype)
             if min(values) < limits.min or max(values) > limits.max:
                 raise ValueError(
-                    f"data of {self.name} hold a value outside {limits.min} to {limits.max} ({self.datatype})"
+                    f"data of {self.name} contains a value outside {limits.min} to {limits.max} ({self.datatype})"
                 )
         return np.array(values, dtype=dtype).reshape(self.shape)
 
@@ -185,21 +185,21 @@ def _flat(data: list[Any]) -> Iterator[Any]:
             yield value
 
 
-def _difference(expected: npt.NDArray[Any], answer: npt.NDArray[Any], tolerance: Tolerance | None) -> str | None:
-    if expected.shape != answer.shape:
-        return f"shape {list(answer.shape)}, expected {list(expected.shape)}"
-    if expected.dtype != answer.dtype:
-        return f"dtype {answer.dtype}, expected {expected.dtype}"
+def _difference(expected: npt.NDArray[Any], actual: npt.NDArray[Any], tolerance: Tolerance | None) -> str | None:
+    if expected.shape != actual.shape:
+        return f"shape {list(actual.shape)}, expected {list(expected.shape)}"
+    if expected.dtype != actual.dtype:
+        return f"dtype {actual.dtype}, expected {expected.dtype}"
     if tolerance is None or expected.dtype == np.object_:
         return (
             None
-            if np.array_equal(expected, answer)
-            else f"{answer.tolist()!r:.200}, expected {expected.tolist()!r:.200}"
+            if np.array_equal(expected, actual)
+            else f"{actual.tolist()!r:.200}, expected {expected.tolist()!r:.200}"
         )
     if tolerance.cosine is not None:
-        lengths = np.linalg.norm(expected, axis=-1) * np.linalg.norm(answer, axis=-1)
-        lowest = float(np.min(np.sum(expected * answer, axis=-1) / np.maximum(lengths, 1e-12)))
+        lengths = np.linalg.norm(expected, axis=-1) * np.linalg.norm(actual, axis=-1)
+        lowest = float(np.min(np.sum(expected * actual, axis=-1) / np.maximum(lengths, 1e-12)))
         return None if lowest >= tolerance.cosine else f"cosine {lowest:.4f}, expected at least {tolerance.cosine}"
-    furthest = float(np.max(np.abs(expected.astype(np.float64) - answer.astype(np.float64)), initial=0.0))
+    furthest = float(np.max(np.abs(expected.astype(np.float64) - actual.astype(np.float64)), initial=0.0))
     allowed = tolerance.absolute or 0.0
     return None if furthest <= allowed else f"off by {furthest:.4g}, allowed {allowed}"

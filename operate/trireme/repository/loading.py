@@ -1,4 +1,4 @@
-"""Which models of the repository a server can load: those with every file and every model they depend on."""
+"""The models of the repository that a server can load: those with all files and dependencies."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trireme.repository.routes import ROUTE_NAME
 
 @dataclass(frozen=True, slots=True)
 class LoadingPlan:
-    """What to load.
+    """The models to load and to skip.
 
     Attributes:
-        models: names, by name; the server sorts out what depends on what.
-        left_out: models that lack something, with a sentence that says what and the command that mends it.
-        broken: models whose hand-written files are wrong, with a sentence.
+        models: names, sorted; the server resolves dependencies.
+        left_out: incomplete models, with a message that names the missing part and the fix.
+        broken: models with an invalid hand-written file, with a message.
     """
 
     models: tuple[str, ...]
@@ -32,7 +32,7 @@ class LoadingPlan:
 
 
 def plan_loading(repository: ModelRepository) -> LoadingPlan:
-    """Look at every model: its configuration, its files, and what it depends on."""
+    """Check the configuration, files and dependencies of every model."""
     configs: dict[str, ModelConfig] = {}
     left_out: dict[str, str] = {}
     broken: dict[str, str] = {}
@@ -45,17 +45,17 @@ def plan_loading(repository: ModelRepository) -> LoadingPlan:
                 left_out[name] = f"{part}; {fix}"
         except ConfigError as error:
             broken[name] = str(error)
-    # An ensemble may be a step of another: look again until nothing changes.
+    # An ensemble may be a step of another: repeat until nothing changes.
     while incomplete := _without_dependency(folders, configs, {*left_out, *broken}):
         left_out.update(incomplete)
     return LoadingPlan(tuple(name for name in folders if name not in left_out and name not in broken), left_out, broken)
 
 
 def missing_part(folder: ModelFolder, config: ModelConfig) -> str | None:
-    """What a model lacks of what its manifest and its configuration name, as a sentence; nothing where it is whole."""
+    """The first part that is missing from a model according to its manifest and config; None if it is complete."""
     versions = config.version_policy.selects(folder.versions())
     if not versions:
-        return f"{folder.path} holds no version that its version_policy selects"
+        return f"{folder.path} has no version that its version_policy selects"
     for version in versions:
         directory = folder.version_dir(version)
         needed: dict[str, int | None] = {}
@@ -73,7 +73,7 @@ def missing_part(folder: ModelFolder, config: ModelConfig) -> str | None:
             if not path.is_file():
                 return f"{path} is missing"
             if size_bytes is not None and path.stat().st_size != size_bytes:
-                return f"{path} has {path.stat().st_size} bytes, its manifest says {size_bytes}"
+                return f"{path} has {path.stat().st_size} bytes, its manifest records {size_bytes}"
     for warmup in config.message.model_warmup:
         for tensor in warmup.inputs.values():
             if tensor.input_data_file and not (folder.warmup_dir / tensor.input_data_file).is_file():
@@ -82,15 +82,15 @@ def missing_part(folder: ModelFolder, config: ModelConfig) -> str | None:
 
 
 def variants_not_loaded(folder: ModelFolder, loaded: Collection[str]) -> list[str]:
-    """The variants of a route that are not among the models ``loaded``; none where the model is no route.
+    """The variants of a route that are not in ``loaded``; empty if the model is not a route.
 
-    A route is served without some of its variants: it falls back from one that does not answer.
+    A route is served without some of its variants: it falls back from one that does not respond.
     """
     config = load_model_config(folder.config_path)
     missing: list[str] = []
     if config.backend == "router":
         for version in config.version_policy.selects(folder.versions()):
-            # One that is malformed is not loaded: of this tells the server.
+            # The server rejects and reports an invalid route.
             with contextlib.suppress(FileError):
                 route = load_route(folder.version_dir(version) / ROUTE_NAME)
                 missing += [variant.name for variant in route.variants if variant.name not in loaded]

@@ -1,4 +1,4 @@
-"""``manifest.json`` of a version directory: what the files are, where they come from, and how good they were found.
+"""``manifest.json`` of a version directory: its files, their origins and their measured quality.
 
 Example:
     >>> manifest = read_manifest(Path("model_repository/embedding_standard_encoder/1"))
@@ -21,7 +21,7 @@ MANIFEST_NAME = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """One file as it was written."""
+    """Size and hash of a file when it was written."""
 
     size_bytes: int
     sha256: str
@@ -29,11 +29,11 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A package that files were made from.
+    """A package from which files were created.
 
     Attributes:
-        package, version, sha256: what the package index calls it, and the hash of the fetched archive.
-        origin: the name under which the model was published.
+        package, version, sha256: name and version in the package index, and hash of the downloaded archive.
+        origin: name under which the model was published.
         licence: SPDX identifier.
     """
 
@@ -46,13 +46,13 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Facts of the ONNX graph.
+    """Properties of the ONNX graph.
 
     Attributes:
         precision: ``fp32`` or ``int8``.
         opset: version of the default operator set.
         quantized_operators: nodes that compute in integers; 0 for fp32.
-        cpu_flags: instruction sets of the exporting machine that change what int8 gives (``avx512_vnni``, ...).
+        cpu_flags: instruction sets of the exporting machine that affect int8 results (``avx512_vnni``, ...).
     """
 
     precision: str
@@ -63,11 +63,12 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """The written graph against its source, over batches 1, 2 and 5, short, long and padded rows.
+    """The exported graph compared with its source, for batches of 1, 2 and 5, with short, long and padded rows.
 
     Attributes:
-        max_abs_diff: furthest element. min_cosine: least similarity of a row. alone_vs_batch_diff: furthest element
-            between a text alone and the same text padded in a batch. rows: how many rows were compared.
+        max_abs_diff: largest difference of an element. min_cosine: lowest cosine similarity of a row.
+        alone_vs_batch_diff: largest difference between a text alone and the same text padded in a batch.
+        rows: number of compared rows.
     """
 
     max_abs_diff: float
@@ -78,11 +79,11 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """The written graph on held-out labelled rows.
+    """Accuracy of the exported graph on held-out labelled rows.
 
     Attributes:
         data: name of the data set. measure: ``accuracy`` of the head, or of the nearest neighbour's label.
-        accuracy, fp32_accuracy: share of right answers, of this graph and of its fp32 source.
+        accuracy, fp32_accuracy: fraction of correct predictions, of this graph and of its fp32 source.
         train_rows, held_out_rows, seed: the split. max_logit_error, mean_logit_error: against fp32; None without head.
     """
 
@@ -99,10 +100,10 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """How well a language model foresees a bundled text of ``tokens`` tokens: 1 is perfect; with its engine's kernels.
+    """Perplexity of a language model on a bundled text of ``tokens`` tokens, computed by its engine; 1 is perfect.
 
     Attributes:
-        engine: name and version of what computed it.
+        engine: name and version of the engine.
     """
 
     perplexity: float
@@ -112,14 +113,14 @@ class Perplexity:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All that is known of a version directory's files.
+    """The recorded facts about a version directory.
 
     Attributes:
-        inputs_sha256: hash of all that the files follow from: recipe, source hashes, exporter.
+        inputs_sha256: hash of everything that determines the files: recipe, source hashes, exporter.
         exporter: version of the exporter.
-        files: by name, this manifest itself left out.
-        graph, parity, accuracy: None where the directory holds no graph.
-        perplexity: None where it holds no language model.
+        files: by name, without this manifest.
+        graph, parity, accuracy: None without an ONNX graph.
+        perplexity: None without a language model.
     """
 
     inputs_sha256: str
@@ -138,7 +139,7 @@ def record_files(paths: Iterable[Path]) -> dict[str, FileRecord]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hash of a file's content, in hex."""
+    """SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -150,7 +151,7 @@ def write_manifest(manifest: Manifest, version_dir: Path) -> None:
     """Write ``manifest.json`` into a version directory.
 
     Raises:
-        OSError: the file could not be written.
+        OSError: the file cannot be written.
     """
     write_json_atomic(version_dir / MANIFEST_NAME, asdict(manifest))
 
@@ -159,26 +160,26 @@ def read_manifest(version_dir: Path) -> Manifest:
     """The manifest of a version directory.
 
     Raises:
-        ConfigError: it is not of this form.
-        FileNotFoundError: there is none.
+        ConfigError: it is invalid.
+        FileNotFoundError: it does not exist.
     """
     return read_json(Manifest, version_dir / MANIFEST_NAME, fix="export the model again")
 
 
 def verify_files(manifest: Manifest, version_dir: Path) -> None:
-    """Check that every recorded file is there, whole.
+    """Check that every recorded file exists and is unchanged.
 
     Raises:
-        TriremeError: a file is missing, truncated or changed; the sentence names it.
+        TriremeError: a file is missing, truncated or changed; the message names it.
     """
     for name, record in manifest.files.items():
         path = version_dir / name
         if not path.is_file():
-            raise TriremeError(f"{path} is missing; export or publish this version again")
+            raise TriremeError(f"{path} is missing; export or publish it again")
         size = path.stat().st_size
         if size != record.size_bytes:
             raise TriremeError(
-                f"{path} has {size} bytes, its manifest says {record.size_bytes}; export or publish this version again"
+                f"{path} has {size} bytes, its manifest records {record.size_bytes}; export or publish it again"
             )
         if sha256_of(path) != record.sha256:
-            raise TriremeError(f"{path} is not what its manifest says (sha256); export or publish this version again")
+            raise TriremeError(f"{path} does not match the sha256 in its manifest; export or publish it again")

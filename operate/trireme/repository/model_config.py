@@ -1,7 +1,6 @@
-"""A model's ``config.pbtxt``, parsed once, through Triton's own protobuf, into one typed spec.
+"""A model's ``config.pbtxt``, parsed with Triton's protobuf into a typed ``ModelConfig``.
 
-Beyond this module nobody reads the text or passes dicts. What the spec does not carry is reached through
-``ModelConfig.message``.
+Other modules do not parse the text. Fields without an attribute are available in ``ModelConfig.message``.
 
 Source of the fields: Triton's ``model_config.proto``, as tritonclient ships it.
 """
@@ -30,7 +29,7 @@ _BACKEND_OF_PLATFORM = {
     "pytorch_libtorch": "pytorch",
     "ensemble": "ensemble",
 }
-# tritonclient's protobuf is ahead of the server: Triton 24.10 refuses a config with these.
+# tritonclient's protobuf is newer than the server: Triton 24.10 rejects a config with these fields.
 _NEWER_FIELDS = {"inference.ModelConfig.model_metrics", "inference.ModelEnsembling.max_inflight_requests"}
 _DEFAULT_FILENAMES = {
     "onnxruntime": "model.onnx",
@@ -42,12 +41,12 @@ _DEFAULT_FILENAMES = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output as the config declares it.
+    """An input or output declared in the config.
 
     Attributes:
-        datatype: the Open Inference Protocol's name, ``FP32``, ``INT64``, ``BYTES``, ...; ``INVALID`` if unset.
+        datatype: Open Inference Protocol name, ``FP32``, ``INT64``, ``BYTES``, ...; ``INVALID`` if unset.
         dims: the shape without the batch dimension; -1 is variable.
-        reshape: the shape the backend sees, where it differs from ``dims``.
+        reshape: the shape that the backend sees, if it differs from ``dims``.
     """
 
     name: str
@@ -58,15 +57,15 @@ class TensorSpec:
 
     @property
     def backend_dims(self) -> tuple[int, ...]:
-        """The shape the model itself sees, without the batch dimension."""
+        """The shape that the backend sees, without the batch dimension."""
         return self.dims if self.reshape is None else self.reshape
 
 
 @dataclass(frozen=True, slots=True)
 class EnsembleStep:
-    """One model call of an ensemble. ``version`` is -1 for the newest.
+    """One model call of an ensemble. ``version`` is -1 for the latest.
 
-    ``inputs`` maps the model's input to the ensemble's tensor, ``outputs`` the model's output to it.
+    ``inputs`` maps model inputs to ensemble tensors, ``outputs`` model outputs to ensemble tensors.
     """
 
     model: str
@@ -77,7 +76,7 @@ class EnsembleStep:
 
 @dataclass(frozen=True, slots=True)
 class InstanceGroup:
-    """``kind`` is ``CPU``, ``GPU``, ``MODEL`` or ``AUTO``; ``count`` 0 where the file leaves it to the backend."""
+    """``kind`` is ``CPU``, ``GPU``, ``MODEL`` or ``AUTO``; ``count`` is 0 if the backend decides."""
 
     kind: str
     count: int
@@ -86,7 +85,7 @@ class InstanceGroup:
 
 @dataclass(frozen=True, slots=True)
 class VersionPolicy:
-    """Which versions Triton loads: the ``latest`` n, ``specific`` ones, or all where both are unset."""
+    """The versions that Triton loads: the ``latest`` n, ``specific`` ones, or all if both are None."""
 
     latest: int | None = None
     specific: tuple[int, ...] | None = None
@@ -106,7 +105,7 @@ class ModelConfig:
     Attributes:
         path: the file it was read from.
         message: Triton's protobuf message, for the fields that have no attribute here.
-        source: where each field stands in the file.
+        source: the place of each field in the file.
 
     Example:
         >>> config = load_model_config(Path("model_repository/embedding_premium/config.pbtxt"))
@@ -119,7 +118,7 @@ class ModelConfig:
 
     @property
     def name(self) -> str:
-        """The folder's name where the file gives none, as in Triton."""
+        """The name in the file, else the folder's name, as in Triton."""
         return str(self.message.name) or self.path.parent.name
 
     @property
@@ -128,7 +127,7 @@ class ModelConfig:
 
     @property
     def backend(self) -> str:
-        """The backend as given or as Triton completes it from the platform or filename; ``ensemble`` for ensembles."""
+        """The backend as set, or as Triton derives it from platform or filename; ``ensemble`` for ensembles."""
         given = str(self.message.backend) or _BACKEND_OF_PLATFORM.get(self.platform, "")
         if given or self.platform:
             return given
@@ -141,12 +140,12 @@ class ModelConfig:
 
     @property
     def is_decoupled(self) -> bool:
-        """It may answer a request any number of times: it streams."""
+        """True if the model sends any number of responses per request (it streams)."""
         return bool(self.message.model_transaction_policy.decoupled)
 
     @property
     def max_batch_size(self) -> int:
-        """0: the model does not batch, and dims are whole shapes."""
+        """0 if the model does not batch; its dims are then full shapes."""
         return int(self.message.max_batch_size)
 
     @cached_property
@@ -159,7 +158,7 @@ class ModelConfig:
 
     @cached_property
     def steps(self) -> tuple[EnsembleStep, ...]:
-        """The calls of an ensemble in the file's order; empty for a plain model."""
+        """The steps of an ensemble in the order of the file; empty for other models."""
         return tuple(
             EnsembleStep(step.model_name, step.model_version, dict(step.input_map), dict(step.output_map))
             for step in self.message.ensemble_scheduling.step
@@ -179,7 +178,7 @@ class ModelConfig:
 
     @property
     def version_policy(self) -> VersionPolicy:
-        """Triton's default is the newest version alone."""
+        """The version policy; default: the latest version, as in Triton."""
         policy = self.message.version_policy
         if policy.HasField("specific"):
             return VersionPolicy(specific=tuple(policy.specific.versions))
@@ -189,24 +188,24 @@ class ModelConfig:
 
     @property
     def model_filename(self) -> str:
-        """The file Triton looks for in a version directory; empty where the backend decides."""
+        """The file that Triton opens in a version directory; empty if the backend decides."""
         return str(self.message.default_model_filename) or _DEFAULT_FILENAMES.get(self.backend, "")
 
     def place(self, *path: str | int) -> Place:
-        """Where a field stands in the file, or the innermost part of ``path`` that the file has."""
+        """The place of the field at ``path``, or of its innermost parent that exists."""
         return self.source.place_of(*path)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedConfig:
-    """What came of a text: a config, or every place where it is none."""
+    """Result of parsing: a config, or all syntax errors."""
 
     config: ModelConfig | None
     problems: tuple[SyntaxProblem, ...]
 
 
 def parse_model_config(data: bytes, path: Path) -> ParsedConfig:
-    """Parse the bytes of a ``config.pbtxt``; ``path`` only names them. All faults are given, in the file's order."""
+    """Parse the content of a ``config.pbtxt``; ``path`` is not read. Reports all errors in the order of the file."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -229,8 +228,8 @@ def load_model_config(path: Path) -> ModelConfig:
     """Read a ``config.pbtxt``.
 
     Raises:
-        ConfigError: it is no model configuration; names line, column, the offending word and the fix.
-        OSError: it cannot be read.
+        ConfigError: the file is invalid; the message has line, column, problem and fix.
+        OSError: the file cannot be read.
     """
     parsed = parse_model_config(path.read_bytes(), path)
     if parsed.config is None:
@@ -240,10 +239,10 @@ def load_model_config(path: Path) -> ModelConfig:
 
 
 def _from_protobuf(error: text_format.ParseError) -> SyntaxProblem:
-    # The message begins with the place, and for some faults with the whole line in quotes.
+    # The message starts with the place, and for some errors with the quoted line.
     sentence = re.sub(r"^\d+:\d+ : ('.*': )?", "", str(error))
     place = Place(error.GetLine() or 1, error.GetColumn() or 1)
-    return SyntaxProblem(place, sentence.rstrip("."), "see Triton's model_config.proto for what may stand here")
+    return SyntaxProblem(place, sentence.rstrip("."), "see Triton's model_config.proto for the allowed values")
 
 
 def _tensor(tensor: Any) -> TensorSpec:

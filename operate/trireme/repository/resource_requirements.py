@@ -1,4 +1,4 @@
-"""What models ask of the machine, computed from their configs: instances, threads, shared memory."""
+"""Resource requirements of models, computed from their configs: instances, threads, shared memory."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterable
 from trireme.processes.machine import Machine
 from trireme.repository.model_config import ModelConfig, TensorSpec
 
-# Backends that open one ONNX Runtime session an instance, and the parameter that bounds the threads running it.
+# Backends that open one ONNX Runtime session per instance, and the parameter that limits its threads.
 _THREADS_PARAMETERS = {"onnxruntime": "intra_op_thread_count", "text_encoder": "thread_count"}
-# Triton gives these backends two instances on CPU where the config names no count.
+# Triton starts two CPU instances of these backends if the config has no count.
 _TWO_BY_DEFAULT = {"onnxruntime", "tensorflow"}
 
-# A stub's region in /dev/shm begins with this size, grows by steps of it, and never shrinks.
+# A stub's region in /dev/shm starts with this size, grows in steps of this size, and never shrinks.
 _REGION_STEP_BYTES = 1024**2
-# A string, and a dimension that the config leaves open, are taken to be this large.
+# Assumed size of a string and of a variable dimension.
 _STRING_BYTES = 1024
-_OPEN_DIMENSION = 256
+_VARIABLE_DIMENSION = 256
 _ELEMENT_BYTES = {
     **dict.fromkeys(("BOOL", "UINT8", "INT8"), 1),
     **dict.fromkeys(("UINT16", "INT16", "FP16", "BF16"), 2),
@@ -28,7 +28,7 @@ _ELEMENT_BYTES = {
 
 
 def instance_count(config: ModelConfig, machine: Machine) -> int:
-    """How many instances Triton starts; a group on GPUs starts its count on each.
+    """The number of instances that Triton starts; a GPU group starts ``count`` instances on each GPU.
 
     Source: triton core, ``NormalizeInstanceGroup`` and ``SetDefaultInstanceCount``.
     """
@@ -45,9 +45,9 @@ def instance_count(config: ModelConfig, machine: Machine) -> int:
 
 
 def compute_threads(config: ModelConfig, machine: Machine) -> int:
-    """The compute threads that all instances run together when busy; 0 for models that open no session on the CPU.
+    """The total compute threads of all busy instances; 0 for models without an ONNX Runtime session on the CPU.
 
-    A session without a bound starts one thread a core.
+    A session without a limit starts one thread per core.
     """
     if config.backend not in _THREADS_PARAMETERS:
         return 0
@@ -59,14 +59,14 @@ def compute_threads(config: ModelConfig, machine: Machine) -> int:
 
 
 def shared_memory_bytes(configs: Iterable[ModelConfig], machine: Machine) -> int:
-    """What Python-based models take of ``/dev/shm`` when each instance holds one full batch.
+    """The bytes of ``/dev/shm`` that Python-based models use if each instance holds one full batch.
 
-    An instance has a region of 1 MiB, which grows in steps of 1 MiB by the inputs and outputs of the largest batch it
-    has seen:
+    The region of an instance starts at 1 MiB and grows in steps of 1 MiB with the inputs and outputs of its largest
+    batch:
 
         sum over models of: instances x (1 MiB + max_batch_size x bytes of one row in and out, rounded up to MiB)
 
-    A string is taken as 1 KiB and an open dimension as 256.
+    A string counts as 1 KiB, a variable dimension as 256.
     """
     return sum(instance_count(config, machine) * _region_bytes(config) for config in configs)
 
@@ -78,5 +78,5 @@ def _region_bytes(config: ModelConfig) -> int:
 
 
 def _row_bytes(tensor: TensorSpec) -> int:
-    elements = math.prod(_OPEN_DIMENSION if dim == -1 else dim for dim in tensor.dims)
+    elements = math.prod(_VARIABLE_DIMENSION if dim == -1 else dim for dim in tensor.dims)
     return elements * _ELEMENT_BYTES.get(tensor.datatype, 8)

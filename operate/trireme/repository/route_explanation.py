@@ -1,4 +1,4 @@
-"""What the router would decide, and the numbers it would use. No variant is asked."""
+"""The decision of a router for given parameters and its inputs, without calling a variant."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ DEADLINE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A decision with its numbers.
+    """A routing decision with its inputs.
 
     Attributes:
-        live: by a running router, from its latencies, queues and breakers; else from the rules alone.
-        reason: the typed reason, and what stands beside it.
+        live: True if a running router decided, with its latencies, queues and breakers; else by the rules alone.
+        reason: the reason and its details, as in ROUTE_REASON.
         considered: every variant with verdict, quality, cost and predicted p95.
     """
 
@@ -54,11 +54,11 @@ class Explanation:
         }
 
     def as_text(self) -> str:
-        """Lines for a person."""
-        state = "the running router" if self.live else "the rules alone, since no server runs: expected latencies"
+        """The decision as text for a terminal."""
+        source = "running router" if self.live else "rules with expected latencies (no server is running)"
         lines = [
             f"{self.task}: {self.variant}, version {self.version or 'unknown'}, because: {self.reason['reason']}",
-            f"by {state}; {self.reason['time_left_ms']:g} ms are left",
+            f"source: {source}; time left: {self.reason['time_left_ms']:g} ms",
             "",
             f"  {'variant':<24}{'tier':<10}{'quality':>8}{'cost/1000':>11}{'p95 ms':>9}  verdict",
         ]
@@ -71,31 +71,35 @@ class Explanation:
 
 
 def explain_live(found: RouteFolder, parameters: Parameters, grpc_address: str) -> Explanation:
-    """Ask the running router to decide, and not to call.
+    """Request a decision from the running router, without calling a variant.
 
     Raises:
-        ClientError: it refused, with its sentence.
+        ClientError: the router rejected the request.
     """
     with OperatorClient(grpc_address) as client:
-        answer = client.infer(
+        result = client.infer(
             found.name,
-            _any_inputs(found.config),
+            _placeholder_inputs(found.config),
             DEADLINE_SECONDS,
-            {**{name: _sendable(value) for name, value in parameters.items()}, "decide_only": True, "explain": True},
+            {
+                **{name: _request_parameter(value) for name, value in parameters.items()},
+                "decide_only": True,
+                "explain": True,
+            },
         )
     variant, version, reason = (
-        answer.outputs[name].item(0).decode() for name in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON")
+        result.outputs[name].item(0).decode() for name in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON")
     )
-    told = json.loads(reason)
-    return Explanation(found.name, True, variant, version, told, told.pop("considered"))
+    details = json.loads(reason)
+    return Explanation(found.name, True, variant, version, details, details.pop("considered"))
 
 
 def explain_offline(found: RouteFolder, parameters: Parameters) -> Explanation:
-    """Decide by the rules: every variant in service and as fast as expected, no queue.
+    """Decide by the rules, assuming that every variant is available, as fast as expected and has no queue.
 
     Raises:
-        ConfigError: the rules are wrong.
-        TriremeError: a parameter is wrong, or no variant keeps the limits.
+        ConfigError: the rules are invalid.
+        TriremeError: a parameter is invalid, or no variant meets the limits.
     """
     route = found.route()
     pins = Pins(found.folder.path.parent)
@@ -134,13 +138,13 @@ def _reason(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _sendable(value: str | int | float | bool) -> str | int | bool:
-    # Not every server takes fractions as parameters; the router reads numbers from text.
+def _request_parameter(value: str | int | float | bool) -> str | int | bool:
+    # Not every server supports float parameters; the router parses numbers from strings.
     return str(value) if isinstance(value, float) else value
 
 
-def _any_inputs(config: ModelConfig) -> dict[str, npt.NDArray[Any]]:
-    """One row of zeros or empty texts for every input: the decision does not depend on them."""
+def _placeholder_inputs(config: ModelConfig) -> dict[str, npt.NDArray[Any]]:
+    """One row of zeros or empty strings for every input; the decision does not depend on them."""
     arrays = {}
     for tensor in config.inputs:
         if not tensor.optional:

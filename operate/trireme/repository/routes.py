@@ -1,4 +1,4 @@
-"""The routes of a repository: a route is a model that the router backend serves."""
+"""The routes of a repository; a route is a model of the router backend."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RouteFolder:
 
     @property
     def route_path(self) -> Path:
-        """The rules of the newest version that is loaded.
+        """``route.json`` of the latest version that Triton loads.
 
         Raises:
             ConfigError: the route has no version.
@@ -46,10 +46,10 @@ class RouteFolder:
         return self.folder.path / TRAFFIC_NAME
 
     def route(self) -> Route:
-        """The rules, checked against the repository.
+        """The routing rules, checked against the repository.
 
         Raises:
-            ConfigError: they are wrong, or a variant is not in the repository; says file and key.
+            ConfigError: a rule is invalid, or a variant does not exist; the message has file and key.
         """
         path = self.route_path
         try:
@@ -70,7 +70,7 @@ def find_route(repository: ModelRepository, task: str) -> RouteFolder:
     """The route called ``task``.
 
     Raises:
-        NotFoundError: there is none; the sentence lists those there are.
+        NotFoundError: it does not exist; the message lists the existing routes.
     """
     routes = find_routes(repository)
     for found in routes:
@@ -80,7 +80,7 @@ def find_route(repository: ModelRepository, task: str) -> RouteFolder:
 
 
 def check_route(found: RouteFolder) -> Sequence[str]:
-    """All that is wrong with a route's files, a sentence each: rules, variants, tiers, cascade, traffic."""
+    """One message for each problem in a route's files: rules, variants, tiers, cascade, traffic."""
     problems = []
     try:
         route = found.route()
@@ -99,16 +99,19 @@ def check_route(found: RouteFolder) -> Sequence[str]:
 
 def _mismatches(route: Route, index: int, config: ModelConfig) -> list[str]:
     variant = route.variants[index]
-    told = config.parameters.get("tier", variant.tier.value)
+    tier = config.parameters.get("tier", variant.tier.value)
     problems = []
-    if told != variant.tier.value:
-        problems.append(f"variants[{index}].tier: is {variant.tier.value!r}; {config.name} says that it is {told!r}")
+    if tier != variant.tier.value:
+        problems.append(
+            f"variants[{index}].tier: is {variant.tier.value!r}, but {config.name} has {tier!r}; change one of them"
+        )
     cascade = route.cascade
     if cascade and variant.tier is cascade.first_tier:
         outputs = [output.name for output in config.outputs]
         if cascade.confidence_output not in outputs:
             problems.append(
-                f"cascade.confidence_output: is {cascade.confidence_output!r}; {config.name} has {', '.join(outputs)}"
+                f"cascade.confidence_output: {config.name} has no output {cascade.confidence_output!r}; "
+                f"available: {', '.join(outputs)}"
             )
     return problems
 
@@ -125,7 +128,7 @@ def _traffic_problems(found: RouteFolder, route: Route) -> list[str]:
     problems = []
     for name, percent in traffic.canary_percent.items():
         if name not in known:
-            problems.append(f"{path}: canary_percent.{name}: is no variant of the route; there is: {', '.join(known)}")
+            problems.append(f"{path}: canary_percent.{name}: not a variant of the route; available: {', '.join(known)}")
         elif percent and not (found.folder.path.parent / known[name].canary / "config.pbtxt").is_file():
-            problems.append(f"{path}: canary_percent.{name}: there is no model {known[name].canary!r}")
+            problems.append(f"{path}: canary_percent.{name}: model {known[name].canary!r} does not exist; set it to 0")
     return problems

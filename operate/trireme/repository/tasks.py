@@ -1,4 +1,4 @@
-"""Tasks and the variants that do them, as the repository's configurations name them in ``parameters``."""
+"""Tasks and their variants, from the ``parameters`` of the model configurations."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ DEFAULT_TIER = Tier.STANDARD.value
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """An ensemble that does a task at a cost tier."""
+    """An ensemble that serves a task at a cost tier."""
 
     model: str
     tier: str
 
     @property
     def family(self) -> str:
-        """What its name shares with the other variants of its task: ``sentiment`` of ``sentiment_premium``."""
+        """The name without the tier: ``sentiment`` for ``sentiment_premium``."""
         return self.model.removesuffix(f"_{self.tier}")
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a caller wants.
+    """A task and the models that serve it.
 
     Attributes:
-        variants: from the cheapest tier to the dearest.
-        router: the model of the task's own name that chooses among them; None where there is none.
+        variants: from the cheapest to the most expensive tier.
+        router: the router model, named like the task; None without a router.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Task:
     router: str | None
 
     def model(self, tier: str | None) -> str:
-        """The model to ask: the router, which is told the tier, or the variant of the tier.
+        """The model to call: the router, which chooses by the tier, or the variant of the tier.
 
         Raises:
             NotFoundError: no variant has this tier.
@@ -56,7 +56,7 @@ class Task:
 
 
 def find_tasks(repository: ModelRepository) -> list[Task]:
-    """Every task, by name. Models whose configuration does not parse are passed over: lint tells of them."""
+    """Every task, sorted by name. Models with an invalid configuration are skipped: lint reports them."""
     variants: dict[str, list[Variant]] = {}
     routers: set[str] = set()
     for folder in repository.models():
@@ -76,18 +76,18 @@ def find_tasks(repository: ModelRepository) -> list[Task]:
 
 
 def _is_variant(config: ModelConfig) -> bool:
-    # A canary carries its variant's tier, and is reached through it.
+    # A canary has the tier of its variant and is called through it.
     return config.is_ensemble and config.parameters.get("tier") in TIERS and "__" not in config.name
 
 
 def is_language_model(repository: ModelRepository, model: str) -> bool:
-    """Whether ``model`` generates text, or is the route of a task whose variants do."""
+    """True if ``model`` generates text, or is the router of a task that does."""
     task = next((task for task in find_tasks(repository) if task.router == model), None)
-    asked = task.variants[0].model if task else model
-    config = load_model_config(repository.model(asked).config_path)
+    variant = task.variants[0].model if task else model
+    config = load_model_config(repository.model(variant).config_path)
     return "messages" in {tensor.name for tensor in config.inputs}
 
 
 def find_task(tasks: Sequence[Task], name: str) -> Task | None:
-    """The task called ``name``, or whose variants are: ``sentiment`` finds ``text_classification``."""
+    """The task with this name or variant family: ``sentiment`` finds ``text_classification``."""
     return next((task for task in tasks if name in (task.name, *(variant.family for variant in task.variants))), None)

@@ -71,7 +71,7 @@ def test_a_whole_recipe_becomes_typed_values(tmp_path):
             'precision = "int8"',
             'precision = "int8"\nprecission = "int8"',
             22,
-            "unknown key 'target.precission'; the keys here are 'head', 'precision'",
+            "unknown key 'target.precission'; available: 'head', 'precision'",
         ),
         ("[target]", "[targets]", 19, "unknown key 'targets'"),
         ('precision = "int8"', 'precision = "int4"', 21, "target.precision is 'int4'; it must be 'fp32' or 'int8'"),

@@ -46,7 +46,9 @@ def called_models_exist(subject: Subject) -> Iterator[Complaint]:
         elif step.version not in existing:
             yield error(
                 f"step {index} is pinned to version {step.version} of '{step.model}', which does not exist",
-                f"pin one of {', '.join(map(str, existing))}" if existing else f"add version {step.version}",
+                f"pin an existing version: {', '.join(map(str, existing))}"
+                if existing
+                else f"add version {step.version}",
                 *at,
             )
         elif step.version not in loaded:

@@ -145,7 +145,11 @@ def a_version_is_there(subject: Subject) -> Iterator[Complaint]:
     if subject.is_unexported:
         yield warning("the model is not exported yet", f"run trireme export {folder.name}", file=folder.path)
     else:
-        yield error(f"no version to load (existing: {listed})", "add a folder 1 with the model", "version_policy")
+        yield error(
+            f"no version to load (existing: {listed})",
+            "add a version folder, or change version_policy",
+            "version_policy",
+        )
 
 
 def _versions_seen_by_triton(folder: ModelFolder) -> list[int]:

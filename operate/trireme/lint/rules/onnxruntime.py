@@ -39,7 +39,7 @@ def embedded_onnxruntime_takes_the_config(subject: Subject) -> Iterator[Complain
         for message in embedded_problems(_json(subject)):
             yield _complaint(Severity.NGC_ONLY, message)
         for message in embedded_warnings(_json(subject)):
-            yield _complaint(Severity.WARNING, message)
+            yield _complaint(Severity.WARNING, message, "remove it, or use NGC's image to serve the model")
 
 
 def onnx_tensors_are_the_configs(subject: Subject) -> Iterator[Complaint]:
@@ -88,10 +88,10 @@ def _tensor(value: onnx.ValueInfoProto) -> GraphTensor:
     return GraphTensor(value.name, _DATA_TYPES.get(name, f"TYPE_{name}"), shape)
 
 
-def _complaint(severity: Severity, message: str) -> Complaint:
+def _complaint(severity: Severity, message: str, default_fix: str = "make the config match the graph") -> Complaint:
     """A message of the backend, split into problem and fix, at the tensor or field that it names."""
     problem, _, fix = message.partition("; ")
-    return Complaint(severity, problem, fix or "make the config match the graph", _place(message))
+    return Complaint(severity, problem, fix or default_fix, _place(message))
 
 
 def _place(message: str) -> tuple[str, ...]:

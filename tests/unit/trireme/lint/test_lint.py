@@ -270,7 +270,7 @@ def test_a_broken_golden_sample_is_an_error_with_its_file_and_field(tmp_path: Pa
     (folder / "golden" / "broken.json").write_text(sample % broken)
     (finding,) = lint(folder, CPU).of(Severity.ERROR)
     assert (finding.rule, finding.path) == ("golden-samples-are-readable", folder / "golden" / "broken.json")
-    assert "golden/broken.json: request.inputs[0]: data of X have 1 values" in finding.problem
+    assert "golden/broken.json: request.inputs[0]: data of X has 1 values" in finding.problem
 
 
 def test_the_command_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

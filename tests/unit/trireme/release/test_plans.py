@@ -114,7 +114,7 @@ def test_a_version_that_differs_from_its_manifest_is_not_loaded(world: World, tm
     write_manifest(Manifest(inputs_sha256="", exporter="test", origins=(), files=files), first)
     (first / "model.py").write_text("x")
     before = tree(world.repository.path)
-    with pytest.raises(TriremeError, match="is not what its manifest says"):
+    with pytest.raises(TriremeError, match="does not match the sha256 in its manifest"):
         _publish(world, tmp_path)
     assert tree(world.repository.path) == before
 

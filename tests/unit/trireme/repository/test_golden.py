@@ -34,7 +34,7 @@ def write(model: Path, text: str | bytes) -> ModelFolder:
         ("FP32", [0, 3], [], []),
     ],
 )
-def test_nested_data_are_the_flat_ones(
+def test_nested_data_equals_flat_data(
     tmp_path: Path, datatype: str, shape: list[int], nested: Any, flat: list[Any]
 ) -> None:
     folder = write(tmp_path, json.dumps(sample(tensor(datatype, shape, nested))))
@@ -45,24 +45,24 @@ def test_nested_data_are_the_flat_ones(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (
             sample(tensor("FP32", [1, 3], [1, 2])),
-            r"request.inputs\[0\]: data of X have 2 values; shape \[1, 3\] takes 3",
+            r"request.inputs\[0\]: data of X has 2 values, but shape \[1, 3\] needs 3",
         ),
-        (sample(tensor("BYTES", [1], [7])), "data of X hold 7, which is not a value of BYTES"),
-        (sample(tensor("INT32", [1], [1.5])), "data of X hold 1.5, which is not a value of INT32"),
-        (sample(tensor("INT32", [1], [True])), "data of X hold True, which is not a value of INT32"),
-        (sample(tensor("UINT8", [1], [256])), r"data of X hold a value outside 0 to 255 \(UINT8\)"),
-        (sample(tensor("FP16", [1], [None])), "data of X hold None"),
+        (sample(tensor("BYTES", [1], [7])), "data of X contains 7, which is not a value of BYTES"),
+        (sample(tensor("INT32", [1], [1.5])), "data of X contains 1.5, which is not a value of INT32"),
+        (sample(tensor("INT32", [1], [True])), "data of X contains True, which is not a value of INT32"),
+        (sample(tensor("UINT8", [1], [256])), r"data of X contains a value outside 0 to 255 \(UINT8\)"),
+        (sample(tensor("FP16", [1], [None])), "data of X contains None"),
         (sample(tensor("FP23", [1], [1])), "datatype is 'FP23'; it must be 'BOOL', "),
         (sample(tensor("FP32", [-1], [])), r"shape\[0\] is -1; it must be"),
         (sample({"datatype": "FP32", "shape": [0], "data": []}), r"request.inputs\[0\].name is missing"),
         (sample("x"), r"request.inputs\[0\] is 'x'; it must be an object"),
         (
             sample(tolerance={"X": {"absolut": 1}}),
-            "unknown key 'tolerance.X.absolut'; the keys here are 'absolute', 'cosine'",
+            "unknown key 'tolerance.X.absolut'; available: 'absolute', 'cosine'",
         ),
         (sample(tolerance={"X": {"absolute": 1, "cosine": 1}}), "tolerance.X: set exactly one of absolute, cosine"),
         ({"request": {"inputs": []}}, "response is missing"),
@@ -76,9 +76,9 @@ def test_nested_data_are_the_flat_ones(
         ("[" * 100_000, "recursion limit exceeded"),
     ],
 )
-def test_a_broken_sample_is_one_sentence_with_file_and_field(tmp_path: Path, text: Any, said: str) -> None:
+def test_an_invalid_sample_is_reported_with_file_and_field(tmp_path: Path, text: Any, message: str) -> None:
     folder = write(tmp_path, text if isinstance(text, str | bytes) else json.dumps(text))
-    with pytest.raises(ConfigError, match=said) as raised:
+    with pytest.raises(ConfigError, match=message) as raised:
         load_golden(folder)
     assert str(raised.value).startswith(str(tmp_path / "golden" / "case.json"))
     assert "\n" not in str(raised.value)

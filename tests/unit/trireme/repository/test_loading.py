@@ -19,8 +19,8 @@ def add_model(repository: Path, name: str, config: str = PLAIN, *, version: int 
 
 
 def ensemble_of(*steps: tuple[str, int]) -> str:
-    told = ", ".join(f'{{ model_name: "{model}" model_version: {version} }}' for model, version in steps)
-    return f'platform: "ensemble"\nensemble_scheduling {{ step [ {told} ] }}\n'
+    listed = ", ".join(f'{{ model_name: "{model}" model_version: {version} }}' for model, version in steps)
+    return f'platform: "ensemble"\nensemble_scheduling {{ step [ {listed} ] }}\n'
 
 
 def export(directory: Path) -> None:
@@ -35,7 +35,7 @@ def test_complete_models_are_loaded(tmp_path: Path) -> None:
     assert (plan.models, plan.left_out, plan.broken) == (("encoder", "variant"), {}, {})
 
 
-def test_model_with_a_recipe_and_no_manifest_is_to_be_exported(tmp_path: Path) -> None:
+def test_model_with_a_recipe_and_no_manifest_is_not_exported(tmp_path: Path) -> None:
     directory = add_model(tmp_path, "encoder")
     (tmp_path / "encoder" / "export.toml").touch()
     plan = plan_loading(ModelRepository(tmp_path))
@@ -44,24 +44,24 @@ def test_model_with_a_recipe_and_no_manifest_is_to_be_exported(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("spoil", "sentence"),
+    ("damage", "message"),
     [
         (lambda path: path.unlink(), "model.onnx is missing; run: trireme export encoder"),
-        (lambda path: path.write_bytes(b"wei"), "model.onnx has 3 bytes, its manifest says 7; run: trireme export"),
+        (lambda path: path.write_bytes(b"wei"), "model.onnx has 3 bytes, its manifest records 7; run: trireme export"),
     ],
     ids=["missing", "truncated"],
 )
-def test_missing_or_truncated_weights_are_told(tmp_path: Path, spoil: object, sentence: str) -> None:
+def test_missing_or_truncated_weights_are_reported(tmp_path: Path, damage: object, message: str) -> None:
     directory = add_model(tmp_path, "encoder")
     (tmp_path / "encoder" / "export.toml").touch()
     export(directory)
     assert plan_loading(ModelRepository(tmp_path)).models == ("encoder",)
-    assert callable(spoil)
-    spoil(directory / "model.onnx")
-    assert sentence in plan_loading(ModelRepository(tmp_path)).left_out["encoder"]
+    assert callable(damage)
+    damage(directory / "model.onnx")
+    assert message in plan_loading(ModelRepository(tmp_path)).left_out["encoder"]
 
 
-def test_truncated_manifest_is_told_with_the_command_that_mends_it(tmp_path: Path) -> None:
+def test_truncated_manifest_is_reported_with_the_export_command(tmp_path: Path) -> None:
     directory = add_model(tmp_path, "encoder")
     (tmp_path / "encoder" / "export.toml").touch()
     export(directory)
@@ -73,18 +73,18 @@ def test_truncated_manifest_is_told_with_the_command_that_mends_it(tmp_path: Pat
     assert plan.left_out["encoder"].endswith("; run: trireme export encoder")
 
 
-def test_python_model_without_model_py_is_left_out_because_its_load_would_hang(tmp_path: Path) -> None:
+def test_python_model_without_model_py_is_skipped_because_its_load_would_hang(tmp_path: Path) -> None:
     add_model(tmp_path, "plain", 'backend: "python"\n')
     assert "model.py is missing" in plan_loading(ModelRepository(tmp_path)).left_out["plain"]
 
 
-def test_missing_warmup_file_is_told(tmp_path: Path) -> None:
+def test_missing_warmup_file_is_reported(tmp_path: Path) -> None:
     warmup = 'model_warmup { name: "w" batch_size: 1 inputs { key: "T" value { input_data_file: "w.T" } } }\n'
     add_model(tmp_path, "encoder", PLAIN + warmup)
     assert "w.T is missing" in plan_loading(ModelRepository(tmp_path)).left_out["encoder"]
 
 
-def test_ensembles_of_ensembles_are_left_out_with_their_step(tmp_path: Path) -> None:
+def test_ensembles_of_an_incomplete_ensemble_are_skipped(tmp_path: Path) -> None:
     add_model(tmp_path, "encoder", 'backend: "python"\n')
     add_model(tmp_path, "inner", ensemble_of(("encoder", 1)))
     add_model(tmp_path, "a_outer", ensemble_of(("inner", -1)))
@@ -93,7 +93,7 @@ def test_ensembles_of_ensembles_are_left_out_with_their_step(tmp_path: Path) -> 
     assert left_out["a_outer"] == "its step inner cannot be loaded"
 
 
-def test_ensemble_pinned_to_a_version_that_is_not_there_is_left_out(tmp_path: Path) -> None:
+def test_ensemble_pinned_to_a_missing_version_is_skipped(tmp_path: Path) -> None:
     add_model(tmp_path, "encoder")
     add_model(tmp_path, "variant", ensemble_of(("encoder", 2)))
     add_model(tmp_path, "other", ensemble_of(("nowhere", 1)))
@@ -103,7 +103,7 @@ def test_ensemble_pinned_to_a_version_that_is_not_there_is_left_out(tmp_path: Pa
     assert plan.left_out["other"] == "its step nowhere is not in the repository"
 
 
-def test_variants_of_a_route_that_are_not_loaded_are_told(tmp_path: Path) -> None:
+def test_variants_of_a_route_that_are_not_loaded_are_listed(tmp_path: Path) -> None:
     directory = add_model(tmp_path, "task", 'backend: "router"\n')
     variants = [
         {"name": f"task_{tier}", "tier": tier, "cost_per_1000": 1, "expected_latency_ms": 1}
@@ -118,7 +118,7 @@ def test_variants_of_a_route_that_are_not_loaded_are_told(tmp_path: Path) -> Non
     assert variants_not_loaded(ModelRepository(tmp_path).model("encoder"), []) == []
 
 
-def test_config_that_does_not_parse_is_broken_and_named_with_its_line(tmp_path: Path) -> None:
+def test_config_that_does_not_parse_is_broken_and_reported_with_its_line(tmp_path: Path) -> None:
     add_model(tmp_path, "encoder", "max_batch_size: 8\ninputs [ ]\n")
     plan = plan_loading(ModelRepository(tmp_path))
     assert plan.models == ()

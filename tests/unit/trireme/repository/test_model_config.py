@@ -1,4 +1,4 @@
-"""config.pbtxt becomes one typed spec, or every place where it is none."""
+"""Parsing of config.pbtxt: a typed config, or all errors with their places."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def problems(data: str | bytes) -> list[tuple[int, int, str, str]]:
     raw = data.encode() if isinstance(data, str) else data
     parsed = parse_model_config(raw, Path("model/config.pbtxt"))
     assert parsed.config is None
-    return [(fault.place.line, fault.place.column, fault.problem, fault.fix) for fault in parsed.problems]
+    return [(found.place.line, found.place.column, found.problem, found.fix) for found in parsed.problems]
 
 
-def test_maps_are_read_as_list_and_as_blocks() -> None:
+def test_maps_are_parsed_from_lists_and_blocks() -> None:
     config = parse(ENSEMBLE)
     assert [(step.model, step.version) for step in config.steps] == [("prep", -1), ("det", -1), ("ocr", 3)]
     assert config.steps[2].inputs == {"a": "t2", "b": "IMG"}
     assert [step.model for step in config.steps if "IMG" in step.inputs.values()] == ["prep", "ocr"]
 
 
-def test_a_config_survives_the_way_through_text() -> None:
+def test_a_config_survives_a_text_round_trip() -> None:
     config = parse(ENSEMBLE)
     assert parse(text_format.MessageToString(config.message)).steps == config.steps
 
@@ -83,7 +83,7 @@ def test_the_backend_is_completed_as_triton_does(text: str, backend: str) -> Non
     assert parse(text).backend == backend
 
 
-def test_the_folder_names_the_model_where_the_file_does_not() -> None:
+def test_the_folder_names_the_model_if_the_file_does_not() -> None:
     assert parse("").name == "model"
     assert parse("name: 'other'").name == "other"
 
@@ -101,7 +101,7 @@ def test_the_version_policy_selects_what_triton_loads(text: str, selected: list[
     assert parse(text).version_policy.selects([10, 1, 2]) == selected
 
 
-def test_a_policy_of_latest_can_ask_for_more_than_there_are() -> None:
+def test_a_latest_policy_may_exceed_the_number_of_versions() -> None:
     assert VersionPolicy(latest=5).selects([2, 1]) == [1, 2]
 
 
@@ -118,7 +118,7 @@ def test_parameters_and_groups_are_plain_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "column", "word", "meant"),
+    ("text", "line", "column", "problem", "fix"),
     [
         ('backend: "x"\ninputs [ { name: "X" } ]', 2, 1, "'inputs'", "'input'"),
         ("outputs [ ]", 1, 1, "'outputs'", "'output'"),
@@ -137,44 +137,44 @@ def test_parameters_and_groups_are_plain_values() -> None:
         ("max_batch_size: many", 1, 17, "many", ""),
         ("max_batch_size: 99999999999", 1, 17, "out of range", ""),
         ('name: "x', 1, 7, "'name'", "quote"),
-        ('name: "x"\nname: "y"', 2, 1, "'name' is given twice", "keep one"),
-        ("version_policy { all { } latest { } }", 1, 26, "'latest'", "keep one"),
+        ('name: "x"\nname: "y"', 2, 1, "'name' is set twice", "remove one"),
+        ("version_policy { all { } latest { } }", 1, 26, "'latest'", "remove one"),
         ('name: "x" }', 1, 11, "'}'", "brackets"),
         ('input { name: "x"', 1, 18, "the end", "brackets"),
-        ("model_metrics { }", 1, 1, "newer than this Triton", "drop"),
+        ("model_metrics { }", 1, 1, "not supported by this Triton version", "remove"),
     ],
 )
-def test_a_fault_tells_place_word_and_mend(text: str, line: int, column: int, word: str, meant: str) -> None:
-    (fault,) = problems(text)
-    assert fault[:2] == (line, column)
-    assert word in fault[2]
-    assert meant in fault[3]
+def test_a_syntax_error_has_place_problem_and_fix(text: str, line: int, column: int, problem: str, fix: str) -> None:
+    (found,) = problems(text)
+    assert found[:2] == (line, column)
+    assert problem in found[2]
+    assert fix in found[3]
 
 
 def test_an_accelerators_parameter_is_a_plain_string() -> None:
-    (fault,) = problems(
+    (found,) = problems(
         'optimization { execution_accelerators { cpu_execution_accelerator [ { name: "x"\n'
         'parameters { key: "a" value: { string_value: "b" } } } ] } }'
     )
-    assert fault[:3] == (2, 30, "'value' takes a plain string, not a block")
+    assert found[:3] == (2, 30, "'value' is a plain string, not a block")
 
 
-def test_two_pairs_in_one_map_are_told_apart() -> None:
-    faults = problems('parameters { key: "a" value { } key: "b" value { } }')
-    assert [fault[:2] for fault in faults] == [(1, 33), (1, 42)]
-    assert all("one block for each key" in fault[3] for fault in faults)
+def test_two_pairs_in_one_map_block_are_errors() -> None:
+    found = problems('parameters { key: "a" value { } key: "b" value { } }')
+    assert [error[:2] for error in found] == [(1, 33), (1, 42)]
+    assert all("one block for each key" in error[3] for error in found)
 
 
-def test_all_faults_are_told_in_one_run() -> None:
-    faults = problems("inputs [ { dim: 1 } ]\noutput [ { data_type: INT8 dim: 3 } ]\nbackends: 'x'")
-    assert [fault[0] for fault in faults] == [1, 2, 2, 3]
+def test_one_run_reports_all_errors() -> None:
+    found = problems("inputs [ { dim: 1 } ]\noutput [ { data_type: INT8 dim: 3 } ]\nbackends: 'x'")
+    assert [error[0] for error in found] == [1, 2, 2, 3]
 
 
-def test_endless_nesting_ends() -> None:
-    assert "blocks in each other" in problems("a { " * 5000)[-1][2]
+def test_nesting_is_limited() -> None:
+    assert "nested blocks" in problems("a { " * 5000)[-1][2]
 
 
-def test_bytes_that_are_no_text_have_a_place() -> None:
+def test_bytes_that_are_not_utf8_have_a_place() -> None:
     assert problems(b'backend: "x"\nname: "\xff"')[0][:3] == (2, 8, "not UTF-8 text")
 
 
@@ -182,7 +182,7 @@ def test_bytes_that_are_no_text_have_a_place() -> None:
     "text",
     ["name: 'a'; max_batch_size: 3,", "input { data_type: 11 }", "response_cache { enable: True }  # why", "input <>"],
 )
-def test_what_protobuf_takes_is_taken(text: str) -> None:
+def test_text_that_protobuf_accepts_is_accepted(text: str) -> None:
     assert text_format.Parse(text, model_config_pb2.ModelConfig()) == parse(text).message
 
 
@@ -195,7 +195,7 @@ def test_a_field_has_a_place() -> None:
     assert config.place("output", 0) == Place(1, 1)
 
 
-def test_loading_raises_the_first_fault_as_one_sentence(tmp_path: Path) -> None:
+def test_loading_raises_the_first_error(tmp_path: Path) -> None:
     path = tmp_path / "config.pbtxt"
     path.write_text("inputs [ ]\noutputs [ ]")
     with pytest.raises(ConfigError, match=r"config\.pbtxt:1:1: unknown field 'inputs'; write 'input'"):

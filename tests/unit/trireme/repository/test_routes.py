@@ -1,4 +1,4 @@
-"""Routes on disk: what ``trireme route check`` finds, and what is explained without a server."""
+"""Routes on disk: ``trireme route check``, and ``trireme route explain`` without a server."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def found(repository: Path) -> RouteFolder:
     return find_route(ModelRepository(repository), "echo")
 
 
-def test_right_route_has_no_problems(repository: Path) -> None:
+def test_valid_route_has_no_problems(repository: Path) -> None:
     _write(repository / "large__canary" / "config.pbtxt", "")
     _write(repository / "echo" / "traffic.json", '{"canary_percent": {"large": 5, "small": 0}}')
     assert check_route(found(repository)) == []
 
 
-def test_unknown_task_lists_those_there_are(repository: Path) -> None:
+def test_unknown_task_lists_the_existing_ones(repository: Path) -> None:
     with pytest.raises(NotFoundError, match="no task named 'ech'; available: echo"):
         find_route(ModelRepository(repository), "ech")
 
 
-def test_route_without_a_version_is_refused(repository: Path) -> None:
+def test_route_without_a_version_is_rejected(repository: Path) -> None:
     (repository / "echo" / "1" / "route.json").unlink()
     (repository / "echo" / "1").rmdir()
     with pytest.raises(ConfigError, match="has no version"):
@@ -89,7 +89,7 @@ def test_route_without_a_version_is_refused(repository: Path) -> None:
                     for name, tier in [("medium", "economy"), ("small", "standard"), ("large", "premium")]
                 ]
             },
-            "variants[0].tier: is 'economy'; medium says that it is 'standard'",
+            "variants[0].tier: is 'economy', but medium has 'standard'; change one of them",
         ),
         (
             {
@@ -101,11 +101,11 @@ def test_route_without_a_version_is_refused(repository: Path) -> None:
                     "threshold": 0.9,
                 }
             },
-            "cascade.confidence_output: is 'SCORES'; small has PROBABILITIES",
+            "cascade.confidence_output: small has no output 'SCORES'; available: PROBABILITIES",
         ),
     ],
 )
-def test_wrong_rules_are_found_with_file_and_key(repository: Path, changes: dict[str, Any], problem: str) -> None:
+def test_invalid_rules_are_reported_with_file_and_key(repository: Path, changes: dict[str, Any], problem: str) -> None:
     write_rules(repository, **changes)
     problems = check_route(found(repository))
     assert problem in problems[0]
@@ -116,11 +116,14 @@ def test_wrong_rules_are_found_with_file_and_key(repository: Path, changes: dict
     ("text", "problem"),
     [
         ("{", "not JSON"),
-        ('{"canary_percent": {"huge": 5}}', "canary_percent.huge: is no variant of the route"),
-        ('{"canary_percent": {"large": 5}}', "canary_percent.large: there is no model 'large__canary'"),
+        (
+            '{"canary_percent": {"huge": 5}}',
+            "canary_percent.huge: not a variant of the route; available: small, medium, large",
+        ),
+        ('{"canary_percent": {"large": 5}}', "canary_percent.large: model 'large__canary' does not exist"),
     ],
 )
-def test_wrong_traffic_is_found_with_file_and_key(repository: Path, text: str, problem: str) -> None:
+def test_invalid_traffic_is_reported_with_file_and_key(repository: Path, text: str, problem: str) -> None:
     _write(repository / "echo" / "traffic.json", text)
     (only,) = check_route(found(repository))
     assert only.startswith(str(repository / "echo" / "traffic.json"))
@@ -128,9 +131,16 @@ def test_wrong_traffic_is_found_with_file_and_key(repository: Path, text: str, p
 
 
 def test_explanation_without_a_server_uses_rules_pins_and_manifests(repository: Path) -> None:
-    told = explain_offline(found(repository), {"tier": "premium", "max_latency_ms": "25"})
-    assert (told.live, told.variant, told.version, told.reason["reason"]) == (False, "medium", "2", "moved_down")
-    assert {one["variant"]: (one["verdict"], one["quality"], one["predicted_p95_ms"]) for one in told.considered} == {
+    explanation = explain_offline(found(repository), {"tier": "premium", "max_latency_ms": "25"})
+    assert (explanation.live, explanation.variant, explanation.version, explanation.reason["reason"]) == (
+        False,
+        "medium",
+        "2",
+        "moved_down",
+    )
+    assert {
+        one["variant"]: (one["verdict"], one["quality"], one["predicted_p95_ms"]) for one in explanation.considered
+    } == {
         "small": ("less_preferred", 0.7, 10.0),
         "medium": ("chosen", 0.8, 20.0),
         "large": ("too_slow", 0.9, 30.0),
@@ -144,17 +154,17 @@ def test_explanation_follows_a_sticky_key_to_the_canary(repository: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("parameters", "sentence"),
+    ("parameters", "message"),
     [
         ({"tier": "gold"}, "parameter tier is 'gold'"),
         ({"colour": "red"}, "parameter colour"),
         ({"min_quality": "1"}, "keeps the limits"),
     ],
 )
-def test_wrong_request_is_explained_by_its_error(
-    repository: Path, parameters: dict[str, str | int | float | bool], sentence: str
+def test_explanation_rejects_invalid_parameters(
+    repository: Path, parameters: dict[str, str | int | float | bool], message: str
 ) -> None:
-    with pytest.raises(TriremeError, match=sentence):
+    with pytest.raises(TriremeError, match=message):
         explain_offline(found(repository), parameters)
 
 
@@ -168,14 +178,14 @@ def test_command_prints_the_decision_and_its_numbers(repository: Path, monkeypat
     assert json.loads(as_json.output)["variant"] == "medium"
 
 
-def test_command_refuses_a_parameter_without_value(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_rejects_a_parameter_without_a_value(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIREME_REPOSITORY_DIR", str(repository))
     result = CliRunner().invoke(route_command, ["explain", "--task", "echo", "--param", "tier"])
     assert result.exit_code == 2
     assert "NAME=VALUE" in result.output
 
 
-def test_check_fails_when_something_is_wrong(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_fails_on_an_invalid_route(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIREME_REPOSITORY_DIR", str(repository))
     assert CliRunner().invoke(route_command, ["check"], standalone_mode=False).return_value == 0
     write_rules(repository, colour="red")

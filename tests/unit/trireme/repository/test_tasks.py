@@ -12,11 +12,11 @@ from trireme_client.tasks import route_parameters
 
 
 def add(repository: Path, name: str, head: str, **parameters: str) -> None:
-    told = "".join(
+    lines = "".join(
         f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n' for key, value in parameters.items()
     )
     (repository / name).mkdir()
-    (repository / name / "config.pbtxt").write_text(f"{head}\n{told}")
+    (repository / name / "config.pbtxt").write_text(f"{head}\n{lines}")
 
 
 @pytest.fixture
@@ -28,25 +28,25 @@ def repository(tmp_path: Path) -> ModelRepository:
     return ModelRepository(tmp_path)
 
 
-def test_variants_are_found_by_parameters_from_cheap_to_dear_without_canaries(repository: ModelRepository) -> None:
+def test_variants_are_found_by_parameters_from_the_cheapest_without_canaries(repository: ModelRepository) -> None:
     (task,) = find_tasks(repository)
     assert [variant.model for variant in task.variants] == [f"sentiment_{tier}" for tier in TIERS]
 
 
-def test_task_is_found_by_its_name_and_by_that_of_its_variants(repository: ModelRepository) -> None:
+def test_task_is_found_by_its_name_and_its_variant_family(repository: ModelRepository) -> None:
     tasks = find_tasks(repository)
     assert find_task(tasks, "sentiment") is find_task(tasks, "text_classification") is tasks[0]
     assert find_task(tasks, "sentiment_premium") is None
 
 
-def test_tier_chooses_the_variant_and_an_unknown_one_names_the_known(repository: ModelRepository) -> None:
+def test_tier_chooses_the_variant_and_an_unknown_tier_lists_the_known_ones(repository: ModelRepository) -> None:
     (task,) = find_tasks(repository)
     assert (task.model(None), task.model("premium")) == ("sentiment_standard", "sentiment_premium")
     with pytest.raises(NotFoundError, match="available: economy, premium, standard"):
         task.model("auto")
 
 
-def test_router_of_the_tasks_name_takes_precedence(repository: ModelRepository) -> None:
+def test_router_named_like_the_task_takes_precedence(repository: ModelRepository) -> None:
     add(repository.path, "text_classification", 'backend: "router"', task="text_classification")
     (task,) = find_tasks(repository)
     assert (task.model(None), task.model("premium")) == ("text_classification", "text_classification")
