@@ -20,8 +20,8 @@ def plan_options(command: _Command) -> _Command:
 
 
 def history_options(command: _Command) -> _Command:
-    command = click.option("--actor", help="Who, for the history.  [default: the current user]")(command)
-    return click.option("--note", default="", help="Why, for the history.")(command)
+    command = click.option("--actor", help="Name recorded in the history.  [default: the current user]")(command)
+    return click.option("--note", default="", help="Reason, recorded in the history.")(command)
 
 
 def progress(as_json: bool) -> Callable[[str], None]:

@@ -51,7 +51,7 @@ from trireme.structured_log import JsonFormatter
     "--server-pid-file",
     type=click.Path(path_type=Path, dir_okay=False),
     show_envvar=True,
-    help="File with the server's process id, if visible from here. Dead stubs are then detected at once.",
+    help="File with the server's process id, if the agent can see its processes. Dead stubs are then detected at once.",
 )
 def agent(
     replica: str,

@@ -18,7 +18,7 @@ from trireme.settings import Settings
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--interval-seconds", default=2.0, show_default=True, help="Seconds between scans.")
 @click.option("--once", is_flag=True, help="Scan twice, publish what is complete, and exit.")
-@click.option("--actor", help="Who, for the history.  [default: the current user]")
+@click.option("--actor", help="Name recorded in the history.  [default: the current user]")
 def watch(directory: Path, interval_seconds: float, once: bool, actor: str | None) -> int:
     """Publish each DIRECTORY/<model>/ as a new version of that model.
 
