@@ -154,7 +154,7 @@ def test_every_metric_of_rules_and_dashboards_is_told_by_the_real_stack(watched:
 def test_the_overview_shows_the_stack_and_every_other_panel_can_be_drawn(watched: Watched) -> None:
     # Rates need two looks, and the rules a third.
     wait_until(lambda: bool(watched.query("front:error_budget:remaining_7d > 0.99")), "rules were evaluated")
-    wait_until(lambda: bool(watched.query("task:trireme_router_latency_ms:p99_1m > 0")), "latencies were")
+    wait_until(lambda: bool(watched.query("task:trireme_router_latency_seconds:p99_1m > 0")), "latencies were")
     places = {found.place for found in panel_expressions()}
     empty = places - {found.place for found in panel_expressions() if watched.query(found.text)}
     assert {place for place in empty if place.startswith("Trireme overview:")} == {"Trireme overview: Alerts"}

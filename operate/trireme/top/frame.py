@@ -143,7 +143,7 @@ def _replica_row(replica: ReplicaState, window: MetricsWindow, steps: Mapping[st
         faults / seconds,
         sum(window.after.sums("trireme_router_waiting_rows").values())
         + sum(window.after.sums("nv_inference_pending_request_count").values()),
-        _latency([window], "trireme_router_latency_ms"),
+        _latency([window], "trireme_router_latency_seconds"),
     )
 
 
@@ -161,7 +161,7 @@ def _variant_rows(windows: Iterable[MetricsWindow]) -> list[ModelRow]:
     for (task, variant, version), count in sorted(answers.items()):
         failed = calls.get((task, variant), 0.0) - well.get((task, variant), 0.0)
         share = count / of_task[task] if of_task[task] else None
-        latency = _latency(windows, "trireme_router_latency_ms", task=task, variant=variant)
+        latency = _latency(windows, "trireme_router_latency_seconds", task=task, variant=variant)
         waiting = queued.get((task, variant), 0.0)
         rows.append(ModelRow(task, variant, version, share, count / seconds, failed / seconds, waiting, latency))
     return rows
@@ -217,8 +217,8 @@ def _language_rows(windows: Iterable[MetricsWindow]) -> list[LanguageRow]:
         LanguageRow(
             model,
             tokens.get((model,), 0.0) / _seconds(windows),
-            _latency(windows, "trireme_generation_time_to_first_token_ms", model=model),
-            _latency(windows, "trireme_generation_inter_token_ms", model=model),
+            _latency(windows, "trireme_generation_time_to_first_token_seconds", model=model),
+            _latency(windows, "trireme_generation_inter_token_seconds", model=model),
             running[(model,)],
             waiting.get((model,), 0.0),
             cache.get((model,), 0.0) / max(len(windows), 1),
@@ -250,7 +250,9 @@ def _now(windows: Sequence[MetricsWindow], name: str, *labels: str) -> dict[tupl
 
 
 def _latency(windows: Sequence[MetricsWindow], histogram: str, **equal: str) -> Latency:
-    buckets = {float(le): count for (le,), count in _added(windows, f"{histogram}_bucket", "le", **equal).items()}
+    buckets = {
+        float(le) * 1000: count for (le,), count in _added(windows, f"{histogram}_bucket", "le", **equal).items()
+    }
     return Latency(quantile(0.5, buckets), quantile(0.95, buckets))
 
 

@@ -197,7 +197,7 @@ def test_metrics_tell_requests_latencies_and_predictions(echo: Echo) -> None:
         echo.ask("x", tier="economy")
     _eventually(lambda: _metric(echo, "trireme_router_requests_total", labels) >= before + 5)
     small = 'task="echo",variant="small"'
-    assert _metric(echo, "trireme_router_latency_ms_count", small) >= 5
+    assert _metric(echo, "trireme_router_latency_seconds_count", small) >= 5
     assert _metric(echo, "trireme_router_predictions_kept_total", small) > 0
     assert _metric(echo, "trireme_router_predictions_kept_total", small) <= _metric(
         echo, "trireme_router_predictions_total", small

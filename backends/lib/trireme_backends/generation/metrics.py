@@ -11,8 +11,8 @@ from trireme_backends.generation.engine import Chunk, EngineState
 from trireme_backends.generation.errors import GenerationError
 from trireme_backends.metrics import MetricWriter, drain
 
-_FIRST_TOKEN_BUCKETS_MS = [10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0]
-_INTER_TOKEN_BUCKETS_MS = [2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 200.0, 500.0, 1000.0]
+_FIRST_TOKEN_BUCKETS_SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
+_INTER_TOKEN_BUCKETS_SECONDS = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0]
 
 _REQUESTS = "trireme_generation_requests_total"
 _INPUT_TOKENS = "trireme_generation_input_tokens_total"
@@ -24,11 +24,11 @@ _COUNTERS = {
     _OUTPUT_TOKENS: "Tokens generated",
     _STEPS: "Steps that the engine computed: a cached prefix or accepted speculation takes fewer",
 }
-_FIRST_TOKEN = "trireme_generation_time_to_first_token_ms"
-_INTER_TOKEN = "trireme_generation_inter_token_ms"
+_FIRST_TOKEN = "trireme_generation_time_to_first_token_seconds"
+_INTER_TOKEN = "trireme_generation_inter_token_seconds"
 _HISTOGRAMS = {
-    _FIRST_TOKEN: ("Time from the arrival of a request to its first token in milliseconds", _FIRST_TOKEN_BUCKETS_MS),
-    _INTER_TOKEN: ("Time between consecutive tokens of a request in milliseconds", _INTER_TOKEN_BUCKETS_MS),
+    _FIRST_TOKEN: ("Time from the arrival of a request to its first token in seconds", _FIRST_TOKEN_BUCKETS_SECONDS),
+    _INTER_TOKEN: ("Time between consecutive tokens of a request in seconds", _INTER_TOKEN_BUCKETS_SECONDS),
 }
 _RUNNING = "trireme_generation_running"
 _WAITING = "trireme_generation_waiting"
@@ -88,11 +88,11 @@ class GenerationMetrics:
             before = self._last_tokens.get(id(request))
             if before is None:
                 arrived = self._arrivals.get(id(request), now)
-                self._latencies.append((_FIRST_TOKEN, (now - arrived) * 1000, 1))
+                self._latencies.append((_FIRST_TOKEN, now - arrived, 1))
             else:
                 # Tokens that speculation brings at once share the time.
                 count = chunk.num_output_tokens
-                self._latencies.append((_INTER_TOKEN, (now - before) * 1000 / count, count))
+                self._latencies.append((_INTER_TOKEN, (now - before) / count, count))
             self._last_tokens[id(request)] = now
             self._counts.append((_OUTPUT_TOKENS, chunk.num_output_tokens, {}))
         if chunk.finish_reason is not None:
@@ -113,9 +113,9 @@ class GenerationMetrics:
     def _collect(self) -> None:
         for name, amount, labels in drain(self._counts):
             self._writer.count(name, amount, **labels)
-        for name, latency_ms, times in drain(self._latencies):
+        for name, latency_s, times in drain(self._latencies):
             for _ in range(times):
-                self._writer.observe(name, latency_ms)
+                self._writer.observe(name, latency_s)
         if self._state != self._sent_state:
             self._sent_state = self._state
             self._write_state()

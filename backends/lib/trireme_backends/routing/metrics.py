@@ -22,8 +22,8 @@ _CALLED_ROWS = "trireme_router_called_rows_total"
 _COST = "trireme_router_cost_total"
 _PREDICTIONS = "trireme_router_predictions_total"
 _KEPT = "trireme_router_predictions_kept_total"
-_PREDICTED_MS = "trireme_router_predicted_ms_total"
-_SEEN_MS = "trireme_router_seen_ms_total"
+_PREDICTED = "trireme_router_predicted_seconds_total"
+_OBSERVED = "trireme_router_observed_seconds_total"
 _TRAFFIC_ERRORS = "trireme_router_traffic_errors_total"
 _COUNTERS = {
     _REQUESTS: "Requests by the variant that answered, and why; refused ones have no variant",
@@ -32,8 +32,8 @@ _COUNTERS = {
     _COST: "Price of the rows in the calls of variants, by the route's cost_per_1000",
     _PREDICTIONS: "Answers of a variant that were predicted",
     _KEPT: "Answers within their predicted p95: 95 % where it is right",
-    _PREDICTED_MS: "Sum of the predicted p95, milliseconds",
-    _SEEN_MS: "Sum of the observed latencies of predicted answers, milliseconds",
+    _PREDICTED: "Sum of the predicted p95 in seconds",
+    _OBSERVED: "Sum of the observed latencies of predicted answers in seconds",
     _TRAFFIC_ERRORS: "Times that traffic.json was invalid; the last valid one stays in effect",
 }
 _WAITING = "trireme_router_waiting_rows"
@@ -42,11 +42,11 @@ _GAUGES = {
     _WAITING: "Rows that wait in the router for a call of the variant",
     _BREAKER: "Circuit breaker of a variant: 0 closed, 1 half open, 2 open",
 }
-_LATENCY = "trireme_router_latency_ms"
+_LATENCY = "trireme_router_latency_seconds"
 _HISTOGRAMS = {
     _LATENCY: (
-        "Time from a request's arrival at the router to its answer, milliseconds",
-        [2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0],
+        "Time from a request's arrival at the router to its answer in seconds",
+        [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0],
     ),
 }
 
@@ -101,7 +101,7 @@ class RouterMetrics:
         for route, seen_ms, request_id in drain(self._replies):
             reason = route.reason.value
             count(_REQUESTS, variant=route.variant, version=route.version, outcome="answered", reason=reason)
-            self._writer.observe(_LATENCY, seen_ms, variant=route.variant)
+            self._writer.observe(_LATENCY, seen_ms / 1000, variant=route.variant)
             if route.reason is Reason.FALLBACK:
                 self._log(route.reason_json, request_id, variant=route.variant, version=route.version)
         for error, request_id in drain(self._refusals):
@@ -117,8 +117,8 @@ class RouterMetrics:
         for variant, p95_ms, seen_ms in drain(self._predictions):
             count(_PREDICTIONS, variant=variant)
             count(_KEPT, seen_ms <= p95_ms, variant=variant)
-            count(_PREDICTED_MS, p95_ms, variant=variant)
-            count(_SEEN_MS, seen_ms, variant=variant)
+            count(_PREDICTED, p95_ms / 1000, variant=variant)
+            count(_OBSERVED, seen_ms / 1000, variant=variant)
         # Present from the start, so that an alert on its increase can work.
         count(_TRAFFIC_ERRORS, 0)
         for message in drain(self._traffic_errors):

@@ -34,8 +34,8 @@ def page(*, stable: int, canary: int, failed: int = 0, direct: int = 0, waiting:
             'trireme_router_traffic_errors_total{task="t"} 0',
             f'trireme_router_waiting_rows{{task="t",variant="v"}} {waiting}',
             *(
-                f'trireme_router_latency_ms_bucket{{task="t",variant="v",le="{le}"}} {count}'
-                for le, count in (("10.0", stable * 0.9), ("20.0", stable), ("+Inf", stable))
+                f'trireme_router_latency_seconds_bucket{{task="t",variant="v",le="{le}"}} {count}'
+                for le, count in (("0.01", stable * 0.9), ("0.02", stable), ("+Inf", stable))
             ),
             "# TYPE nv_inference_request_success counter",
             f'nv_inference_request_success{{model="t",version="1"}} {stable + canary}',
