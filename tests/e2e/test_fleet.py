@@ -162,7 +162,7 @@ def test_a_replica_that_cannot_be_added_is_told_and_the_others_serve(serve: Serv
     finally:
         model.write_text(whole)
     assert done.returncode == 1
-    assert "3 replicas were asked for" in done.stderr
+    assert "3 replicas requested" in done.stderr
     assert "no_such_library" in serve.output()
     assert serve.ask(b"still here") == b"still here"
     assert sorted(replicas(serve)) == ["r0", "r1"]

@@ -69,7 +69,7 @@ class TlsFiles:
 def tls_options(command: Command) -> Command:
     """Add the options ``tls_certificate``, ``tls_key`` and ``tls_client_ca``, each a path or None."""
     for option in (
-        click.option("--tls-client-ca", type=_FILE, help="PEM file; callers must present a certificate that this CA signed."),
+        click.option("--tls-client-ca", type=_FILE, help="PEM file; callers need a certificate signed by this CA."),
         click.option("--tls-key", type=_FILE, help="PEM file of the certificate's private key, without a password."),
         click.option("--tls-certificate", type=_FILE, help="PEM file of the server certificate; callers must use TLS."),
     ):
