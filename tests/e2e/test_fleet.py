@@ -56,7 +56,7 @@ def test_replicas_are_spread_over_the_zones(serve: Serve) -> None:
 def test_a_replica_that_is_ready_stays_so(serve: Serve) -> None:
     time.sleep(3)
     logs = list(serve.state_dir.glob("**/agent.log"))
-    assert [log.read_text().count("ready, was starting") for log in logs] == [1, 1]
+    assert [log.read_text().count("starting -> ready") for log in logs] == [1, 1]
 
 
 def test_each_replica_is_asked(serve: Serve) -> None:

@@ -185,7 +185,7 @@ def test_a_route_is_served_without_a_variant_that_is_left_out(tmp_path: Path) ->
         assert "skipped: small_worker:" in served.output()
         assert "skipped: small:" in served.output()
         log = served.state_dir / "run" / "replicas" / "r0" / "agent.log"
-        assert "golden samples of echo are not asked: it lacks small" in log.read_text()
+        assert "golden samples of echo are skipped: not loaded: small" in log.read_text()
         assert served.ask(b"standard") == b"medium:standard"
         status = json.loads(served.verb("status", "--json").stdout)
         assert {model["name"]: model["ready"] for model in status["replicas"][0]["models"]}["echo"]
