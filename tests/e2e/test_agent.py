@@ -154,7 +154,7 @@ def test_a_model_whose_process_died_is_loaded_anew(sidecar: Sidecar) -> None:
     wait_until(lambda: sidecar.report()["heals"] == heals + 1, "it was healed")
     sidecar.wait_for("ready")
     # It was the only model.
-    assert '"unready, was ready no model is ready"' in sidecar.log()
+    assert '"ready -> unready; fault: no model is ready"' in sidecar.log()
     assert 'trireme_agent_heals_total{model="echo",reason=' in sidecar.get("/metrics")[1]
     assert sidecar.server.is_alive()
 

@@ -22,8 +22,8 @@ from tests.e2e.serving import MODELS, wait_until
 HEALTH = HealthPolicy(
     probe_deadline_seconds=2.0,
     silent_stream_seconds=4.0,
-    first_pause_seconds=0.2,
-    most_pause_seconds=0.5,
+    first_backoff_seconds=0.2,
+    max_backoff_seconds=0.5,
     notice_seconds=0.0,
 )
 
@@ -143,7 +143,7 @@ def test_a_language_model_that_hangs_is_loaded_again(watched: Watched) -> None:
     watched.behave("")
     watched.wait_for(lambda report: not report.out, "it was healed")
     assert watched.report.heals > heals
-    assert "model writer answered nothing" in watched.report.last_heal
+    assert "model writer did not respond" in watched.report.last_heal
     assert set(watched.states) == {AgentState.READY}
 
 

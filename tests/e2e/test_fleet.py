@@ -56,7 +56,7 @@ def test_replicas_are_spread_over_the_zones(serve: Serve) -> None:
 def test_a_replica_that_is_ready_stays_so(serve: Serve) -> None:
     time.sleep(3)
     logs = list(serve.state_dir.glob("**/agent.log"))
-    assert [log.read_text().count("ready, was starting") for log in logs] == [1, 1]
+    assert [log.read_text().count("starting -> ready") for log in logs] == [1, 1]
 
 
 def test_each_replica_is_asked(serve: Serve) -> None:
@@ -162,7 +162,7 @@ def test_a_replica_that_cannot_be_added_is_told_and_the_others_serve(serve: Serv
     finally:
         model.write_text(whole)
     assert done.returncode == 1
-    assert "3 replicas were asked for" in done.stderr
+    assert "3 replicas requested" in done.stderr
     assert "no_such_library" in serve.output()
     assert serve.ask(b"still here") == b"still here"
     assert sorted(replicas(serve)) == ["r0", "r1"]

@@ -203,7 +203,7 @@ def test_top_prints_one_frame_for_pipes(watched: Watched) -> None:
         r"embedding_premium +1 +3\d\.\d%",
     ):
         assert re.search(row, result.stdout), result.stdout
-    assert re.search(r"asked without a router\s+embedding_economy +1 +\d+\.\d", result.stdout), result.stdout
+    assert re.search(r"without a router\s+embedding_economy +1 +\d+\.\d", result.stdout), result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
@@ -279,6 +279,6 @@ def test_the_end_of_prometheus_is_told_and_touches_no_request(watched: Watched) 
     for process in psutil.process_iter(["cmdline"]):
         if flag in (process.info["cmdline"] or ()):
             process.kill()
-    wait_until(lambda: "prometheus ended" in (run / "serve.log").read_text(), "its end was logged")
+    wait_until(lambda: "prometheus exited" in (run / "serve.log").read_text(), "its end was logged")
     with TriremeClient(f"127.0.0.1:{watched.grpc_port}") as client:
         assert client.infer("embedding_economy", TEXT).model == "embedding_economy"

@@ -124,7 +124,7 @@ ABC = struct.pack("<I", 3) + b"abc"
 # By name: the body, or body and headers; and what the answer names.
 WRONG: dict[str, tuple[Any, str]] = {
     "not JSON": (b"hello", "JSON"),
-    "nothing": (b"", "the body: it is empty"),
+    "nothing": (b"", "body: it is empty"),
     "a list": ([], "inputs"),
     "cut off": (of(good())[:-3], "JSON"),
     "more behind it": (of(good()) + b"}}", "JSON"),

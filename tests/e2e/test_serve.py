@@ -105,7 +105,7 @@ def test_second_serve_refuses_and_names_the_first(serve: Serve) -> None:
     assert serve.process is not None
     done = serve.run_to_its_end()
     assert done.returncode == 1
-    assert f"runs already, pid {serve.process.pid}" in done.stderr
+    assert f"is already running, pid {serve.process.pid}" in done.stderr
 
 
 def test_stub_killed_is_replaced(serve: Serve) -> None:
@@ -182,10 +182,10 @@ def test_a_route_is_served_without_a_variant_that_is_left_out(tmp_path: Path) ->
     served = Serve(tmp_path, models)
     try:
         served.start()
-        assert "left out: small_worker:" in served.output()
-        assert "left out: small:" in served.output()
+        assert "skipped: small_worker:" in served.output()
+        assert "skipped: small:" in served.output()
         log = served.state_dir / "run" / "replicas" / "r0" / "agent.log"
-        assert "golden samples of echo are not asked: it lacks small" in log.read_text()
+        assert "golden samples of echo are skipped: not loaded: small" in log.read_text()
         assert served.ask(b"standard") == b"medium:standard"
         status = json.loads(served.verb("status", "--json").stdout)
         assert {model["name"]: model["ready"] for model in status["replicas"][0]["models"]}["echo"]
@@ -210,7 +210,7 @@ def test_what_is_left_out_is_told_before_the_start_fails(fresh: Serve) -> None:
     (fresh.repository / "echo" / "1" / "model.py").write_text("import no_such_library\n")
     done = fresh.run_to_its_end()
     assert done.returncode == 1
-    assert "left out: unexported:" in done.stderr
+    assert "skipped: unexported:" in done.stderr
 
 
 def test_one_port_for_two_options_is_wrong_usage(fresh: Serve) -> None:

@@ -93,15 +93,15 @@ def test_the_other_commands_need_no_certificate(serve: Serve) -> None:
     [
         (["--host=0.0.0.0"], 2, "add --tls-certificate"),
         (["--host=everywhere"], 2, "must be an IP address"),
-        (["--tls-certificate={}/server.pem"], 2, "go together"),
+        (["--tls-certificate={}/server.pem"], 2, "must be given together"),
         (["--tls-certificate={}/nothing.pem", "--tls-key={}/server.key"], 1, "nothing.pem: cannot be read"),
-        (["--tls-certificate={}/server.pem", "--tls-key={}/client.key"], 1, "no PEM certificate with its own key"),
-        (["--tls-certificate={}/names", "--tls-key={}/server.key"], 1, "no PEM certificate with its own key"),
+        (["--tls-certificate={}/server.pem", "--tls-key={}/client.key"], 1, "not a PEM certificate with its private key"),
+        (["--tls-certificate={}/names", "--tls-key={}/server.key"], 1, "not a PEM certificate with its private key"),
         (["--tls-certificate={}/server.pem", "--tls-key={}/locked.key"], 1, "without a password"),
         (
             ["--tls-certificate={}/server.pem", "--tls-key={}/server.key", "--tls-client-ca={}/names"],
             1,
-            "no PEM certificate of an authority",
+            "contains no PEM certificate of a CA",
         ),
     ],
 )

@@ -1,5 +1,5 @@
-"""The readiness agent: one process beside each tritonserver that says whether it may get requests, and heals it.
+"""The readiness agent: a process beside each tritonserver that reports its readiness and heals its models.
 
-``watch`` looks at the server and keeps the ``report``; ``app`` tells it over HTTP; ``process`` is an agent as seen by
-the one who started it.
+``watch`` checks the server and maintains the report, ``app`` serves it over HTTP, ``process`` starts an agent and
+reads its report.
 """

@@ -1,4 +1,4 @@
-"""The agent's HTTP: ``/livez``, ``/readyz``, ``/metrics``, ``POST /drain``."""
+"""The agent's HTTP endpoints: ``/livez``, ``/readyz``, ``/metrics``, ``POST /drain``."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DrainPolicy:
-    """How an agent leaves.
+    """How an agent shuts down.
 
     Attributes:
-        notice_seconds: red before anything else, so that every proxy has seen it.
-        deadline_seconds: for requests in flight after that.
+        notice_seconds: time for proxies to detect that the replica is not ready.
+        deadline_seconds: for requests in flight afterwards.
     """
 
     notice_seconds: float = 2.5
@@ -35,11 +35,11 @@ class DrainPolicy:
 
 
 def make_app(watch: AgentWatch, metrics: AgentMetrics) -> FastAPI:
-    """``/readyz`` is 200 in READY alone, ``/livez`` 503 in DEAD alone; both tell the report as JSON."""
+    """``/readyz`` is 200 only in READY, ``/livez`` is 503 only in DEAD; both return the report as JSON."""
     app = FastAPI(openapi_url=None)
 
-    def response(well: bool, report: AgentReport) -> JSONResponse:
-        return JSONResponse(asdict(report), 200 if well else 503)
+    def response(is_ok: bool, report: AgentReport) -> JSONResponse:
+        return JSONResponse(asdict(report), 200 if is_ok else 503)
 
     @app.get("/livez")
     async def livez() -> JSONResponse:
@@ -64,7 +64,7 @@ def make_app(watch: AgentWatch, metrics: AgentMetrics) -> FastAPI:
 
 
 class AgentServer(uvicorn.Server):
-    """uvicorn, but that SIGTERM makes the replica red first, and ends the agent when its requests are answered."""
+    """A uvicorn server that reacts to SIGTERM by draining: not ready first, exit when requests in flight are done."""
 
     def __init__(
         self, app: FastAPI, watch: AgentWatch, host: str, port: int, metrics_address: str, policy: DrainPolicy
@@ -76,9 +76,9 @@ class AgentServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         del sig, frame
-        threading.Thread(target=self._leave, daemon=True).start()
+        threading.Thread(target=self._drain_and_exit, daemon=True).start()
 
-    def _leave(self) -> None:
+    def _drain_and_exit(self) -> None:
         self._watch.drain()
         time.sleep(self._policy.notice_seconds)
         if not wait_until_quiet(self._metrics_address, self._policy.deadline_seconds):

@@ -1,4 +1,4 @@
-"""Has a server load a model again whose process is gone or hangs."""
+"""Reloads models whose process died or hangs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from trireme.repository.model_config import load_model_config
 
 @dataclass(frozen=True, slots=True)
 class Healer:
-    """Example:
-    >>> failure = Healer(client, repository, 180.0, 2.5).load_again("encoder", gives_notice=False)
+    """Reloads models of one server.
+
+    Example:
+        >>> failure = Healer(client, repository, 180.0, 2.5).reload("encoder", gives_notice=False)
 
     Attributes:
         load_deadline_seconds: for a model to load.
-        notice_seconds: what a load balancer needs to see that the replica is not ready.
+        notice_seconds: time for a load balancer to detect that the replica is not ready.
     """
 
     client: OperatorClient
@@ -29,19 +31,22 @@ class Healer:
     load_deadline_seconds: float
     notice_seconds: float
 
-    def load_again(self, model: str, *, gives_notice: bool) -> str:
-        """Load a model beside its broken instance, whose other instances go on answering; why it failed, or empty.
+    def reload(self, model: str, *, gives_notice: bool) -> str:
+        """Reload a model; its healthy instances keep serving meanwhile. Returns why it failed, or "".
+
+        Args:
+            gives_notice: wait ``notice_seconds`` before unloading the model, if that is necessary.
 
         Raises:
-            UnreachableError: the server has ended.
+            UnreachableError: the server exited.
         """
         try:
             folder = self.repository.model(model)
             if part := missing_part(folder, load_model_config(folder.config_path)):
-                # What is left of the model is better than nothing.
+                # The remaining instances of the model are better than nothing.
                 return f"{part}; restore it"
             if not _touch(folder):
-                # The files are not ours to touch, in a container: the model goes, for a moment.
+                # The files are read-only, as in a container: the model must be unloaded for a moment.
                 if gives_notice:
                     time.sleep(self.notice_seconds)
                 self.client.unload(model, self.load_deadline_seconds)
@@ -54,7 +59,7 @@ class Healer:
 
 
 def _touch(folder: ModelFolder) -> bool:
-    """Triton reloads the versions whose files look changed; the time of the directory is enough for that."""
+    """Triton reloads versions whose files changed; the modification time of the directory is sufficient."""
     try:
         for version in folder.versions():
             os.utime(folder.version_dir(version))

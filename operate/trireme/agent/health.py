@@ -1,4 +1,4 @@
-"""Watches the models of one running server with real inferences, and heals what Triton does not."""
+"""Checks the models of a running server with real inferences, and heals what Triton does not."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from trireme.repository.golden import GoldenSample
 
 _LOG = logging.getLogger(__name__)
 
-# Stopped stubs are known by the first look, ended by the second, and dead at the third.
+# Stopped stubs are detected by the first check, killed by the second, and reported as dead by the third.
 _CHECKS_UNTIL_ENDED = 3
 _CHECK_SECONDS = 0.1
-# What requests get when a stub is gone; a stub is called <model>_<instance group>_<instance>.
+# The error of requests to a dead stub; a stub is named <model>_<instance group>_<instance>.
 _UNHEALTHY = re.compile(r"Stub process '(?P<model>.+?)(?:_\d+_\d+)?' is not healthy")
 
 
 @dataclass(frozen=True, slots=True)
 class HealthPolicy:
-    """How long to wait.
+    """Deadlines and backoffs.
 
     Attributes:
-        probe_deadline_seconds: for the answer to one golden sample.
-        silent_seconds: a model that answers nobody for so long hangs.
-        silent_stream_seconds: the same of a decoupled model: engines pause while they take in long prompts of others.
+        probe_deadline_seconds: for the response to one golden sample.
+        silent_seconds: a model that responds to no request for this long hangs.
+        silent_stream_seconds: the same for a decoupled model; engines pause during the prefill of other long prompts.
         proof_deadline_seconds: for each golden sample of a model that was just loaded.
         load_deadline_seconds: for models to load.
-        live_deadline_seconds: for the server's word that it lives, when a model was silent.
-        first_pause_seconds, most_pause_seconds: between two tries to heal a model; doubles with each that fails.
-        notice_seconds: what a load balancer needs to see that the replica is not ready.
+        live_deadline_seconds: for the liveness of the server, when a model did not respond.
+        first_backoff_seconds, max_backoff_seconds: between attempts to heal a model; doubles with each failure.
+        notice_seconds: time for a load balancer to detect that the replica is not ready.
     """
 
     probe_deadline_seconds: float = 5.0
@@ -50,13 +50,13 @@ class HealthPolicy:
     proof_deadline_seconds: float = 30.0
     load_deadline_seconds: float = 180.0
     live_deadline_seconds: float = 2.0
-    first_pause_seconds: float = 5.0
-    most_pause_seconds: float = 300.0
+    first_backoff_seconds: float = 5.0
+    max_backoff_seconds: float = 300.0
     notice_seconds: float = 2.5
 
 
 class HealthObserver(Protocol):
-    """Counts what happens."""
+    """Counts probes and heals."""
 
     def probed(self, model: str, outcome: str, seconds: float) -> None:
         """``outcome``: right, wrong, error, busy, timeout."""
@@ -67,7 +67,7 @@ class HealthObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Silence:
-    """A model that did not answer a golden sample: since when, and what it had answered to others by then."""
+    """A model that did not respond to a golden sample: since when, and its progress with other requests by then."""
 
     since: float
     progress: float
@@ -75,24 +75,24 @@ class _Silence:
 
 @dataclass(frozen=True, slots=True)
 class _Retry:
-    """When a model that could not be healed is tried again."""
+    """The next attempt to heal a model."""
 
     at: float
-    pause_seconds: float
+    backoff_seconds: float
     reason: str
     why: str
 
 
 class HealthWatch:
-    """Looks at one server.
+    """Health checks of one server.
 
     Attributes:
-        problems: by model, what is wrong with it; empty where its last answers were right.
-        out: models whose process is gone or hangs, while they are healed and where that did not help, with the reason.
-        failing: models that answered an error to their last golden sample. All others are well, or busy, or answer
-            wrongly.
-        heals: how often a model was loaded again because its process was gone or hung.
-        last_heal: why the last time.
+        problems: by model; empty if its last responses were correct.
+        out: models out of service because their process died or hangs, until they are healed; with the reason.
+        failing: models that responded with an error to their last golden sample, with the error. All others are
+            healthy, busy, or respond incorrectly.
+        heals: how often a model was reloaded because its process died or hung.
+        last_heal: the reason for the last heal.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class HealthWatch:
     ) -> None:
         """
         Args:
-            find_dead_stubs: those that have died since the last call, where the server's processes can be seen.
-            generated: what language models have computed so far.
-            out_changed: called when a model is out and about to be healed; whether that makes the replica not ready.
-            only_canaries_call: tells of versions of a model whether no caller needs them.
+            find_dead_stubs: returns stubs that died since the last call; empty if the processes are not visible.
+            generated: returns the progress of language models so far.
+            out_changed: called before a model is healed; returns whether the replica became not ready.
+            only_canaries_call: returns whether versions of a model are used by canaries only.
         """
         self.problems: dict[str, tuple[str, ...]] = {}
         self.out: dict[str, str] = {}
@@ -134,11 +134,11 @@ class HealthWatch:
         self._due: dict[str, _Retry] = {}
 
     def use_samples(self, samples: ProbeSamples) -> None:
-        """From now on watch these models; those that are new are asked all their golden samples at once.
+        """Set the models to check, and send new models all their golden samples.
 
         Raises:
-            UnreachableError: the server has ended.
-            DeadlineError: the server does not answer any more.
+            UnreachableError: the server exited.
+            DeadlineError: the server no longer responds.
         """
         self._samples = samples
         gone = {*self.problems, *self.out, *self.failing, *self._silent, *self._due} - samples.loaded
@@ -156,21 +156,20 @@ class HealthWatch:
         self._turns = [itertools.cycle(sorted(turn)) for turn in (routes, others) if turn]
 
     def check(self) -> None:
-        """Look once: at the server's stubs, and at the answers of the models whose turn it is.
+        """Check the server's stubs, and one golden sample of each model whose turn it is.
 
-        A model whose process is gone or hangs is loaded again here; where that does not help it stays out, and is tried
-        again later.
+        A model whose process died or hangs is reloaded; if that fails, it stays out of service and is retried later.
 
         Raises:
-            UnreachableError: the server has ended.
-            DeadlineError: the server does not answer any more.
+            UnreachableError: the server exited.
+            DeadlineError: the server no longer responds.
         """
         self._heal_dead(self._find_dead_stubs())
         for model, retry in list(self._due.items()):
             if time.monotonic() >= retry.at:
                 self._heal(model, retry.reason, retry.why)
         for model in dict.fromkeys([*(next(turn) for turn in self._turns), *self._silent]):
-            # Its answer would be about those.
+            # Otherwise the response would depend on a model that is known to be broken.
             if not self._samples.calls(model) & {*self.out, *self._silent}:
                 self._probe(model)
 
@@ -184,7 +183,7 @@ class HealthWatch:
         started = time.monotonic()
         outcome, problems = self._replay(model, sample, self._policy.probe_deadline_seconds)
         if outcome == "timeout":
-            self._unanswered(model, started)
+            self._on_timeout(model, started)
             return
         self._silent.pop(model, None)
         if outcome == "busy":
@@ -200,20 +199,21 @@ class HealthWatch:
             self.failing[model] = problems[0]
 
     def _prove(self, model: str) -> str:
-        """Ask every sample of a model; why it does not answer, or empty where it does, be it wrongly."""
-        asked = [self._replay(model, sample, self._policy.proof_deadline_seconds) for sample in self._samples.of[model]]
-        self.problems[model] = tuple(problem for _, problems in asked for problem in problems)
+        """Replay all samples of a model; return the first error or timeout, or "". Wrong responses do not count."""
+        deadline_seconds = self._policy.proof_deadline_seconds
+        results = [self._replay(model, sample, deadline_seconds) for sample in self._samples.of[model]]
+        self.problems[model] = tuple(problem for _, problems in results for problem in problems)
         self.failing.pop(model, None)
-        if failed := [problems[0] for outcome, problems in asked if outcome == "error"]:
+        if failed := [problems[0] for outcome, problems in results if outcome == "error"]:
             self.failing[model] = failed[0]
-        return next((problems[0] for outcome, problems in asked if outcome in ("error", "timeout")), "")
+        return next((problems[0] for outcome, problems in results if outcome in ("error", "timeout")), "")
 
     def _replay(self, model: str, sample: GoldenSample, deadline_seconds: float) -> tuple[str, tuple[str, ...]]:
-        """What came of one golden sample, as ``HealthObserver`` calls it, and what is wrong with the answer."""
+        """Send a golden sample; return its outcome, see ``HealthObserver.probed``, and the problems."""
         started = time.monotonic()
         problems: tuple[str, ...]
         try:
-            answer = self._client.infer(model, sample.inputs, deadline_seconds, sample.parameters)
+            response = self._client.infer(model, sample.inputs, deadline_seconds, sample.parameters)
         except UnreachableError:
             raise
         except ClientError as error:
@@ -221,20 +221,20 @@ class HealthWatch:
             outcome = next((name for kind, name in kinds if isinstance(error, kind)), "error")
             problems = (f"{sample.case}: {error}",)
             if outcome == "timeout":
-                # From a server that is frozen nothing more is to be learned.
+                # Raises if the whole server is frozen.
                 self._client.server_version(self._policy.live_deadline_seconds)
         else:
-            problems = tuple(sample.differences(answer.outputs))
+            problems = tuple(sample.differences(response.outputs))
             outcome = "wrong" if problems else "right"
         self._observer.probed(model, outcome, time.monotonic() - started)
         return outcome, problems
 
-    def _unanswered(self, model: str, asked_at: float) -> None:
-        """Tell a model that hangs from one that is busy: that one makes progress, with the requests of others."""
+    def _on_timeout(self, model: str, sent_at: float) -> None:
+        """Distinguish a model that hangs from a busy one, which makes progress with other requests."""
         policy, streams = self._policy, self._client.is_decoupled(model, self._policy.live_deadline_seconds)
         progress, before = self._progress(model, streams), self._silent.get(model)
         if before is None or progress != before.progress:
-            self._silent[model] = _Silence(asked_at if before is None else time.monotonic(), progress)
+            self._silent[model] = _Silence(sent_at if before is None else time.monotonic(), progress)
             return
         silent_seconds = time.monotonic() - before.since
         if silent_seconds < (policy.silent_stream_seconds if streams else policy.silent_seconds):
@@ -243,14 +243,14 @@ class HealthWatch:
         if stopped := self._end_stopped_stubs():
             self._heal_dead(stopped)
             return
-        # Of an ensemble one of its steps hangs; those that have golden samples have a turn of their own.
+        # If an ensemble hangs, one of its steps does; steps with golden samples are checked in their own turn.
         hanging = self._samples.steps.get(model, {model}) - set(self._samples.of) or {model}
         for name in sorted(hanging - set(self._samples.steps)):
-            self._heal(name, "silent", f"model {model} answered nothing for {silent_seconds:.0f} s")
+            self._heal(name, "silent", f"model {model} did not respond for {silent_seconds:.0f} s")
 
     def _progress(self, model: str, streams: bool) -> float:
         if streams:
-            # Triton counts a stream as answered when the model has taken it.
+            # Triton counts a stream as successful as soon as the model accepts it.
             return self._generated({model, *self._samples.steps.get(model, ())})
         try:
             return sum(count.succeeded for count in self._client.statistics(self._policy.live_deadline_seconds, model))
@@ -258,7 +258,7 @@ class HealthWatch:
             return 0
 
     def _end_stopped_stubs(self) -> Sequence[Stub]:
-        """A model that is silent may only be waiting for a stub that is stopped: that one's model is to be healed."""
+        """Kill and return stopped stubs: a silent model may only be waiting for one, whose model must be healed."""
         for _ in range(_CHECKS_UNTIL_ENDED):
             if dead := self._find_dead_stubs():
                 return dead
@@ -271,16 +271,16 @@ class HealthWatch:
         return None
 
     def _heal(self, model: str, reason: str, why: str, *, quiet: bool = False) -> None:
-        """Load a model again. ``quiet``: no caller needs what failed, so the model is not out for it."""
+        """Reload a model. ``quiet``: no caller needs the failed versions, so the model stays in service."""
         due = self._due.pop(model, None)
         if due and time.monotonic() < due.at:
             self._due[model] = due
             return
         if not quiet:
             self.out[model] = why
-        _LOG.warning("%s; loading the model again", why, extra={"model": model})
+        _LOG.warning("%s; reloading the model", why, extra={"model": model})
         turned_unready = self._out_changed()
-        failure = self._healer.load_again(model, gives_notice=turned_unready)
+        failure = self._healer.reload(model, gives_notice=turned_unready)
         if not failure:
             self.out.pop(model, None)
             self.problems[model] = ()
@@ -289,14 +289,13 @@ class HealthWatch:
             self.heals += 1
             self.last_heal = why
             self._observer.healed(model, reason)
-            _LOG.info("model %s answers again", model, extra={"model": model})
+            _LOG.info("model %s is healthy again", model, extra={"model": model})
             return
-        sentence = f"{why}, and loading it again did not help: {failure}"
+        sentence = f"{why}, and reloading it did not help: {failure}"
         _LOG.error("%s", sentence, extra={"model": model})
         self.problems[model] = (sentence,)
         if not quiet:
             self.out[model] = sentence
-            pause = (
-                min(2 * due.pause_seconds, self._policy.most_pause_seconds) if due else self._policy.first_pause_seconds
-            )
-            self._due[model] = _Retry(time.monotonic() + pause, pause, reason, why)
+            policy = self._policy
+            backoff = min(2 * due.backoff_seconds, policy.max_backoff_seconds) if due else policy.first_backoff_seconds
+            self._due[model] = _Retry(time.monotonic() + backoff, backoff, reason, why)

@@ -1,4 +1,4 @@
-"""What an agent counts, for Prometheus."""
+"""Prometheus metrics of an agent."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ class AgentMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._ready = Gauge("trireme_agent_ready", "1 while the replica may get requests", registry=self._registry)
+        self._ready = Gauge("trireme_agent_ready", "1 while the replica is ready", registry=self._registry)
         self._state = Gauge(
-            "trireme_agent_state", "1 for the state the replica is in", ["state"], registry=self._registry
+            "trireme_agent_state", "1 for the current state of the replica", ["state"], registry=self._registry
         )
         self._probes = Counter(
             "trireme_agent_probes",
-            "Golden samples asked, by what came of it: right, wrong, error, busy, timeout",
+            "Golden samples sent, by outcome: right, wrong, error, busy, timeout",
             ["model", "outcome"],
             registry=self._registry,
         )
         self._probe_seconds = Histogram(
-            "trireme_agent_probe_seconds", "Time to a golden sample's answer", ["model"], registry=self._registry
+            "trireme_agent_probe_seconds", "Response time of golden samples", ["model"], registry=self._registry
         )
         self._heals = Counter(
             "trireme_agent_heals",
-            "Models loaded again, by why: process_died, unhealthy, silent",
+            "Models reloaded, by reason: process_died, unhealthy, silent",
             ["model", "reason"],
             registry=self._registry,
         )
         self._out = Gauge(
             "trireme_agent_model_out",
-            "1 for a model that callers cannot ask: not loaded, failing, or being healed",
+            "1 for a model that is out of service: not loaded, failing, or being healed",
             ["model"],
             registry=self._registry,
         )
         self._failed_checks = Counter(
-            "trireme_agent_failed_looks", "Looks at the server that failed in the agent itself", registry=self._registry
+            "trireme_agent_failed_looks",
+            "Checks of the server that failed in the agent",
+            registry=self._registry,
         )
         self.show(AgentReport(AgentState.STARTING, {}, ()))
 

@@ -1,4 +1,4 @@
-"""An agent as seen by the process that started it: its flags, its process and what it reports."""
+"""The agent for the process that starts it: flags, process, report."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _CALL_SECONDS = 2.0
 
 
 class AgentState(str, enum.Enum):
-    """Where a replica stands, as ``docs/availability.md`` draws it.
+    """State of a replica; ``docs/availability.md`` has a diagram.
 
     Attributes:
-        STARTING: no server answers, or its golden samples are being asked for the first time.
-        READY: a model is there for every route, or for callers that ask models directly. ``/readyz`` is 200 in this
-            state alone. Models may be out, or answer wrongly: an alert's business.
-        UNREADY: no model is there, or a route has no variant, or the server has just missed a call.
-        DEAD: the server is frozen; only a new one helps. ``/livez`` is 503 in this state alone.
-        DRAINING: it was asked to go; it takes no new requests and never becomes ready again.
+        STARTING: no server responds, or its golden samples are being sent for the first time.
+        READY: every route has a variant, and at least one model is ready. ``/readyz`` is 200 only in this state. Models
+            may be out of service or respond incorrectly, which is reported by alerts.
+        UNREADY: no model is ready, a route has no variant, or the server just missed a call.
+        DEAD: the server is frozen and must be restarted. ``/livez`` is 503 only in this state.
+        DRAINING: the replica is shutting down; it accepts no new requests and never becomes ready again.
     """
 
     STARTING = "starting"
@@ -42,12 +42,13 @@ class AgentReport:
     """The body of ``/readyz`` and ``/livez``.
 
     Attributes:
-        problems: by model, what is wrong with it; empty where its last answers to golden samples were right.
-        out: models that callers cannot ask: not loaded, failing, or being healed.
-        heals: models that were loaded again since the agent started. last_heal: why the last time.
-        fault: why the state is UNREADY or DEAD; empty in all others.
-        error: what the last look at the server failed with, and nothing is known since; empty where it went well.
-        server_pid: of the server that this is said of; None where its processes cannot be seen.
+        problems: by model; empty if its last responses to golden samples were correct.
+        out: models out of service: not loaded, failing, or being healed.
+        heals: number of models reloaded since the agent started.
+        last_heal: the reason for the last heal.
+        fault: the reason for the state UNREADY or DEAD; empty otherwise.
+        error: why the last check of the server failed, so that the report may be outdated; empty if it succeeded.
+        server_pid: of the server that the report is about; None if its processes are not visible.
     """
 
     state: AgentState
@@ -62,10 +63,10 @@ class AgentReport:
 
 @dataclass(frozen=True, slots=True)
 class AgentFlags:
-    """Where an agent looks and listens; addresses are ``host:port``.
+    """Flags of ``trireme agent``; addresses are ``host:port``.
 
     Attributes:
-        server_pid_path: a file with the server's pid, where its processes can be seen by the agent.
+        server_pid_path: a file with the server's pid, if its processes are visible to the agent.
     """
 
     replica: str
@@ -77,7 +78,7 @@ class AgentFlags:
     server_pid_path: Path | None = None
 
     def arguments(self) -> list[str]:
-        """The command line of ``trireme agent``."""
+        """The command-line arguments."""
         return [
             f"--replica={self.replica}",
             f"--zone={self.zone}",
@@ -91,7 +92,7 @@ class AgentFlags:
 
 @dataclass(slots=True)
 class AgentProcess:
-    """A running agent. It ends when the thread that started it does."""
+    """A running agent. It exits when the thread that started it ends."""
 
     flags: AgentFlags
     child: ChildProcess
@@ -102,27 +103,27 @@ class AgentProcess:
         return cls(flags, ChildProcess.start(command, log_path, environment))
 
     def report(self) -> AgentReport | None:
-        """What it says now; None where it does not answer."""
+        """The current report; None if the agent does not respond."""
         try:
             return parse_json(AgentReport, self._call("GET", "/readyz"))
         except (ServerError, ValueError):
             return None
 
     def drain(self) -> None:
-        """Have its replica get no new requests.
+        """Make the replica not ready, so that it receives no new requests.
 
         Raises:
-            ServerError: it does not answer.
+            ServerError: the agent does not respond.
         """
         self._call("POST", "/drain")
 
     def _call(self, method: str, path: str) -> bytes:
         request = urllib.request.Request(f"http://{self.flags.listen}{path}", method=method)
         try:
-            with open_direct(request, _CALL_SECONDS) as answer:
-                return answer.read()
+            with open_direct(request, _CALL_SECONDS) as response:
+                return response.read()
         except urllib.error.HTTPError as error:
-            # 503 has a body too.
+            # A 503 has the same body.
             return error.read()
         except (urllib.error.URLError, OSError) as error:
-            raise ServerError(f"the agent of {self.flags.replica} does not answer: {error}") from None
+            raise ServerError(f"agent of replica {self.flags.replica}: no response: {error}") from None

@@ -1,4 +1,4 @@
-"""What an agent asks its server, and what of that decides whether the replica is ready."""
+"""The golden samples that an agent sends, and the models that a ready replica requires."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProbeSamples:
-    """The golden samples of a server, and which of its models callers cannot do without.
+    """The golden samples of a server, and the dependencies between its models.
 
     Attributes:
-        of: by model that is loaded, what it is asked.
-        broken: models whose golden samples cannot be read, with the sentence.
-        loaded: every model that is.
-        missing: models that are complete in the repository and not loaded, with the server's reason. Canaries are never
-            among them: they have a gate of their own.
-        steps: of each ensemble, the models that it calls, and those that these call.
-        routes: the variants of each route that are complete in the repository. A route that has none is not missed.
+        of: golden samples by loaded model.
+        broken: models whose golden samples cannot be read, with the error.
+        loaded: all loaded models.
+        missing: models that are complete in the repository but not loaded, with the server's reason. Never canaries,
+            which have their own gate.
+        steps: by ensemble, the models that it calls, directly or indirectly.
+        routes: by route, its variants that are complete in the repository. A route without any is not required.
     """
 
     of: Mapping[str, Sequence[GoldenSample]] = field(default_factory=dict)
@@ -46,29 +46,30 @@ class ProbeSamples:
         return variants.union(*(self.steps.get(name, ()) for name in (model, *variants)))
 
     def unready_reason(self, out: Collection[str], failing: Mapping[str, str]) -> str:
-        """Why a replica must not get requests; empty where it may.
+        """Return why a replica is not ready; empty if it is.
 
         Args:
-            out: models that are gone. failing: those that answer errors to their golden samples.
+            out: models out of service.
+            failing: models that respond with errors to their golden samples, with the error.
         """
         out = {*out, *self.missing}
         if not self.loaded - {*out, *failing}:
             return "no model is ready"
         for route, variants in sorted(self.routes.items()):
             if route in out:
-                return f"route {route} is out"
+                return f"route {route} is out of service"
             if route in failing:
                 return f"route {route} fails: {failing[route]}"
             if all(out & {variant, *self.steps.get(variant, ())} for variant in variants):
-                return f"route {route} has no variant that is ready"
+                return f"route {route} has no ready variant"
         return ""
 
 
 def find_samples(client: OperatorClient, repository: ModelRepository, deadline_seconds: float) -> ProbeSamples:
-    """Compare the repository with what the server has loaded.
+    """Compare the repository with the models that the server has loaded.
 
     Raises:
-        ServerError: the server does not answer.
+        ClientError: the server does not respond.
     """
     index = client.index(deadline_seconds)
     ready = frozenset(entry.model for entry in index if entry.state == "READY")
@@ -84,19 +85,19 @@ def find_samples(client: OperatorClient, repository: ModelRepository, deadline_s
         if folder.name not in ready:
             continue
         if lacking := [variant for variant in variants if variant not in ready]:
-            # Its samples ask for these, and a fallback's answer would be another than the golden one.
-            _LOG.warning("golden samples of %s are not asked: it lacks %s", folder.name, ", ".join(lacking))
+            # Its samples request these variants, and the response of a fallback would differ from the golden one.
+            _LOG.warning("golden samples of %s are skipped: not loaded: %s", folder.name, ", ".join(lacking))
             continue
         try:
-            if found := load_golden(folder):
-                samples[folder.name] = found
+            if golden := load_golden(folder):
+                samples[folder.name] = golden
         except ConfigError as error:
             broken[folder.name] = str(error)
     return ProbeSamples(
         of=samples,
         broken=broken,
         loaded=ready,
-        missing={name: reasons.get(name) or "its reason is in the server's log" for name in names if name not in ready},
+        missing={name: reasons.get(name) or "see the server's log" for name in names if name not in ready},
         steps=_steps(repository, names),
         routes=routes,
     )
@@ -107,7 +108,7 @@ def _steps(repository: ModelRepository, names: Sequence[str]) -> Mapping[str, fr
     direct = {name: {step.model for step in config.steps} for name, config in configs.items() if config.is_ensemble}
 
     def below(model: str, above: frozenset[str]) -> frozenset[str]:
-        # Of a circle, which no server loads, each model once.
+        # Terminates for cycles too, which no server loads.
         steps = frozenset(direct.get(model, ())) - above
         return steps.union(*(below(step, above | steps) for step in steps))
 
@@ -115,7 +116,7 @@ def _steps(repository: ModelRepository, names: Sequence[str]) -> Mapping[str, fr
 
 
 def only_canaries_call(repository: ModelRepository, model: str, versions: Collection[int]) -> bool:
-    """Whether canaries are the only ensembles that are pinned to these versions."""
+    """Whether canaries are the only ensembles pinned to these versions."""
     pins: dict[bool, set[int]] = {True: set(), False: set()}
     for folder in repository.models():
         with contextlib.suppress(ConfigError):

@@ -1,4 +1,4 @@
-"""Looks at one tritonserver, again and again: is it there, do its models answer rightly, is it to be healed."""
+"""Periodic checks of one tritonserver: liveness, correct responses of its models, healing."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AgentPolicy:
-    """How often to look, and how long to wait.
+    """Intervals and deadlines.
 
     Attributes:
-        interval_seconds: between two looks; each asks one required model and one other.
-        live_deadline_seconds: for the server's word that it lives. One that misses it is unready.
-        misses: so many in a row, and the server is frozen.
+        interval_seconds: between checks; each checks one route and one other model.
+        live_deadline_seconds: for the liveness call. A server that misses it is unready.
+        misses: consecutive misses after which the server counts as frozen.
     """
 
     interval_seconds: float = 1.0
@@ -40,7 +40,7 @@ class AgentPolicy:
 
 
 class AgentWatch:
-    """The looking thread, and what it has found.
+    """The thread that checks the server, and its report.
 
     Example:
         >>> watch = AgentWatch(client, "127.0.0.1:8002", repository, metrics, AgentPolicy())
@@ -60,9 +60,9 @@ class AgentWatch:
     ) -> None:
         """
         Args:
-            metrics_address: of the server: what its language models have computed.
-            server_pid_path: a file with the server's pid, where its processes can be seen from here. It is written when
-                the server is loaded; until then the state is ``STARTING``.
+            metrics_address: of the server, for the progress of its language models.
+            server_pid_path: a file with the server's pid, if its processes are visible. It is written when the server
+                has loaded its models; until then the state is ``STARTING``.
         """
         self.report = AgentReport(AgentState.STARTING, {}, ())
         self._client = client
@@ -76,7 +76,7 @@ class AgentWatch:
         self._ready: frozenset[str] = frozenset()
         self._misses = 0
         self._stubs: StubWatch | None = None
-        # Of servers that are gone.
+        # Of previous servers.
         self._heals_before = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -90,7 +90,7 @@ class AgentWatch:
         self._thread.join(timeout=self._policy.health.proof_deadline_seconds)
 
     def drain(self) -> None:
-        """Be red from now on, for good."""
+        """Report DRAINING from now on, permanently."""
         self._update_report(state=AgentState.DRAINING)
 
     def _run(self) -> None:
@@ -99,7 +99,7 @@ class AgentWatch:
             try:
                 self._check_server()
             except Exception as failure:
-                # Whatever it is, the last verdict holds, and the next look may go well.
+                # The last verdict holds, and the next check may succeed.
                 error = describe(failure)
                 self._metrics.check_failed()
                 if error != self.report.error:
@@ -111,16 +111,16 @@ class AgentWatch:
     def _check_server(self) -> None:
         pid = self._read_server_pid()
         if pid != self.report.server_pid:
-            # Another server: nothing that was found of the last one is true of it.
+            # Another server: the findings about the previous one are obsolete.
             self._stubs = StubWatch(pid) if pid else None
             self._start_over(server_pid=pid)
         if pid is None and self._server_pid_path:
-            # Who starts the server says so when it is loaded; what answers until then may be the one before it.
+            # The pid file is written when the server has loaded its models; until then its predecessor may respond.
             return
         try:
             self._client.server_version(self._policy.live_deadline_seconds)
         except UnreachableError:
-            # Who started it sees that too, and will start another: there is nothing to end.
+            # The process that started the server detects its exit and restarts it.
             self._start_over()
             return
         except DeadlineError as error:
@@ -130,7 +130,7 @@ class AgentWatch:
         try:
             self._check_models()
         except UnreachableError as error:
-            # The server went away between two calls: the next look finds out.
+            # The server exited between two calls, which the next check detects.
             _LOG.warning("%s", error)
         except DeadlineError as error:
             self._missed(str(error))
@@ -140,17 +140,17 @@ class AgentWatch:
         ready = frozenset(entry.model for entry in index if entry.state == "READY")
         ready = frozenset(model for model in ready if not model.endswith(CANARY_SUFFIX))
         if self.report.state is AgentState.DEAD:
-            # It answers again: nothing that was found before is true of it.
+            # The server responds again: earlier findings are obsolete.
             self._health = None
         if self._health and ready == self._ready:
             self._health.check()
         else:
             health = self._health or self._make_health()
-            found = find_samples(self._client, self._repository, self._policy.health.probe_deadline_seconds)
-            _LOG.info("%d models are loaded, %d have golden samples", len(ready), len(found.of))
-            health.use_samples(found)
-            self._health, self._samples, self._ready = health, found, ready
-            for problem in (f"{model}: {wrong[0]}" for model, wrong in health.problems.items() if wrong):
+            samples = find_samples(self._client, self._repository, self._policy.health.probe_deadline_seconds)
+            _LOG.info("%d models are loaded, %d have golden samples", len(ready), len(samples.of))
+            health.use_samples(samples)
+            self._health, self._samples, self._ready = health, samples, ready
+            for problem in (f"{model}: {problems[0]}" for model, problems in health.problems.items() if problems):
                 _LOG.warning("%s", problem)
         self._report_health()
 
@@ -158,9 +158,7 @@ class AgentWatch:
         self._misses += 1
         if self._misses >= self._policy.misses:
             seconds = self._misses * self._policy.live_deadline_seconds
-            self._update_report(
-                state=AgentState.DEAD, fault=f"tritonserver is frozen: it said nothing for {seconds:g} s"
-            )
+            self._update_report(state=AgentState.DEAD, fault=f"tritonserver is frozen: no response for {seconds:g} s")
         elif self.report.state is AgentState.READY:
             _LOG.warning("%s", error)
             self._update_report(state=AgentState.UNREADY, fault=error)
@@ -193,7 +191,7 @@ class AgentWatch:
             return None
 
     def _report_health(self) -> bool:
-        """Report what the look has found; whether that made the replica not ready."""
+        """Update the report; return whether the replica became not ready."""
         assert self._health is not None
         was_ready = self.report.state is AgentState.READY
         missing = {model: (f"not loaded: {reason}",) for model, reason in self._samples.missing.items()}
@@ -215,5 +213,5 @@ class AgentWatch:
                 changes["state"] = AgentState.DRAINING
             self.report = replace(before, **changes)  # type: ignore[arg-type]
         if self.report.state is not before.state:
-            _LOG.info("%s, was %s %s", self.report.state.value, before.state.value, self.report.fault)
+            _LOG.info("%s -> %s; fault: %s", before.state.value, self.report.state.value, self.report.fault or "none")
         self._metrics.show(self.report)

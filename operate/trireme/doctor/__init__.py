@@ -1,4 +1,4 @@
-"""Looks at the machine and says what is missing or wrong for serving, with the command that fixes it."""
+"""Checks whether this machine can serve; each problem comes with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Check", "CheckStatus", "examine"]
 
 
 def examine(settings: Settings) -> Iterator[Check]:
-    """All checks, one after the other."""
+    """Run all checks."""
     machine = Machine.present()
     repository = ModelRepository(settings.repository_dir)
     parsed = (parse_model_config(model.config_path.read_bytes(), model.config_path) for model in repository.models())

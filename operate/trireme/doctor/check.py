@@ -1,4 +1,4 @@
-"""One thing that doctor looked at, and what came of it."""
+"""The result of one check of ``trireme doctor``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class CheckStatus(str, Enum):
-    """``FAIL`` stops serving, ``WARN`` does not, but costs speed, room or an answer later."""
+    """``FAIL`` prevents serving; ``WARN`` costs speed, space or requests."""
 
     OK = "ok"
     WARN = "warn"
@@ -17,11 +17,11 @@ class CheckStatus(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A row of doctor's table.
+    """A row of the table that ``trireme doctor`` prints.
 
     Attributes:
-        found: what is there, with the numbers it was judged by.
-        fix: the command or step that makes it right; empty when it is.
+        found: the finding, with the numbers that it is based on.
+        fix: the command or step that fixes it; empty if ok.
     """
 
     subject: str
@@ -49,5 +49,5 @@ def fail(subject: str, found: str, fix: str) -> Check:
 
 
 def mebibytes(count: int) -> str:
-    """``count`` bytes for a person: whole MiB, rounded up."""
+    """``count`` bytes as text in MiB, rounded up."""
     return f"{-(-count // 1024**2)} MiB"

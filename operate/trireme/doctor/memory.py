@@ -17,23 +17,24 @@ from trireme.processes.shared_memory import SHM_DIR, orphaned_regions
 from trireme.repository.model_config import ModelConfig
 from trireme.repository.resource_requirements import shared_memory_bytes
 
-# Regions of Python stubs: this project's servers name them by their owner, any other Triton by its default.
+# Regions of Python stubs: with the owner in their name (this project's servers), or Triton's default name.
 _REGION_NAMES = ("trireme_*", "triton_python_backend_shm_region_*")
-# Room for logs and for staging one more version of a model.
+# Space for logs and for staging another version of a model.
 _LEAST_DISK_BYTES = 512 * 1024**2
 
 
 def shared_memory(
     configs: Iterable[ModelConfig], machine: Machine, shm_dir: Path = SHM_DIR, free_bytes: int | None = None
 ) -> Iterator[Check]:
-    """``/dev/shm`` holds the regions of all instances; ``shared_memory_bytes`` has the formula.
+    """``/dev/shm`` has enough space for the regions of all instances; see ``shared_memory_bytes`` for the formula.
 
-    ``free_bytes`` is what is free there; asked of the system where it is not given.
+    Args:
+        free_bytes: free space in ``shm_dir``; default: queried from the system.
     """
     needed = shared_memory_bytes(configs, machine)
     used = _live_regions_bytes(shm_dir)
     free = shutil.disk_usage(shm_dir).free if free_bytes is None else free_bytes
-    # What running servers hold already is part of the need, not on top of it.
+    # Regions of running servers are part of the required space.
     present = free + used
     found = f"{mebibytes(needed)} needed by the models' instances, {mebibytes(present)} present in {shm_dir}"
     if present >= needed:
@@ -48,43 +49,43 @@ def shared_memory(
 
 
 def stale_regions(shm_dir: Path = SHM_DIR) -> Iterator[Check]:
-    """No dead server has left regions of this user's behind."""
+    """There are no regions of dead servers of this user."""
     stale = find_stale_regions(shm_dir)
     if not stale:
         yield ok("stale regions", "none")
         return
     size = sum(path.stat().st_size for path in stale)
-    found = f"{len(stale)} of dead servers hold {mebibytes(size)}"
+    found = f"{len(stale)} of dead servers use {mebibytes(size)}"
     remove = f"rm -f {' '.join(map(str, stale))}"
     # A stub does not react to SIGTERM.
     if pids := " ".join(str(process.pid) for process in find_leftovers()):
-        yield warn("stale regions", f"{found}; processes left of them: {pids}", f"kill -9 {pids}; {remove}")
+        yield warn("stale regions", f"{found}; remaining processes: {pids}", f"kill -9 {pids}; {remove}")
     else:
         yield warn("stale regions", found, remove)
 
 
 def find_stale_regions(shm_dir: Path = SHM_DIR) -> Sequence[Path]:
-    """Regions of this user that no process has mapped, or only processes that outlived the owner."""
+    """Regions of this user that no process maps, or whose owner is dead."""
     regions = [
         path
         for name in _REGION_NAMES
         for path, stat in _stats(sorted(shm_dir.glob(name))).items()
         if stat.st_uid == os.geteuid()
     ]
-    # A process of another user cannot be asked, and cannot have mapped a region of this user.
+    # Processes of other users cannot be inspected, but cannot map a region of this user either.
     mapped = _mapped(str(shm_dir)) if regions else set()
     orphaned = orphaned_regions(shm_dir)
     return [path for path in regions if str(path) not in mapped or path in orphaned]
 
 
 def disk(settings_dir: Path, free_bytes: int | None = None) -> Iterator[Check]:
-    """There is room for logs and for one more version of a model."""
+    """There is space for logs and for another version of a model."""
     free = shutil.disk_usage(settings_dir).free if free_bytes is None else free_bytes
     found = f"{mebibytes(free)} free at {settings_dir}, {mebibytes(_LEAST_DISK_BYTES)} needed"
     if free >= _LEAST_DISK_BYTES:
         yield ok("disk", found)
     else:
-        yield fail("disk", found, "free some room there")
+        yield fail("disk", found, "free some space there")
 
 
 def _live_regions_bytes(shm_dir: Path) -> int:
@@ -94,7 +95,7 @@ def _live_regions_bytes(shm_dir: Path) -> int:
 
 
 def _stats(paths: Iterable[Path]) -> Mapping[Path, os.stat_result]:
-    """Of the files that are still there: servers that start and end make and remove regions all the while."""
+    """``stat`` of the files that still exist: servers create and remove regions at any time."""
     found = {}
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
@@ -103,13 +104,13 @@ def _stats(paths: Iterable[Path]) -> Mapping[Path, os.stat_result]:
 
 
 def _mapped(folder: str) -> set[str]:
-    """The files below ``folder`` that processes have mapped, of the processes that this user may look into."""
+    """The files below ``folder`` that are mapped by processes which this user may inspect."""
     found: set[str] = set()
     for pid in psutil.pids():
-        # psutil's memory_maps() reads smaps, which walks each page of the process.
+        # Not psutil's memory_maps(): it reads smaps, which walks all pages of the process.
         with contextlib.suppress(OSError):
             maps = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape")
-            # The sixth field is the path: address, rights, offset, device, inode, path.
+            # Fields: address, permissions, offset, device, inode, path.
             paths = (fields[5] for line in maps.splitlines() if len(fields := line.split(maxsplit=5)) == 6)
             found.update(path for path in paths if path.startswith(folder))
     return found

@@ -1,4 +1,4 @@
-"""The ports that the server listens on."""
+"""Checks of the ports that the server listens on."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import psutil
 from trireme.doctor.check import Check, fail, ok
 from trireme.serving.run_state import RunDirectory
 
-# What `trireme serve` listens on unless told otherwise, and the flag that tells it.
+# Default ports of `trireme serve` and the flags that change them.
 DEFAULT_PORTS = {8000: "--http-port", 8001: "--grpc-port", 8002: "--metrics-port"}
 
 
 def ports(directory: RunDirectory) -> Iterator[Check]:
-    """Nothing but this checkout's own server listens on the ports of ``trireme serve``."""
+    """The ports of ``trireme serve`` are free or used by the server of this checkout."""
     state = directory.read() if directory.is_held() else None
     own = _family(state.pid) if state else set()
     for port, flag in DEFAULT_PORTS.items():
@@ -23,7 +23,7 @@ def ports(directory: RunDirectory) -> Iterator[Check]:
 
 
 def one_port(port: int, flag: str, own: Collection[int] = ()) -> Iterator[Check]:
-    """Nothing but the processes ``own`` listens on ``port``; ``flag`` chooses another one."""
+    """``port`` is free or used by one of the processes ``own``; ``flag`` selects another port."""
     holders = [
         connection.pid
         for connection in psutil.net_connections(kind="tcp")
@@ -33,11 +33,13 @@ def one_port(port: int, flag: str, own: Collection[int] = ()) -> Iterator[Check]
     if not holders:
         yield ok(subject, "free")
     elif holders[0] in own:
-        yield ok(subject, f"held by the trireme serve that runs here, pid {holders[0]}")
+        yield ok(subject, f"in use by trireme serve of this checkout, pid {holders[0]}")
     elif holders[0] is None:
-        yield fail(subject, "in use by a process that this user may not see", f"choose another with {flag}")
+        yield fail(subject, "in use by a process of another user", f"choose another with {flag}")
     else:
-        yield fail(subject, f"in use by {_process(holders[0])}", f"kill {holders[0]}, or choose another with {flag}")
+        yield fail(
+            subject, f"in use by {_process(holders[0])}", f"kill {holders[0]}, or choose another with {flag}"
+        )
 
 
 def _family(pid: int) -> set[int]:

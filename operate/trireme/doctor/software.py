@@ -1,4 +1,4 @@
-"""The software a server needs: Python and its packages, libc, the tritonserver and the libraries it links."""
+"""Checks of the required software: Python and its packages, libc, tritonserver and the libraries it links."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from trireme.processes.runtime import EmbeddedRuntime
 from trireme.settings import Settings
 
 PYTHONS = ((3, 10), (3, 11), (3, 12))
-# The tritonserver wheel is a manylinux_2_35 one.
+# The tritonserver wheel has the tag manylinux_2_35.
 LEAST_GLIBC = (2, 35)
-# What the backends import in the stub.
+# Packages that the backends import in the stub.
 _STUB_PACKAGES = ("onnxruntime", "tokenizers")
 _LDD_DEADLINE_S = 20.0
 
@@ -33,11 +33,11 @@ def machine() -> Iterator[Check]:
     if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
         yield ok("machine", found)
     else:
-        yield fail("machine", f"{found}; the embedded server is for Linux on x86_64", "docker compose up")
+        yield fail("machine", f"{found}; the embedded server requires Linux on x86_64", "docker compose up")
 
 
 def python(version: tuple[int, int] = (sys.version_info[0], sys.version_info[1])) -> Iterator[Check]:
-    """The server's stub exists for this Python."""
+    """The server has a stub for this Python."""
     found = ".".join(map(str, version))
     if version in PYTHONS:
         yield ok("python", f"{found}, {sys.executable}")
@@ -46,12 +46,12 @@ def python(version: tuple[int, int] = (sys.version_info[0], sys.version_info[1])
 
 
 def glibc(version: str | None = None) -> Iterator[Check]:
-    """The C library is as new as the tritonserver was built for."""
+    """The C library is recent enough for tritonserver."""
     name = version if version is not None else (os.confstr("CS_GNU_LIBC_VERSION") or "no glibc")
     number = re.search(r"(\d+)\.(\d+)", name)
     needed = ".".join(map(str, LEAST_GLIBC))
     if number and (int(number[1]), int(number[2])) >= LEAST_GLIBC:
-        yield ok("glibc", f"{number[0]}, at least {needed} is needed")
+        yield ok("glibc", f"{number[0]}, at least {needed} is required")
     else:
         yield fail(
             "glibc",
@@ -61,14 +61,14 @@ def glibc(version: str | None = None) -> Iterator[Check]:
 
 
 def packages() -> Iterator[Check]:
-    """The stub's environment is this one: numpy 1 (numpy 2 kills it at the first string), and what backends import."""
+    """The environment, which the stub uses too, has numpy 1 and the packages that the backends import."""
     numpy_version = metadata.version("numpy")
     if numpy_version.startswith("1."):
         yield ok("numpy", f"{numpy_version} in {sys.prefix}")
     else:
         yield fail(
             "numpy",
-            f"{numpy_version} in {sys.prefix}; the server's Python stub dies with numpy 2 at the first string tensor",
+            f"{numpy_version} in {sys.prefix}; with numpy 2, the server's stub crashes at the first string tensor",
             f"{sys.executable} -m pip install 'numpy<2'",
         )
     for name in _STUB_PACKAGES:
@@ -79,23 +79,23 @@ def packages() -> Iterator[Check]:
 
 
 def proxies(environment: Mapping[str, str] = os.environ) -> Iterator[Check]:
-    """What this project asks of its own servers goes through no proxy; other clients heed these variables."""
+    """Requests of other clients to local servers bypass HTTP proxies; this project's own requests always do."""
     named = [name for name in (*PROXY_VARIABLES, "all_proxy") if environment.get(name) or environment.get(name.upper())]
     excepted = environment.get("no_proxy") or environment.get("NO_PROXY", "")
     if not named:
-        yield ok("proxies", "no variable names one")
+        yield ok("proxies", "no environment variable sets one")
     elif LOOPBACK in excepted.split(","):
         yield ok("proxies", f"{', '.join(named)}; not for {LOOPBACK}")
     else:
         yield warn(
             "proxies",
-            f"{', '.join(named)}; trireme goes to its own servers without, curl and other clients through it",
+            f"{', '.join(named)}; trireme bypasses the proxy for its own servers, curl and other clients do not",
             f'export no_proxy="{LOOPBACK},localhost"',
         )
 
 
 def runtime(settings: Settings) -> Iterator[Check]:
-    """The tritonserver, its stub and libpython are there, and everything they link is found."""
+    """tritonserver, its stub, libpython and all libraries that they link are installed."""
     try:
         found = EmbeddedRuntime.find(settings)
     except SetupError as error:
@@ -107,13 +107,13 @@ def runtime(settings: Settings) -> Iterator[Check]:
         {line for path in (found.server_path, found.stub_path) for line in missing_libraries(path, found.environment())}
     )
     if missing:
-        yield fail("libraries", f"the server links what is not here: {', '.join(missing)}", "make setup")
+        yield fail("libraries", f"not found: {', '.join(missing)}", "make setup")
     else:
-        yield ok("libraries", "all that the server and its stub link are found")
+        yield ok("libraries", "all libraries of the server and its stub were found")
 
 
 def missing_libraries(program: Path, environment: dict[str, str]) -> list[str]:
-    """The shared libraries or library versions that ``program`` links and the loader does not find."""
+    """Shared libraries and library versions that ``program`` links but the loader does not find."""
     listed = subprocess.run(
         ["ldd", str(program)],
         env=environment,

@@ -1,4 +1,4 @@
-"""TCP ports of the loopback address: free ones, and the processes that hold others; HTTP without proxies."""
+"""TCP ports on loopback: free ports, processes that use ports, HTTP requests without proxies."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def is_listening(port: int) -> bool:
 
 
 def open_direct(request: str | urllib.request.Request, timeout_seconds: float) -> HTTPResponse:
-    """``urllib.request.urlopen`` for what the stack runs itself: never through a proxy that the environment names."""
-    answer: HTTPResponse = _NO_PROXIES.open(request, timeout=timeout_seconds)
-    return answer
+    """``urllib.request.urlopen`` that ignores the proxy variables of the environment, for local servers."""
+    response: HTTPResponse = _NO_PROXIES.open(request, timeout=timeout_seconds)
+    return response
 
 
 def _holder(port: int) -> str | None:

@@ -30,7 +30,7 @@ from trireme.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 
-# APIs that change the server or reach into its memory. Inference, metadata, health and statistics stay open.
+# APIs that change the server or access its memory. Inference, metadata, health and statistics stay open.
 _RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
 # A line of severity E or F in ISO8601 format, or the last message of main().
 _LOGGED_ERROR = re.compile(r"(?:\S+Z [EF] \d+ \S+\] |error: )\"?(.*?)\"?$")
@@ -182,7 +182,7 @@ class TritonServer:
         command = [str(runtime.server_path), *flags.arguments(backends, runtime.cache_dir, prefix)]
         # Append mode, so that the log can be truncated while the server writes to it.
         with (folder / "server.log").open("ab") as log:
-            log_start = log.tell()
+            log_start = log.tell()  # language: allow
             process = subprocess.Popen(
                 ending_with_parent(command),
                 env=runtime.environment(),

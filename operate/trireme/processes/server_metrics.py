@@ -14,10 +14,10 @@ from prometheus_client.samples import Sample
 
 from trireme.processes.ports import open_direct
 
-# Requests that wait for a model, and those that a language engine is at. What a model is computing just now has no
-# metric: tritonserver itself waits for that when it is told to end.
+# Requests queued for a model, and those of a language engine. Requests that a model is executing have no metric, but
+# tritonserver waits for them on SIGTERM.
 _IN_FLIGHT = ("nv_inference_pending_request_count", "trireme_generation_running", "trireme_generation_waiting")
-# What a language model has computed, also for requests that get their answer in one piece.
+# Progress of a language model; the steps include requests without streaming.
 _GENERATED = ("trireme_generation_steps_total", "trireme_generation_output_tokens_total")
 _CALL_SECONDS = 2.0
 
@@ -91,7 +91,7 @@ class MetricsWindow:
 
 
 def wait_until_quiet(address: str, deadline_seconds: float) -> bool:
-    """Wait until a server has nothing to do, is gone, or the deadline has passed; whether it is quiet."""
+    """Wait until a server has no requests in flight or no longer responds; return False at the deadline."""
     deadline = time.monotonic() + deadline_seconds
     while requests_in_flight(address) > 0:
         if time.monotonic() > deadline:
@@ -101,13 +101,13 @@ def wait_until_quiet(address: str, deadline_seconds: float) -> bool:
 
 
 def requests_in_flight(address: str) -> float:
-    """Requests that wait or are being generated; 0 where no server answers."""
+    """Number of queued or generating requests; 0 if no server responds."""
     metrics = Metrics.read(address, _CALL_SECONDS)
     return sum(sum(metrics.sums(name).values()) for name in _IN_FLIGHT)
 
 
 def generated(address: str, models: Collection[str]) -> float:
-    """What language models have computed so far; rises while they are at work. 0 where no server answers."""
+    """Progress counter of language models; increases while they generate. 0 if no server responds."""
     metrics = Metrics.read(address, _CALL_SECONDS)
     counts = (item for name in _GENERATED for item in metrics.sums(name, "model").items())
     return sum(count for (model,), count in counts if model in models)

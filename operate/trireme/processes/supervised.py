@@ -1,4 +1,4 @@
-"""Child processes: they end with this one, and a supervised one is restarted when it ends by itself."""
+"""Child processes, which end with this process; a supervised one is restarted when it exits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _LOG = logging.getLogger(__name__)
 
 
 def ending_with_parent(command: Sequence[str]) -> list[str]:
-    """``command``, wrapped so that it gets SIGTERM when the thread that starts it dies, also by SIGKILL.
+    """Return ``command``, wrapped so that it gets SIGTERM when the thread that starts it dies, even by SIGKILL.
 
-    Without ``setpriv`` on this machine the command is unchanged: the next ``trireme serve`` then cleans up.
+    If ``setpriv`` is not installed, the command is unchanged and the next ``trireme serve`` cleans up.
     """
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else list(command)
@@ -41,7 +41,7 @@ class ChildProcess:
     def start(
         cls, command: Sequence[str], log_path: Path, environment: Mapping[str, str] | None = None
     ) -> ChildProcess:
-        """Start it; what it prints is appended to ``log_path``."""
+        """Start a process; its output is appended to ``log_path``."""
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("ab") as log:
             process = subprocess.Popen(
@@ -50,7 +50,7 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A process group of its own: Ctrl-C reaches the parent alone.
+                # A separate process group: Ctrl-C reaches only the parent.
                 start_new_session=True,
             )
         return cls(process, log_path)
@@ -63,9 +63,9 @@ class ChildProcess:
         return self.process.poll() is None
 
     def last_log_line(self) -> str:
-        """The last line of its log, and where the log is."""
+        """The last line of the log, and the path of the log."""
         lines = self.log_path.read_text(errors="replace").splitlines()
-        return f"{lines[-1] if lines else 'it printed nothing'}; its log: {self.log_path}"
+        return f"{lines[-1] if lines else 'no output'}; log: {self.log_path}"
 
     def stop(self, deadline_seconds: float) -> None:
         """SIGTERM; SIGKILL after the deadline."""
@@ -82,7 +82,7 @@ class ChildProcess:
 
 
 class SupervisedProcess:
-    """A child process that is restarted, after a pause, whenever it ends. Nothing waits until it is ready.
+    """A child process that is restarted, after a pause, whenever it exits. Nothing waits until it is ready.
 
     Example:
         >>> gateway = SupervisedProcess("gateway", ["trireme", "gateway"], Path("run/gateway.log"))
@@ -100,9 +100,9 @@ class SupervisedProcess:
         self._next_start = 0.0
 
     def ensure_running(self) -> None:
-        """Start it, unless it runs."""
+        """Start the process unless it is running."""
         if self._child and not self._child.is_alive():
-            _LOG.warning("%s ended: %s", self._name, self._child.last_log_line())
+            _LOG.warning("%s exited: %s", self._name, self._child.last_log_line())
             self._child = None
         if self._child is None and time.monotonic() >= self._next_start:
             self._next_start = time.monotonic() + self._restart_seconds

@@ -1,1 +1,1 @@
-"""What one ``trireme serve`` runs, replicas behind Envoy, and the state that other commands read and change."""
+"""What ``trireme serve`` runs: replicas behind Envoy, and the state that other commands read and change."""

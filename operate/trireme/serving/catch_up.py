@@ -1,4 +1,4 @@
-"""Brings a server that has just started up to date with releases that it missed."""
+"""Applies releases that a server missed while it started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trireme.repository.loading import plan_loading
 
 _LOG = logging.getLogger(__name__)
 
-# Files are staged a moment before the rename that shows them.
+# Files are staged shortly before the rename that publishes them.
 _MARGIN_SECONDS = 1.0
 
 
@@ -24,20 +24,20 @@ def catch_up(
     since: float,
     deadline_seconds: float,
 ) -> None:
-    """Load models that were published, and unload those that were removed, since a server began to read the repository.
+    """Load models that were published, and unload models that were removed, since a server started.
 
-    A release skips a server that does not answer yet, so call this once it does: from then on releases reach it.
+    A release skips a server that does not respond yet, so call this when it does: releases reach it from then on.
 
     Args:
-        loaded: models that the server loaded, or tried to, at its start.
-        since: when it was started, seconds since 1970.
+        loaded: models that the server loaded, or tried to load, at its start.
+        since: start time of the server, seconds since 1970.
         deadline_seconds: for each call.
 
     Raises:
-        ClientError: the server does not answer which models it has.
+        ClientError: the server does not return its model index.
     """
-    there = {folder.name for folder in repository.models()}
-    for name in sorted({entry.model for entry in client.index(deadline_seconds) if entry.state == "READY"} - there):
+    present = {folder.name for folder in repository.models()}
+    for name in sorted({entry.model for entry in client.index(deadline_seconds) if entry.state == "READY"} - present):
         _LOG.info("unloading %s, which is no longer in the repository", name)
         client.unload(name, deadline_seconds)
     for name in plan_loading(repository).models:
@@ -47,5 +47,5 @@ def catch_up(
             try:
                 client.load(name, deadline_seconds)
             except ClientError as error:
-                # The golden samples will show what this means.
+                # Not fatal: the golden samples show the effect.
                 _LOG.warning("%s: %s", name, error)

@@ -1,4 +1,4 @@
-"""All that one ``trireme serve`` runs: replicas, Envoy in front of them, the gateway, Prometheus."""
+"""Everything that ``trireme serve`` runs: replicas, Envoy, the gateway, Prometheus."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from trireme.settings import Settings
 _LOG = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 0.25
-# What Envoy needs at most to take over a change of its endpoints.
+# Upper bound for Envoy to apply a change of its endpoints.
 _ENDPOINT_UPDATE_SECONDS = 0.5
-# For Envoy to see that a new replica is ready.
+# Time for Envoy to detect that a new replica is ready.
 _HEALTH_CHECK_SECONDS = 10.0
-# For requests in flight, when everything stops.
+# Time for requests in flight when everything stops.
 _DRAIN_SECONDS = 30.0
 _GATEWAY_START_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class FleetPlan:
-    """What a fleet is to run.
+    """Configuration of a fleet.
 
     Attributes:
-        zones: replicas are spread over them evenly.
-        metrics_port: of the first replica's server; the others use free ports. 0: so does the first.
-        gateway_port: where the gateway listens, if it is installed; 0: no gateway.
-        prometheus: None where this machine has none.
+        zones: replicas are distributed evenly over them.
+        metrics_port: of the first replica's server; the others use free ports. 0: a free port as well.
+        gateway_port: of the gateway, if it is installed; 0: no gateway.
+        prometheus: None if it is not installed.
     """
 
     settings: Settings
@@ -63,9 +63,9 @@ class FleetPlan:
 
 
 class StartTurn:
-    """Lets one server start at a time: models that load take all cores, and a starved stub can abort its server.
+    """Serializes server starts: loading models takes all cores, and a starved stub can abort its server.
 
-    While no replica is ready, none waits for another.
+    No server waits for another while no replica is ready.
 
     Example:
         >>> turn = StartTurn(any_ready=lambda: True)
@@ -89,7 +89,7 @@ class StartTurn:
 
 
 class Fleet:
-    """Replicas behind Envoy, with gateway and Prometheus; all of it is restarted where it fails.
+    """Replicas behind Envoy, with gateway and Prometheus; each process is restarted if it fails.
 
     Example:
         >>> fleet = Fleet(plan, RestartPolicy())
@@ -125,13 +125,13 @@ class Fleet:
         )
 
     def __enter__(self) -> ServingState:
-        """Start everything; returns the state once every replica is ready.
+        """Start everything; return the state when every replica is ready.
 
         Raises:
-            TriremeError: a model does not load or answers wrongly, or there is no room for a part of it.
+            TriremeError: a model does not load or responds incorrectly, or a resource is exhausted.
         """
         try:
-            # One after the other: models that load take all cores, and a starved stub can abort its server.
+            # One after the other: loading models takes all cores, and a starved stub can abort its server.
             for number in range(self._plan.replicas):
                 self._add(number, self._next_zone())
             self._envoy.start(self._endpoints())
@@ -147,22 +147,22 @@ class Fleet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drain, then stop everything, what callers connect to first."""
+        """Drain, then stop everything, starting with the listeners."""
         self._stop()
 
     def _await_gateway(self, gateway: SupervisedProcess) -> None:
-        """Wait until it listens, since its address is printed as ready; without it the others serve on."""
+        """Wait until the gateway listens, since its address is printed as ready; serve without it on timeout."""
         deadline = time.monotonic() + _GATEWAY_START_SECONDS
         gateway.ensure_running()
         while not is_listening(self._plan.gateway_port):
             if time.monotonic() > deadline:
-                _LOG.error("gateway: nothing listens on port %d yet; see gateway.log", self._plan.gateway_port)
+                _LOG.error("gateway: not listening on port %d yet; see gateway.log", self._plan.gateway_port)
                 return
             time.sleep(0.05)
             gateway.ensure_running()
 
     def watch(self) -> None:
-        """Supervise everything until KeyboardInterrupt. What fails is logged, and tried again."""
+        """Supervise everything until KeyboardInterrupt. Failures are logged and retried."""
         while True:
             fault = ""
             try:
@@ -182,7 +182,7 @@ class Fleet:
             self._plan.prometheus.ensure_running(targets_of(self._state))
         command, executing = self._plan.directory.last_command(), self._command_thread
         if command and command.number > self._state.commands_done and not (executing and executing.is_alive()):
-            # In a thread: a command takes minutes, during which everything must be supervised.
+            # In a thread: a command can take minutes, and supervision must continue.
             self._command_thread = threading.Thread(target=self._execute, args=[command], name="command", daemon=True)
             self._command_thread.start()
 
@@ -205,14 +205,14 @@ class Fleet:
         return next(number for number in itertools.count() if number not in taken)
 
     def _next_zone(self) -> str:
-        """The zone with the fewest replicas, the first of those."""
+        """The first zone with the fewest replicas."""
         taken = [replica.state.zone for replica in self._replicas]
         return min(self._plan.zones, key=taken.count)
 
     def _add(self, number: int, zone: str, *, replaces: bool = False) -> None:
-        """Start a replica, and route requests to it once it is ready.
+        """Start a replica, and route requests to it when it is ready.
 
-        One that ``replaces`` another stays even if it does not become ready, and is restarted until it is.
+        A replica that ``replaces`` another one is kept even if it does not become ready, and restarted until it is.
         """
         if self._stopping:
             raise ServerError("trireme serve is stopping")
@@ -221,11 +221,11 @@ class Fleet:
             try:
                 self._replicas = sorted([*self._replicas, replica], key=_number_of)
                 replica.start()
-                # At the first start someone is looking; later, one model that fails must not keep a replica away.
+                # The first start is attended, so any failing model is an error; later, one must not block a replica.
                 replica.wait_until_settled(every_model=not self._has_started)
                 break
             except BaseException as error:
-                # Another process may have taken a port between choosing and listening.
+                # Another process may have taken a port before the server listened on it.
                 port_is_taken = isinstance(error, ServerError) and "in use" in str(error) and attempts_left > 0
                 if port_is_taken or not replaces:
                     replica.stop()
@@ -272,7 +272,7 @@ class Fleet:
         )
 
     def _await_health(self, name: str) -> None:
-        """Wait until Envoy sends a replica requests, so that another one may be removed."""
+        """Wait until Envoy sends requests to a replica, so that another one may be removed."""
         deadline = time.monotonic() + _HEALTH_CHECK_SECONDS
         while not self._envoy.replica_health().get(name) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -281,7 +281,7 @@ class Fleet:
         """Drain a replica, then stop it."""
         self._replicas.remove(replica)
         self._envoy.set_endpoints(self._endpoints())
-        # After this it gets no new request.
+        # Afterwards the replica receives no new requests.
         time.sleep(_ENDPOINT_UPDATE_SECONDS)
         replica.drain()
         replica.stop()
@@ -291,20 +291,20 @@ class Fleet:
         return [replica.endpoint for replica in self._replicas]
 
     def _update(self, **changes: object) -> None:
-        """Write the state, if it has changed; called from all threads."""
+        """Write the state if it changed; called from all threads."""
         with self._lock:
             replicas = tuple(replica.state for replica in self._replicas)
             left_out = next((replica.left_out for replica in self._replicas if replica.left_out), {})
             for name, reason in left_out.items():
                 if self._state.left_out.get(name) != reason:
-                    _LOG.warning("left out: %s: %s", name, reason)
+                    _LOG.warning("skipped: %s: %s", name, reason)
             state = replace(self._state, replicas=replicas, left_out=left_out, **changes)  # type: ignore[arg-type]
             if state != self._state:
                 self._state = state
                 try:
                     self._plan.directory.write(state)
                 except OSError as error:
-                    # A full disk must not end the supervision of a replica.
+                    # A full disk must not stop the supervision of a replica.
                     _LOG.error("%s: cannot be written: %s", self._plan.directory.path, error)
 
     def _stop(self) -> None:
@@ -328,7 +328,7 @@ def _number_of(replica: Replica) -> int:
 
 
 def _gateway(plan: FleetPlan) -> SupervisedProcess | None:
-    """None where it is not wanted, or where the package of the gateway is not installed."""
+    """The gateway; None if it is disabled or its package is not installed."""
     if not plan.gateway_port or not entry_points(group="trireme.commands", name="gateway"):
         return None
     command = [sys.executable, "-m", "trireme.cli", "gateway"]

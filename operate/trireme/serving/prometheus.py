@@ -1,7 +1,7 @@
-"""Prometheus beside a served stack, where this machine has the program: ``apt-get install prometheus``.
+"""Prometheus for a served stack, if the program is installed: ``apt-get install prometheus``.
 
-Its configuration and rules are those of ``deploy/prometheus``, as in compose; only the files of targets differ, and
-Prometheus reads these again whenever they change.
+It uses the configuration and rules in ``deploy/prometheus``, like compose. Only the target files differ; Prometheus
+reloads them whenever they change.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from trireme.files import write_json_atomic
 from trireme.processes.supervised import SupervisedProcess
 from trireme.serving.run_state import ServingState
 
-# A job without targets still has its file: Prometheus would warn of a missing one.
+# A job without targets still gets a file, because Prometheus warns about a missing one.
 JOBS = ("triton", "agent", "envoy", "gateway")
 _RESTART_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One address (``host:port``) whose ``/metrics`` is read.
+    """One address (``host:port``) with a ``/metrics`` page.
 
     Attributes:
         job: one of ``JOBS``.
-        replica, zone: put on every series of it; empty for what belongs to no replica.
+        replica, zone: labels of all its series; empty if it belongs to no replica.
     """
 
     job: str
@@ -36,7 +36,7 @@ class Target:
 
 
 def targets_of(state: ServingState) -> list[Target]:
-    """Everything of a served stack that has metrics."""
+    """All targets of a served stack."""
     targets = []
     for replica in state.replicas:
         for job, address in (("triton", replica.metrics_address), ("agent", replica.agent_address)):
@@ -47,7 +47,7 @@ def targets_of(state: ServingState) -> list[Target]:
 
 
 def write_targets(directory: Path, targets: Sequence[Target]) -> None:
-    """Write ``<directory>/<job>.json`` for every job, in the form of Prometheus' file_sd."""
+    """Write ``<directory>/<job>.json`` for every job, in Prometheus' file_sd format."""
     for job in JOBS:
         groups = [{"targets": [target.address], "labels": _labels(target)} for target in targets if target.job == job]
         write_json_atomic(directory / f"{job}.json", groups)
@@ -58,15 +58,15 @@ def _labels(target: Target) -> dict[str, str]:
 
 
 def find_prometheus() -> Path | None:
-    """The program, where this machine has one."""
+    """The program, if installed."""
     found = shutil.which("prometheus")
     return Path(found) if found else None
 
 
 class Prometheus:
-    """A supervised Prometheus; its series outlive it in ``directory``.
+    """A supervised Prometheus; its series in ``directory`` survive restarts.
 
-    Serving never waits for it: a failed start is logged and tried again later.
+    Serving never waits for it: a failed start is logged and retried later.
 
     Example:
         >>> prometheus = Prometheus(program, Path("deploy/prometheus"), run_dir / "prometheus", "127.0.0.1:9090")
@@ -78,14 +78,14 @@ class Prometheus:
         """Nothing is started yet.
 
         Args:
-            configuration: the folder with ``prometheus.yml`` and ``rules/``.
-            directory: for its own copy of these, targets, series and ``prometheus.log``.
-            address: where it shall listen.
+            configuration: the directory with ``prometheus.yml`` and ``rules/``.
+            directory: for copies of these, targets, series and ``prometheus.log``.
+            address: ``host:port`` to listen on.
         """
         self.address = address
         self._directory = directory
         command = [
-            # It shares the machine with the models.
+            # Prometheus shares the cores with the models.
             *("env", "GOMAXPROCS=1", str(program)),
             f"--config.file={directory / 'prometheus.yml'}",
             f"--storage.tsdb.path={directory / 'data'}",
@@ -103,12 +103,12 @@ class Prometheus:
         shutil.copytree(configuration / "rules", directory / "rules")
 
     def ensure_running(self, targets: Sequence[Target]) -> None:
-        """Start it, unless it runs, and have it scrape exactly these; cheap where nothing has changed."""
+        """Start Prometheus unless it is running, and set its targets; cheap if nothing changed."""
         if targets != self._targets:
             write_targets(self._directory / "targets", targets)
             self._targets = targets
         self._process.ensure_running()
 
     def stop(self, deadline_seconds: float = 10.0) -> None:
-        """Let it write its series to disk and end."""
+        """Stop Prometheus, giving it time to write its series to disk."""
         self._process.stop(deadline_seconds)

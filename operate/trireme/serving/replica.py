@@ -1,4 +1,4 @@
-"""One replica: a tritonserver and its agent, each restarted whenever it ends or hangs."""
+"""One replica: a tritonserver and its agent, each restarted when it exits or hangs."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from trireme.serving.run_state import Phase, ReplicaState
 
 _LOG = logging.getLogger(__name__)
 
-# An agent that does not listen yet, and makes no progress for so long, is restarted.
+# An agent that does not listen yet and makes no progress for this long is restarted.
 _AGENT_STALL_SECONDS = 20.0
-# For the agent's first verdict, once the server has started.
+# Time for the agent's first verdict after the server has started.
 _VERDICT_SECONDS = 300.0
-# A replica that is added may crash so often before it is ready.
+# A new replica may crash this often before it is ready.
 _MAX_FIRST_RESTARTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """When a replica's server and agent are restarted. There is no limit to the number of restarts.
+    """When to restart a replica's server and agent. The number of restarts is unlimited.
 
     Attributes:
-        first_backoff_seconds, max_backoff_seconds: the pause before a restart; doubles with each crash in the window.
+        first_backoff_seconds, max_backoff_seconds: pause before a restart; doubles with each crash in the window.
         window_seconds: how long a crash counts.
-        interval_seconds: between two checks of the server and its agent.
-        stall_seconds: a start without progress for so long has failed.
+        interval_seconds: between checks of the server and its agent.
+        stall_seconds: a start without progress for this long has failed.
         load_deadline_seconds: for each model that was released while the server started.
-        agent_silence_seconds: an agent that does not answer for so long is restarted.
-        log_limit_bytes: a larger log is moved aside.
+        agent_silence_seconds: an agent that does not respond for this long is restarted.
+        log_limit_bytes: a larger log is rotated.
     """
 
     first_backoff_seconds: float = 0.5
@@ -64,12 +64,12 @@ class RestartPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPlan:
-    """What a replica runs.
+    """Configuration of a replica.
 
     Attributes:
-        flags: of its server, with ports; which models it loads is planned at each start.
+        flags: of its server, with ports; the models to load are planned at each start.
         directory: for its server, logs and pid file.
-        environment: of its agent: where the repository is.
+        environment: variables for its agent, with the location of the repository.
     """
 
     name: str
@@ -87,8 +87,8 @@ class Replica:
 
     Attributes:
         state: replaced whenever something changes.
-        left_out: models that its server does not load, with the reason.
-        failure: why the first start failed; the thread goes on trying, unless it is stopped.
+        left_out: skipped models, with the reason.
+        failure: the reason if the first start failed; the thread keeps retrying until it is stopped.
 
     Example:
         >>> replica = Replica(plan, RestartPolicy(), changed=lambda: None, start_turn=contextlib.nullcontext)
@@ -105,8 +105,8 @@ class Replica:
     ) -> None:
         """
         Args:
-            changed: called, from the replica's thread, whenever ``state`` or ``left_out`` has changed.
-            start_turn: held while the server starts.
+            changed: called in the replica's thread whenever ``state`` or ``left_out`` has changed.
+            start_turn: context manager, held while the server starts.
         """
         self._plan = plan
         self._policy = policy
@@ -139,27 +139,27 @@ class Replica:
         self._thread.start()
 
     def drain(self) -> None:
-        """Have its agent report that it is not ready, so that it gets no new requests."""
+        """Make the agent report not ready, so that the replica receives no new requests."""
         self._update(phase=Phase.DRAINING)
         if self._agent:
-            # One that does not answer is not ready either.
+            # An agent that does not respond is not ready either.
             with contextlib.suppress(ServerError):
                 self._agent.drain()
 
     def stop(self) -> None:
-        """Let requests in flight finish, then stop server and agent; returns when they have ended."""
+        """Let requests in flight finish, then stop server and agent; returns when they have exited."""
         self._stopping.set()
-        # Longer than tritonserver's own wait for requests in flight.
+        # Longer than tritonserver waits for requests in flight.
         self._thread.join(timeout=self._plan.flags.exit_timeout_seconds + 20.0)
 
     def wait_until_settled(self, *, every_model: bool) -> None:
-        """Wait for the agent's first verdict. A start has no deadline as long as it makes progress.
+        """Wait for the agent's first verdict. A start has no deadline while it makes progress.
 
         Args:
-            every_model: whether a problem of any model is an error, or only a replica that is not ready.
+            every_model: whether a problem of any model is an error; otherwise only a replica that is not ready.
 
         Raises:
-            TriremeError: the replica did not start, was stopped or answers wrongly, or there was no verdict in time.
+            TriremeError: the replica did not start, was stopped or responds incorrectly, or the verdict timed out.
         """
         deadline = math.inf
         while True:
@@ -175,23 +175,23 @@ class Replica:
                 return
             if state.restarts > _MAX_FIRST_RESTARTS:
                 raise ServerError(
-                    f"replica {state.name} ended {state.restarts} times before it was ready: {state.last_fault}"
+                    f"replica {state.name} restarted {state.restarts} times before it was ready: {state.last_fault}"
                 )
             if state.server_pid is None:
                 deadline = time.monotonic() + _VERDICT_SECONDS
             elif time.monotonic() > deadline:
                 raise ServerError(
-                    f"the agent of {state.name} came to no verdict in {_VERDICT_SECONDS:.0f} s: "
-                    f"{state.last_fault or 'golden samples are still being asked'}"
+                    f"agent of replica {state.name}: no verdict within {_VERDICT_SECONDS:.0f} s: "
+                    f"{state.last_fault or 'golden samples are still in progress'}"
                 )
             time.sleep(0.05)
 
-    # Below, everything runs in the thread: the server ends with the thread that started it.
+    # Everything below runs in the thread, because the server ends with the thread that started it.
 
     def _run(self) -> None:
         try:
             try:
-                # At the same time as the server, so that it listens when the server does.
+                # In parallel with the server, so that the agent is ready when the server is.
                 self._start_agent()
                 self._start_server()
             except Exception as error:
@@ -225,7 +225,7 @@ class Replica:
         if self._server is None:
             self._restart(self.state.last_fault)
         elif not self._server.is_alive():
-            self._restart(f"tritonserver ended by itself: {self._server.failure_reason()}")
+            self._restart(f"tritonserver exited unexpectedly: {self._server.failure_reason()}")
         elif report and report.state is AgentState.DEAD:
             self._restart(report.fault)
         else:
@@ -241,20 +241,20 @@ class Replica:
                 phase = Phase.SERVING
             elif phase is Phase.SERVING or report.state is AgentState.UNREADY:
                 phase = Phase.UNREADY
-        # The agent knows whether a model has been loaded since; the server's log has the better reason why it was not.
+        # The agent knows whether a model has been loaded since then; the server's log has the more precise reason.
         unloaded = {model: why for model, why in self._unloaded.items() if report.problems.get(model, why)}
         heals = self._heals_before + report.heals
         fault = report.last_heal if heals > self.state.heals else self.state.last_fault
         if report.state is AgentState.UNREADY:
             fault = report.fault
         if report.error and report.error != self._agent_error:
-            fault = f"its agent cannot look at it: {report.error}"
+            fault = f"its agent cannot check it: {report.error}"
             self._log.warning("replica %s: %s", self.state.name, fault)
         self._agent_error = report.error
         self._update(phase=phase, problems={**report.problems, **unloaded}, heals=heals, last_fault=fault)
 
     def _agent_report(self) -> AgentReport | None:
-        """The agent's report on the present server, if there is one; restarts an agent that is gone or silent."""
+        """Return the agent's report on the current server, if any; restart an agent that exited or does not respond."""
         agent, now = self._agent, time.monotonic()
         if agent and agent.child.is_alive():
             report = agent.report()
@@ -262,13 +262,14 @@ class Replica:
                 self._agent_progress, self._last_report_at = None, now
                 return report if self._server and report.server_pid == self._server.pid else None
             if self._agent_progress:
-                # It does not listen yet.
+                # The agent does not listen yet.
                 if self._agent_progress.stalled_seconds() < _AGENT_STALL_SECONDS:
                     return None
             elif now - self._last_report_at < self._policy.agent_silence_seconds:
                 return None
         if agent:
-            self._log.warning("the agent of %s is gone or silent: %s", self.state.name, agent.child.last_log_line())
+            reason = agent.child.last_log_line()
+            self._log.warning("agent of replica %s: exited or does not respond: %s", self.state.name, reason)
             agent.child.kill()
             self._stopping.wait(self._policy.first_backoff_seconds)
             self._heals_before = self.state.heals
@@ -282,16 +283,16 @@ class Replica:
         self._update(agent_pid=self._agent.child.pid)
 
     def _start_server(self) -> None:
-        """Start a server with every model that can be loaded; problems of the others go into the state."""
+        """Start a server with all models that can be loaded; problems of the others go into the state."""
         plan = plan_loading(self._plan.repository)
         self._unloaded = {name: (reason,) for name, reason in plan.broken.items()}
         self.left_out = plan.left_out
         self._changed()
         if not plan.models:
             reasons = "; ".join([*plan.broken.values(), *plan.left_out.values()])
-            raise ServerError(f"no model of {self._plan.repository.path} can be loaded: {reasons or 'there is none'}")
+            raise ServerError(f"{self._plan.repository.path}: no model can be loaded: {reasons or 'it has no models'}")
         started_at = time.time()
-        # The agent must not check this server before it is loaded and has caught up.
+        # The agent must not check this server before it has loaded its models and caught up.
         self._server_pid_path.unlink(missing_ok=True)
         with self._start_turn():
             self._log.info("replica %s: starting tritonserver with %d models", self.state.name, len(plan.models))
@@ -311,12 +312,12 @@ class Replica:
                 deadline_seconds=self._policy.load_deadline_seconds,
             )
             self._unloaded |= _not_loaded(client, server, plan.models)
-        # Now the agent checks it.
+        # The agent starts to check the server.
         write_atomic(self._server_pid_path, str(server.pid).encode())
         self._update(server_pid=server.pid, problems=self._unloaded)
 
     def _restart(self, fault: str) -> None:
-        """Start the server again until it runs: recent crashes only make the pauses longer."""
+        """Restart the server until it runs; recent crashes only lengthen the backoff."""
         policy = self._policy
         while not self._stopping.is_set():
             now = time.monotonic()
@@ -325,9 +326,9 @@ class Replica:
                 self._crashes.popleft()
             self._update(phase=Phase.RESTARTING, restarts=self.state.restarts + 1, last_fault=fault)
             backoff = min(policy.first_backoff_seconds * 2 ** (len(self._crashes) - 1), policy.max_backoff_seconds)
-            self._log.warning("replica %s: %s; starting it again in %.1f s", self.state.name, fault, backoff)
+            self._log.warning("replica %s: %s; restarting it in %.1f s", self.state.name, fault, backoff)
             if self._server:
-                # It has ended, or does not react even to SIGTERM.
+                # It has exited, or may not react even to SIGTERM.
                 self._server.kill()
                 self._server = None
                 self._update(server_pid=None)
@@ -348,7 +349,7 @@ class Replica:
 
 
 def _not_loaded(client: OperatorClient, server: TritonServer, models: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Models that the server could not load, with the reason; some reasons are only in its log."""
+    """Models that the server failed to load, with the reason; some reasons are only in its log."""
     index = client.index(deadline_seconds=10.0)
     ready = {entry.model for entry in index if entry.state == "READY"}
     reasons = {entry.model: entry.reason for entry in index if entry.reason}

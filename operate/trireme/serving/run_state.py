@@ -1,4 +1,4 @@
-"""The run directory of ``trireme serve``: its state, the commands to it, and the lock that lets only one run."""
+"""The run directory of ``trireme serve``: its state, commands to it, and the lock that allows only one instance."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trireme.errors import ServerError
 from trireme.file_lock import FileLockedError, is_locked, take_lock
 from trireme.files import write_json_atomic
 
-# A replica loads its models within this, and lets go of its requests.
+# Time for a replica to load its models and to drain.
 _SECONDS_PER_REPLICA = 240.0
 
 
 class Phase(str, enum.Enum):
-    """State of a replica, or of the whole fleet."""
+    """Phase of a replica or of the fleet."""
 
     STARTING = "starting"
     SERVING = "serving"
@@ -35,12 +35,13 @@ class ReplicaState:
     """One tritonserver with its agent.
 
     Attributes:
-        phase: in ``serving`` its agent calls it ready; in ``unready`` the server runs, but does not answer correctly.
-        grpc_address, http_address, metrics_address, agent_address: ``host:port``; the first three are the server's own.
-        server_pid, agent_pid: None while it does not run.
-        restarts: of the server. heals: models loaded again because their process was gone.
-        last_fault: why the last of these happened.
-        problems: by model loaded, what golden samples found wrong; empty where nothing is.
+        phase: ``serving`` if its agent reports ready; ``unready`` if the server runs but does not respond correctly.
+        grpc_address, http_address, metrics_address, agent_address: ``host:port``; the first three of the server.
+        server_pid, agent_pid: None while the process is not running.
+        restarts: of the server.
+        heals: models reloaded because their process died or hung.
+        last_fault: the reason for the last restart or heal.
+        problems: by loaded model, problems found by golden samples; empty if none.
     """
 
     name: str
@@ -58,24 +59,24 @@ class ReplicaState:
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def problem_sentences(self) -> list[str]:
-        """The first problem of each model, as a sentence that names the model."""
-        return [f"{model}: {found[0]}" for model, found in sorted(self.problems.items()) if found]
+        """The first problem of each model, prefixed with the model's name."""
+        return [f"{model}: {problems[0]}" for model, problems in sorted(self.problems.items()) if problems]
 
 
 @dataclass(frozen=True, slots=True)
 class ServingState:
-    """One ``trireme serve`` and all that it runs.
+    """State of a ``trireme serve`` and everything that it runs.
 
     Attributes:
         pid: of ``trireme serve``.
         started_at: of ``trireme serve``, seconds since 1970.
-        phase: in ``serving`` at least one replica answers.
-        grpc_address, http_address: ``host:port`` of Envoy, for callers on this machine, without TLS.
-        tls_grpc_address, tls_http_address: for callers with TLS; empty without TLS.
-        envoy_admin_address, gateway_address, prometheus_address: empty where it does not run.
-        replicas: by name.
-        commands_done: number of the last ``FleetCommand`` that was executed.
-        left_out: models not loaded, with the reason.
+        phase: ``serving`` if at least one replica responds.
+        grpc_address, http_address: ``host:port`` of Envoy without TLS, for callers on this machine.
+        tls_grpc_address, tls_http_address: with TLS; empty without TLS.
+        envoy_admin_address, gateway_address, prometheus_address: empty if it is not running.
+        replicas: sorted by name.
+        commands_done: number of the last executed ``FleetCommand``.
+        left_out: skipped models, with the reason.
     """
 
     pid: int
@@ -98,9 +99,9 @@ class FleetCommand:
     """A command of ``trireme scale`` or ``trireme restart`` to a running ``trireme serve``.
 
     Attributes:
-        number: rises with each command.
-        replicas: the wanted number of replicas.
-        restart: whether to restart each of them in turn.
+        number: increases with each command.
+        replicas: the desired number of replicas.
+        restart: whether to restart the replicas, one after the other.
     """
 
     number: int
@@ -110,7 +111,7 @@ class FleetCommand:
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """The files of one served Triton."""
+    """The files of one ``trireme serve``."""
 
     path: Path
 
@@ -131,7 +132,7 @@ class RunDirectory:
         return self.path / "serve.lock"
 
     def only_one(self) -> IO[str]:
-        """The lock of ``trireme serve``, to be held in a ``with`` statement.
+        """Take the lock of ``trireme serve``; hold it with a ``with`` statement.
 
         Raises:
             ServerError: another process holds it; names its pid.
@@ -140,43 +141,43 @@ class RunDirectory:
             return take_lock(self._lock_path, str(os.getpid()), wait_seconds=0.0)
         except FileLockedError as error:
             raise ServerError(
-                f"trireme serve runs already, pid {error.owner or 'unknown'}; "
-                "see: trireme status, or stop it with Ctrl-C or SIGTERM"
+                f"trireme serve is already running, pid {error.owner or 'unknown'}; "
+                "see trireme status, or stop it with Ctrl-C or SIGTERM"
             ) from None
 
     def is_held(self) -> bool:
-        """Whether a ``trireme serve`` runs."""
+        """Whether a ``trireme serve`` is running."""
         return is_locked(self._lock_path)
 
     def write(self, state: ServingState) -> None:
         write_json_atomic(self._state_path, asdict(state))
 
     def read(self) -> ServingState | None:
-        """The state last written, also by a ``trireme serve`` that is dead; None without one."""
+        """The last state written, even if that ``trireme serve`` is dead; None without one."""
         try:
             return parse_json(ServingState, self._state_path.read_bytes())
         except (FileNotFoundError, ValueError):
-            # Written by another release: as good as none.
+            # Missing, or written by an incompatible release.
             return None
 
     def submit(self, command: FleetCommand) -> None:
         write_json_atomic(self._command_path, asdict(command))
 
     def last_command(self) -> FleetCommand | None:
-        """The last command since ``trireme serve`` began, if any."""
+        """The last command since ``trireme serve`` started, if any."""
         try:
             return parse_json(FleetCommand, self._command_path.read_bytes())
         except (FileNotFoundError, ValueError):
             return None
 
     def execute(self, *, replicas: int | None = None, restart: bool = False) -> ServingState:
-        """Give the running ``trireme serve`` a command, wait until it is executed, and return the state then.
+        """Submit a command to the running ``trireme serve``, wait until it is executed, and return the new state.
 
         Args:
-            replicas: the wanted number; None: as many as there are.
+            replicas: the desired number; None: the current number.
 
         Raises:
-            ServerError: nothing is served, or the command failed or timed out.
+            ServerError: nothing is being served, or the command failed or timed out.
         """
         state = self.running()
         wanted = len(state.replicas) if replicas is None else replicas
@@ -186,18 +187,18 @@ class RunDirectory:
         deadline = time.monotonic() + _SECONDS_PER_REPLICA * max(wanted, len(state.replicas))
         while (state := self.running()).commands_done < number:
             if time.monotonic() > deadline:
-                raise ServerError("trireme serve did not execute the command in time; see its log, or: trireme status")
+                raise ServerError("trireme serve did not execute the command in time; see its log or trireme status")
             time.sleep(0.1)
         if len(state.replicas) != wanted or any(replica.phase is not Phase.SERVING for replica in state.replicas):
-            found = ", ".join(f"{replica.name} is {replica.phase.value}" for replica in state.replicas)
-            raise ServerError(f"{wanted} replicas were asked for; now {found}; the reason is in {self.path}/serve.log")
+            present = ", ".join(f"{replica.name} is {replica.phase.value}" for replica in state.replicas)
+            raise ServerError(f"{wanted} replicas requested, but {present}; see {self.path}/serve.log for the reason")
         return state
 
     def running(self) -> ServingState:
-        """The state of the ``trireme serve`` that runs.
+        """The state of the running ``trireme serve``.
 
         Raises:
-            ServerError: none runs.
+            ServerError: nothing is being served.
         """
         state = self.read() if self.is_held() else None
         if state is None:
@@ -205,6 +206,6 @@ class RunDirectory:
         return state
 
     def clear(self) -> None:
-        """Remove the state: everything that was served has ended."""
+        """Remove the state after everything has stopped."""
         self._state_path.unlink(missing_ok=True)
         self._command_path.unlink(missing_ok=True)

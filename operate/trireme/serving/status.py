@@ -1,4 +1,4 @@
-"""What a served Triton looks like now: its processes, its models, its requests."""
+"""Current status of a served Triton: processes, models, requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MIB = 1024**2
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Resident memory in MiB; pages that processes share are counted in each of them."""
+    """Resident memory in MiB; shared pages count in each process."""
 
     total_mib: float
     servers_mib: float
@@ -33,10 +33,10 @@ class ModelStatus:
     """One model on one replica.
 
     Attributes:
-        versions: those that answer.
-        ready: at least one does, and its last golden sample was answered correctly.
-        problem: why it is not ready.
-        succeeded, failed: requests since the model was loaded, those of the readiness agent included.
+        versions: loaded versions.
+        ready: at least one version is loaded, and the response to its last golden sample was correct.
+        problem: the reason if it is not ready.
+        succeeded, failed: requests since the model was loaded, including those of the readiness agent.
     """
 
     name: str
@@ -61,7 +61,7 @@ class ReplicaStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All that ``trireme status`` shows.
+    """The content of ``trireme status``.
 
     Attributes:
         serving: every replica serves every model.
@@ -75,7 +75,7 @@ class Status:
 
 
 def read_status(state: ServingState, admin_key: str) -> Status:
-    """Ask the servers and the system; a server that does not answer shows as models that are not ready."""
+    """Query the servers and the system; the models of a server that does not respond are not ready."""
     replicas = [_replica_status(replica, admin_key) for replica in state.replicas]
     return Status(
         serving=bool(replicas) and state.phase is Phase.SERVING and all(replica.is_healthy for replica in replicas),
@@ -106,14 +106,14 @@ def _replica_status(replica: ReplicaState, admin_key: str) -> ReplicaStatus:
 
 
 def _model_status(name: str, versions: Sequence[str], counts: Iterable[VersionStatistics], problem: str) -> ModelStatus:
-    own = [entry for entry in counts if entry.model == name]
+    versions_counts = [entry for entry in counts if entry.model == name]
     return ModelStatus(
         name=name,
         versions=versions,
         ready=bool(versions) and not problem,
         problem=problem or ("" if versions else "not loaded"),
-        succeeded=sum(entry.succeeded for entry in own),
-        failed=sum(entry.failed for entry in own),
+        succeeded=sum(entry.succeeded for entry in versions_counts),
+        failed=sum(entry.failed for entry in versions_counts),
     )
 
 

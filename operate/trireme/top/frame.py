@@ -1,4 +1,4 @@
-"""The rows of ``trireme top``: what the replicas did between two looks at them."""
+"""The rows of ``trireme top``: differences between two snapshots of the replicas' metrics."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from trireme.repository.model_config import load_model_config
 from trireme.serving.run_state import ReplicaState, ServingState
 
 _SERVER_FAULTS = ("failed", "unavailable")
-# A router tells of its calls every half second.
-_TELLING_SECONDS = 0.5
-# Triton's counters lack the ending that the format wants, and that its reader gives them.
+# A router updates its metrics every half second.
+_ROUTER_UPDATE_SECONDS = 0.5
+# The parser adds the suffix "_total" that the format requires and Triton omits.
 _SUCCESS = "nv_inference_request_success_total"
 _FAILURE = "nv_inference_request_failure_total"
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds; None where nothing was answered."""
+    """Latency in milliseconds; None without responses."""
 
     p50_ms: float | None = None
     p95_ms: float | None = None
@@ -34,8 +34,9 @@ class ReplicaRow:
     """One replica.
 
     Attributes:
-        rate, errors: answers, and failures that are not the caller's own, per second.
-        queued: rows and requests that wait now, in routers and in Triton.
+        rate: responses per second.
+        errors: failures per second, without those caused by the caller.
+        queued: rows and requests that are queued now, in routers and in Triton.
     """
 
     state: ReplicaState
@@ -48,11 +49,11 @@ class ReplicaRow:
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """A version of a variant as a router asks it, or of a model that callers ask themselves (``task`` is empty).
+    """A version of a variant behind a router, or of a model that callers request directly (``task`` is empty).
 
     Attributes:
-        share: of the task's answers, 0 to 1.
-        errors: failed calls of a variant (the router answers from another), or failures of the model, per second.
+        share: fraction of the task's responses, 0 to 1.
+        errors: failed calls of a variant (the router falls back to another), or failures of the model, per second.
     """
 
     task: str
@@ -67,7 +68,7 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class LanguageRow:
-    """A language model: tokens per second, times in milliseconds, requests now, share of the KV cache in use."""
+    """A language model: tokens per second, latencies, current requests, used fraction of the KV cache."""
 
     model: str
     tokens: float
@@ -80,7 +81,7 @@ class LanguageRow:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """All that is shown at a moment."""
+    """The content of one screen."""
 
     state: ServingState
     replicas: Sequence[ReplicaRow]
@@ -97,10 +98,10 @@ class Frame:
 
 
 def steps_of(repository: ModelRepository) -> Mapping[str, Sequence[str]]:
-    """By model that callers ask, the models whose requests are parts of those: the steps of an ensemble.
+    """Return the models whose requests are part of a model's requests: the steps of an ensemble.
 
-    An engine that streams is asked itself, by clients that follow the pin of its ensemble; whoever asks the ensemble
-    asks the engine, too.
+    For a decoupled ensemble it is the reverse: clients follow its pin and request the engine directly, and every
+    request to the ensemble is also one to the engine.
     """
     steps: dict[str, list[str]] = {}
     for folder in repository.models():
@@ -117,10 +118,10 @@ def steps_of(repository: ModelRepository) -> Mapping[str, Sequence[str]]:
 
 
 def frame_of(state: ServingState, windows: Mapping[str, MetricsWindow], steps: Mapping[str, Sequence[str]]) -> Frame:
-    """The rows.
+    """Compute all rows.
 
     Args:
-        windows: by replica.
+        windows: by replica name.
         steps: see ``steps_of``.
     """
     return Frame(
@@ -133,13 +134,13 @@ def frame_of(state: ServingState, windows: Mapping[str, MetricsWindow], steps: M
 
 def _replica_row(replica: ReplicaState, window: MetricsWindow, steps: Mapping[str, Sequence[str]]) -> ReplicaRow:
     seconds = window.seconds or 1.0
-    asked = window.counts("trireme_router_requests_total", "outcome")
+    routed = window.counts("trireme_router_requests_total", "outcome")
     direct = _direct([window], steps)
-    faults = sum(asked.get((outcome,), 0.0) for outcome in _SERVER_FAULTS) + sum(_failures([window], direct).values())
+    faults = sum(routed.get((outcome,), 0.0) for outcome in _SERVER_FAULTS) + sum(_failures([window], direct).values())
     return ReplicaRow(
         replica,
         bool(window.after.samples),
-        (asked.get(("answered",), 0.0) + sum(direct.values())) / seconds,
+        (routed.get(("answered",), 0.0) + sum(direct.values())) / seconds,
         faults / seconds,
         sum(window.after.sums("trireme_router_waiting_rows").values())
         + sum(window.after.sums("nv_inference_pending_request_count").values()),
@@ -151,7 +152,7 @@ def _variant_rows(windows: Iterable[MetricsWindow]) -> list[ModelRow]:
     windows = list(windows)
     answers = _added(windows, "trireme_router_requests_total", "task", "variant", "version", outcome="answered")
     calls = _added(windows, "trireme_router_calls_total", "task", "variant")
-    well = _added(windows, "trireme_router_calls_total", "task", "variant", outcome="ok")
+    succeeded = _added(windows, "trireme_router_calls_total", "task", "variant", outcome="ok")
     queued = _now(windows, "trireme_router_waiting_rows", "task", "variant")
     of_task: Counter[str] = Counter()
     for (task, _, _), count in answers.items():
@@ -159,7 +160,7 @@ def _variant_rows(windows: Iterable[MetricsWindow]) -> list[ModelRow]:
     seconds = _seconds(windows)
     rows = []
     for (task, variant, version), count in sorted(answers.items()):
-        failed = calls.get((task, variant), 0.0) - well.get((task, variant), 0.0)
+        failed = calls.get((task, variant), 0.0) - succeeded.get((task, variant), 0.0)
         share = count / of_task[task] if of_task[task] else None
         latency = _latency(windows, "trireme_router_latency_seconds", task=task, variant=variant)
         waiting = queued.get((task, variant), 0.0)
@@ -186,7 +187,7 @@ def _direct_rows(windows: Iterable[MetricsWindow], steps: Mapping[str, Sequence[
 
 
 def _direct(windows: Sequence[MetricsWindow], steps: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], float]:
-    """By model and version, what callers asked without a router: all but steps, routers, and the routers' calls."""
+    """Requests without a router, by model and version: excludes steps, routers and the routers' calls."""
     inner = {step for found in steps.values() for step in found}
     routers = {task for (task,) in _now(windows, "trireme_router_traffic_errors_total", "task")}
     calls = _added(windows, "trireme_router_calls_total", "variant", outcome="ok")
@@ -194,14 +195,14 @@ def _direct(windows: Sequence[MetricsWindow], steps: Mapping[str, Sequence[str]]
     for (model, version), count in _added(windows, _SUCCESS, "model", "version").items():
         if model not in inner and model not in routers:
             routed = sum(calls.get((name,), 0.0) for name in (model, *steps.get(model, ())))
-            # What a router has not told of yet must not look like callers of the variant.
-            untold = routed * _TELLING_SECONDS / _seconds(windows)
-            direct[model, version] = count - routed if count - routed > untold else 0.0
+            # Calls that are not yet in a router's metrics must not be taken for direct requests.
+            pending = routed * _ROUTER_UPDATE_SECONDS / _seconds(windows)
+            direct[model, version] = count - routed if count - routed > pending else 0.0
     return direct
 
 
 def _failures(windows: Sequence[MetricsWindow], models: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
-    """By model and version of ``models``, failures but those that the caller cancelled."""
+    """Failures of ``models``, by model and version, without requests cancelled by the caller."""
     every = _added(windows, _FAILURE, "model", "version")
     cancelled = _added(windows, _FAILURE, "model", "version", reason="CANCELED")
     return {key: every.get(key, 0.0) - cancelled.get(key, 0.0) for key in models}
@@ -232,7 +233,7 @@ def _seconds(windows: Sequence[MetricsWindow]) -> float:
 
 
 def _added(windows: Sequence[MetricsWindow], name: str, *labels: str, **equal: str) -> dict[tuple[str, ...], float]:
-    """What counters rose by, over all replicas."""
+    """Increase of counters, summed over all replicas."""
     added: dict[tuple[str, ...], float] = {}
     for window in windows:
         for key, count in window.counts(name, *labels, **equal).items():
@@ -241,7 +242,7 @@ def _added(windows: Sequence[MetricsWindow], name: str, *labels: str, **equal: s
 
 
 def _now(windows: Sequence[MetricsWindow], name: str, *labels: str) -> dict[tuple[str, ...], float]:
-    """What gauges say now, added up over all replicas."""
+    """Current values of gauges, summed over all replicas."""
     added: dict[tuple[str, ...], float] = {}
     for window in windows:
         for key, value in window.after.sums(name, *labels).items():
@@ -257,7 +258,7 @@ def _latency(windows: Sequence[MetricsWindow], histogram: str, **equal: str) -> 
 
 
 def _summary(windows: Sequence[MetricsWindow], **equal: str) -> Latency:
-    """Triton's own quantiles, of the replica where they are highest: they cannot be added up."""
+    """Triton's quantiles, the maximum over the replicas, because quantiles cannot be summed."""
     found: dict[str, float] = {}
     for window in windows:
         for (share,), value in window.after.sums("nv_inference_request_summary_us", "quantile", **equal).items():

@@ -1,4 +1,4 @@
-"""How a frame looks in a terminal of 80 columns."""
+"""Rendering of a frame for a terminal with 80 columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trireme.top.frame import Frame, Latency, ModelRow, ReplicaRow
 
 
 def render(frame: Frame) -> RenderableType:
-    """The whole screen."""
+    """Render the screen."""
     parts: list[RenderableType] = [_head(frame), Text(), _replicas(frame)]
     if frame.models:
         parts += [Text(), _models(frame)]
@@ -62,7 +62,7 @@ def _replicas(frame: Frame) -> Table:
 
 
 def _phase(row: ReplicaRow) -> str:
-    # Its agent has not noticed yet.
+    # The agent has not detected it yet.
     return "silent" if row.state.phase is Phase.SERVING and not row.answers else row.state.phase.value
 
 
@@ -72,7 +72,7 @@ def _models(frame: Frame) -> Table:
     for row in frame.models:
         if row.task != task:
             task = row.task
-            table.add_row(Text(task or "asked without a router", style="bold"))
+            table.add_row(Text(task or "without a router", style="bold"))
         table.add_row(
             Text(f"  {row.model}", style="yellow" if row.model.endswith(CANARY_SUFFIX) else ""),
             row.version,
@@ -122,5 +122,5 @@ def _problems(frame: Frame) -> list[Text]:
         lines += [Text(f"{replica.name}: {sentence}", style="red") for sentence in replica.problem_sentences()]
         if replica.last_fault:
             lines.append(Text(f"{replica.name}: last fault: {replica.last_fault}", style="yellow"))
-    lines += [Text(f"left out: {name}: {reason}", style="dim") for name, reason in frame.state.left_out.items()]
+    lines += [Text(f"skipped: {name}: {reason}", style="dim") for name, reason in frame.state.left_out.items()]
     return lines

@@ -245,7 +245,7 @@ def test_more_threads_than_cores_are_a_warning_that_names_the_model() -> None:
     greedy = config('backend: "onnxruntime" instance_group { count: 3 }')
     check = only(models.threads({"greedy": greedy}, TWO_CORES))
     assert check.status is CheckStatus.WARN
-    assert "6 asked by greedy, 2 cores" in check.found
+    assert "6 used by greedy, 2 cores" in check.found
 
 
 def test_the_command_answers_one_row_a_check_and_exits_by_the_worst(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,4 +59,4 @@ def test_doctor_lists_the_variables_and_how_to_except_this_machine() -> None:
     (check,) = software.proxies({"http_proxy": "http://p:1", "no_proxy": "localhost,127.0.0.1"})
     assert check.status is CheckStatus.OK
     (check,) = software.proxies({})
-    assert check.found == "no variable names one"
+    assert check.found == "no environment variable sets one"

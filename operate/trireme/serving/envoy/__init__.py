@@ -1,5 +1,5 @@
-"""The proxy in front of the replicas: a real Envoy.
+"""Envoy, the proxy in front of the replicas.
 
-``*.yaml.j2`` and ``*.lua`` are its configuration, ``config_files`` writes it where a running Envoy takes it over at
-once, ``process`` runs it, ``supervised`` keeps it running.
+``*.yaml.j2`` and ``*.lua`` are its configuration. ``config_files`` renders it into directories that a running Envoy
+watches, ``process`` runs Envoy, ``supervised`` restarts it.
 """

@@ -1,4 +1,4 @@
-"""Writes what Envoy reads: ``*.yaml.j2`` beside this module, rendered into directories that Envoy watches."""
+"""Envoy's configuration files: the templates ``*.yaml.j2``, rendered into directories that Envoy watches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trireme.serving.envoy.proxy_config import ProxyConfig, ReplicaEndpoint
 
 GRPC_CLUSTER = "triton_grpc"
 HTTP_CLUSTER = "triton_http"
-# All clusters, each with its protocol; clusters.yaml.j2 says how they differ.
+# All clusters and their protocols; see clusters.yaml.j2 for the differences.
 _CLUSTERS = {
     GRPC_CLUSTER: "grpc",
     HTTP_CLUSTER: "http",
@@ -30,7 +30,7 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-# Names and paths are rendered by `tojson`: a JSON string is a YAML string, whatever is in it.
+# Names and paths are rendered with `tojson`: every JSON string is a valid YAML string.
 _TEMPLATES.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "default": str}
 _TEMPLATES.globals.update(lua=lambda name: (_FOLDER / name).read_text().rstrip(), loopback=LOOPBACK)
 
@@ -38,10 +38,10 @@ _TEMPLATES.globals.update(lua=lambda name: (_FOLDER / name).read_text().rstrip()
 def write_config(
     directory: Path, proxy: ProxyConfig, endpoints: Sequence[ReplicaEndpoint], *, seen_at: Path | None = None
 ) -> Path:
-    """Write all files; returns the bootstrap file.
+    """Write all files; return the path of the bootstrap file.
 
     Args:
-        seen_at: where Envoy sees ``directory``, if elsewhere: in a container.
+        seen_at: the path of ``directory`` from Envoy's point of view, if different: in a container.
     """
     if not proxy.by_name:
         write_endpoints(directory, proxy, endpoints)
@@ -56,7 +56,7 @@ def write_config(
 
 
 def write_endpoints(directory: Path, proxy: ProxyConfig, endpoints: Sequence[ReplicaEndpoint]) -> None:
-    """Replace the endpoints of a running Envoy, which takes them within 0.1 s."""
+    """Replace the endpoints; a running Envoy applies them within 0.1 s."""
     for cluster, protocol in _CLUSTERS.items():
         path = directory / f"eds/{cluster}/resources.yaml"
         _render("endpoints", path, proxy=proxy, endpoints=endpoints, cluster=cluster, protocol=protocol)

@@ -1,14 +1,14 @@
--- Classifies Triton's failures, before Envoy decides whether to retry: a caller's mistake, a model whose process is dead
--- or that this replica has not loaded, or an attempt that was certainly not executed. See attempts.lua.
+-- Classifies Triton's failures before Envoy decides whether to retry: invalid request, model with a dead process, model
+-- not loaded on this replica, or attempt that was certainly not executed. See attempts.lua.
 
 local NOT_AGAIN = "not sent again: "
--- tritonserver's error for a model whose process has died: "Stub process 'm_0' is not healthy."
+-- tritonserver's error for a model whose process died: "Stub process 'm_0' is not healthy."
 local DEAD_PROCESS = "Stub process"
--- Its error for a model that it has not loaded, as NOT_FOUND or with 404.
+-- Its error for a model that is not loaded, with NOT_FOUND or 404.
 local NOT_LOADED = "Request for unknown model"
--- Its errors, as INTERNAL, for a request that it cannot parse: "Unable to parse 'shape': attempt to access JSON non-array
--- as array".
-local MISTAKES = {
+-- Its errors for a request that it cannot parse, with INTERNAL: "Unable to parse 'shape': attempt to access JSON
+-- non-array as array".
+local INVALID_REQUEST = {
   "failed to parse the request JSON buffer",
   "attempt to access JSON",
   "attempt to access non-existing object member",
@@ -16,7 +16,7 @@ local MISTAKES = {
 }
 
 local function mark_lost(handle, headers, reason)
-  -- Envoy retries because of this header.
+  -- Envoy retries responses with this header.
   headers:replace("x-trireme-lost", "1")
   local metadata = handle:streamInfo():dynamicMetadata()
   metadata:set("trireme", "reason", reason)
@@ -28,7 +28,7 @@ local function count_not_executed(handle)
   metadata:set("trireme", "not_executed", ((metadata:get("trireme") or {}).not_executed or 0) + 1)
 end
 
--- Another replica may have the model; one of them gets the request.
+-- Another replica may have loaded the model: retried once.
 local function mark_not_loaded(handle, headers)
   local metadata = handle:streamInfo():dynamicMetadata()
   if (metadata:get("trireme") or {}).tried_elsewhere then return end
@@ -55,13 +55,13 @@ function envoy_on_response(handle)
     mark_not_loaded(handle, headers)
   elseif status == "500" then
     local body = handle:body()
-    -- Waiting for the body invalidates the headers that were read before.
+    -- Waiting for the body invalidates the headers read before it.
     headers = handle:headers()
     local text = body and body:getBytes(0, body:length()) or ""
-    local sentence = text:match('^{"error":%s*"(.*)"}%s*$') or text
-    if sentence:find(DEAD_PROCESS, 1, true) then return mark_lost(handle, headers, sentence) end
-    for _, mistake in ipairs(MISTAKES) do
-      if sentence:find(mistake, 1, true) then return headers:replace(":status", "400") end
+    local message = text:match('^{"error":%s*"(.*)"}%s*$') or text
+    if message:find(DEAD_PROCESS, 1, true) then return mark_lost(handle, headers, message) end
+    for _, pattern in ipairs(INVALID_REQUEST) do
+      if message:find(pattern, 1, true) then return headers:replace(":status", "400") end
     end
   elseif status == "502" or status == "503" or status == "504" then
     count_not_executed(handle)

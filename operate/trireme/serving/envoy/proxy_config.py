@@ -1,4 +1,4 @@
-"""What callers and replicas are to an Envoy: where it listens, and the endpoints it balances over."""
+"""Settings of an Envoy: its listeners, and the endpoints it balances over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ReplicaEndpoint:
     Attributes:
         host: IP address or, with ``ProxyConfig.by_name``, DNS name.
         grpc_port, http_port: of its tritonserver.
-        agent_port: of its readiness agent; ``/readyz`` there decides whether it gets requests.
+        agent_port: of its readiness agent; its ``/readyz`` is the health check.
     """
 
     name: str
@@ -40,15 +40,16 @@ class ProxyConfig:
     """How Envoy listens and balances.
 
     Attributes:
-        admin_port: statistics and drain; on loopback unless ``admin_host`` says otherwise.
-        local_zone: replicas of other zones get only the requests that those of this zone cannot take; empty: no zone
+        admin_port: for statistics and drain; on ``admin_host``.
+        local_zone: replicas in other zones receive requests only if this zone has no healthy replica; empty: no zone
             is preferred.
-        plaintext: listeners beside those with TLS, for callers on this machine.
-        max_requests: in flight and waiting, over all replicas; beyond, requests are refused at once (503, UNAVAILABLE).
-        hedge_delay_seconds: an inference (not a stream) without an answer for so long is sent to another replica too,
-            and the first answer counts: against processes that hang without a sign. 0: never.
-        by_name: endpoints are DNS names, fixed in the cluster; otherwise addresses that may change live.
-        access_log: a JSON line for each request; ``/dev/stdout`` in a container.
+        plaintext: listeners without TLS in addition to those with TLS, for callers on this machine.
+        max_requests: in flight and pending, over all replicas; excess requests are rejected immediately (503,
+            UNAVAILABLE).
+        hedge_delay_seconds: an inference request (not a stream) without a response after this time is also sent to
+            another replica, and the first response wins. Protects against processes that hang silently. 0: never.
+        by_name: endpoints are DNS names, fixed in the cluster; otherwise addresses that can change at run time.
+        access_log: one JSON line per request; ``/dev/stdout`` in a container.
     """
 
     grpc_port: int

@@ -1,4 +1,4 @@
-"""An Envoy that is restarted when it ends or hangs."""
+"""An Envoy that is restarted when it exits or hangs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trireme.serving.envoy.proxy_config import ProxyConfig, ReplicaEndpoint
 _LOG = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 1.0
-# Calls of 2 s each without an answer: then it hangs.
+# Calls of 2 s each without a response, after which Envoy counts as hanging.
 _MAX_MISSES = 3
 _LOG_LIMIT_BYTES = 20 * 1024**2
 
 
 class SupervisedEnvoy:
-    """A supervised Envoy; each one that is started has the same configuration.
+    """A supervised Envoy; its configuration survives restarts.
 
     Example:
         >>> envoy = SupervisedEnvoy(run_dir / "envoy", proxy)
@@ -40,40 +40,40 @@ class SupervisedEnvoy:
         self._next_check = 0.0
 
     def start(self, endpoints: Sequence[ReplicaEndpoint]) -> None:
-        """Raises ServerError if it does not listen."""
+        """Start Envoy; raises ServerError if it does not listen."""
         self._endpoints = endpoints
         self._process = EnvoyProcess.start(self._directory, self._proxy, endpoints)
         self._misses = 0
-        # They may have changed during the start.
+        # The endpoints may have changed during the start.
         self._process.set_endpoints(self._endpoints)
 
     def ensure_running(self) -> None:
-        """Check it, about once a second, and replace one that ended or hangs."""
+        """Check Envoy about once a second, and restart it if it exited or hangs."""
         if self._process is None or time.monotonic() < self._next_check:
             return
         self._next_check = time.monotonic() + _CHECK_SECONDS
         try:
             if not self._process.is_alive():
-                _LOG.warning("envoy ended; starting it again")
+                _LOG.warning("envoy exited; restarting it")
                 self.start(self._endpoints)
             elif self._hangs(self._process):
-                _LOG.warning("envoy is frozen; starting another one")
+                _LOG.warning("envoy is unresponsive; restarting it")
                 self._process.stop(deadline_seconds=0.5)
                 self.start(self._endpoints)
             else:
                 self._process.rotate_log(_LOG_LIMIT_BYTES)
         except ServerError as error:
-            # The next check tries again.
+            # The next check retries.
             _LOG.warning("%s", error)
 
     def set_endpoints(self, endpoints: Sequence[ReplicaEndpoint]) -> None:
-        """Balance over exactly these from now on; requests in flight to others finish."""
+        """Set the endpoints to balance over; requests in flight to removed endpoints finish."""
         self._endpoints = endpoints
         if self._process:
             self._process.set_endpoints(endpoints)
 
     def replica_health(self) -> Mapping[str, bool]:
-        """By name, whether a replica gets requests now; empty where Envoy does not answer."""
+        """Return whether a replica receives requests, by name; empty if Envoy does not respond."""
         try:
             return self._process.healthy(GRPC_CLUSTER) if self._process else {}
         except ServerError:

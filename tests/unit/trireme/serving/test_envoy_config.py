@@ -51,7 +51,7 @@ def test_a_container_finds_the_files_where_it_sees_them(tmp_path: Path) -> None:
         (["--replica=a"], "HOST=ZONE"),
         (["--replica=h=a", "--replica=h=b"], "each host once"),
         (["--replica=h=a", "--own-zone=c"], "it must be the zone of a --replica"),
-        (["--replica=h=a", "--tls-key=k"], "go together"),
+        (["--replica=h=a", "--tls-key=k"], "must be given together"),
         ([], "--replica"),
     ],
 )
