@@ -71,7 +71,7 @@ def curve(
 
 
 def choose(points: list[CurvePoint], least_accuracy: float) -> CurvePoint:
-    """The cheapest point with at least that accuracy; if there is none, the most accurate one."""
+    """The cheapest point with at least that accuracy; without one, the most accurate point."""
     good = [point for point in points if point.accuracy >= least_accuracy]
     if good:
         return min(good, key=lambda point: (point.cost, -point.accuracy))
