@@ -1,8 +1,8 @@
-"""The router: answers a task from the variant that fits, see ``docs/routing.md``.
+"""The router: serves a task from a suitable variant, see ``docs/routing.md``.
 
-``execute`` passes requests to the dispatcher and returns at once; answers are sent from its threads. So one instance
-has many calls in flight, sees all queues, and holds the only copy of the state. Needs Triton 24.10: since then models
-that are not decoupled may answer through a response sender.
+``execute`` passes requests to the dispatcher and returns at once; the dispatcher's threads send the responses. One
+instance therefore has many calls in flight, sees all queues, and holds the only copy of the state. Needs Triton 24.10,
+the first version in which models that are not decoupled may use a response sender.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class TritonPythonModel:
         self._metrics.close()
 
     def _stream_response(self, streams: StreamRouter, request: Any) -> Any:
-        """Answer a caller that streams from the variant, or accept its report."""
+        """Name a variant to a caller that streams, or accept its report."""
         arrived, request_id = time.monotonic(), request.request_id()
         try:
             parameters, header_id = read_stream_parameters(request.parameters())
@@ -93,7 +93,7 @@ class TritonPythonModel:
         )
 
     def _deadline_s(self, request: Any) -> float:
-        """The caller's own timeout is in microseconds; 0 stands for none."""
+        """The caller's own timeout is in microseconds; 0 means none."""
         return min(self._deadline_ms, request.timeout() / 1000 or self._deadline_ms) / 1000
 
     def _routed_request(self, request: Any) -> RoutedRequest:
@@ -152,11 +152,11 @@ def _response(answer: Answer, wanted: Sequence[str]) -> Any:
 
 
 def _texts(name: str, values: Sequence[str]) -> pb_utils.Tensor:
-    """The same few tensors in the answers of one row: to serialise them again costs a tenth of the router's time."""
+    """Caches the few tensors of a row's route: serialising them each time takes a tenth of the router's time."""
     return _cached_text(name, values[0]) if len(values) == 1 else _new_texts(name, values)
 
 
-# Without a limit: tensors that were evicted from a cache while many threads sent them have crashed the server.
+# Unbounded: evicting tensors from a cache while many threads sent them has crashed the server.
 @functools.cache
 def _cached_text(name: str, value: str) -> pb_utils.Tensor:
     return _new_texts(name, [value])
@@ -170,5 +170,5 @@ def _send(sender: Any, response: Any) -> None:
     try:
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
     except pb_utils.TritonModelException as error:
-        # This caller is gone; the answers to the others are sent.
-        pb_utils.Logger.log_error(f"router: an answer could not be sent: {error}")
+        # This caller is gone; the responses to the others are sent.
+        pb_utils.Logger.log_error(f"router: a response could not be sent: {error}")

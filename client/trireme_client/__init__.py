@@ -1,4 +1,4 @@
-"""A typed client for the Triton Inference Server that keeps its deadline."""
+"""A typed client for the Triton Inference Server that respects deadlines."""
 
 from trireme_client.blocking import TriremeClient
 from trireme_client.client import AsyncTriremeClient

@@ -1,6 +1,6 @@
-"""Triton's own protocol definitions, as the ``tritonclient`` package ships them: the one place that imports them.
+"""Triton's protocol definitions from the ``tritonclient`` package. Only this module imports them.
 
-None of them is typed, so each is named ``Any`` here and nowhere else.
+They are untyped, so each is named ``Any`` here and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,5 +15,5 @@ pb: Any = service_pb2
 config_pb: Any = model_config_pb2
 stubs: Any = service_pb2_grpc
 
-# The names of the service's methods are its own; a message is a protobuf message of `pb`.
+# The service's methods keep their names; a message is a protobuf message of `pb`.
 Message = Any

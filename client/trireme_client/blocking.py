@@ -1,4 +1,4 @@
-"""The blocking client: the methods of the asyncio one, on transports whose awaits never suspend."""
+"""The blocking client: the methods of the asyncio client, on transports whose awaits never suspend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 def _blocking(
     method: Callable[Concatenate[AsyncTriremeClient, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[TriremeClient, P], T]:
-    """The blocking form of a coroutine method."""
+    """The blocking version of a coroutine method."""
 
     @functools.wraps(method)
     def call(self: TriremeClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -32,7 +32,7 @@ def _blocking(
 def _blocking_iterator(
     method: Callable[Concatenate[AsyncTriremeClient, P], AsyncGenerator[T, None]],
 ) -> Callable[Concatenate[TriremeClient, P], Iterator[T]]:
-    """The blocking form of an asynchronous generator method."""
+    """The blocking version of an asynchronous generator method."""
 
     @functools.wraps(method)
     def iterate(self: TriremeClient, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
@@ -57,7 +57,7 @@ async def _next(stream: AsyncGenerator[T, None]) -> T:
 def _blocking_context(
     method: Callable[Concatenate[AsyncTriremeClient, P], AbstractAsyncContextManager[T]],
 ) -> Callable[Concatenate[TriremeClient, P], AbstractContextManager[T]]:
-    """The blocking form of an asynchronous context manager method."""
+    """The blocking version of an asynchronous context manager method."""
 
     @functools.wraps(method)
     @contextmanager
@@ -75,7 +75,7 @@ def _blocking_context(
 def _with_arguments_of(
     init: Callable[Concatenate[AsyncTriremeClient, P], None],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[TriremeClient, P], None]]:
-    """Give a constructor the arguments of the asyncio client's."""
+    """Give a constructor the signature of the asyncio client's."""
 
     def decorate(own: Callable[..., None]) -> Callable[Concatenate[TriremeClient, P], None]:
         functools.update_wrapper(own, init)
@@ -90,7 +90,7 @@ class _BlockingCore(AsyncTriremeClient):
 
 
 class TriremeClient:
-    """Calls models on Triton and waits. One client serves any number of threads, of the process that made it.
+    """Calls models on Triton, blocking. Any number of threads of the creating process may share a client.
 
     Arguments and methods are those of ``AsyncTriremeClient``, without ``await``.
 

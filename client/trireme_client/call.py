@@ -1,4 +1,4 @@
-"""One call of a client: its deadline, and what is known of it so far."""
+"""One call of a client: its deadline and its state."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from trireme_client.transport import Metadata
 
 @dataclass(slots=True)
 class Call:
-    """The state of one call, whatever it is split into.
+    """The state of one call, including all requests that it is split into.
 
     Attributes:
         deadline_ms: from ``started_at`` to the return.
-        metadata: sent with every request of it.
+        metadata: sent with every request of the call.
         sequence: of a stateful model; such a request is never sent twice, nor to another replica.
-        affinity_key: calls of one key go to one replica, unless that is overloaded.
+        affinity_key: calls with the same key go to the same replica unless it is overloaded.
         hedgeable: whether a slow request may be sent a second time.
-        sent: whether a server has or may have executed some of it.
-        in_flight: attempts that have no response yet; several where the requests of a split call run at once.
+        sent: whether a server has or may have executed part of it.
+        in_flight: attempts without a response yet; several if the requests of a split call run concurrently.
     """
 
     deadline_ms: float

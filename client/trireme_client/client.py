@@ -1,4 +1,4 @@
-"""The asyncio client; ``blocking`` derives the blocking one from it."""
+"""The asyncio client; ``blocking`` derives the blocking client from it."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ log = logging.getLogger("trireme_client")
 
 
 class AsyncTriremeClient:
-    """Calls models on Triton from asyncio. One client serves any number of tasks of one event loop.
+    """Calls models on Triton from asyncio. Any number of tasks of one event loop may share a client.
 
     Args:
         address: ``host:port`` (gRPC), ``http://host:port``, an ``Endpoint`` with a zone, or several of these. A host
-            name that stands for several IPs is several replicas.
-        deadline_ms: of each call that names none.
-        retry, hedge, health: what the client may do on its own; ``hedge=None`` never sends a request twice at once.
-        zone: replicas of this zone are preferred.
-        tls: default: plain text, and for ``https://`` the system's authorities.
+            name that resolves to several IPs is several replicas.
+        deadline_ms: default deadline of a call.
+        retry, hedge, health: policies for retries, hedging and probes; ``hedge=None`` never sends a request twice.
+        zone: prefer replicas of this zone.
+        tls: default: plain text, and for ``https://`` the system's certificate authorities.
         admin_key: for ``load_model``, ``unload_model`` and shared memory; sent with those calls only.
         headers: sent with every call.
-        compression: "gzip" or "deflate" of requests.
+        compression: "gzip" or "deflate", for requests.
 
     Example:
         >>> async with AsyncTriremeClient("127.0.0.1:8001") as client:
@@ -112,16 +112,16 @@ class AsyncTriremeClient:
 
         Args:
             inputs: by name: arrays, Python values, or ``SharedTensor``. More rows than the model's ``max_batch_size``
-                are sent in several requests, from asyncio up to four at once, and joined in order; an output whose
-                rows then differ in shape is an array of dtype object, one array a row.
-            outputs: names, or a mapping to ``SharedTensor`` for those to be written there; None: all.
+                are sent in several requests, from asyncio up to four at once, and joined in order. An output whose rows
+                then differ in shape is an array of dtype object with one array per row.
+            outputs: names, or a mapping to ``SharedTensor`` for outputs to write there; None: all.
             version: None: the server's choice.
-            parameters: reach the model's ``execute``, types kept.
-            deadline_ms: of all of it: connecting, queueing, computing, retries.
+            parameters: passed to the model's ``execute`` with their types.
+            deadline_ms: for the whole call: connecting, queueing, computing, retries.
             sequence: for a stateful model.
-            priority: in the model's queue, 1 the highest.
-            affinity_key: calls of one key go to the same replica unless it is overloaded; proxies get it as the header
-                ``x-trireme-prefix``.
+            priority: in the model's queue; 1 is the highest.
+            affinity_key: calls with the same key go to the same replica unless it is overloaded; proxies receive it as
+                the header ``x-trireme-prefix``.
 
         Raises:
             ClientError: see ``trireme_client.errors``.
@@ -145,13 +145,13 @@ class AsyncTriremeClient:
         affinity_key: str = "",
         first_within_ms: float | None = None,
     ) -> AsyncGenerator[InferResult, None]:
-        """Call a model that answers a request any number of times; yields each answer.
+        """Call a model that sends any number of responses to a request; yields each response.
 
-        Leaving the loop cancels the request on the server. Arguments as for ``infer``; the deadline bounds all of it,
-        ``first_within_ms`` the time to the first answer.
+        Leaving the loop cancels the request on the server. Arguments as for ``infer``; the deadline limits the whole
+        call, ``first_within_ms`` the time to the first response.
 
         Raises:
-            ClientError: from the step that fails; within 5 s when the server dies or freezes.
+            ClientError: from the failing step; within 5 s if the server dies or freezes.
         """
         call = self._session.start_call(model, version, deadline_ms, headers, request_id, sequence, affinity_key)
         async with aclosing(
@@ -175,13 +175,13 @@ class AsyncTriremeClient:
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
     ) -> Embeddings:
-        """Embed texts: one vector each, in order.
+        """Embed texts; returns one vector per text, in order.
 
         Args:
             tier: "economy", "standard", "premium" or "auto"; None: the route's default.
-            max_latency_ms: the router takes the best variant that is expected to keep it.
+            max_latency_ms: the router takes the best variant that is expected to meet it.
             model: the task's router, or one variant.
-            parameters: further ones of the router (``min_quality``, ``max_cost``, ``sticky_key``).
+            parameters: further parameters of the router (``min_quality``, ``max_cost``, ``sticky_key``).
 
         Raises:
             ClientError: as ``infer``.
@@ -203,7 +203,7 @@ class AsyncTriremeClient:
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
     ) -> Classifications:
-        """Classify texts: one label each, in order. Arguments as for ``embed``."""
+        """Classify texts; returns one label per text, in order. Arguments as for ``embed``."""
         inputs, parameters = text_inputs(texts), route_parameters(tier, max_latency_ms, parameters)
         call = self._session.start_call(model, version, deadline_ms, headers, request_id)
         return read_classifications(await self._session.infer(call, inputs, parameters=parameters))
@@ -225,20 +225,20 @@ class AsyncTriremeClient:
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
     ) -> AsyncGenerator[GenerationChunk, None]:
-        """Generate text and yield it piece by piece; leaving the loop, or closing it, ends the generation.
+        """Generate text and yield it chunk by chunk; leaving the loop, or closing it, ends the generation.
 
         Args:
             model: the task's route (``text_generation``), which chooses the variant, or one variant.
-            text, messages: one of them: a text to go on with, or a chat as OpenAI's list of messages.
+            text, messages: exactly one of them: a text to continue, or a chat as OpenAI's list of messages.
             sampling_parameters: by vLLM's names, e.g. ``{"max_tokens": 64, "temperature": 0}``.
-            stream: False: the text comes in one piece.
-            tier, max_ttft_ms, max_ms_per_token: limits for the route: the price, the time to the first token, and
-                the time of each token after it.
+            stream: False: the text comes in one chunk.
+            tier, max_ttft_ms, max_ms_per_token: limits for the route: the price, the time to the first token, and the
+                time of each later token.
             parameters: further ones of the route (``sticky_key``, ``on_sla_risk``, ``explain``), or of the variant.
-            deadline_ms: of all of it, to the last token.
+            deadline_ms: for the whole call, to the last token.
 
         Raises:
-            ClientError: as ``stream``. What fails on a route before the first token is tried on another variant first.
+            ClientError: as ``stream``. A failure on a route before the first token is first tried on another variant.
         """
         prompt = Prompt(text, messages, sampling_parameters or {}, stream)
         call = self._session.start_call(
@@ -254,17 +254,17 @@ class AsyncTriremeClient:
     async def spec(
         self, model: str, *, version: int | str | None = None, deadline_ms: float | None = None
     ) -> ModelSpec:
-        """The model's inputs, outputs and batch size, cached after the first time.
+        """The model's inputs, outputs and batch size; cached.
 
         Raises:
-            ModelNotFoundError: there is no such model; names those there are.
+            ModelNotFoundError: the model does not exist; names the models that do.
         """
         return await self._session.spec(self._session.start_call(model, version, deadline_ms))
 
     async def is_ready(
         self, model: str = "", *, version: int | str | None = None, deadline_ms: float | None = None
     ) -> bool:
-        """Whether the server, or a model on it, reports that it is ready; False too when it cannot be reached."""
+        """Whether the server, or a model on it, reports ready; False also if it cannot be reached."""
         call = self._session.start_call(model, version, deadline_ms)
         try:
             if model:
@@ -278,16 +278,16 @@ class AsyncTriremeClient:
             return False
 
     async def models(self, *, deadline_ms: float | None = None) -> list[str]:
-        """Names of the models that are loaded."""
+        """Names of the loaded models."""
         call = self._session.start_call(deadline_ms=deadline_ms)
         response = await self._session.call("ModelStatistics", pb.ModelStatisticsRequest(), call)
         return sorted({statistics.name for statistics in response.model_stats})
 
     async def load_model(self, model: str, *, deadline_ms: float | None = None) -> None:
-        """Load a model, or what changed of it, on every replica in turn.
+        """Load a model, or what has changed of it, on every replica in turn.
 
         Raises:
-            ServerFaultError: a replica did not load it; those after it were not called.
+            ServerFaultError: a replica failed to load it; later replicas were not called.
         """
         request = pb.RepositoryModelLoadRequest(model_name=model)
         await self._session.change_model(
@@ -295,16 +295,16 @@ class AsyncTriremeClient:
         )
 
     async def unload_model(self, model: str, *, deadline_ms: float | None = None) -> None:
-        """Unload a model on every replica in turn; it raises as ``load_model``."""
+        """Unload a model on every replica in turn; raises as ``load_model``."""
         request = pb.RepositoryModelUnloadRequest(model_name=model)
         await self._session.change_model(
             "RepositoryModelUnload", request, self._session.start_call(model, None, deadline_ms)
         )
 
     def shared_memory(self, byte_size: int) -> AbstractAsyncContextManager[SharedRegion]:
-        """Memory shared with servers on this machine, for large tensors; gone when the block is left.
+        """Memory shared with servers on this machine, for large tensors; released at the end of the block.
 
-        It is registered with a server at the first call that uses it, with the admin key where that is needed.
+        It is registered with a server at the first call that uses it, with the admin key if the server needs one.
 
         Example:
             >>> async with client.shared_memory(1 << 20) as region:
@@ -318,7 +318,7 @@ class AsyncTriremeClient:
     # -- the client itself ---------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Cancel what is in flight and close all connections. A closed client stays closed."""
+        """Cancel pending calls and close all connections. A closed client cannot be reopened."""
         await self._session.close()
 
     async def __aenter__(self) -> AsyncTriremeClient:

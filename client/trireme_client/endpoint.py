@@ -1,4 +1,4 @@
-"""Addresses of servers, and the proxy and the TLS on the way to them."""
+"""Addresses of servers, with the proxy and the TLS settings to reach them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Endpoint:
     Attributes:
         address: ``host:port`` or ``grpc://host:port`` for gRPC, ``http://host:port`` or ``https://host:port`` for HTTP.
         zone: of the server; a client with the same zone prefers it.
-        direct: never through a proxy that the environment names; addresses of this machine never are.
+        direct: never use the environment's proxy; it is never used for addresses of this machine.
     """
 
     address: str
@@ -30,7 +30,7 @@ class Endpoint:
     scheme: str = field(init=False, default="grpc", repr=False)
     host: str = field(init=False, default="", repr=False)
     port: int = field(init=False, default=0, repr=False)
-    hostname: str = field(init=False, default="", repr=False)  # where `host` is one of its IPs
+    hostname: str = field(init=False, default="", repr=False)  # set if `host` is one of its IPs
 
     def __post_init__(self) -> None:
         scheme, separator, rest = self.address.partition("://")
@@ -43,7 +43,9 @@ class Endpoint:
         except (ValueError, KeyError):
             parts, port = urlsplit(""), 0
         if not parts.hostname or parts.path or parts.query or parts.username:
-            raise ValueError(f"{self.address!r} is no address; write host:port, http://host:port or https://host:port")
+            raise ValueError(
+                f"{self.address!r} is not an address; write host:port, http://host:port or https://host:port"
+            )
         for name, value in (("scheme", scheme), ("host", parts.hostname), ("port", port)):
             object.__setattr__(self, name, value)
 
@@ -54,7 +56,7 @@ class Endpoint:
 
     @property
     def is_hostname(self) -> bool:
-        """Whether the host must be resolved and may stand for several servers."""
+        """Whether the host must be resolved and may be several servers."""
         if self.scheme != "grpc" or self.host == "localhost":
             return False
         try:
@@ -65,9 +67,9 @@ class Endpoint:
 
     @property
     def proxy_variable(self) -> str:
-        """The variable of the environment that names the proxy on the way to this server; "" where there is none."""
+        """The environment variable that names the proxy to this server; "" without one."""
         host = self.hostname or self.host
-        # HTTP goes through none, gRPC through the first of these. By the name that the caller gave, not by its IPs.
+        # HTTP never uses a proxy; gRPC uses the first of these. Decided by the caller's host name, not its IPs.
         no_proxy = next((os.environ[name] for name in _NO_PROXY_VARIABLES if os.environ.get(name)), "")
         if self.scheme != "grpc" or self.direct or _is_loopback(self.host) or _is_excluded(no_proxy, host):
             return ""
@@ -94,7 +96,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_excluded(no_proxy: str, host: str) -> bool:
-    """Whether ``no_proxy`` names a host, by its ending or by a network in CIDR form."""
+    """Whether ``no_proxy`` lists a host, by suffix or by a network in CIDR notation."""
     for entry in filter(None, (part.strip() for part in no_proxy.lower().split(","))):
         if entry == "*" or host.endswith(entry):
             return True
@@ -106,12 +108,12 @@ def _is_excluded(no_proxy: str, host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """TLS to the server; with ``certificate`` and ``key`` mutual TLS.
+    """TLS to the server; mutual TLS with ``certificate`` and ``key``.
 
     Attributes:
-        ca: PEM file of the authorities to trust; None: the system's.
-        certificate, key: PEM files of this client, both or none.
-        server_name: the name in the server's certificate, where it is not the address.
+        ca: PEM file of the trusted certificate authorities; None: the system's.
+        certificate, key: PEM files of this client, both or neither.
+        server_name: the name in the server's certificate if it differs from the address.
     """
 
     ca: Path | str | None = None
@@ -124,7 +126,7 @@ class Tls:
             raise ValueError("Tls needs certificate and key together")
         for path in (self.ca, self.certificate, self.key):
             if path is not None and not Path(path).is_file():
-                raise ValueError(f"Tls: there is no file {path}")
+                raise ValueError(f"Tls: file {path} does not exist")
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
         """The PEM texts: ca, key, certificate."""

@@ -1,17 +1,17 @@
-"""Every error a call can end with.
+"""All errors of a call.
 
 ClientError
 ├── DeadlineError            the caller's deadline passed; ``sent``: whether a server may have seen it
 │   └── QueueTimeoutError    the server dropped the request from its queue: it was not executed
 ├── UnavailableError         no replica could be reached, or the connection broke
-│   ├── UnreachableError     nothing listens there, or the connection broke
+│   ├── UnreachableError     nothing listens at the address, or the connection broke
 │   ├── OverloadedError      the server's queue is full: it was not executed
-│   └── LateError            a stream's first response did not come within ``first_within_ms``
-├── InvalidRequestError      the request is invalid: refused here before sending, or by the server
-│   ├── InvalidInputError    one tensor of it is wrong; names it and the reason
-│   └── UnsupportedError     valid, but beyond this language model or its engine; another one may support it
-├── ModelNotFoundError       no such model or version; names the models that exist
-├── ServerFaultError         the server or the model failed on a request it had accepted
+│   └── LateError            a stream's first response did not arrive within ``first_within_ms``
+├── InvalidRequestError      the request is invalid: rejected by the client before sending, or by the server
+│   ├── InvalidInputError    a tensor is invalid; names it and the reason
+│   └── UnsupportedError     valid, but not supported by this language model or engine; another one may support it
+├── ModelNotFoundError       the model or version does not exist; names the models that do
+├── ServerFaultError         the server or the model failed on an accepted request
 │   └── ModelDiedError       the process of the model is dead or frozen: it was not executed
 └── ClosedError              the client was closed, or belongs to another process
 """
@@ -24,15 +24,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CallFacts:
-    """What is known of a call when it ends.
+    """The facts of a call at its end.
 
     Attributes:
         model, version: as requested; an empty version is the server's choice.
-        request_id: the id that the server's log shows.
-        attempts: requests sent, hedges included; 0 when nothing was sent.
+        request_id: the id in the server's log.
+        attempts: requests sent, including hedges; 0 if nothing was sent.
         endpoint: the replica of the last attempt.
-        elapsed_ms: since the call began.
-        proxy: the variable of the environment that names the proxy on the way to the replica; empty without one.
+        elapsed_ms: since the start of the call.
+        proxy: the environment variable that names the proxy to the replica; empty without one.
     """
 
     model: str = ""
@@ -47,7 +47,7 @@ class CallFacts:
         fields = {
             "model": f"{self.model}:{self.version}" if self.version else self.model,
             "endpoint": self.endpoint,
-            "proxy": f"of the variable {self.proxy}, unless no_proxy names the host" if self.proxy else "",
+            "proxy": f"from {self.proxy}, unless no_proxy lists the host" if self.proxy else "",
             "request": self.request_id,
             "attempts": self.attempts,
             "after": f"{self.elapsed_ms:.0f} ms",
@@ -56,7 +56,7 @@ class CallFacts:
 
 
 class ClientError(Exception):
-    """A problem and the facts of the call."""
+    """A message and the facts of the call."""
 
     def __init__(self, problem: str, facts: CallFacts | None = None) -> None:
         self.problem = problem
@@ -64,7 +64,7 @@ class ClientError(Exception):
         super().__init__(f"{problem} [{self.facts}]" if facts else problem)
 
     def add_facts(self, facts: CallFacts) -> None:
-        """Add the facts of the call to an error of code that does not know them."""
+        """Add the facts of the call to an error raised without them."""
         self.facts = facts
         self.args = (f"{self.problem} [{facts}]",)
 
@@ -95,7 +95,7 @@ class DeadlineError(ClientError):
 
 
 class QueueTimeoutError(DeadlineError):
-    """The request waited in the server's queue for longer than it may, and was not executed."""
+    """The request waited in the server's queue for too long and was not executed."""
 
     def __init__(self, deadline_ms: float, facts: CallFacts | None = None) -> None:
         ClientError.__init__(self, "the request timed out in the server's queue and was not executed", facts)
@@ -107,15 +107,15 @@ class UnavailableError(ClientError):
 
 
 class UnreachableError(UnavailableError):
-    """Nothing listens there, or the connection broke: the server is not there, or ended during the call."""
+    """Nothing listens at the address, or the connection broke: the server is down, or went down during the call."""
 
 
 class OverloadedError(UnavailableError):
-    """The server refused the request because its queue is full; it was not executed."""
+    """The server rejected the request because its queue is full; it was not executed."""
 
 
 class LateError(UnavailableError):
-    """A stream's first response did not come within ``first_within_ms``; the request was cancelled."""
+    """A stream's first response did not arrive within ``first_within_ms``; the request was cancelled."""
 
 
 class InvalidRequestError(ClientError, ValueError):
@@ -123,7 +123,7 @@ class InvalidRequestError(ClientError, ValueError):
 
 
 class InvalidInputError(InvalidRequestError):
-    """One tensor of the request is wrong."""
+    """A tensor of the request is invalid."""
 
     def __init__(self, tensor: str, reason: str, facts: CallFacts | None = None) -> None:
         super().__init__(f"tensor {tensor!r}: {reason}", facts)
@@ -131,20 +131,20 @@ class InvalidInputError(InvalidRequestError):
 
 
 class UnsupportedError(InvalidRequestError):
-    """The model's engine lacks what the request needs, or its context is too short for it."""
+    """The model's engine lacks a feature that the request needs, or its context is too short for it."""
 
 
 class ModelNotFoundError(ClientError):
-    """No such model or version is ready; ``known`` names the models that are."""
+    """The model or version does not exist or is not ready; ``known`` lists the models that are ready."""
 
     def __init__(self, model: str, version: str, known: Iterable[str], facts: CallFacts | None = None) -> None:
         self.known = tuple(sorted(known))
         named = f"model {model!r}" + (f" version {version}" if version else "")
-        super().__init__(f"no {named} is ready; there is: {', '.join(self.known) or 'none'}", facts)
+        super().__init__(f"{named} is not ready; ready models: {', '.join(self.known) or 'none'}", facts)
 
 
 class ServerFaultError(ClientError):
-    """The server accepted the request and failed on it; ``status`` is the gRPC status name."""
+    """The server accepted the request and failed; ``status`` is the gRPC status name."""
 
     def __init__(self, status: str, message: str, facts: CallFacts | None = None) -> None:
         super().__init__(f"the server failed: {status}: {message}", facts)
@@ -152,8 +152,8 @@ class ServerFaultError(ClientError):
 
 
 class ModelDiedError(ServerFaultError):
-    """The model's process on the replica is dead or frozen; a later request may be answered."""
+    """The model's process on the replica is dead or frozen; a later request may succeed."""
 
 
 class ClosedError(ClientError):
-    """The client cannot be used: it was closed, or was made in another process."""
+    """The client was closed, or was created in another process, and cannot be used."""

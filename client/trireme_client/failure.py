@@ -1,7 +1,7 @@
 """Why an attempt failed: whether the server executed the request, and whether to try again.
 
-Triton distinguishes its failures by message more than by status: an unloaded model, a full queue, a request that waited
-too long and a server that stops are all UNAVAILABLE. The messages are those of tritonserver 2.51.
+Triton distinguishes failures by message more than by status: an unloaded model, a full queue, a request that waited
+too long and a stopping server are all UNAVAILABLE. The messages are those of tritonserver 2.51.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class FailureKind(enum.Enum):
     """Why an attempt failed."""
 
     DEADLINE = enum.auto()  # its own deadline passed
-    CONNECTION_LOST = enum.auto()  # executed or not, nobody knows
+    CONNECTION_LOST = enum.auto()  # unknown whether it was executed
     NOT_RETRYABLE = enum.auto()  # Envoy, or a route on the server, lost it with two processes
     SERVER_STOPPING = enum.auto()  # not executed
     MODEL_DEAD = enum.auto()  # the model's process on this replica is dead: not executed
@@ -24,7 +24,7 @@ class FailureKind(enum.Enum):
     QUEUE_FULL = enum.auto()
     REGION_UNKNOWN = enum.auto()  # the server does not know the shared memory: it was restarted
     INVALID = enum.auto()
-    UNSUPPORTED = enum.auto()  # by this model: another one may support it
+    UNSUPPORTED = enum.auto()  # not supported by this model; another one may support it
     FAULT = enum.auto()
 
     @classmethod

@@ -1,7 +1,7 @@
 """Generation: the tensors of Triton's LLM contract (the vLLM backend's, and ``messages``), and calls through routes.
 
-A route decides which variant to stream from, receives a report of the stream, and decides again where the variant
-failed before its first token.
+A route chooses the variant to stream from, receives a report of the stream, and chooses again if the variant failed
+before its first token.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from trireme_client.results import InferResult
 from trireme_client.session import Session
 from trireme_client.spec import ModelSpec, Pin
 
-# Requests that begin alike go to the replica that has the beginning in its cache. Longer, and prompts that differ
-# behind a common system prompt would part; shorter, and all of an application would crowd on one replica.
+# Requests with the same beginning go to the replica that has it in its cache. A longer key would separate prompts that
+# differ after a common system prompt; a shorter one would send all requests of an application to one replica.
 PREFIX_CHARACTERS = 256
 _REPORT_DEADLINE_MS = 1000.0
 
@@ -52,16 +52,16 @@ _ALWAYS_SET = (
 
 @dataclass(frozen=True, slots=True)
 class GenerationChunk:
-    """A piece of a generated text.
+    """A chunk of generated text.
 
     Attributes:
-        text: what this piece adds.
-        finish_reason: on the last piece why it is the last ("stop", "length", ...); None before, and where the model
-            does not report it.
-        num_input_tokens: of the prompt; None where the model does not report it.
-        num_output_tokens: of this piece; None where the model does not report it.
-        logprobs: of this piece's tokens, as the engine gives them; None unless ``sampling_parameters`` requests them.
-        model, version: of a route the variant it chose.
+        text: the text that this chunk adds.
+        finish_reason: on the last chunk, why generation ended ("stop", "length", ...); None on earlier chunks, and if
+            the model does not report it.
+        num_input_tokens: of the prompt; None if the model does not report it.
+        num_output_tokens: of this chunk; None if the model does not report it.
+        logprobs: of this chunk's tokens, as the engine returns them; None unless ``sampling_parameters`` requests them.
+        model, version: through a route, the variant it chose.
         reason: why the route chose it, JSON; "called by name" without a route.
     """
 
@@ -82,7 +82,7 @@ class Prompt:
 
     Attributes:
         sampling_parameters: by vLLM's names, e.g. ``{"max_tokens": 64, "temperature": 0}``.
-        stream: piece by piece, or all of it in one.
+        stream: chunk by chunk, or the whole text in one chunk.
     """
 
     text: str | None
@@ -98,16 +98,16 @@ class Prompt:
 
     @property
     def raw_text(self) -> str:
-        """The prompt as one text, before the template."""
+        """The prompt as one string, before the template."""
         return self.text if self.text is not None else _json("messages", self.messages)
 
     def prefix_key(self) -> str:
-        """The same for prompts that begin alike."""
+        """A key that is equal for prompts with the same beginning."""
         beginning = self.raw_text[:PREFIX_CHARACTERS].encode(errors="surrogatepass")
         return hashlib.blake2b(beginning, digest_size=8).hexdigest()
 
     def inputs(self, spec: ModelSpec) -> dict[str, object]:
-        """The tensors, as far as the model has them.
+        """The tensors, limited to those the model has.
 
         Raises:
             InvalidInputError: a value is not JSON.
@@ -129,12 +129,12 @@ def _json(name: str, value: object) -> str:
 
 
 def _read_chunk(result: InferResult, model: str, version: str, reason: str) -> GenerationChunk:
-    """Read one result of a model of the contract."""
+    """Read one result of a model that follows the contract."""
     finish_reason = _text(result, "finish_reason")
     logprobs = _text(result, "logprobs")
     return GenerationChunk(
         text=_text(result, "text_output"),
-        # The vLLM backend writes Python's None while there is none.
+        # The vLLM backend writes Python's None if there is none.  language: allow
         finish_reason=None if finish_reason in ("", "None") else finish_reason,
         num_input_tokens=_number(result, "num_input_tokens"),
         num_output_tokens=_number(result, "num_output_tokens"),
@@ -157,7 +157,7 @@ def _number(result: InferResult, output: str) -> int | None:
 
 
 class GenerationCall:
-    """One call of ``generate``: streams from the model, or from the variant that a route names."""
+    """One call of ``generate``: streams from the model, or from the variant that a route chooses."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class GenerationCall:
         self._first_error: ClientError | None = None
 
     async def chunks(self) -> AsyncGenerator[GenerationChunk, None]:
-        """All pieces. Raises ``ClientError``."""
+        """All chunks. Raises ``ClientError``."""
         call = self._call
         spec = await self._session.spec(self._start_call(call.model, call.version))
         if not _is_route(spec):
@@ -193,7 +193,7 @@ class GenerationCall:
                 if not self._fall_back(decision.variant, error, metrics):
                     raise
             finally:
-                # The next decision's request names a variant that was tried.
+                # The request for the next decision lists the variants already tried.
                 if decision.variant not in self._tried:
                     await self._report(decision.variant, metrics)
 
@@ -219,11 +219,11 @@ class GenerationCall:
         stream_from: Pin | None = None,
         first_within_ms: float | None = None,
     ) -> AsyncGenerator[InferResult, None]:
-        """Results of a model; of an ensemble that is pinned to an engine those of the engine itself.
+        """Results of a model; for an ensemble that is pinned to an engine, those of the engine.
 
-        Tritonserver does not pass a cancellation on to the steps of an ensemble: the engine would write to the end for
-        nobody. Where the route did not name the engine (``stream_from``), the pin is read from the server's
-        configuration each time, as a release may move it at any time.
+        Tritonserver does not forward a cancellation to the steps of an ensemble: the engine would generate to the end
+        for nobody. If the route did not name the engine (``stream_from``), the pin is read from the server's
+        configuration each time, since a release may move it at any time.
         """
         spec = None
         if stream_from is None:
@@ -251,7 +251,7 @@ class GenerationCall:
         try:
             result = await self._call_route({**self._parameters, **({"tried": tried} if tried else {})})
         except (UnavailableError, InvalidRequestError, ServerFaultError) as error:
-            # That there is no other variant, or none within the limits, explains less than why the first one failed.
+            # The first failure explains more than the lack of another variant, or of one within the limits.
             raise self._first_error or error from None
         variant, version, reason = (_text(result, output) for output in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON"))
         details = json.loads(reason)
@@ -259,8 +259,8 @@ class GenerationCall:
         return RouteDecision(variant, version, reason, stream_from, details.get("leave_after_ms"))
 
     def _fall_back(self, variant: str, error: ClientError, metrics: StreamMetrics) -> bool:
-        """Mark a variant as failed; False: the error is final, as after the first token."""
-        # A deadline is over for every variant.
+        """Mark a variant as failed; False: the error is final, as it is after the first token."""
+        # Once the deadline has passed, no variant is left to try.
         if (
             metrics.ttft_s is not None
             or not metrics.fault
@@ -270,14 +270,14 @@ class GenerationCall:
             return False
         self._tried[variant] = metrics.fault
         if isinstance(error, ModelNotFoundError):
-            # The caller named the route, and it is there.
+            # The caller named the route, and the route exists.
             error = UnavailableError(f"the variant {variant} is not loaded", error.facts)
         # The first variant's failure explains more than those of its fallbacks.
         self._first_error = self._first_error or error
         return True
 
     async def _report(self, variant: str, metrics: StreamMetrics) -> None:
-        """Report a stream to the route; a report that cannot be delivered does no harm."""
+        """Report a stream to the route; a lost report does no harm."""
         try:
             report = json.dumps({"variant": variant, **metrics.report()})
             await self._call_route({"report": report}, _REPORT_DEADLINE_MS)
@@ -290,7 +290,7 @@ class GenerationCall:
         return await self._session.infer(call, inputs, parameters=parameters)
 
     def _start_call(self, model: str, version: str, deadline_ms: float | None = None) -> Call:
-        """A call within this one; ``deadline_ms`` None: all that is left of its deadline."""
+        """Start a call within this one; ``deadline_ms`` None: all that is left of this call's deadline."""
         if deadline_ms is None and (deadline_ms := self._call.remaining_s() * 1000) < 1:
             raise self._call.deadline_error()
         return self._session.start_call(
@@ -300,12 +300,13 @@ class GenerationCall:
 
 @dataclass(frozen=True, slots=True)
 class RouteDecision:
-    """Where to stream from.
+    """The variant to stream from.
 
     Attributes:
-        version: that the variant is pinned to. reason: the route's, JSON.
-        stream_from: the model to call in place of the variant; None where the route names none.
-        fallback_after_ms: without a token by then another variant is tried; None: there is no other.
+        version: the version that the variant is pinned to.
+        reason: the route's, JSON.
+        stream_from: the model to call instead of the variant; None if the route names none.
+        fallback_after_ms: time without a token after which another variant is tried; None if there is no other.
     """
 
     variant: str
@@ -320,11 +321,11 @@ def _is_route(spec: ModelSpec) -> bool:
 
 
 def _fault_of(error: ClientError) -> str:
-    """The route's name of a failure; "": the request would fail anywhere."""
+    """The route's name for a failure; "" if the request would fail on any variant."""
     return next((fault for kind, fault in _FAULTS if isinstance(error, kind)), "")
 
 
-# The first that fits.
+# The first match applies.
 _FAULTS = (
     (DeadlineError, "late"), (LateError, "late"), (OverloadedError, "overloaded"), (UnavailableError, "unhealthy"),
     (ModelNotFoundError, "not_ready"), (UnsupportedError, "unsupported"), (ModelDiedError, "unhealthy"),
@@ -334,12 +335,12 @@ _FAULTS = (
 
 @dataclass(slots=True)
 class StreamMetrics:
-    """How fast a stream came. Time that the reader took for itself is not counted.
+    """The speed of a stream, not counting time that the reader took.
 
     Attributes:
-        ttft_s: from the request to the first piece.
-        waited_s: for all the others.
-        tokens: of all the others.
+        ttft_s: from the request to the first chunk.
+        waited_s: for all later chunks.
+        tokens: in all later chunks.
     """
 
     ttft_s: float | None = None

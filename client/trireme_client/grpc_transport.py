@@ -13,23 +13,23 @@ from trireme_client.transport import Metadata, PendingCall, StatusError, Transpo
 _COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 _CHANNEL_OPTIONS = (
-    # The default of 4 MB refuses ordinary tensors; the protocol itself ends at 2 GiB.
+    # The default of 4 MB rejects ordinary tensors; the protocol's own limit is 2 GiB.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # Retries are decided in one place, where the caller's deadline and budget are known.
     ("grpc.enable_retries", 0),
-    # A restarted server is found within a second; gRPC's own wait grows to two minutes.
+    # Reconnect to a restarted server within a second; gRPC's own backoff grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A new transport to a replica is a new connection, not a share in the one that was closed.
+    # A new transport to a replica must open a new connection, not share the one that was closed.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
 
 def channel_options(endpoint: Endpoint) -> list[tuple[str, Any]]:
-    """gRPC's settings of every channel to a server."""
-    # Decided by the name that the caller gave: gRPC sees one of its IPs.
+    """gRPC options of every channel to a server."""
+    # Decided by the host name that the caller gave; gRPC only sees one of its IPs.
     return [*_CHANNEL_OPTIONS, ("grpc.enable_http_proxy", int(bool(endpoint.proxy_variable)))]
 
 
@@ -54,8 +54,8 @@ def _status_error(error: Any) -> StatusError:
 
 
 _CLOSED = "the connection was closed"
-# In which a cancelled call's last event comes. It must find the call's own event loop: where that is closed, grpc.aio
-# raises in the next one, which then never sees the events behind it, and may wait for ever.
+# Time for the last event of a cancelled call. It needs the call's own event loop: if that is closed, grpc.aio raises
+# in the next one, which then never sees the events behind it and may wait forever.
 _LAST_EVENTS_SECONDS = 0.1
 
 
@@ -67,12 +67,12 @@ class BlockingGrpcTransport:
         self._stub = stubs.GRPCInferenceServiceStub(self._channel)
 
     async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Message:
-        # Half the CPU of a future: this thread receives the response, without gRPC's own in between.
+        # Half the CPU time of a future: this thread receives the response, without gRPC's own thread in between.
         try:
             return getattr(self._stub, method)(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
             raise _status_error(error) from None
-        except ValueError as error:  # how grpc says that the channel is closed
+        except ValueError as error:  # grpc's way to report a closed channel
             raise StatusError("CANCELLED", _CLOSED) from error
 
     def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> PendingCall:
@@ -138,7 +138,7 @@ class AsyncGrpcTransport:
         except grpc.RpcError as error:
             raise _status_error(error) from None
         except asyncio.CancelledError:
-            # The call ends so when our caller is cancelled, which must go on, and when this transport is closed.
+            # The call ends this way if our caller is cancelled, which must propagate, and if this transport is closed.
             self._note_cancelled()
             if self._closed:
                 raise StatusError("CANCELLED", _CLOSED) from None
@@ -178,6 +178,6 @@ class _AsyncStream:
 
     def cancel(self) -> None:
         self._cancelled = True
-        # False of a call that has ended.
+        # False for a call that has ended.
         if self._call.cancel():
             self._on_cancel()

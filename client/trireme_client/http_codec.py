@@ -1,4 +1,4 @@
-"""gRPC messages as Triton's HTTP requests and responses. Knows nothing of connections.
+"""Converts gRPC messages to and from Triton's HTTP requests and responses. Independent of connections.
 
 Source: Open Inference Protocol (KServe v2), HTTP/REST, with Triton's extensions for binary tensor data, model
 configuration, statistics, model repository and shared memory.
@@ -33,7 +33,7 @@ class HttpRequest:
 
 
 def encode_request(method: str, request: Message) -> HttpRequest:
-    """The HTTP request that stands for a request of a gRPC method."""
+    """Encode a request of a gRPC method as an HTTP request."""
     if method == "ModelInfer":
         return _encode_inference(request)
     if method in _MODEL_PATHS and request.name:
@@ -94,7 +94,7 @@ def _encode_inference(request: Message) -> HttpRequest:
 
 
 def decode_response(method: str, content: bytes, headers: Mapping[str, str]) -> Message:
-    """The gRPC message in an HTTP response of status 200.
+    """Decode an HTTP response with status 200 into a gRPC message.
 
     Raises:
         ValueError: the content does not follow the protocol.
@@ -141,8 +141,8 @@ def _decode_inference(content: bytes, headers: Mapping[str, str]) -> Message:
         size = parameters.pop("binary_data_size", None)
         _set_parameters(tensor, parameters)
         if "data" in output:
-            raise ValueError(f"output {output['name']!r} came as JSON where binary data was requested")
-        # Without a size it went to shared memory; over gRPC such an output has an empty entry.
+            raise ValueError(f"output {output['name']!r} arrived as JSON although binary data was requested")
+        # Without a size it is in shared memory; over gRPC such an output has an empty entry.
         response.raw_output_contents.append(content[at : at + (size or 0)])
         at += size or 0
     return response
@@ -155,7 +155,7 @@ def _set_parameters(message: Message, parameters: Mapping[str, Any]) -> None:
 
 
 def decode_error(content: bytes) -> str:
-    """The error message in a response of another status."""
+    """The error message in an HTTP response with another status."""
     try:
         return str(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Transports over HTTP, where gRPC cannot pass, through aiohttp (extra ``http``)."""
+"""HTTP transports with aiohttp (extra ``http``), for networks where gRPC cannot pass."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class AsyncHttpTransport:
     def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> PendingCall:
         if self._closed:
             raise StatusError("CANCELLED", _CLOSED)
-        # Encoded now: the caller may change the message afterwards.
+        # Encoded now: the caller may change the message later.
         task = asyncio.get_running_loop().create_task(
             self._exchange(encode_request(method, request), timeout_s, metadata)
         )
@@ -68,7 +68,7 @@ class AsyncHttpTransport:
             raise
 
     def stream(self, request: Message, timeout_s: float, metadata: Metadata) -> ResponseStream:  # noqa: ARG002
-        raise StatusError("INVALID_ARGUMENT", "decoupled models answer over gRPC only; give the client a gRPC address")
+        raise StatusError("INVALID_ARGUMENT", "decoupled models respond over gRPC only; use a gRPC address")
 
     async def close(self) -> None:
         self._closed = True

@@ -1,6 +1,6 @@
-"""An operator's calls to one server: its models and statistics, loading and unloading, and single inferences.
+"""Calls of an operator to one server: models and statistics, loading and unloading, single inferences.
 
-Each call is one attempt with a deadline of its own: the caller wants to see what fails.
+Each call is one attempt with its own deadline, since the caller wants to see failures.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from trireme_client.runtime import BlockingRuntime
 from trireme_client.tensors import datatype_of, encode
 from trireme_client.transport import Metadata, StatusError, TransportOptions, next_response, run
 
-# How a connection fails; a server that refuses a request has the same status.
+# Messages of a failed connection; a server that rejects a request uses the same status.
 _NO_CONNECTION = re.compile(
     r"failed to connect|cannot connect|connection (refused|reset)|socket closed|broken pipe|recvmsg|goaway"
     r"|stream removed|cancelling all calls|end of tcp stream|server disconnected",
     re.IGNORECASE,
 )
-# What the Python backend appends to an error of a model: "\n\nAt:", then a line each; in a log with "\n" escaped.
+# The Python backend's suffix to a model's error: "\n\nAt:", then one line per frame; in a log with "\n" escaped.
 _STACK_TRACE = re.compile(r"(?:\n|\\n)+At:(?:(?:\n|\\n)\s+[^\n\\]+?\(\d+\): [^\n\\;]*)+(?:\n|\\n)*")
 
 
@@ -51,8 +51,9 @@ class VersionStatistics:
 
     Attributes:
         succeeded, failed: requests.
-        rows: of the requests that succeeded. executions: batches that the model computed.
-        queue_ns, compute_input_ns, compute_infer_ns, compute_output_ns: all requests that succeeded, added up.
+        rows: of the requests that succeeded.
+        executions: batches that the model computed.
+        queue_ns, compute_input_ns, compute_infer_ns, compute_output_ns: sums over all requests that succeeded.
     """
 
     model: str
@@ -85,17 +86,17 @@ class VersionStatistics:
 
 
 class OperatorClient:
-    """Calls to one server, from any thread. Every call takes a deadline in seconds, and raises ``ClientError``.
+    """Calls to one server, from any thread. Every call takes a deadline in seconds and raises ``ClientError``.
 
     Args:
-        address: ``host:port`` for gRPC, or ``http://host:port``; reached without the environment's proxies.
+        address: ``host:port`` for gRPC, or ``http://host:port``; connected to without the environment's proxies.
         admin_key: for ``index``, ``load`` and ``unload``; sent with those calls only.
 
     Raises:
-        DeadlineError: the server did not answer in time.
-        UnreachableError: nothing listens there, or the connection broke.
-        UnavailableError: the model accepts no request now: it is busy or not loaded.
-        ClientError: the server refused, in its own words.
+        DeadlineError: the server did not respond in time.
+        UnreachableError: nothing listens at the address, or the connection broke.
+        UnavailableError: the model accepts no requests now: it is busy or not loaded.
+        ClientError: the server rejected the call; has the server's message.
 
     Example:
         >>> with OperatorClient("127.0.0.1:8001", admin_key) as client:
@@ -132,9 +133,9 @@ class OperatorClient:
         deadline_seconds: float,
         parameters: Mapping[str, Parameter] = NO_PARAMETERS,
     ) -> InferResult:
-        """Send one request with these arrays as they are, to the version that the server chooses.
+        """Send one request with these arrays unchanged, to the version that the server chooses.
 
-        Of a decoupled model all responses, each output's values joined along the first axis.
+        A decoupled model returns all responses, each output's values joined along the first axis.
         """
         decoupled = self.is_decoupled(model, deadline_seconds)
         request = pb.ModelInferRequest(model_name=model)
@@ -149,7 +150,7 @@ class OperatorClient:
         else:
             responses = [self._call("ModelInfer", request, deadline_seconds)]
         if not responses:
-            raise ClientError(f"{model} ended its stream without an answer")
+            raise ClientError(f"{model} ended its stream without a response")
         parts, last = [read_outputs(response, None) for response in responses], responses[-1]
         names = dict.fromkeys(name for part in parts for name in part)
         outputs = {name: _joined(model, name, [part[name] for part in parts if name in part]) for name in names}
@@ -157,21 +158,21 @@ class OperatorClient:
         return InferResult(outputs, last.model_name, last.model_version, last.id, read_parameters(last), timings)
 
     def is_decoupled(self, model: str, deadline_seconds: float) -> bool:
-        """Whether it streams its responses; a model does not change that between two versions."""
+        """Whether the model streams its responses; this does not change between two versions."""
         if model not in self._decoupled:
             config = self.model_config(model, deadline_seconds)
             self._decoupled[model] = config.model_transaction_policy.decoupled
         return self._decoupled[model]
 
     def is_live(self, deadline_seconds: float) -> bool:
-        """Whether the server's process answers, whatever the state of its models."""
+        """Whether the server's process responds, whatever the state of its models."""
         try:
             return bool(self._call("ServerLive", pb.ServerLiveRequest(), deadline_seconds).live)
         except ClientError:
             return False
 
     def is_ready(self, deadline_seconds: float) -> bool:
-        """Whether the server reports that it is ready, whatever the state of single models."""
+        """Whether the server reports ready, whatever the state of single models."""
         try:
             return bool(self._call("ServerReady", pb.ServerReadyRequest(), deadline_seconds).ready)
         except ClientError:
@@ -187,19 +188,19 @@ class OperatorClient:
         return str(self._call("ServerMetadata", pb.ServerMetadataRequest(), deadline_seconds).version)
 
     def index(self, deadline_seconds: float) -> list[VersionState]:
-        """Every version that the server knows of. Needs the admin key where there is one."""
+        """All versions known to the server. Needs the admin key if the server has one."""
         response = self._call("RepositoryIndex", pb.RepositoryIndexRequest(), deadline_seconds, self._admin)
         return [
             VersionState(entry.name, entry.version, entry.state, in_one_line(entry.reason)) for entry in response.models
         ]
 
     def load(self, model: str, deadline_seconds: float) -> None:
-        """Load ``model`` as it is on disk, or what has changed of it. Needs the admin key where there is one."""
+        """Load ``model`` from disk, or what has changed of it. Needs the admin key if the server has one."""
         request = pb.RepositoryModelLoadRequest(model_name=model)
         self._call("RepositoryModelLoad", request, deadline_seconds, self._admin)
 
     def unload(self, model: str, deadline_seconds: float) -> None:
-        """Unload every version of ``model``, if there is one. Needs the admin key where there is one."""
+        """Unload every version of ``model``, if any is loaded. Needs the admin key if the server has one."""
         request = pb.RepositoryModelUnloadRequest(model_name=model)
         self._call("RepositoryModelUnload", request, deadline_seconds, self._admin)
 
@@ -208,12 +209,12 @@ class OperatorClient:
         return self._call("ModelConfig", pb.ModelConfigRequest(name=model), deadline_seconds).config
 
     def ensemble_steps(self, model: str, deadline_seconds: float) -> dict[str, int]:
-        """The version of each model that a loaded ensemble calls, -1 for the newest; empty for a plain model."""
+        """The version of each model that a loaded ensemble calls, -1 for the latest; empty for any other model."""
         steps = self.model_config(model, deadline_seconds).ensemble_scheduling.step
         return {step.model_name: step.model_version for step in steps}
 
     def statistics(self, deadline_seconds: float, model: str = "") -> list[VersionStatistics]:
-        """The counters of each version, of one model or of all that are loaded."""
+        """The counters of each version, of one model or of all loaded models."""
         response = self._call("ModelStatistics", pb.ModelStatisticsRequest(name=model), deadline_seconds)
         return [VersionStatistics.from_message(entry) for entry in response.model_stats]
 
@@ -238,7 +239,7 @@ class OperatorClient:
         if failure.status == "DEADLINE_EXCEEDED":
             return DeadlineError(deadline_seconds * 1000, sent=True, facts=facts)
         if failure.status == "UNAVAILABLE" and _NO_CONNECTION.search(problem):
-            return UnreachableError(f"no server answers at {self._address}; see: trireme status")
+            return UnreachableError(f"no server responds at {self._address}; run: trireme status")
         # A failure within a stream has no status.
         if failure.status in ("UNAVAILABLE", "RESOURCE_EXHAUSTED") or FailureKind.of(failure) is FailureKind.QUEUE_FULL:
             return UnavailableError(problem)
@@ -252,9 +253,9 @@ def _joined(model: str, output: str, pieces: list[npt.NDArray[Any]]) -> npt.NDAr
     if len(shapes) == 1:
         return np.concatenate(pieces)
     listed = " and ".join(str([-1, *shape]) for shape in shapes)
-    raise ClientError(f"{model} streamed {output} in pieces of the shapes {listed}, which cannot be joined")
+    raise ClientError(f"{model} streamed {output} in chunks of shapes {listed}, which cannot be joined")
 
 
 def in_one_line(reason: str) -> str:
-    """A server's message without line breaks, and without the stack trace of a Python model that raised it."""
+    """A server's message without line breaks and without a Python model's stack trace."""
     return " ".join(_STACK_TRACE.sub("", reason).split())

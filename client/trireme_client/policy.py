@@ -1,4 +1,4 @@
-"""When a client retries, hedges, and ejects a replica: policies, frozen and validated when made, and their counters."""
+"""Policies for retries, hedging and ejecting replicas, frozen and validated on creation, and their counters."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Calls whose unused share is remembered: after a long quiet time an outage must not find a budget of thousands.
+# Calls whose unused share is kept: an outage after a long quiet time must not find a budget of thousands.
 _REMEMBERED_CALLS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When a failed attempt is made again.
+    """When a failed attempt is repeated.
 
-    Only what is safe is tried again: a request that never left, or a lost request without a sequence id. A request
-    that never left costs nothing; the others draw on a budget, so that an unhealthy server is not flooded.
+    Only safe attempts are repeated: a request that was never sent, or a lost request without a sequence id. A request
+    that was never sent costs nothing; the others draw on a budget, so that an unhealthy server is not flooded.
 
     Attributes:
-        max_attempts: attempts of one call; 1 switches retries off. A replica not yet tried is always worth one more.
-        budget_percent: requests sent again, as a share of all calls.
-        budget_floor: requests that may be sent again before ``budget_percent`` of the calls so far reach that number.
+        max_attempts: attempts of one call; 1 disables retries. A replica not yet tried always gets one more attempt.
+        budget_percent: repeated requests as a share of all calls.
+        budget_floor: requests that may be repeated before ``budget_percent`` of the calls so far reach that number.
         backoff_ms: the n-th wait is drawn from 0 to ``backoff_ms * 2**n`` (full jitter: Brooker, "Exponential Backoff
             And Jitter", AWS Architecture Blog, 2015).
         max_backoff_ms: the longest wait.
-        attempt_deadline_ms: one attempt's own deadline; None leaves it all that is left of the call's.
+        attempt_deadline_ms: deadline of one attempt; None: all that is left of the call's deadline.
 
     Example:
         >>> RetryPolicy(max_attempts=1)     # off
@@ -52,15 +52,15 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class HedgePolicy:
-    """When a slow request is sent a second time, to another replica if there is one; the slower one is cancelled.
+    """When a slow request is sent a second time, to another replica if possible; the slower one is cancelled.
 
     Source: Dean and Barroso, "The Tail at Scale", CACM 56(2), 2013.
 
     Attributes:
-        percentile: of the model's latencies so far; a request that is slower than this is hedged.
+        percentile: of the model's recorded latencies; a slower request is hedged.
         budget_percent: hedges, as a share of all calls.
         min_samples: responses to record before hedging.
-        min_delay_ms: never hedge earlier than this.
+        min_delay_ms: minimum delay before hedging.
     """
 
     percentile: float = 95.0
@@ -77,15 +77,15 @@ class HedgePolicy:
 
 @dataclass(frozen=True, slots=True)
 class HealthPolicy:
-    """How replicas are watched. Watching starts with more than one replica, with a host name, or with a stream.
+    """How replicas are probed. Probing starts with more than one replica, with a host name, or with a stream.
 
     Attributes:
         interval_ms: between two probes of a replica.
         probe_deadline_ms: a probe that takes longer has failed.
-        eject_after: failed probes in a row until a replica gets no requests and those in flight on it are cancelled.
-        probe_model, probe_inputs: a real inference as the probe, because a server reports ready while a model's process
-            is dead. Without them the probe asks the server for its readiness.
-        resolve_ms: between two look-ups of a host name.
+        eject_after: consecutive failed probes until a replica gets no requests and its pending requests are cancelled.
+        probe_model, probe_inputs: an inference used as the probe, because a server reports ready while a model's
+            process is dead. Default: the server's readiness.
+        resolve_ms: between two lookups of a host name.
     """
 
     interval_ms: float = 500.0
@@ -103,20 +103,20 @@ class HealthPolicy:
 
 
 class Budget:
-    """Extra requests as a share of calls: ``floor`` of them at once, then no more than ``percent`` of all calls."""
+    """Extra requests as a share of calls: ``floor`` at once, then at most ``percent`` of all calls."""
 
     def __init__(self, percent: float, floor: int = 0) -> None:
         self._percent, self._floor = percent, floor
-        self._earned_percent = 0.0  # 100 make one request
+        self._earned_percent = 0.0  # 100 are one request
         self._spent = 0.0
         self._lock = threading.Lock()
 
     def earn(self) -> None:
-        """Count one call. Without the lock: a count lost between threads only makes the budget smaller."""
+        """Count one call. Lock-free: a lost count only makes the budget smaller."""
         self._earned_percent += self._percent
 
     def spend(self) -> bool:
-        """Take one extra request; False: none is left."""
+        """Take one extra request; False if none is left."""
         with self._lock:
             earned = self._earned_percent / 100
             self._spent = max(self._spent, earned - self._percent / 100 * _REMEMBERED_CALLS)
@@ -127,7 +127,7 @@ class Budget:
 
 
 class Latencies:
-    """The latency that a share of a model's recent responses stayed under."""
+    """A percentile of a model's recent latencies."""
 
     def __init__(self, percentile: float, min_samples: int) -> None:
         self._rank, self._min_samples = percentile / 100.0, min_samples

@@ -1,4 +1,4 @@
-"""The replicas of a client: which one gets the next request, and which is healthy."""
+"""The replicas of a client: chooses one for the next request and tracks their health."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from trireme_client.transport import PendingCall, PeriodicTask, Runtime, StatusE
 
 log = logging.getLogger("trireme_client")
 
-# A replica whose probes succeed while a model on it is dead is ejected this long at first, doubling to the longest.
+# A replica whose probes succeed while a model on it is dead is ejected for this long, doubling up to the maximum.
 _EJECTION_SECONDS = 1.0
 _MAX_EJECTION_SECONDS = 30.0
-# Of a replica's even share of what is in flight: more of one affinity key goes elsewhere.
+# Multiple of a replica's even share of pending requests above which an affinity key moves to another replica.
 _LOAD_FACTOR = 1.25
 
 ProbeRequest = Callable[[], Awaitable[Message | None]]
 
 
 class Replica:
-    """One server and what is known of it.
+    """One server and its state.
 
     Attributes:
-        verified: the present connection has carried a response, so a failure after it may have reached the server.
-        healthy: it gets requests.
+        verified: this connection has carried a response, so a failure after it may have reached the server.
+        healthy: it receives requests.
         outstanding: requests in flight.
-        proxy: the variable of the environment that names the proxy on the way to it.
+        proxy: the environment variable that names the proxy to it.
         regions: names of shared memory regions registered with it.
     """
 
@@ -52,7 +52,7 @@ class Replica:
 
 
 class Pool:
-    """Chooses replicas and watches them. Every method may be called from any thread."""
+    """Chooses and probes replicas. Every method may be called from any thread."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Pool:
         self.closed = False
 
     def start(self) -> None:
-        """Make the connections, at the first call: asyncio's belong to the loop that runs by then."""
+        """Connect at the first call: asyncio connections belong to the event loop running then."""
         if self._replicas:
             return
         with self._lock:
@@ -88,19 +88,20 @@ class Pool:
             self.start_probing()
 
     def check_open(self, call: Call | None = None) -> None:
-        """Raise ClosedError where the connections are closed, or belong to the parent of this process."""
+        """Raise ClosedError if the connections are closed or belong to this process's parent."""
         if self.belongs_here and not self.closed:
             return
         facts = call.facts() if call else None
         if self.belongs_here:
             raise ClosedError("the client is closed", facts)
         raise ClosedError(
-            f"the client was made in process {self._pid} and does not survive a fork; make one in this process", facts
+            f"the client was created in process {self._pid} and does not survive a fork; create one in this process",
+            facts,
         )
 
     @property
     def belongs_here(self) -> bool:
-        """Whether it was made in this process."""
+        """Whether it was created in this process."""
         return os.getpid() == self._pid
 
     def start_probing(self) -> None:
@@ -115,9 +116,9 @@ class Pool:
     def pick(self, avoid: Collection[Replica] = (), sequence: str = "", affinity_key: str = "") -> Replica:
         """The replica for the next request, counted as in flight until ``release``.
 
-        Healthy ones before unhealthy ones, not yet tried before tried, own zone before others; of these the one with
-        the fewest requests in flight, then the one not chosen for longest. A sequence stays with one replica; an
-        affinity key with one that is not overloaded.
+        Order: healthy before unhealthy, untried before tried, own zone before others; then the fewest requests in
+        flight, then the longest time since it was chosen. A sequence stays with one replica; an affinity key with one
+        that is not overloaded.
         """
         with self._lock:
             self.check_open()
@@ -152,7 +153,7 @@ class Pool:
             replica.outstanding -= 1
 
     def record_response(self, replica: Replica) -> None:
-        """A request was answered, be it one sent for lack of healthy replicas."""
+        """A response arrived, also for a request sent for lack of healthy replicas."""
         replica.verified = True
         if not replica.healthy and time.monotonic() >= replica._ejected_until:
             replica.healthy = True
@@ -163,11 +164,11 @@ class Pool:
         self._eject(replica, "it cannot be reached")
 
     def record_dead_model(self, replica: Replica) -> None:
-        """A model's process on it is dead, which probes of the server do not see: no requests for a while."""
+        """A model's process on it is dead, which probes of the server do not detect: no requests for a while."""
         replica._ejections += 1
         ejection_s = min(_MAX_EJECTION_SECONDS, _EJECTION_SECONDS * 2 ** (replica._ejections - 1))
         replica._ejected_until = time.monotonic() + ejection_s
-        self._eject(replica, f"a model on it is dead; next try in {ejection_s:g} s")
+        self._eject(replica, f"a model on it is dead; next attempt in {ejection_s:g} s")
 
     def _eject(self, replica: Replica, reason: str) -> None:
         if replica.healthy and len(self._replicas) > 1:
@@ -223,14 +224,14 @@ class Pool:
             await self._reconnect(replica)
 
     async def _reconnect(self, replica: Replica) -> None:
-        """Cancel all that is in flight on a replica, for it would hang until its deadline, and connect again."""
+        """Cancel all pending requests of a replica, which would hang until their deadline, and connect again."""
         old, replica.transport = replica.transport, self._runtime.connect(replica.endpoint, self._options)
         replica.verified = False
         replica.regions.clear()
         await old.close()
 
     async def _resolve(self) -> None:
-        """Follow host names: a replica for each IP. A look-up that fails changes nothing."""
+        """Update the replicas from host names, one per IP. A failed lookup changes nothing."""
         for endpoint in self._endpoints:
             ips = await self._runtime.resolve(endpoint.host, endpoint.port) if endpoint.is_hostname else []
             if ips:
@@ -245,13 +246,13 @@ class Pool:
         log.info("replicas are now %s", ", ".join(replica.endpoint.address for replica in self._replicas))
 
     async def _close_drained(self) -> None:
-        """Close replicas that their host name no longer has, once their last request has ended."""
+        """Close replicas that their host name no longer lists, once their last request has ended."""
         for replica in [r for r in self._draining if r.outstanding == 0]:
             self._draining.remove(replica)
             await replica.transport.close()
 
     async def close(self) -> None:
-        """Stop probing and cancel all that is in flight; of another process nothing."""
+        """Stop probing and cancel all pending requests; does nothing in another process."""
         if not self.belongs_here:
             return
         with self._lock:
@@ -266,5 +267,5 @@ class Pool:
 
 
 def _ranked(replicas: Sequence[Replica], key: str) -> list[Replica]:
-    """Rendezvous hashing (Thaler and Ravishankar, 1998): when a replica leaves, only the keys it had first move."""
+    """Rendezvous hashing (Thaler and Ravishankar, 1998): if a replica leaves, only the keys it had first move."""
     return sorted(replicas, key=lambda r: zlib.crc32(f"{key}@{r.endpoint.target}".encode()), reverse=True)

@@ -1,4 +1,4 @@
-"""Registers shared memory with servers, and unregisters it."""
+"""Registers shared memory with servers and unregisters it."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def used_regions(inputs: Mapping[str, object], outputs: Outputs | None) -> list[
 
 
 class RegionRegistry:
-    """Registers regions with replicas; ``Replica.regions`` has the names of those that a replica knows."""
+    """Registers regions with replicas; ``Replica.regions`` has the names that a replica knows."""
 
     def __init__(self, sender: RequestSender) -> None:
         self._sender = sender
 
     async def register(self, regions: Sequence[SharedRegion], call: Call, replica: Replica) -> None:
-        """Make sure that a replica knows these regions.
+        """Ensure that a replica knows these regions.
 
         Raises:
-            StatusError: it refuses one.
+            StatusError: the replica rejects a region.
             ClosedError: a region was closed.
         """
         for region in regions:
@@ -50,24 +50,24 @@ class RegionRegistry:
             try:
                 await self._sender.call_admin(replica, "SystemSharedMemoryRegister", request, call)
             except StatusError as failure:
-                if failure.status != "ALREADY_EXISTS":  # another thread was faster
+                if failure.status != "ALREADY_EXISTS":  # another thread was first
                     raise
             replica.regions.add(region.name)
 
     async def _unregister_orphans(self, replica: Replica, call: Call) -> None:
-        """Unregister the regions of clients that died: the server would hold their memory for ever."""
+        """Unregister the regions of clients that died: the server would keep their memory forever."""
         request = pb.SystemSharedMemoryStatusRequest()
         known = await self._sender.call_admin(replica, "SystemSharedMemoryStatus", request, call)
         for name in known.regions:
-            # The file counts as well: a pid says nothing of a client in another container that shares /dev/shm.
+            # Check the file too: a pid is meaningless for a client in another container that shares /dev/shm.
             if owner_is_dead(name) and not Path("/dev/shm", name).exists():
                 await self._unregister(name, call, replica)
 
     async def unregister(
         self, region: SharedRegion, replicas: Iterable[Replica], start_call: Callable[[], Call]
     ) -> None:
-        """Unregister a region from the replicas that know it; one that cannot be reached is dead, or unregisters it as
-        an orphan later."""
+        """Unregister a region from the replicas that know it; an unreachable replica is dead, or unregisters it later
+        as an orphan."""
         for replica in replicas:
             if region.name not in replica.regions:
                 continue

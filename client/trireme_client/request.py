@@ -1,4 +1,4 @@
-"""Requests: named values as the protocol's messages, and responses as values. Knows nothing of connections."""
+"""Converts named values to protocol messages, and responses to values. Independent of connections."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Parameter = str | int | bool | float
 Outputs = Sequence[str] | Mapping[str, SharedTensor | None]
 NO_PARAMETERS: Mapping[str, Parameter] = {}
 
-# A protobuf message ends at 2 GiB; a request also carries names and shapes.
+# A protobuf message is limited to 2 GiB; a request also carries names and shapes.
 MAX_MESSAGE_BYTES = 2**31 - 1
 _MARGIN_BYTES = 64 * 1024
 
-# What tritonserver takes as a correlation id.
+# What tritonserver accepts as a correlation id.
 _MAX_SEQUENCE_NAME_BYTES = 128
-# Parameters that have an argument of their own, or mean something to the server.
+# Parameters with an argument of their own, or with a meaning for the server.
 _RESERVED = frozenset({"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"})
 
 
@@ -34,7 +34,7 @@ class SequenceStep:
     """One request of a sequence to a stateful model.
 
     Attributes:
-        id: the sequence's number, 1 to 2**63 - 1, or its name, of at most 128 bytes.
+        id: the sequence's number, 1 to 2**63 - 1, or a name of at most 128 bytes.
     """
 
     id: int | str
@@ -50,7 +50,7 @@ class SequenceStep:
 
 
 class InputTensor(NamedTuple):
-    """A value that fits its input, in the request's shape and dtype."""
+    """A value that fits its input, with the request's shape and dtype."""
 
     name: str
     datatype: str
@@ -69,7 +69,7 @@ def build_requests(
     sequence: SequenceStep | None = None,
     priority: int | None = None,
 ) -> list[Message]:
-    """The requests of one call: one, or as many as ``max_batch_size`` makes of its rows, in order.
+    """The requests of one call: one, or as many as ``max_batch_size`` requires for its rows, in order.
 
     Raises:
         InvalidInputError: a tensor does not fit the model; nothing is sent.
@@ -88,14 +88,14 @@ def build_requests(
         requests.append(request)
     if len(requests) > 1 and (sequence is not None or isinstance(outputs, Mapping)):
         raise InvalidRequestError(
-            f"model {spec.name} takes {spec.max_batch_size} rows a request; a sequence or shared memory cannot be split"
+            f"model {spec.name} accepts {spec.max_batch_size} rows; a sequence or shared memory cannot be split"
         )
     return requests
 
 
 def _input_tensor(spec: ModelSpec, name: str, value: object) -> InputTensor:
     if name not in spec.inputs:
-        raise InvalidInputError(name, f"model {spec.name} has no such input; it has: {', '.join(spec.inputs)}")
+        raise InvalidInputError(name, f"is not an input of model {spec.name}; available: {', '.join(spec.inputs)}")
     wanted = spec.inputs[name]
     if isinstance(value, SharedTensor):
         if value.datatype != wanted.datatype:
@@ -107,21 +107,22 @@ def _input_tensor(spec: ModelSpec, name: str, value: object) -> InputTensor:
 
 
 def _batches(spec: ModelSpec, tensors: Sequence[InputTensor]) -> list[slice | None]:
-    """The rows of each request; None: all there are. Zero rows need no request."""
+    """The rows of each request; None: all rows. Zero rows need no request."""
     if not spec.max_batch_size or not tensors:
         return [None]
     rows = tensors[0].shape[0]
     for tensor in tensors[1:]:
         if tensor.shape[0] != rows:
             raise InvalidInputError(
-                tensor.name, f"has {tensor.shape[0]} rows, but {tensors[0].name!r} has {rows}; a batch needs one number"
+                tensor.name, f"has {tensor.shape[0]} rows, but {tensors[0].name!r} has {rows}; the numbers must match"
             )
     if 0 < rows <= spec.max_batch_size:
         return [None]
     for tensor in tensors:
         if isinstance(tensor.value, SharedTensor):
             raise InvalidInputError(
-                tensor.name, f"has {rows} rows in shared memory, which is not split; {spec.max_batch_size} are allowed"
+                tensor.name,
+                f"has {rows} rows in shared memory, which cannot be split; the limit is {spec.max_batch_size}",
             )
     return [slice(at, at + spec.max_batch_size) for at in range(0, rows, spec.max_batch_size)]
 
@@ -135,7 +136,7 @@ def _add_inputs(request: Message, tensors: Sequence[InputTensor], rows: slice | 
             value.set_parameters(added.parameters)
             continue
         part = value if rows is None else value[rows]
-        # Before the bytes are made: two gigabytes would take seconds to copy only to be refused.
+        # Before encoding: copying two gigabytes only to reject them would take seconds.
         size += byte_size(tensor.datatype, part)
         _check_size(size, tensor.name)
         raw = encode(tensor.name, tensor.datatype, part)
@@ -185,7 +186,7 @@ def _set_parameter(slot: Message, key: str, value: object) -> None:
     elif isinstance(value, str):
         slot.string_param = value
     elif isinstance(value, (float, np.floating)):
-        if not math.isfinite(value):  # models get their parameters as JSON, which has no such number
+        if not math.isfinite(value):  # models receive parameters as JSON, which has no such number
             raise InvalidRequestError(f"parameter {key!r} is {value}; expected a finite number")
         slot.double_param = float(value)
     else:
@@ -195,7 +196,7 @@ def _set_parameter(slot: Message, key: str, value: object) -> None:
 def _set_outputs(request: Message, spec: ModelSpec, outputs: Outputs | None) -> None:
     for name in outputs or ():
         if name not in spec.outputs:
-            raise InvalidRequestError(f"model {spec.name} has no output {name!r}; it has: {', '.join(spec.outputs)}")
+            raise InvalidRequestError(f"model {spec.name} has no output {name!r}; available: {', '.join(spec.outputs)}")
         added = request.outputs.add(name=name)
         shared = outputs[name] if isinstance(outputs, Mapping) else None
         if shared is not None:
@@ -209,7 +210,7 @@ def read_outputs(response: Message, outputs: Outputs | None) -> dict[str, Array]
         ValueError: the response contradicts itself.
     """
     found: dict[str, Array] = {}
-    # An output that went to shared memory has an empty entry among the raw contents, and no other mark.
+    # An output in shared memory has an empty entry among the raw contents, and no other mark.
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         shape = tuple(output.shape)
         shared = outputs.get(output.name) if isinstance(outputs, Mapping) else None
@@ -224,7 +225,7 @@ def read_outputs(response: Message, outputs: Outputs | None) -> dict[str, Array]
 
 
 def empty_outputs(spec: ModelSpec, outputs: Outputs | None) -> dict[str, Array]:
-    """The outputs of a batch of zero rows: zero rows of each; a size that only the model knows is 0."""
+    """The outputs of a batch of zero rows: zero rows each; a size that only the model knows is 0."""
     return {
         output.name: np.empty((0, *(max(dim, 0) for dim in output.dims)), DTYPES[output.datatype])
         for output in spec.outputs.values()
@@ -233,10 +234,10 @@ def empty_outputs(spec: ModelSpec, outputs: Outputs | None) -> dict[str, Array]:
 
 
 def join_outputs(parts: Sequence[Mapping[str, Array]], rows: Sequence[int]) -> dict[str, Array]:
-    """The outputs of a call that was split into requests of so many ``rows``, in order.
+    """The outputs of a call that was split into requests of ``rows`` rows each, in order.
 
     An output whose rows differ in shape from one request to the next, such as texts padded to the longest of their
-    request, becomes an array of dtype object that holds one array a row.
+    request, becomes an array of dtype object with one array per row.
 
     Raises:
         ValueError: a response does not have the rows of its request.
@@ -248,7 +249,7 @@ def join_outputs(parts: Sequence[Mapping[str, Array]], rows: Sequence[int]) -> d
         arrays = [part[name] for part in parts if name in part]
         if [array.shape[:1] for array in arrays] != [(count,) for count in rows]:
             shapes = ", ".join(str(list(array.shape)) for array in arrays)
-            raise ValueError(f"output {name!r} came in the shapes {shapes} for requests of {list(rows)} rows")
+            raise ValueError(f"output {name!r} has the shapes {shapes} for requests of {list(rows)} rows")
         if len({array.shape[1:] for array in arrays}) == 1:
             joined[name] = np.concatenate(arrays)
         else:

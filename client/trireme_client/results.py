@@ -17,9 +17,9 @@ class Timings:
 
     Attributes:
         total_ms: from the call to its return.
-        requests: inference requests it was split into.
-        attempts: inference requests sent, retries and hedges included.
-        endpoint: the replica that answered last.
+        requests: number of inference requests it was split into.
+        attempts: inference requests sent, including retries and hedges.
+        endpoint: the replica that sent the last response.
     """
 
     total_ms: float
@@ -33,9 +33,9 @@ class InferResult:
     """The result of one call of a model.
 
     Attributes:
-        outputs: by name; BYTES are arrays of dtype object holding ``bytes``; read-only views of the message. Where a
-            call was split and the rows of an output differ in shape, an array of dtype object, one array a row.
-        version: the version that answered.
+        outputs: by name; BYTES are arrays of dtype object with ``bytes``; read-only views of the message. If a call was
+            split and the rows of an output differ in shape, an array of dtype object with one array per row.
+        version: the version that served the call.
         parameters: of the server's response.
     """
 
@@ -50,12 +50,14 @@ class InferResult:
         try:
             return self.outputs[output]
         except KeyError:
-            raise KeyError(f"{self.model} gave no output {output!r}; it gave: {', '.join(self.outputs)}") from None
+            raise KeyError(
+                f"{self.model} returned no output {output!r}; available: {', '.join(self.outputs)}"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Which variant answered a row, and why the router chose it."""
+    """The variant that served a row, and why the router chose it."""
 
     variant: str
     version: str
@@ -64,7 +66,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class _RoutedResult:
-    """Rows may be answered by different variants: ``routes`` has one entry a row, the properties are of the first."""
+    """Different variants may serve rows: ``routes`` has one entry per row; the properties are of the first row."""
 
     routes: tuple[Route, ...]
     request_id: str
@@ -95,7 +97,7 @@ class Embeddings(_RoutedResult):
 
 @dataclass(frozen=True, slots=True)
 class Classifications(_RoutedResult):
-    """Attributes: labels: one a text; scores: FP32 [texts], of that label; probabilities: FP32 [texts, classes]."""
+    """Attributes: labels: one per text; scores: FP32 [texts], of that label; probabilities: FP32 [texts, classes]."""
 
     labels: tuple[str, ...]
     scores: npt.NDArray[np.float32]

@@ -21,7 +21,7 @@ Step = Callable[[], Coroutine[Any, Any, None]]
 A = TypeVar("A")
 B = TypeVar("B")
 
-# Enough to hide the round trips and to fill the server's batches, too few to fill its queues.
+# Enough to hide round trips and to fill the server's batches, too few to fill its queues.
 _MAX_CONCURRENT_REQUESTS = 4
 
 
@@ -115,7 +115,7 @@ class AsyncioRuntime:
         try:
             await asyncio.gather(*workers)
         finally:
-            # After a failure no request of the call goes on.
+            # After a failure no request of the call continues.
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
@@ -138,7 +138,7 @@ class _PeriodicAsyncioTask:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="trireme-client-health")
 
     async def _run(self) -> None:
-        # A step may take its cancellation for that of a call whose transport was closed at the same time, and return.
+        # A step may mistake its cancellation for that of a call whose transport closed at the same time, and return.
         while not self._stopped:
             try:
                 await self._step()

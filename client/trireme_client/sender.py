@@ -1,4 +1,4 @@
-"""Sends requests to replicas, as far as the deadline and the policies allow."""
+"""Sends requests to replicas, within the deadline and the policies."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from trireme_client.transport import (
 
 T = TypeVar("T")
 
-# With less than this left nothing can be sent and answered any more.
+# With less time left, no response can arrive.
 _MIN_SECONDS = 0.0005
-# To verify a connection while another replica waits: a server that takes longer is skipped.
+# Time to verify a connection while another replica is available: a slower server is skipped.
 _VERIFICATION_SECONDS = 1.0
-# A request that was lost with a process may have ended it: it is sent to one more, counted together with Envoy.
+# A request that was lost with a process may have ended it: it is sent to one more, counting attempts of Envoy.
 _MAX_LOST = 2
 _LOST_HEADER = "x-trireme-lost"
 
@@ -79,7 +79,7 @@ class RequestSender:
                     raise
             finally:
                 call.in_flight -= 1
-            # The server was restarted and has no regions any more: register them again.
+            # The server was restarted and has lost its regions: register them again.
             replica.regions.clear()
             await prepare(replica)
             return await self._send(replica, request, call, metadata)
@@ -91,7 +91,7 @@ class RequestSender:
         return response
 
     async def call(self, method: str, request: Message, call: Call) -> Message:
-        """Call another method than those of inference, on one replica."""
+        """Call a method other than inference, on one replica."""
 
         async def attempt(replica: Replica, metadata: Metadata) -> Message:
             return await replica.transport.call(method, request, self._timeout_s(call), metadata)
@@ -102,7 +102,7 @@ class RequestSender:
         """Call a method that may need the admin key, on this replica, once.
 
         Raises:
-            StatusError: it failed.
+            StatusError: the call failed.
         """
         call.endpoint, call.proxy = replica.endpoint.address, replica.proxy
         if call.remaining_s() <= 0:
@@ -127,10 +127,10 @@ class RequestSender:
     async def stream(
         self, request: Message, call: Call, first_within_ms: float | None
     ) -> AsyncGenerator[Message, None]:
-        """Send one inference to a decoupled model and yield its responses; until the first one it may be retried.
+        """Send one inference to a decoupled model and yield its responses; it may be retried until the first response.
 
         Raises:
-            LateError: the first response did not come within ``first_within_ms``.
+            LateError: the first response did not arrive within ``first_within_ms``.
         """
 
         async def attempt(replica: Replica, metadata: Metadata) -> tuple[Replica, ResponseStream, Message | None]:
@@ -151,7 +151,7 @@ class RequestSender:
             except BaseException:
                 stream.cancel()
                 if late:
-                    raise LateError(f"no first answer came within {first_within_ms:g} ms", call.facts()) from None
+                    raise LateError(f"no response arrived within {first_within_ms:g} ms", call.facts()) from None
                 raise
             finally:
                 if timer is not None:
@@ -178,7 +178,7 @@ class RequestSender:
     async def _with_retries(
         self, call: Call, attempt: Callable[[Replica, Metadata], Awaitable[T]], *, inference: bool
     ) -> T:
-        """Run ``attempt`` on one replica after another, as far as that is safe and the retry policy allows."""
+        """Run ``attempt`` on one replica after another while that is safe and the retry policy allows it."""
         self._retries.earn()
         tried: list[Replica] = []
         sequence_id = str(call.sequence.id) if call.sequence else ""
@@ -232,7 +232,7 @@ class RequestSender:
                 await self._runtime.sleep(wait_s)
 
     def _may_retry(self, kind: FailureKind, call: Call, *, verified: bool, elsewhere: bool) -> bool:
-        """Whether to send again: always what was not executed; what may have been, only outside a sequence."""
+        """Whether to send again: always if it was not executed; if it may have been, only outside a sequence."""
         if not verified or kind is FailureKind.SERVER_STOPPING:
             return True
         if kind is FailureKind.NOT_FOUND:
@@ -246,7 +246,7 @@ class RequestSender:
         return False
 
     async def _verify(self, replica: Replica, call: Call, *, hurry: bool) -> None:
-        """Verify the connection with a harmless call, so that no inference is lost on one that never stood."""
+        """Verify the connection with a harmless call, so that no inference is lost on a dead connection."""
         timeout_s = min(call.remaining_s(), _VERIFICATION_SECONDS) if hurry else call.remaining_s()
         try:
             await replica.transport.call("ServerLive", pb.ServerLiveRequest(), timeout_s, call.metadata)
@@ -304,7 +304,7 @@ class RequestSender:
         return transport.start("ModelInfer", request, self._timeout_s(call), metadata)
 
     def _begin_attempt(self, request: Message, call: Call) -> None:
-        """Count an attempt and set how long the request may wait in the server's queue, in microseconds."""
+        """Count an attempt and set its timeout in the server's queue, in microseconds."""
         call.attempts += 1
         request.parameters["timeout"].int64_param = max(1, int(call.remaining_s() * 1e6))
 
@@ -321,7 +321,7 @@ class RequestSender:
         if kind is FailureKind.DEADLINE:
             attempts_own = not verified or self._retry.attempt_deadline_ms is not None
             if attempts_own and call.remaining_s() > _MIN_SECONDS:
-                return UnavailableError("the server did not answer within an attempt's deadline", facts)
+                return UnavailableError("the server did not respond within an attempt's deadline", facts)
             return call.deadline_error()
         if kind is FailureKind.NOT_FOUND:
             return ModelNotFoundError(call.model, call.version, await self._loaded_models(call), facts)
@@ -333,14 +333,14 @@ class RequestSender:
             when = "while the request was in flight" if verified else "before the request was sent"
             return UnavailableError(f"the server was lost {when}: {message}", facts)
         if kind in (FailureKind.INVALID, FailureKind.REGION_UNKNOWN):
-            return InvalidRequestError(f"the server refuses the request: {message}", facts)
+            return InvalidRequestError(f"the server rejected the request: {message}", facts)
         if kind is FailureKind.UNSUPPORTED:
-            return UnsupportedError(f"the server refuses the request: {message}", facts)
+            return UnsupportedError(f"the server rejected the request: {message}", facts)
         error = ModelDiedError if kind is FailureKind.MODEL_DEAD else ServerFaultError
         return error(failure.status, message, facts)
 
     async def _loaded_models(self, call: Call) -> list[str]:
-        """Names of the models that are loaded; none where no server answers before the deadline."""
+        """Names of the loaded models; empty if no server responds before the deadline."""
         replica = self._pool.pick()
         try:
             statistics = await replica.transport.call(

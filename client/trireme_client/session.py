@@ -1,4 +1,4 @@
-"""What all calls of a client share: its replicas, the specs of models, and the ways to call them."""
+"""State shared by all calls of a client: replicas, model specs, and the ways to send requests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _UNREGISTER_DEADLINE_MS = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """The options of a client, as ``AsyncTriremeClient`` documents them."""
+    """The options of a client, documented in ``AsyncTriremeClient``."""
 
     endpoints: tuple[Endpoint, ...]
     deadline_ms: float
@@ -92,12 +92,12 @@ class Session:
         """Start the clock of a call.
 
         Raises:
-            ClosedError: the client was closed, or made before a fork.
-            InvalidRequestError: the deadline is not a number of milliseconds from 1.
+            ClosedError: the client was closed, or created before a fork.
+            InvalidRequestError: the deadline is less than 1 ms or not a number.
         """
         deadline_ms = self._options.deadline_ms if deadline_ms is None else deadline_ms
         if not 1 <= deadline_ms < 1e10:
-            raise InvalidRequestError(f"deadline_ms is {deadline_ms:g}; it counts milliseconds and must be at least 1")
+            raise InvalidRequestError(f"deadline_ms is {deadline_ms:g}; it must be at least 1 millisecond")
         metadata = self._options.headers + _trace_headers()
         if headers:
             metadata += tuple((key.lower(), value) for key, value in headers.items())
@@ -109,7 +109,7 @@ class Session:
         if affinity_key:
             metadata += ((_AFFINITY_HEADER, affinity_key),)
         if sequence:
-            # As Envoy's own, of HTTP requests without this header: `requests.lua`.
+            # As Envoy does for HTTP requests without this header: `requests.lua`.
             metadata += ((_SEQUENCE_HEADER, quote(str(sequence.id), safe=_HEADER_TEXT)),)
         call = Call(
             deadline_ms=deadline_ms,
@@ -146,7 +146,7 @@ class Session:
         try:
             joined = join_outputs(parts, [request.inputs[0].shape[0] for request in requests] if len(parts) > 1 else ())
         except ValueError as error:
-            raise ServerFaultError("MALFORMED", f"the answers cannot be joined: {error}", call.facts()) from None
+            raise ServerFaultError("MALFORMED", f"the responses cannot be joined: {error}", call.facts()) from None
         return _result(responses[-1], joined, call, len(requests))
 
     async def stream(
@@ -161,7 +161,7 @@ class Session:
         """As ``AsyncTriremeClient.stream``."""
         requests = await self._build_requests(call, inputs, outputs, parameters, priority, stream=True)
         if len(requests) != 1:
-            problem = f"a stream is one request, but these rows make {len(requests)} of model {call.model!r}"
+            problem = f"a stream is one request, but these rows need {len(requests)} of model {call.model!r}"
             raise InvalidRequestError(problem, call.facts())
         async with aclosing(self._sender.stream(requests[0], call, first_within_ms)) as responses:
             async for response in responses:
@@ -179,32 +179,32 @@ class Session:
     ) -> list[Message]:
         def build(spec: ModelSpec) -> list[Message]:
             if spec.decoupled and not stream:
-                raise InvalidRequestError(f"model {call.model!r} answers as a stream; call stream()")
+                raise InvalidRequestError(f"model {call.model!r} streams its responses; call stream()")
             return build_requests(spec, inputs, outputs=outputs, parameters=parameters, version=call.version,
                                   request_id=call.request_id, sequence=call.sequence, priority=priority)  # fmt: skip
 
         return await self._specs.apply(call, build)
 
     async def call(self, method: str, request: Message, call: Call) -> Message:
-        """Call another method of the service than those of inference, on one replica."""
+        """Call a method other than inference, on one replica."""
         return await self._sender.call(method, request, call)
 
     async def spec(self, call: Call, *, refresh: bool = False) -> ModelSpec:
-        """The spec of the call's model; ``refresh`` requests it from the server whatever is cached."""
+        """The spec of the call's model; ``refresh`` bypasses the cache."""
         return await (self._specs.fetch(call) if refresh else self._specs.spec(call))
 
     async def change_model(self, method: str, request: Message, call: Call) -> None:
         """Load or unload the call's model on every replica in turn.
 
         Raises:
-            ServerFaultError: a replica failed; those after it were not called.
+            ServerFaultError: a replica failed; later replicas were not called.
         """
         await self._sender.call_admin_everywhere(method, request, call)
         self._specs.invalidate(call.model)
 
     @asynccontextmanager
     async def shared_memory(self, byte_size: int) -> AsyncIterator[SharedRegion]:
-        """A region that is removed, here and from the servers, when the block is left."""
+        """A region that is removed, here and on the servers, at the end of the block."""
         self._pool.check_open()
         region = SharedRegion(byte_size)
         try:
@@ -215,11 +215,11 @@ class Session:
             await self._regions.unregister(region, self._pool.replicas, start_call)
 
     async def close(self) -> None:
-        """Cancel what is in flight; in a forked child nothing, for the connections are the parent's."""
+        """Cancel pending requests; does nothing in a forked child, since the connections are the parent's."""
         await self._pool.close()
 
     async def _probe_request(self) -> Message | None:
-        """The inference that probes a replica; None: probe its readiness."""
+        """The inference that probes a replica; None to probe its readiness."""
         health = self._options.health
         if health.probe_model is not None and self._probe is None:
             spec = await self.spec(self.start_call(health.probe_model, None, health.probe_deadline_ms))
@@ -228,7 +228,7 @@ class Session:
 
 
 def _trace_headers() -> Metadata:
-    """W3C trace context of the current span, where the application uses OpenTelemetry."""
+    """W3C trace context of the current span if the application uses OpenTelemetry."""
     if "opentelemetry.trace" not in sys.modules:
         return ()
     from opentelemetry import propagate
@@ -242,7 +242,7 @@ def _read_outputs(response: Message, outputs: Outputs | None, call: Call) -> Map
     try:
         return read_outputs(response, outputs)
     except (ValueError, KeyError, StopIteration) as error:
-        raise ServerFaultError("MALFORMED", f"the answer cannot be read: {error}", call.facts()) from error
+        raise ServerFaultError("MALFORMED", f"the response cannot be read: {error}", call.facts()) from error
 
 
 def _result(response: Message, outputs: Mapping[str, Any], call: Call, requests: int) -> InferResult:

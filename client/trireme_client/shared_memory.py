@@ -1,4 +1,4 @@
-"""Tensors that client and server share on one machine, instead of copying them through a socket."""
+"""Tensors shared between client and server on one machine instead of copied through a socket."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 
 
 class SharedRegion:
-    """A piece of memory that holds tensors one after the other.
+    """A memory region that holds tensors one after the other.
 
-    Its name is unique and begins with this process's id. Should this process die, the standard library's resource
-    tracker removes the memory, and the next client that opens a region unregisters it from the server.
+    Its name is unique and begins with this process's id. If this process dies, the standard library's resource tracker
+    removes the memory, and the next client that opens a region unregisters it from the server.
     """
 
     def __init__(self, byte_size: int) -> None:
         if byte_size < 1:
-            raise InvalidRequestError(f"a shared memory region of {byte_size} bytes; it must have at least 1")
+            raise InvalidRequestError(f"a shared memory region has {byte_size} bytes; it must have at least 1")
         self.name = f"{_PREFIX}-{os.getpid()}-{next(_numbers)}-{secrets.token_hex(4)}"
         self.byte_size = byte_size
         self._memory: SharedMemory | None = SharedMemory(self.name, create=True, size=byte_size)
@@ -41,15 +41,15 @@ class SharedRegion:
 
     @property
     def key(self) -> str:
-        """The name under which the server opens it."""
+        """The name under which the server opens the region."""
         return f"/{self.name}"
 
     def put(self, value: npt.NDArray[Any] | Sequence[str | bytes]) -> SharedTensor:
-        """Copy an array, or texts (BYTES), into the region.
+        """Copy an array or texts (BYTES) into the region.
 
         Raises:
-            InvalidRequestError: it does not fit into what is left.
-            InvalidInputError: the array's dtype has no datatype, or an element is not a text.
+            InvalidRequestError: the value does not fit into the remaining space.
+            InvalidInputError: the array's dtype has no datatype, or an element is not text.
         """
         if isinstance(value, np.ndarray) and value.dtype != object:
             tensor = self.reserve(value.shape, value.dtype)
@@ -62,11 +62,11 @@ class SharedRegion:
         return tensor
 
     def reserve(self, shape: Sequence[int], dtype: npt.DTypeLike) -> SharedTensor:
-        """Room for a tensor: write an input through ``array``, or name it in ``outputs``.
+        """Reserve space for a tensor: write an input through ``array``, or name it in ``outputs``.
 
         Raises:
-            InvalidRequestError: it does not fit into what is left.
-            InvalidInputError: no datatype has this dtype and a fixed size.
+            InvalidRequestError: the tensor does not fit into the remaining space.
+            InvalidInputError: no datatype of a fixed size has this dtype.
         """
         wanted = np.dtype(dtype)
         datatype = _DATATYPES.get(wanted, "BYTES")
@@ -76,7 +76,7 @@ class SharedRegion:
         return self._allocate(datatype, tuple(shape), size)
 
     def reserve_bytes(self, byte_size: int) -> SharedTensor:
-        """Room for a BYTES output, four bytes for each element's length included."""
+        """Reserve space for a BYTES output, including four bytes for each element's length."""
         return self._allocate("BYTES", (), byte_size)
 
     def _allocate(self, datatype: str, shape: tuple[int, ...], size: int) -> SharedTensor:
@@ -84,7 +84,7 @@ class SharedRegion:
             offset = -(-self._used // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
             if offset + size > self.byte_size:
                 raise InvalidRequestError(
-                    f"{size:,} bytes do not fit into the region's {self.byte_size:,}, of which {self._used:,} are taken"
+                    f"{size:,} bytes do not fit into the region's {self.byte_size:,}, of which {self._used:,} are used"
                 )
             self._used = offset + size
         return SharedTensor(self, datatype, shape, offset, size)
@@ -96,13 +96,13 @@ class SharedRegion:
             ClosedError: the region was closed.
         """
         if self._memory is None:
-            raise ClosedError("the shared memory region was left; copy what you need of it before")
+            raise ClosedError("the shared memory region is closed; copy its data before the end of the block")
         memory = self._memory.buf
         assert memory is not None  # only after close
         return memory[offset : offset + size]
 
     def close(self) -> None:
-        """Remove the memory; arrays that still view it keep their pages until they are gone."""
+        """Remove the memory; arrays that still view it keep their pages until they are deleted."""
         memory, self._memory = self._memory, None
         if memory is None:
             return
@@ -110,7 +110,7 @@ class SharedRegion:
         try:
             memory.close()
         except BufferError:
-            # An array of the caller's still views it: its pages go with that array, the name is gone already.
+            # A caller's array still views the memory: its pages go with that array; the name is gone already.
             memory._mmap = None  # type: ignore[attr-defined]
             memory._buf = None  # type: ignore[attr-defined]
             memory.close()
@@ -118,7 +118,7 @@ class SharedRegion:
 
 @dataclass(frozen=True, slots=True)
 class SharedTensor:
-    """A tensor's place in a region: an input, or where an output goes."""
+    """The location of a tensor in a region, for an input or an output."""
 
     region: SharedRegion
     datatype: str
@@ -128,31 +128,31 @@ class SharedTensor:
 
     @property
     def array(self) -> Array:
-        """The tensor itself, to read and write in place; not for BYTES."""
+        """The tensor, readable and writable in place; not for BYTES."""
         if self.datatype == "BYTES":
-            raise InvalidInputError(self.region.name, "BYTES have no array in place; read the result's output instead")
-        # frombuffer, not ndarray(buffer=...): that one lets the memory be unmapped under the array.
+            raise InvalidInputError(self.region.name, "BYTES cannot be read in place; read the result's output instead")
+        # frombuffer, not ndarray(buffer=...): the latter lets the memory be unmapped under the array.
         return np.frombuffer(self.view(self.byte_size), DTYPES[self.datatype]).reshape(self.shape)
 
     def view(self, size: int) -> memoryview:
         """The first ``size`` bytes.
 
         Raises:
-            ValueError: that is more than the tensor has.
+            ValueError: the tensor is smaller.
         """
         if not 0 <= size <= self.byte_size:
-            raise ValueError(f"{size} bytes of a shared tensor of {self.byte_size}")
+            raise ValueError(f"{size} bytes requested from a shared tensor of {self.byte_size}")
         return self.region.buffer(self.offset, size)
 
     def set_parameters(self, parameters: Any) -> None:
-        """Set a request tensor's parameters to its place."""
+        """Set a request tensor's parameters to this location."""
         parameters["shared_memory_region"].string_param = self.region.name
         parameters["shared_memory_byte_size"].int64_param = self.byte_size
         parameters["shared_memory_offset"].int64_param = self.offset
 
 
 def owner_is_dead(name: str) -> bool:
-    """Whether a region registered under ``name`` is one of ours whose process is gone."""
+    """Whether a region registered as ``name`` belongs to a process of this client that no longer exists."""
     prefix, _, rest = name.rpartition(f"{_PREFIX}-")
     pid = rest.partition("-")[0]
     if prefix or not rest or not pid.isdigit():

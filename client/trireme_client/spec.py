@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from trireme_client._protos import Message, config_pb
 from trireme_client.errors import InvalidInputError
 
-# Configuration and inference protocol disagree on one name.
+# Model configuration and inference protocol disagree on one name.
 _DATATYPES = {
     number: "BYTES" if name == "TYPE_STRING" else name.removeprefix("TYPE_")
     for name, number in config_pb.DataType.items()
@@ -19,9 +19,9 @@ class TensorSpec:
     """One input or output.
 
     Attributes:
-        dims: without the batch dimension; -1 is any size.
-        shape: with it.
-        optional: an input that a request may omit.
+        dims: without the batch dimension; -1 for any size.
+        shape: with the batch dimension.
+        optional: whether a request may omit the input.
     """
 
     name: str
@@ -44,10 +44,10 @@ class ModelSpec:
     """A model as the server describes it.
 
     Attributes:
-        max_batch_size: rows of one request; 0: the model has no batch dimension.
-        decoupled: it may answer a request any number of times, so it is called with ``stream``.
+        max_batch_size: rows per request; 0: the model has no batch dimension.
+        decoupled: the model may send any number of responses, so it is called with ``stream``.
         parameters: of its ``config.pbtxt``, e.g. the ``task`` and ``tier`` of a variant.
-        pin: of an ensemble of one step that keeps the names of all tensors; None of any other model.
+        pin: of a one-step ensemble that keeps the names of all tensors; None for any other model.
     """
 
     name: str
@@ -60,7 +60,7 @@ class ModelSpec:
 
     @classmethod
     def from_config(cls, config: Message) -> ModelSpec:
-        """Read a ``inference.ModelConfig`` message."""
+        """Read an ``inference.ModelConfig`` message."""
         batch = (-1,) if config.max_batch_size > 0 else ()
 
         def tensor(described: Message, *, optional: bool) -> TensorSpec:
@@ -78,8 +78,8 @@ class ModelSpec:
         )
 
     def wire_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The wire shape of a value of ``shape``: checked against the model, a missing batch dimension added where
-        only one reading is possible (a list of n values for one value a row becomes n rows; a lone value one row).
+        """The wire shape of a value of ``shape``: checked against the model; a missing batch dimension is added if only
+        one reading is possible (a list of n values for one value per row becomes n rows; a single value one row).
 
         Raises:
             InvalidInputError: the shape does not fit.
@@ -88,7 +88,7 @@ class ModelSpec:
             shape = (1,) * len(spec.shape)
         elif len(shape) == 1 and spec.shape == (-1, 1):
             shape = (shape[0], 1)
-        # A loop, for this is on the path of every call.
+        # A loop, since every call runs this.
         fits = len(shape) == len(spec.shape)
         for want, got in zip(spec.shape, shape, strict=False):
             fits = fits and want in (-1, got)
@@ -106,5 +106,5 @@ def _pin(config: Message) -> Pin | None:
         return None
     step = steps[0]
     renames = any(inner != outer for names in (step.input_map, step.output_map) for inner, outer in names.items())
-    # A version of -1 is the newest one.
+    # Version -1 is the latest one.
     return None if renames or step.model_version < 1 else Pin(step.model_name, str(step.model_version))

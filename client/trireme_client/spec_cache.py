@@ -16,12 +16,12 @@ from trireme_client.transport import Runtime
 
 T = TypeVar("T")
 
-# A spec is fetched again before a request is refused because of it, unless it is newer than this.
+# A spec older than this is fetched again before a request is rejected because of it.
 _FRESH_SPEC_SECONDS = 1.0
 
 
 class SpecCache:
-    """Specs by model and version, with the time at which each was fetched."""
+    """Specs by model and version, with their fetch time."""
 
     def __init__(self, sender: RequestSender, runtime: Runtime) -> None:
         self._sender, self._runtime = sender, runtime
@@ -33,15 +33,14 @@ class SpecCache:
         return (await self._entry(call))[0]
 
     async def fetch(self, call: Call) -> ModelSpec:
-        """The spec of the call's model, requested from the server again."""
+        """Request the spec of the call's model from the server again."""
         request = pb.ModelConfigRequest(name=call.model, version=call.version)
         spec = ModelSpec.from_config((await self._sender.call("ModelConfig", request, call)).config)
         self._specs[call.model, call.version] = spec, time.monotonic()
         return spec
 
     async def apply(self, call: Call, build: Callable[[ModelSpec], T]) -> T:
-        """``build`` something from the spec; what an old spec refuses is tried with a fresh one, because the model may
-        have been replaced meanwhile."""
+        """``build`` something from the spec; if an old spec makes it fail, try a fresh one: the model may have been replaced."""
         spec, fetched_at = await self._entry(call)
         try:
             try:
@@ -60,7 +59,7 @@ class SpecCache:
         self._specs = {key: value for key, value in self._specs.items() if key[0] != model}
 
     async def _entry(self, call: Call) -> tuple[ModelSpec, float]:
-        """The cached spec, or a fetched one; of calls that need it at the same time one fetches and the others wait."""
+        """The cached spec, or a fetched one; one of several concurrent calls fetches it and the others wait."""
         key = call.model, call.version
         if (entry := self._specs.get(key)) is not None:
             return entry
@@ -69,7 +68,7 @@ class SpecCache:
         try:
             if fetching is not own:
                 await self._runtime.wait_for_any([fetching], call.remaining_s())
-            # Missing still where the fetch failed: then each fetches for itself, with its own deadline and error.
+            # Still missing if the fetch failed: then each call fetches for itself, with its own deadline and error.
             return self._specs.get(key) or (await self.fetch(call), time.monotonic())
         finally:
             if fetching is own:

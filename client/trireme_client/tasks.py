@@ -1,4 +1,4 @@
-"""The tasks' tensors and parameters: of their requests, and of their results."""
+"""Tensors and parameters of the tasks' requests and results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIERS = ("economy", "standard", "premium", "auto")
 
 
 def text_inputs(texts: str | Sequence[str]) -> dict[str, object]:
-    """One row a text."""
+    """One row per text."""
     rows = [texts] if isinstance(texts, str) else list(texts)
     for index, text in enumerate(rows):
         if not isinstance(text, str):
@@ -34,7 +34,7 @@ def route_parameters(
 def generation_parameters(
     tier: str | None, max_ttft_ms: float | None, max_ms_per_token: float | None, parameters: Mapping[str, Parameter]
 ) -> dict[str, Parameter]:
-    """The request parameters of a route that streams."""
+    """The request parameters of a streaming route."""
     limits = _latency_limit("max_ttft_ms", max_ttft_ms) | _latency_limit("max_ms_per_token", max_ms_per_token)
     return {**parameters, **_tier(tier), **limits}
 
@@ -75,16 +75,18 @@ def read_classifications(result: InferResult) -> Classifications:
 
 
 def _rows(result: InferResult, output: str) -> Array:
-    """An output with rows of one length: the requests of a split call may have met two versions of a model."""
+    """An output whose rows have equal length: requests of a split call may have reached two versions of a model."""
     rows = result[output]
     if rows.dtype == object:
         widths = ", ".join(str(width) for width in sorted({len(row) for row in rows}))
-        raise ServerFaultError("MALFORMED", f"{result.model} gave rows of {output} with {widths} numbers in one call")
+        raise ServerFaultError(
+            "MALFORMED", f"{result.model} returned rows of {output} with {widths} numbers in one call"
+        )
     return rows
 
 
 def _routes(result: InferResult, rows: int) -> tuple[Route, ...]:
-    """The variant of each row; one that was called by its own name does not report itself."""
+    """The variant of each row; a variant called by name does not report itself."""
     if "VARIANT" not in result.outputs:
         return (Route(result.model, result.version, "called by name"),) * rows
     columns = (_texts(result[name]) for name in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON"))

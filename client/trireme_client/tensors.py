@@ -1,10 +1,10 @@
-"""Values to tensors and back: lossless or refused.
+"""Converts values to tensors and back, without loss or with an error.
 
-A numpy array is cast only where every value of its dtype fits the model's datatype (INT32 to INT64, not FP64 to FP32).
-Python numbers and lists carry no dtype: each value is checked. BF16 takes ``ml_dtypes.bfloat16`` arrays only, because
+A numpy array is cast only if every value of its dtype fits the model's datatype (INT32 to INT64, not FP64 to FP32).
+Python numbers and lists have no dtype: each value is checked. BF16 accepts ``ml_dtypes.bfloat16`` arrays only, because
 rounding is the caller's decision.
 
-Source of the datatypes and of the BYTES form (little-endian length, then the bytes): Open Inference Protocol (KServe
+Source of the datatypes and the BYTES encoding (little-endian length, then the bytes): Open Inference Protocol (KServe
 v2), "Tensor Data Types" and Triton's binary tensor data extension.
 """
 
@@ -36,24 +36,24 @@ _LENGTH = struct.Struct("<I")
 
 
 def datatype_of(tensor: str, array: Array) -> str:
-    """The datatype of an array that is sent as it is.
+    """The datatype of an array that is sent unchanged.
 
     Raises:
-        InvalidInputError: no datatype is of the array's dtype.
+        InvalidInputError: no datatype has the array's dtype.
     """
     if array.dtype.kind in "SU":
         return "BYTES"
     found = next((datatype for datatype, dtype in DTYPES.items() if dtype == array.dtype), None)
     if found is None:
-        raise InvalidInputError(tensor, f"is an array of {array.dtype}, which no datatype is")
+        raise InvalidInputError(tensor, f"is an array of {array.dtype}, which has no datatype")
     return found
 
 
 def to_array(tensor: str, datatype: str, value: object) -> Array:
-    """``value`` as an array of the model's ``datatype`` (BYTES: dtype object, elements ``str`` or ``bytes``).
+    """Convert ``value`` to an array of the model's ``datatype`` (BYTES: dtype object, elements ``str`` or ``bytes``).
 
     Raises:
-        InvalidInputError: the value does not fit without loss; names the tensor, what was expected and what was got.
+        InvalidInputError: the value does not fit without loss; names the tensor, the expected and the actual value.
     """
     wanted = DTYPES[datatype]
     if isinstance(value, (np.ndarray, np.generic)):
@@ -91,10 +91,10 @@ def _cast(tensor: str, datatype: str, wanted: np.dtype[Any], array: Array) -> Ar
 
 
 def _fits(got: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    # numpy calls 64-bit integers to float64 safe, yet 2**53 + 1 does not survive it.
+    # numpy considers int64 to float64 safe, yet 2**53 + 1 does not survive it.
     if got.kind in "iu" and got.itemsize == 8 and wanted.kind == "f":
         return False
-    # numpy knows no order between its own floats and bfloat16: only the widening to 32 and 64 bits is exact.
+    # numpy defines no order between its own floats and bfloat16; only the casts to 32 and 64 bits are exact.
     if DTYPES["BF16"] in (got, wanted):
         return got == DTYPES["BF16"] and wanted in (DTYPES["FP32"], DTYPES["FP64"])
     return got.kind in "biuf" and np.can_cast(got, wanted, casting="safe")
@@ -110,7 +110,7 @@ def _from_python(tensor: str, datatype: str, wanted: np.dtype[Any], value: objec
     allowed = {"b": "b", "i": "biu", "u": "biu", "f": "biuf"}[wanted.kind]
     if loose.dtype.kind not in allowed:
         types: Any = {"b": bool, "i": int, "u": int, "f": (int, float)}[wanted.kind]
-        # No value of a wrong type: one of them is an integer of more than 64 bits.
+        # No value has a wrong type: one is an integer of more than 64 bits.
         odd = next((item for item in _flat(value) if not isinstance(item, types)), None)
         odd = max(_flat(value), key=abs) if odd is None and None not in _flat(value) else odd
         raise InvalidInputError(tensor, f"expected {datatype}, got the value {odd!r}")
@@ -126,7 +126,7 @@ def _from_python(tensor: str, datatype: str, wanted: np.dtype[Any], value: objec
 
 
 def _lost(loose: Array, array: Array) -> npt.NDArray[np.bool_]:
-    """Where a Python number did not survive: an integer that changed, or a float that became infinite."""
+    """Where a Python number was changed: an integer with another value, or a float that became infinite."""
     if loose.dtype.kind == "f":
         return np.isinf(array) & ~np.isinf(loose)
     if array.dtype.kind == "f":
@@ -145,7 +145,7 @@ def _flat(value: object) -> Any:
 
 
 def _text_array(tensor: str, value: object) -> Array:
-    """Nested lists of str or bytes as an object array; numpy would drop NULs, so the shape is found here."""
+    """Nested lists of str or bytes as an object array; numpy would drop NULs, so the shape is computed here."""
     shape: list[int] = []
     level = value
     while isinstance(level, (list, tuple)):
@@ -163,10 +163,10 @@ def _text_array(tensor: str, value: object) -> Array:
 
 
 def encode(tensor: str, datatype: str, array: Array) -> bytes:
-    """The raw bytes of a tensor whose dtype is already the model's.
+    """The raw bytes of a tensor that already has the model's dtype.
 
     Raises:
-        InvalidInputError: an element of a BYTES tensor is not a text; names its index in row-major order.
+        InvalidInputError: an element of a BYTES tensor is not text; names its index in row-major order.
     """
     if datatype != "BYTES":
         return array.tobytes()  # row-major, whatever the array's strides
@@ -176,7 +176,7 @@ def encode(tensor: str, datatype: str, array: Array) -> bytes:
             try:
                 data = item.encode()
             except UnicodeEncodeError as error:
-                raise InvalidInputError(tensor, f"element {index} is no valid Unicode text: {error.reason}") from None
+                raise InvalidInputError(tensor, f"element {index} is not valid Unicode text: {error.reason}") from None
         elif isinstance(item, bytes):
             data = item
         else:
@@ -187,10 +187,10 @@ def encode(tensor: str, datatype: str, array: Array) -> bytes:
 
 
 def decode(datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Array:
-    """A tensor from its raw bytes: a view of them, or for BYTES an array of dtype object holding ``bytes``.
+    """A tensor from its raw bytes: a view of them, or for BYTES an array of dtype object with ``bytes``.
 
     Raises:
-        ValueError: the bytes do not make a tensor of that shape.
+        ValueError: the bytes are not a tensor of that shape.
     """
     if datatype != "BYTES":
         return np.frombuffer(raw, dtype=DTYPES[datatype]).reshape(shape)
@@ -211,5 +211,5 @@ def decode(datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Arra
 
 
 def byte_size(datatype: str, array: Array) -> int:
-    """Bytes that ``array`` takes on the wire, at the least; costs no memory, also for a broadcast view."""
+    """Minimum number of bytes of ``array`` on the wire; allocates nothing, also for a broadcast view."""
     return array.size * (_LENGTH.size if datatype == "BYTES" else DTYPES[datatype].itemsize)

@@ -1,6 +1,6 @@
 """A fake Triton in this process, for tests of code that uses the client.
 
-It speaks the real protocol over a real socket, so that deadlines, cancellation and broken connections are real as well.
+It speaks the real protocol over a real socket, so that deadlines, cancellation and broken connections are real too.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _GENERATION_TENSORS: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class FakeRequest:
-    """One inference request that the fake server received."""
+    """One inference request received by the fake server."""
 
     model: str
     version: str
@@ -65,7 +65,7 @@ class _FakeModel:
 
 
 class FakeServer:
-    """A server whose models are functions; on a free port of the loopback address.
+    """A server whose models are functions, on a free port of the loopback address.
 
     Example:
         >>> with FakeServer() as server:
@@ -81,8 +81,8 @@ class FakeServer:
 
     Attributes:
         address: ``host:port``.
-        requests: every inference that arrived, in order.
-        calls: how often each method of the protocol was called.
+        requests: every received inference, in order.
+        calls: number of calls of each method of the protocol.
     """
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, threads: int = 16, credentials: Any = None) -> None:
@@ -118,12 +118,12 @@ class FakeServer:
         max_batch_size: int = 0,
         optional_inputs: Iterable[str] = (),
     ) -> None:
-        """Serve a function, or replace one.
+        """Serve or replace a function.
 
         Args:
             inputs, outputs: datatype and dims by name, dims without the batch dimension.
-            compute: from the inputs to the outputs, batch dimension included; BYTES as arrays of ``bytes``.
-            stream: instead of it, for a decoupled model: yields any number of responses.
+            compute: maps inputs to outputs, batch dimension included; BYTES as arrays of ``bytes``.
+            stream: instead of ``compute``, for a decoupled model: yields any number of responses.
         """
         if (compute is None) == (stream is None):
             raise ValueError("a fake model needs either compute or stream")
@@ -138,11 +138,11 @@ class FakeServer:
     def add_generation_model(
         self, name: str, answer: Callable[[str], Iterable[str]], *, pin: Pin | None = None
     ) -> None:
-        """Serve a language model of Triton's LLM contract, or replace one.
+        """Serve or replace a language model that follows Triton's LLM contract.
 
         Args:
-            answer: from the prompt (for a chat its messages as JSON) to the pieces of text, a token each.
-            pin: its configuration is that of an ensemble which is pinned to this version of another model.
+            answer: maps the prompt (for a chat its messages as JSON) to the chunks of text, one token each.
+            pin: configure an ensemble that is pinned to this version of another model.
         """
         self.add_model(name, **_GENERATION_TENSORS, stream=functools.partial(_generate, answer))
         if pin is not None:
@@ -150,7 +150,7 @@ class FakeServer:
             steps.add(model_name=pin.model, model_version=int(pin.version))
 
     def remove_model(self, name: str) -> None:
-        """Answer as if the model had been unloaded."""
+        """Respond as if the model had been unloaded."""
         del self._models[name]
 
     def fail_next(self, model: str, status: str, message: str = "scripted failure", *, times: int = 1) -> None:
@@ -158,11 +158,11 @@ class FakeServer:
         self._models[model].failures += [(status, message)] * times
 
     def delay(self, model: str, delay_ms: float) -> None:
-        """Let every inference of a model take this much longer."""
+        """Add a delay to every inference of a model."""
         self._models[model].delay_s = delay_ms / 1000
 
     def stop(self) -> None:
-        """Cut every connection."""
+        """Close every connection."""
         self._server.stop(grace=None).wait(_STOP_SECONDS)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
@@ -190,7 +190,7 @@ class FakeServer:
         model = self._find(request.model_name, context)
         inputs = _read_inputs(request)
         headers = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-        delay_s = model.delay_s  # of now: a test that sees the request arrive may change it for the next one
+        delay_s = model.delay_s  # read now: a test that sees the request may change it for the next one
         with self._lock:
             self.requests.append(
                 FakeRequest(
@@ -280,7 +280,7 @@ def _counted(fake: FakeServer, name: str, method: Any) -> Any:
 
 def _data_type(datatype: str) -> int:
     if datatype not in DTYPES:
-        raise ValueError(f"there is no datatype {datatype!r}; there is: {', '.join(DTYPES)}")
+        raise ValueError(f"unknown datatype {datatype!r}; available: {', '.join(DTYPES)}")
     number: int = config_pb.DataType.Value("TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}")
     return number
 
@@ -308,7 +308,7 @@ def _infer_response(model: _FakeModel, request: Message, outputs: Tensors) -> Me
 
 
 def _sleep_unless_cancelled(seconds: float, context: Any) -> None:
-    """Sleep, as a queue does in which an abandoned request is not waited for."""
+    """Sleep, but end early if the caller cancels, as a request in a queue does."""
     ended = threading.Event()
     context.add_callback(ended.set)
     ended.wait(seconds)
@@ -317,7 +317,7 @@ def _sleep_unless_cancelled(seconds: float, context: Any) -> None:
 
 
 def _generate(answer: Callable[[str], Iterable[str]], inputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
-    """The model's responses: one a piece and one with the finish reason; one for all where ``stream`` is false."""
+    """The model's responses: one per chunk and one with the finish reason; a single one if ``stream`` is false."""
     prompt = inputs["messages" if "messages" in inputs else "text_input"][0].decode()
     sampling = json.loads(inputs["sampling_parameters"][0]) if "sampling_parameters" in inputs else {}
     max_tokens = sampling.get("max_tokens")

@@ -1,7 +1,7 @@
-"""Interfaces of a connection and of a runtime, so that one core serves blocking and asyncio callers.
+"""Interfaces of a connection and of a runtime, which let one core serve blocking and asyncio callers.
 
-The core is written with ``async`` and ``await``. Its blocking form never suspends: every awaited step of the blocking
-transport and runtime ends before it returns, so ``run`` drives it in one go, without an event loop.
+The core is written with ``async`` and ``await``. Its blocking version never suspends: every awaited step of the
+blocking transport and runtime ends before it returns, so ``run`` drives it to the end without an event loop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StatusError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TransportOptions:
-    """How every connection of a client is made."""
+    """Options of every connection of a client."""
 
     tls: Tls | None = None
     compression: str | None = None
@@ -54,13 +54,13 @@ class ResponseStream(Protocol):
 
 
 class Transport(Protocol):
-    """One connection to one server. Methods are named as in Triton's gRPC service; messages are its messages."""
+    """One connection to one server. Methods have the names of Triton's gRPC service and use its messages."""
 
     async def call(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> Message:
         """Make a call and wait for its response.
 
         Raises:
-            StatusError: it failed; status CANCELLED when the transport was closed meanwhile.
+            StatusError: the call failed; status CANCELLED if the transport was closed meanwhile.
         """
 
     def start(self, method: str, request: Message, timeout_s: float, metadata: Metadata) -> PendingCall:
@@ -73,17 +73,17 @@ class Transport(Protocol):
         """Send a request of ``ModelStreamInfer``; read its responses with ``next_response``."""
 
     async def close(self) -> None:
-        """Cancel all that is in flight."""
+        """Cancel all pending calls."""
 
 
 class Runtime(Protocol):
-    """What the core needs of a blocking or an asyncio caller's environment."""
+    """What the core needs from a blocking or asyncio environment."""
 
     def connect(self, endpoint: Endpoint, options: TransportOptions) -> Transport: ...
     async def sleep(self, seconds: float) -> None: ...
 
     async def wait_for_any(self, pending: Sequence[PendingCall], timeout_s: float) -> None:
-        """Wait until one of them has ended, or the time is over."""
+        """Wait until one of them has ended or the time is over."""
 
     async def map(self, step: Callable[[A], Coroutine[Any, Any, B]], items: Sequence[A]) -> list[B]:
         """``step`` of each item, from asyncio a few at once, results in order; the first error ends all of them."""
@@ -94,11 +94,11 @@ class Runtime(Protocol):
         """Run ``step`` in the background, ``interval_s`` after its last end."""
 
     async def resolve(self, host: str, port: int) -> list[str]:
-        """The IP addresses of a host name; empty when the look-up fails."""
+        """The IP addresses of a host name; empty if the lookup fails."""
 
 
 class Timer(Protocol):
-    """An act that is still to come."""
+    """A scheduled action."""
 
     def cancel(self) -> None: ...
 
@@ -110,11 +110,11 @@ class PeriodicTask(Protocol):
 
 
 async def next_response(stream: ResponseStream) -> Message | None:
-    """The stream's next ``ModelInferResponse`` that holds anything; None at its end.
+    """The stream's next non-empty ``ModelInferResponse``; None at its end.
 
     Raises:
-        StatusError: it failed. A failure within a stream comes as a message without a status; asking for statuses
-            (``triton_grpc_error``) lets tritonserver 2.51 abort when such a stream is cancelled.
+        StatusError: the stream failed. A failure within a stream is a message without a status; requesting statuses
+            (``triton_grpc_error``) makes tritonserver 2.51 abort if such a stream is cancelled.
     """
     while (message := await stream.next()) is not None:
         if message.error_message:

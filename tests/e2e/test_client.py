@@ -210,7 +210,7 @@ def test_sequences_keep_their_state_apart(client):
 
 
 def test_an_unknown_model_or_version_is_reported_with_those_there_are(client):
-    with pytest.raises(ModelNotFoundError, match="no model 'identty' is ready; there is: count_up, double,"):
+    with pytest.raises(ModelNotFoundError, match="model 'identty' is not ready; ready models: count_up, double,"):
         client.infer("identty", {})
     with pytest.raises(ModelNotFoundError, match="version 9"):
         client.infer("identity", {}, version=9)
@@ -287,7 +287,7 @@ def test_shared_memory_carries_tensors_and_is_gone_afterwards(server, client):
     assert _regions(server) == names
     assert kept.tolist() == x.tolist()
     assert not list(Path("/dev/shm").glob("trireme-client-*"))
-    with pytest.raises(ClosedError, match="region was left"):
+    with pytest.raises(ClosedError, match="region is closed"):
         client.infer("identity", {"FP32": y})
 
 

@@ -95,7 +95,11 @@ def test_the_other_commands_need_no_certificate(serve: Serve) -> None:
         (["--host=everywhere"], 2, "must be an IP address"),
         (["--tls-certificate={}/server.pem"], 2, "must be given together"),
         (["--tls-certificate={}/nothing.pem", "--tls-key={}/server.key"], 1, "nothing.pem: cannot be read"),
-        (["--tls-certificate={}/server.pem", "--tls-key={}/client.key"], 1, "not a PEM certificate with its private key"),
+        (
+            ["--tls-certificate={}/server.pem", "--tls-key={}/client.key"],
+            1,
+            "not a PEM certificate with its private key",
+        ),
         (["--tls-certificate={}/names", "--tls-key={}/server.key"], 1, "not a PEM certificate with its private key"),
         (["--tls-certificate={}/server.pem", "--tls-key={}/locked.key"], 1, "without a password"),
         (

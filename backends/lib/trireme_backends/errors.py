@@ -1,10 +1,10 @@
-"""What the backends raise on purpose. Triton returns the sentence to the caller.
+"""Errors that backends raise deliberately. Triton returns the message to the caller.
 
 BackendError
-├── ModelError      the model cannot be loaded: its configuration or a file of its version is wrong
-│   └── FileError       a file is wrong at a known key
-└── RequestError    one request cannot be answered; its neighbours in the batch are
-    └── InvalidOutputError     the request is right, but the model's output for it is not a valid answer
+├── ModelError      the model cannot be loaded: its configuration or a file of its version is invalid
+│   └── FileError       a file is invalid at a known key
+└── RequestError    one request failed; the others in its batch are not affected
+    └── InvalidOutputError     the request is valid, but the model's output for it is not
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 
 class BackendError(Exception):
-    """One clear sentence: what is wrong, where, what to do. ``code`` is the name of Triton's error code."""
+    """A one-sentence message: what is wrong, where, what to do. ``code`` is the name of Triton's error code."""
 
     code: ClassVar[str] = "INTERNAL"
 
     def about(self, request_id: str) -> str:
-        """The sentence, with the request's id where the caller gave one."""
+        """The message, prefixed with the request's id if the caller set one."""
         return f"request '{request_id}': {self}" if request_id else str(self)
 
 
@@ -28,7 +28,7 @@ class ModelError(BackendError):
 
 
 class FileError(ModelError):
-    """A file is wrong at ``key``, which is empty where it is the whole file."""
+    """A file is invalid at ``key``; an empty key means the whole file."""
 
     def __init__(self, path: Path, key: str, problem: str) -> None:
         self.path, self.key, self.problem = path, key, problem
@@ -36,7 +36,7 @@ class FileError(ModelError):
 
     @property
     def detail(self) -> str:
-        """The sentence without the path."""
+        """The message without the path."""
         return f"{self.key}: {self.problem}" if self.key else self.problem
 
 
@@ -47,7 +47,7 @@ class RequestError(BackendError):
 
 
 class InvalidOutputError(RequestError):
-    """The model's output for a valid request is not a valid answer."""
+    """The model's output for a valid request is invalid."""
 
     code = "INTERNAL"
 

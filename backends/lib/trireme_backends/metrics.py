@@ -1,7 +1,7 @@
 """Metrics of a backend on Triton's own ``/metrics``.
 
-An update of a metric is a message to the server, 20 microseconds: too much for every request or token. So a backend
-notes events, and a thread adds them up and sends them every half second.
+Updating a metric sends a message to the server and takes 20 microseconds, too much for every request or token. So a
+backend records events, and a thread sums them up and sends them every half second.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Event = TypeVar("_Event")
 
 
 class MetricWriter:
-    """Writes the metric families of one backend. ``count``, ``set`` and ``observe`` are for its thread alone.
+    """Writes the metric families of one backend. Only its thread may call ``count``, ``set`` and ``observe``.
 
     Example:
         >>> writer = MetricWriter(pb_utils, {"task": "echo"}, counters=COUNTERS, gauges=GAUGES, histograms=HISTOGRAMS)
@@ -33,7 +33,7 @@ class MetricWriter:
         gauges: Mapping[str, str],
         histograms: Mapping[str, tuple[str, Sequence[float]]],
     ) -> None:
-        """``labels`` are of every metric; the families are by name: description, and buckets of a histogram."""
+        """``labels`` are on every metric; families map a name to its description, and to buckets for a histogram."""
         kinds = pb_utils.MetricFamily
         described = [(name, text, kinds.COUNTER) for name, text in counters.items()]
         described += [(name, text, kinds.GAUGE) for name, text in gauges.items()]
@@ -46,7 +46,7 @@ class MetricWriter:
         self._closed = threading.Event()
 
     def start(self, collect: Callable[[], None]) -> None:
-        """Call ``collect`` every half second in a thread, and a last time when the writer is closed."""
+        """Call ``collect`` every half second in a thread, and a last time on close."""
         self._collect = collect
         self._thread = threading.Thread(target=self._run, daemon=True, name="metrics")
         self._thread.start()
@@ -56,7 +56,7 @@ class MetricWriter:
         self._thread.join(timeout=2.0)
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
-        """Add to a counter; what is collected at once is sent as one sum."""
+        """Add to a counter; everything counted in one collection is sent as one sum."""
         self._counts[name, tuple(labels.items())] += amount  # type: ignore[assignment] # typeshed has whole numbers
 
     def set(self, name: str, value: float, **labels: str) -> None:
@@ -66,7 +66,7 @@ class MetricWriter:
         self.metric(name, tuple(labels.items())).observe(value)
 
     def metric(self, name: str, labels: tuple[tuple[str, str], ...] = ()) -> Any:
-        """Triton's metric; the first call makes it appear."""
+        """Triton's metric; created, and thus exposed, on the first call."""
         key = (name, labels)
         if key not in self._metrics:
             every = {**self._labels, **dict(labels)}
@@ -84,5 +84,5 @@ class MetricWriter:
 
 
 def drain(events: deque[_Event]) -> list[_Event]:
-    """Take the events that are there now. Appending to and taking from a deque needs no lock."""
+    """Take the events present now. Appending to and popping from a deque needs no lock."""
     return [events.popleft() for _ in range(len(events))]

@@ -1,8 +1,8 @@
-"""Reads JSON into dataclasses, strictly: an unknown key, a missing key or a wrong value is an error that names it.
+"""Reads JSON into dataclasses, strictly: an unknown key, a missing key or an invalid value is an error that names it.
 
 The dataclass is the schema. Supported types are ``bool``, ``int``, ``float``, ``str``, enums, ``Literal`` texts,
 dataclasses, ``tuple[T, ...]`` (a JSON list), ``Mapping[str, T]``, ``dict[str, T]`` and ``T | None``; ``Annotated`` adds
-a ``Range``, ``Choice`` or ``Pattern``. The environments of the backends have no pydantic.
+a ``Range``, ``Choice`` or ``Pattern``. The backends' environments do not have pydantic.
 
 Example:
     >>> @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The allowed values, and what each stands for."""
+    """The allowed values, each with the value it maps to."""
 
     values: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """What a text must match as a whole; ``description`` completes "it must be"."""
+    """A regular expression for the whole text; ``description`` completes "it must be"."""
 
     regex: str
     description: str
@@ -55,7 +55,7 @@ def read_json(path: Path, kind: type[T]) -> T:
     """Read a file.
 
     Raises:
-        FileError: it cannot be read, is not JSON, or does not have the form of ``kind``.
+        FileError: it cannot be read, is not JSON, or does not match ``kind``.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -67,10 +67,10 @@ def read_json(path: Path, kind: type[T]) -> T:
 
 
 def check_json(path: Path, document: object, kind: type[T]) -> T:
-    """Read a document that is decoded already; ``path`` is for errors.
+    """Read a decoded document; ``path`` is for error messages.
 
     Raises:
-        FileError: it does not have the form of ``kind``.
+        FileError: it does not match ``kind``.
     """
     found: T = _Reader(path).read("", document, kind)
     return found
@@ -92,7 +92,7 @@ class _Reader:
             return None if value is None else self.read(key, value, arguments[0], rule)
         if origin is tuple:
             if not isinstance(value, list) or not value:
-                raise FileError(self._path, key, "must be a list that is not empty")
+                raise FileError(self._path, key, "must be a non-empty list")
             return tuple(self.read(f"{key}[{index}]", entry, arguments[0]) for index, entry in enumerate(value))
         if origin in (Mapping, dict):
             if not isinstance(value, dict):
@@ -107,7 +107,7 @@ class _Reader:
         if kind is bool:
             return value if isinstance(value, bool) else self._refuse(key, value, "true or false")
         if kind is str:
-            return self._text(key, value, rule or Pattern("(?s).+", "a text that is not empty"))
+            return self._text(key, value, rule or Pattern("(?s).+", "a non-empty string"))
         return self._number(key, value, kind, rule or Range())
 
     def _object(self, key: str, value: Any, kind: Any) -> Any:
@@ -134,7 +134,7 @@ class _Reader:
         return str(value)
 
     def _number(self, key: str, value: Any, kind: Any, limits: Range) -> int | float:
-        allowed = "a whole number" if kind is int else "a number"
+        allowed = "an integer" if kind is int else "a number"
         if limits.most < math.inf:
             allowed += f" from {limits.least} to {limits.most}"
         elif limits.least > -math.inf:

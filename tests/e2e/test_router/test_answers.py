@@ -57,7 +57,7 @@ def test_reserved_parameter_is_refused(echo: Echo) -> None:
     [
         ({"tier": "gold"}, "parameter tier is 'gold'; allowed: economy, standard, premium, auto"),
         ({"max_latency_ms": -1}, "parameter max_latency_ms is -1; allowed: a number from 1 to 600000"),
-        ({"min_quality": "0.99"}, "no variant of echo keeps the limits of the request"),
+        ({"min_quality": "0.99"}, "no variant of echo meets the limits of the request"),
     ],
 )
 def test_bad_parameters_are_refused_and_name_what_is_allowed(echo: Echo, asked: dict[str, Any], sentence: str) -> None:

@@ -36,9 +36,9 @@ def test_a_document_becomes_the_dataclass() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names": ["a", 3]}, "names[1]: is 3; it must be a text that is not empty"),
-        ({"inner": {"x": {"count": 0}}}, "inner.x.count: is 0; it must be a whole number from 1 to 9"),
-        ({"inner": {"x": {"count": 1.0}}}, "inner.x.count: is 1.0; it must be a whole number from 1 to 9"),
+        ({"names": ["a", 3]}, "names[1]: is 3; it must be a non-empty string"),
+        ({"inner": {"x": {"count": 0}}}, "inner.x.count: is 0; it must be an integer from 1 to 9"),
+        ({"inner": {"x": {"count": 1.0}}}, "inner.x.count: is 1.0; it must be an integer from 1 to 9"),
         ({"inner": {"x": []}}, "inner.x: must be a JSON object with the keys count"),
         ({"inner": 1}, "inner: must be a JSON object"),
         ({"share": None}, "share: is None; it must be a number"),

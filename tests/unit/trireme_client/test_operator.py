@@ -33,7 +33,7 @@ def test_a_server_that_is_not_there_is_named_by_its_address_and_where_to_look(fa
     fake.stop()
     with OperatorClient(fake.address) as client, pytest.raises(UnreachableError) as raised:
         client.infer("double", {"X": ROW}, 10.0)
-    assert str(raised.value) == f"no server answers at {fake.address}; see: trireme status"
+    assert str(raised.value) == f"no server responds at {fake.address}; run: trireme status"
 
 
 def test_what_a_server_has_and_counts_is_reported(fake: FakeServer) -> None:
@@ -49,7 +49,7 @@ def test_a_model_that_streams_is_called_like_any_other(fake: FakeServer) -> None
     with OperatorClient(fake.address) as client:
         assert client.infer("double", {"X": ROW}, 5.0)["Y"].tolist() == [[2.0, 2.0]]
         assert client.infer("count", {"N": np.array([3], np.int32)}, 5.0)["I"].tolist() == [0, 1, 2]
-        with pytest.raises(ClientError, match="count ended its stream without an answer"):
+        with pytest.raises(ClientError, match="count ended its stream without a response"):
             client.infer("count", {"N": np.array([0], np.int32)}, 5.0)
 
 

@@ -26,7 +26,7 @@ from trireme_client.transport import StatusError
         (lambda: SequenceStep(""), "SequenceStep.id is ''"),
         (lambda: SequenceStep("é" * 65), "a name has 1 to 128 bytes"),
         (lambda: Tls(certificate="a.pem"), "certificate and key together"),
-        (lambda: Tls(ca="/nowhere/ca.pem"), "there is no file /nowhere/ca.pem"),
+        (lambda: Tls(ca="/nowhere/ca.pem"), "file /nowhere/ca.pem does not exist"),
         (lambda: TriremeClient("a:1", compression="zip"), "compression is 'zip'"),
     ],
 )

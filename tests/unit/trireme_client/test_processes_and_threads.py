@@ -307,7 +307,7 @@ def test_a_client_raises_closed_error_after_a_fork(fake):
         child.start()
         child.join(HANG_GUARD_SECONDS)
         assert child.exitcode == 0
-        assert f"made in process {os.getpid()} and does not survive a fork" in queue.get()
+        assert f"created in process {os.getpid()} and does not survive a fork" in queue.get()
         assert PARENT.infer("double", ROW)["Y"].tolist() == [[2.0, 4.0]]
 
 
@@ -363,5 +363,5 @@ def test_the_fake_server_counts_and_validates():
         assert [request.model for request in server.requests] == ["m"]
         with pytest.raises(ValueError, match="either compute or stream"):
             server.add_model("n", inputs={}, outputs={})
-        with pytest.raises(ValueError, match="no datatype 'FP31'"):
+        with pytest.raises(ValueError, match="unknown datatype 'FP31'"):
             server.add_model("n", inputs={"X": ("FP31", [1])}, outputs={}, compute=lambda _: {})

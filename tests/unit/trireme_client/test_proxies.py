@@ -28,7 +28,7 @@ def test_this_machine_is_called_without_a_proxy(fake, connect, environment, vari
 def test_an_error_behind_a_proxy_names_its_variable(connect, environment):
     environment.setenv("http_proxy", PROXY)
     client = connect("192.0.2.1:8001", deadline_ms=20_000)
-    with pytest.raises(UnavailableError, match="proxy of the variable http_proxy, unless no_proxy names the host"):
+    with pytest.raises(UnavailableError, match="proxy from http_proxy, unless no_proxy lists the host"):
         client.infer("double", {"X": [[1.0, 2.0]]})
 
 

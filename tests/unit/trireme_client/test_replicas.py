@@ -248,7 +248,7 @@ def test_addresses_are_read(address, host, port, scheme):
 
 @pytest.mark.parametrize("address", ["", "ftp://x:1", "host:port", "http://h/path", "user@host:1", "h:70000"])
 def test_an_invalid_address_is_refused(address):
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="is not an address"):
         TriremeClient(address)
 
 

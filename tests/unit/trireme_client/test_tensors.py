@@ -208,7 +208,7 @@ def test_an_invalid_text_is_named_by_its_index():
     values = ["", "né😀", "ab\0", "\0", "x" * 70000]
     with pytest.raises(InvalidInputError, match="element 5 is None"):
         encode("T", "BYTES", to_array("T", "BYTES", [[*values, None, "\ud800"]]))
-    with pytest.raises(InvalidInputError, match="element 5 is no valid Unicode text"):
+    with pytest.raises(InvalidInputError, match="element 5 is not valid Unicode text"):
         encode("T", "BYTES", to_array("T", "BYTES", [[*values, "\ud800"]]))
     good = to_array("T", "BYTES", [values])
     assert decode("BYTES", (1, 5), encode("T", "BYTES", good))[0].tolist() == [value.encode() for value in values]

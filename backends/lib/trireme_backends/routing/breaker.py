@@ -25,8 +25,8 @@ class BreakerState(str, Enum):
 class CircuitBreaker:
     """Opens at 5 failures that are half of the last 20 outcomes, or at one that proves the variant unhealthy.
 
-    Open, it asks for one probe after a while, which doubles with each failed probe from 0.5 s to 10 s. ``on_change`` is
-    called with each new state. ``now`` is in seconds of a monotonic clock.
+    An open breaker requests one probe after a delay, which doubles with each failed probe from 0.5 s to 10 s.
+    ``on_change`` is called with each new state. ``now`` is in seconds of a monotonic clock.
     """
 
     def __init__(self, on_change: Callable[[BreakerState], None] = lambda _: None) -> None:
@@ -37,7 +37,7 @@ class CircuitBreaker:
         self._probe_at = 0.0
 
     def succeeded(self) -> None:
-        """A call succeeded: closes the breaker, if it was a probe or a call from before the opening."""
+        """Record a successful call; it closes the breaker if it was a probe or started before the breaker opened."""
         if self.state is not BreakerState.CLOSED:
             self._outcomes.clear()
             self._change(BreakerState.CLOSED)
@@ -45,7 +45,7 @@ class CircuitBreaker:
         self._outcomes.append(True)
 
     def failed(self, now: float, *, is_proof: bool = False) -> None:
-        """A call failed; ``is_proof``: in a way that only an unhealthy variant does."""
+        """Record a failed call; ``is_proof``: only an unhealthy variant fails this way."""
         self._outcomes.append(False)
         if self.state is BreakerState.HALF_OPEN:
             self._open_seconds = min(self._open_seconds * 2, _LONGEST_OPEN_SECONDS)
@@ -56,7 +56,7 @@ class CircuitBreaker:
                 self._open(now)
 
     def probe_due(self, now: float) -> bool:
-        """Whether a probe should be sent now."""
+        """Return whether to send a probe now."""
         return self.state is BreakerState.OPEN and now >= self._probe_at
 
     def probe_sent(self) -> None:

@@ -1,4 +1,4 @@
-"""How sure a classifier is of its answer, and the threshold from which it may keep it."""
+"""The calibrated confidence of a classifier, and the threshold above which its result is kept."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _LEAST_PROBABILITY = 1e-7
 
 
 def confidence(probabilities: npt.NDArray[np.floating[Any]], temperature: float) -> Floats:
-    """Calibrated probability of the answered class, shape [rows].
+    """Calibrated probability of the predicted class, shape [rows].
 
     Args:
-        probabilities: FP32 [rows, classes], as a softmax gave them.
-        temperature: above 1 the classifier was too sure. Source: Guo et al., "On Calibration of Modern Neural
+        probabilities: softmax output, FP32 [rows, classes].
+        temperature: above 1 for an overconfident classifier. Source: Guo et al., "On Calibration of Modern Neural
             Networks", ICML 2017, section 4.2.
     """
     scaled = _scaled_logs(np.asarray(probabilities, dtype=np.float64), temperature)
@@ -39,11 +39,12 @@ def fit_temperature(probabilities: npt.NDArray[np.floating[Any]], labels: npt.ND
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """What a threshold brings on labelled rows.
+    """The effect of a threshold on labelled rows.
 
     Attributes:
         escalated: share of rows that go to the second tier.
-        accuracy: of the cascade. cost: relative to the second tier alone.
+        accuracy: of the cascade.
+        cost: relative to the second tier alone.
     """
 
     threshold: float
@@ -70,7 +71,7 @@ def curve(
 
 
 def choose(points: list[CurvePoint], least_accuracy: float) -> CurvePoint:
-    """The cheapest point of at least that accuracy; the most accurate one where none reaches it."""
+    """The cheapest point with at least that accuracy; without one, the most accurate point."""
     good = [point for point in points if point.accuracy >= least_accuracy]
     if good:
         return min(good, key=lambda point: (point.cost, -point.accuracy))

@@ -1,12 +1,12 @@
-"""The choice of a variant: a pure function of the rules, the request, the variants' state and the time that is left.
+"""The choice of a variant: a pure function of the rules, the request, the variants' state and the remaining time.
 
-1. Hard limits: a variant below ``min_quality``, above ``max_cost`` or of another output space is never chosen.
+1. Hard limits: a variant below ``min_quality``, above ``max_cost`` or in another output space is never chosen.
 2. Of the rest, those that are in service and have not failed this request.
-3. A tier is a ceiling: the variants up to it; only when none of them is in service, the nearest tier above.
-4. Of these the one nearest to the tier (without a tier the best one) whose predicted p95 fits the time that is left;
-   if none fits the fastest, marked ``sla_at_risk``, or an error where the caller asked for that. The fastest is the one
-   with the least ``expected_latency_ms``, whatever its queue: variants share a machine, and a surplus that is spread
-   over their queues has the slow ones take the time in which the fast one could catch up.
+3. A tier is a ceiling: the variants up to it; if none of them is in service, the nearest tier above.
+4. Of these the one nearest to the tier (without a tier, the best one) whose predicted p95 fits the remaining time. If
+   none fits, the fastest, marked ``sla_at_risk``, or an error if the caller requested that. The fastest is the one with
+   the least ``expected_latency_ms``, whatever its queue: variants share a machine, and a backlog spread over all queues
+   lets the slow variants use the time in which the fast one could catch up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Preference = Callable[[Variant], tuple[float, float, float]]
 
 
 class Reason(str, Enum):
-    """Why a row was answered by this variant."""
+    """Why this variant served a row."""
 
     REQUESTED_TIER = "requested_tier"
     BEST_IN_TIME = "best_in_time"
@@ -68,7 +68,8 @@ class VariantState:
     """State of a variant at the moment of the decision.
 
     Attributes:
-        quality: 0 to 1. predicted_p95_ms: for this request, queue included.
+        quality: 0 to 1.
+        predicted_p95_ms: for this request, including its time in the queue.
     """
 
     quality: float
@@ -98,11 +99,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The chosen variant, and why.
+    """The chosen variant and the reason.
 
     Attributes:
-        predicted_p95_ms: of the variant. time_left_ms: what it had to fit into.
-        reserve_ms: predicted p95 of the fastest other variant that could replace it; None if there is none.
+        predicted_p95_ms: of the variant.
+        time_left_ms: the time it had to fit into.
+        reserve_ms: predicted p95 of the fastest other variant that could replace it; None without such a variant.
         statuses, states: by variant name, for each variant of the route.
     """
 
@@ -138,14 +140,14 @@ def decide(
 
     Args:
         states: by variant name, for each variant of the route.
-        tier: the ceiling; ``None``: none.
-        time_left_ms: of the SLA, or of the route's deadline where the caller set none.
+        tier: the ceiling; ``None`` for no ceiling.
+        time_left_ms: until the SLA, or until the route's deadline if the caller set no SLA.
         tried: variants that failed this request.
-        time_share: of the time left that all but the fastest variant may take, see ``latency.TimeBudget``.
+        time_share: share of the remaining time that all but the fastest variant may take, see ``latency.TimeBudget``.
 
     Raises:
-        LimitError: no variant keeps the hard limits.
-        UnavailableError: no variant that keeps them is in service; or none is fast enough and ``on_sla_risk`` is
+        LimitError: no variant meets the hard limits.
+        UnavailableError: no variant that meets them is in service; or none is fast enough and ``on_sla_risk`` is
             ``refuse``.
     """
     preference = _preference(tier, states)
@@ -159,13 +161,13 @@ def decide(
             statuses,
             lambda v, status: f"{v.name} (quality {states[v.name].quality:.3f}, cost {v.cost_per_1000:g}: {status})",
         )
-        raise LimitError(f"no variant of {route.task} keeps the limits of the request: {listed}")
+        raise LimitError(f"no variant of {route.task} meets the limits of the request: {listed}")
     for variant in route.variants:
         statuses[variant.name] = statuses[variant.name] or _service_status(variant, states[variant.name], tried)
     ready = [variant for variant in route.variants if statuses[variant.name] is None]
     if not ready:
         listed = _listed(route, statuses, lambda variant, status: f"{variant.name} ({status})")
-        raise UnavailableError(f"no variant of {route.task} can answer now: {listed}; ask again later")
+        raise UnavailableError(f"no variant of {route.task} is available: {listed}; retry later")
 
     pool = _within_tier(ready, tier)
     fastest = min(pool, key=lambda variant: (variant.expected_latency_ms, -states[variant.name].quality))
@@ -179,8 +181,8 @@ def decide(
     elif parameters.on_sla_risk is OnSlaRisk.REFUSE:
         fastest_ms = states[fastest.name].predicted_p95_ms
         raise UnavailableError(
-            f"no variant is predicted to answer within {time_left_ms:.0f} ms, the fastest within {fastest_ms:.0f} ms; "
-            "ask again later, allow more time, or do without on_sla_risk=refuse"
+            f"no variant is predicted to respond within {time_left_ms:.0f} ms, the fastest within {fastest_ms:.0f} ms; "
+            "retry later, allow more time, or omit on_sla_risk=refuse"
         )
     else:
         chosen = fastest
@@ -206,14 +208,14 @@ def decide(
 
 
 def requested_tier(route: Route, parameters: RoutingParameters) -> Tier | None:
-    """The ceiling of a request: its own tier, else the route's default; ``None`` for ``auto``."""
+    """The ceiling of a request: its tier, or the route's default; ``None`` for ``auto``."""
     if parameters.tier is None:
         return route.default_tier
     return None if parameters.tier == AUTO else Tier(parameters.tier)
 
 
 def _output_space(route: Route, tier: Tier | None, preference: Preference) -> str | None:
-    """The space of the best variant of the tier: the caller compares the answers with each other."""
+    """The output space of the tier's best variant, since the caller compares the outputs with each other."""
     of_tier = [variant for variant in route.variants if tier is None or variant.tier is tier]
     return max(of_tier or route.variants, key=preference).output_space
 
@@ -245,7 +247,7 @@ def _within_tier(ready: Sequence[Variant], tier: Tier | None) -> Sequence[Varian
 
 
 def _preference(tier: Tier | None, states: Mapping[str, VariantState]) -> Preference:
-    """With a tier the nearest to it first, without one the best quality; of equals the cheaper one."""
+    """With a tier the nearest to it first, without one the best quality first; the cheaper one on a tie."""
 
     def key(variant: Variant) -> tuple[float, float, float]:
         quality = states[variant.name].quality
@@ -272,7 +274,7 @@ def _reason(
     if tier is None:
         return Reason.MOVED_DOWN if slow else Reason.BEST_IN_TIME
     if chosen.tier is tier:
-        # A ceiling that the caller did not request is that of a cascade.
+        # A ceiling that the caller did not request comes from a cascade.
         return Reason.CASCADE_FIRST if requested_tier(route, parameters) is None else Reason.REQUESTED_TIER
     requested_is_slow = any(statuses[v.name] is CandidateStatus.TOO_SLOW for v in route.variants if v.tier is tier)
     return Reason.MOVED_DOWN if requested_is_slow else Reason.TIER_UNAVAILABLE

@@ -1,8 +1,8 @@
-"""Answers requests by calling variants: queues and merges them, retries failed ones on other variants.
+"""Serves requests by calling variants: queues and merges them, and retries failed ones on other variants.
 
 One lock guards all state and is held for microseconds; calls, replies and waits happen outside of it. Each call of a
-variant has a thread, since it cannot be cancelled: when its time is over its requests go on to the next variant, and
-the call is abandoned with its thread (``Limits.max_abandoned_calls`` bounds how many).
+variant runs in a thread, since it cannot be cancelled: when its time is over, its requests move to the next variant and
+the call is abandoned with its thread (``Limits.max_abandoned_calls`` limits how many).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from trireme_backends.routing.threads import ThreadPool, Timer
 from trireme_backends.routing.traffic import TrafficFile
 from trireme_backends.routing.variant_queue import VariantCall, VariantQueue
 
-# Variant, inputs, parameters as JSON and request id to outputs, [rows, ...] each. Raises ``CallError``.
+# Maps variant, inputs, parameters as JSON and request id to outputs, [rows, ...] each. Raises ``CallError``.
 CallVariant = Callable[[str, Tensors, str, str], Tensors]
 
 
 class Dispatcher:
-    """Answers the requests of one route.
+    """Serves the requests of one route.
 
     Example:
         >>> dispatcher = Dispatcher(route, call=call, pins=pins, traffic=traffic, observer=observer)
@@ -53,12 +53,12 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._threads = ThreadPool()
         self._timer = Timer()
-        # To be made and sent once the lock is released.
+        # Calls to make and replies to send once the lock is released.
         self._calls: list[VariantCall] = []
         self._replies: list[Callable[[], None]] = []
 
     def close(self) -> None:
-        """End the idle threads; the others end with their call."""
+        """End the idle threads; busy ones end with their call."""
         self._timer.close()
         self._threads.close()
 
@@ -79,7 +79,7 @@ class Dispatcher:
         self._deliver()
 
     def waiting_rows(self) -> Mapping[str, int]:
-        """By variant and canary, the rows that wait for a call."""
+        """Rows that wait for a call, by variant and canary."""
         with self._lock:
             return {queue.name: queue.waiting_rows for queue in self._selector.endpoints.values()}
 
@@ -89,14 +89,14 @@ class Dispatcher:
             replies, self._replies = self._replies, []
         for call in calls:
             self._threads.run(functools.partial(self._run, call))
-        # Sending waits until the server has received the answer: the answers of a merged call are sent in parallel.
+        # Sending blocks until the server has the response: the responses of a merged call are sent in parallel.
         for reply in replies[1:]:
             self._threads.run(reply)
         if replies:
             replies[0]()
 
     def _run(self, call: VariantCall) -> None:
-        """Make one call, in a thread of its own."""
+        """Make one call in its own thread."""
         queue, first = call.queue, call.requests[0]
         version = self._pins.pin(queue.name).version
         outcome: Tensors | CallError
@@ -107,7 +107,7 @@ class Dispatcher:
             not_finite = call.rows_not_finite(outcome)
         except CallError as error:
             outcome = error
-        except Exception as error:  # whatever it is: the call must end, or its slot is lost
+        except Exception as error:  # any error must end the call, or its slot is lost
             outcome = CallError(Fault.ERROR, f"{queue.name}: {error!r}")
         now = time.monotonic()
         with self._lock:
@@ -118,7 +118,7 @@ class Dispatcher:
                 self._failed(call, outcome, now)
                 self._start_calls(queue, now)
             else:
-                # The variant gets its next call before the answers of this one are sent.
+                # The variant gets its next call before the responses of this one are sent.
                 self._start_calls(queue, now)
                 self._succeeded(call, outcome, not_finite, version, now)
         self._deliver()
@@ -127,7 +127,7 @@ class Dispatcher:
         )
 
     def _time_is_over(self, request: RoutedRequest, queue: VariantQueue, attempt: int) -> None:
-        """A request's share of the time has passed: it leaves if it still waits, or if its call hangs."""
+        """A request's share of the time is over: remove it if it still waits, or if its call hangs."""
         with self._lock:
             if request.attempt == attempt:
                 now = time.monotonic()
@@ -156,7 +156,7 @@ class Dispatcher:
         return selection
 
     def _count_late(self, request: RoutedRequest, selection: Selection[VariantQueue], now: float) -> None:
-        """Cut the time budget, unless the SLA could not have been kept without any queue."""
+        """Cut the time budget, unless the SLA was out of reach even without a queue."""
         call_ms = self._selector.endpoints[selection.decision.variant.name].latency.call_ms(request.rows, now)
         max_latency_ms = request.parameters.max_latency_ms
         if max_latency_ms is not None and call_ms <= max_latency_ms / 2:
@@ -172,14 +172,14 @@ class Dispatcher:
         self._replies.append(functools.partial(request.reply, Answer({}, [outputs] * request.rows)))
 
     def _place(self, request: RoutedRequest, now: float) -> None:
-        """Queue a request before the best variant, or end it if there is none."""
+        """Queue a request for the best variant; fail it if no variant is available."""
         try:
             selection = self._select(request, now)
         except (LimitError, UnavailableError) as error:
             self._give_up(request, error)
             return
         if request.first_answer and selection.decision.reason is Reason.SLA_AT_RISK:
-            self._give_up(request, UnavailableError("no time is left to ask the second tier"))
+            self._give_up(request, UnavailableError("no time is left to call the second tier"))
             return
         queue = selection.endpoint
         request.selection = selection
@@ -202,7 +202,7 @@ class Dispatcher:
             self._calls.append(call)
 
     def _send_probes(self, request: RoutedRequest, now: float) -> None:
-        """Send copies of a request to variants whose probe is due; the caller does not wait for them."""
+        """Send copies of a request to variants with a probe due; the caller does not wait for them."""
         for queue in self._selector.endpoints.values():
             if queue.may_abandon and queue.breaker.probe_due(now):
                 queue.breaker.probe_sent()
@@ -224,7 +224,7 @@ class Dispatcher:
             if bad_row is not None:
                 if request.first_answer:
                     bad_row = int(request.first_answer.unsure[bad_row])
-                message = f"{queue.name} answered row {bad_row} with a value that is not a finite number"
+                message = f"{queue.name} returned a value in row {bad_row} that is not a finite number"
                 self._retry(request, queue, Fault.NOT_FINITE, message, now)
                 continue
             request.attempt += 1
@@ -242,7 +242,7 @@ class Dispatcher:
             self._count_late(request, request.selection, now)
         self._observer.predicted(queue.name, p95_ms=decision.predicted_p95_ms, seen_ms=seen_ms)
         for attempt in request.failed:
-            # This variant answers what that one failed: the cause was not the request.
+            # This variant served what that one failed: the request was not the cause.
             if attempt.fault.may_be_request:
                 self._count_failure(self._selector.endpoints[attempt.variant], now)
         cascade = self._route.cascade
@@ -259,7 +259,7 @@ class Dispatcher:
             self._reply(request, Answer(outputs, [route] * request.rows), now)
 
     def _escalate(self, request: RoutedRequest, outputs: Tensors, version: str, seen_ms: float, now: float) -> None:
-        """Keep the rows of which the first tier is sure; send the others to the second."""
+        """Keep the rows of which the first tier is confident; send the others to the second."""
         cascade = self._route.cascade
         assert cascade is not None
         sure = confidence(outputs[cascade.confidence_output], cascade.temperature)
@@ -284,10 +284,10 @@ class Dispatcher:
     def _escalated(
         self, request: RoutedRequest, first: FirstAnswer, outputs: Tensors, version: str, seen_ms: float
     ) -> None:
-        """Merge the second tier's answer into the first's."""
+        """Merge the second tier's outputs into the first's."""
         whole = first.answer.outputs
         if any(array.shape[1:] != whole[name].shape[1:] for name, array in outputs.items()):
-            self._give_up(request, UnavailableError("the answers of the two tiers do not fit into one tensor"))
+            self._give_up(request, UnavailableError("the outputs of the two tiers do not fit into one tensor"))
             return
         merged = {name: np.array(whole[name]) for name in outputs}
         for name, array in outputs.items():
@@ -301,7 +301,7 @@ class Dispatcher:
         if not error.fault.may_be_request or any(request.probe for request in requests):
             self._count_failure(queue, now, is_proof=error.fault in (Fault.NOT_READY, Fault.UNHEALTHY))
         elif len(requests) > 1 and queue.breaker.state is BreakerState.CLOSED:
-            # One bad row must fail alone: each request is sent again by itself.
+            # A bad row must fail alone: each request is sent again separately.
             for request in reversed(requests):
                 request.alone = True
                 queue.append(request, first=True)
@@ -315,10 +315,10 @@ class Dispatcher:
         if not request.probe:
             queue.latency.answered(point_ms=request.point_ms, seen_ms=waited_ms, now=now)
         if abandoned is not None:
-            # A pending call takes at least that long.
+            # A pending call takes at least this long.
             queue.latency.call_ended(rows=abandoned.rows, call_ms=(now - abandoned.started) * 1000, now=now)
             self._count_failure(queue, now, is_proof=not queue.may_abandon)
-        self._retry(request, queue, Fault.LATE, f"{queue.name} did not answer within {waited_ms:.0f} ms", now)
+        self._retry(request, queue, Fault.LATE, f"{queue.name} did not respond within {waited_ms:.0f} ms", now)
         self._start_calls(queue, now)
 
     def _count_failure(self, queue: VariantQueue, now: float, *, is_proof: bool = False) -> None:
@@ -329,20 +329,20 @@ class Dispatcher:
                 self._retry(request, queue, Fault.BREAKER_OPEN, f"{queue.name} became unhealthy", now)
 
     def _retry(self, request: RoutedRequest, queue: VariantQueue, fault: Fault, message: str, now: float) -> None:
-        """End a failed attempt; place the request again, or end it."""
+        """End a failed attempt; place the request again, or fail it."""
         request.attempt += 1
         if request.probe:
             return
-        # One request of a merged call may be what ended the variant's process: the others must not share its next call.
+        # One request of a merged call may have ended the variant's process: the others must not share its next call.
         request.alone = fault is Fault.UNHEALTHY
         request.first_error = request.first_error or message
         request.failed.append(FailedAttempt(queue.name, fault, (now - request.placed) * 1000))
         faults = [attempt.fault for attempt in request.failed]
         if faults.count(Fault.ERROR) > 1:
-            # Two variants fail: the cause is the request, and more calls would only cost.
+            # Two variants failed: the request is the cause, and more calls would only cost.
             self._give_up(request, RequestError(message))
         elif faults.count(Fault.UNHEALTHY) > 1:
-            # The request may be what ends them. Envoy and the client know the first words.
+            # The request may be what ends the processes. Envoy and the client match the first words.
             error = CallError(fault, f"not sent again: this request was lost with 2 processes; {message}")
             self._give_up(request, error)
         elif now >= request.deadline:
@@ -352,13 +352,13 @@ class Dispatcher:
             self._place(request, now)
 
     def _give_up(self, request: RoutedRequest, error: BackendError) -> None:
-        """No variant is left: an unsure first answer is sent, without one the request fails."""
+        """No variant is left: send an unsure first answer if there is one, otherwise fail the request."""
         first = request.first_answer
         if first is not None:
             route = functools.partial(first.request.outputs, first.version, Reason.CASCADE_KEPT, seen_ms=first.seen_ms)
             self._reply(first.request, first.answer_with(first.answer.outputs, route), time.monotonic())
         elif request.failed and isinstance(error, UnavailableError):
-            # Why the first choice failed explains more than why the fallback did.
+            # The first failure explains more than that of the fallback.
             fault = request.failed[0].fault
             kept = request.first_error
             self._refuse(request, CallError(fault, kept) if fault.may_be_request else UnavailableError(kept))

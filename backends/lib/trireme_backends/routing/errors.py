@@ -1,10 +1,10 @@
-"""What the router raises on purpose, beside ``FileError`` for ``route.json`` and ``traffic.json``.
+"""Errors that the router raises deliberately, in addition to ``FileError`` for ``route.json`` and ``traffic.json``.
 
 RequestError
-├── ParameterError      a request parameter is wrong: names parameter, value and what is allowed
-└── LimitError          no variant keeps the caller's hard limits
+├── ParameterError      a request parameter is invalid: names the parameter, its value and the allowed values
+└── LimitError          no variant meets the caller's hard limits
 BackendError
-├── UnavailableError    no variant that the caller allows can answer now
+├── UnavailableError    no variant that the caller allows is available
 └── CallError           one call of one variant failed; the router tries the next one
 """
 
@@ -24,11 +24,11 @@ class ParameterError(RequestError):
 
 
 class LimitError(RequestError):
-    """No variant of the route keeps the hard limits of a request."""
+    """No variant of the route meets the hard limits of a request."""
 
 
 class UnavailableError(BackendError):
-    """No variant that the caller allows can answer now; a later request may be answered."""
+    """No variant that the caller allows is available; a later request may succeed."""
 
     code = "UNAVAILABLE"
 
@@ -36,10 +36,10 @@ class UnavailableError(BackendError):
 class Fault(str, Enum):
     """Why an attempt on a variant failed.
 
-    The cause of ERROR and NOT_FINITE (the answer has a value that is not a finite number) may be the request: another
-    variant's answer shows it. The cause of NOT_READY and UNHEALTHY is the variant. UNSUPPORTED: the variant is healthy
-    but lacks a feature that the request needs. OVERLOADED: its queue was full. LATE: no answer in its share of the
-    time. BREAKER_OPEN: it failed other requests while this one waited.
+    The request may be the cause of ERROR and NOT_FINITE (the output has a value that is not a finite number): another
+    variant's result shows it. The variant is the cause of NOT_READY and UNHEALTHY. UNSUPPORTED: the variant is healthy
+    but lacks a feature that the request needs. OVERLOADED: its queue was full. LATE: no response within its share of
+    the time. BREAKER_OPEN: it failed other requests while this one waited.
     """
 
     ERROR = "error"
@@ -56,7 +56,7 @@ class Fault(str, Enum):
         return self in (Fault.ERROR, Fault.NOT_FINITE)
 
 
-# Triton reports every failed call as INTERNAL: only the message distinguishes them.
+# Triton reports every failed call as INTERNAL; only the message distinguishes the causes.
 _MESSAGES = (
     ("is not ready", Fault.NOT_READY),
     ("no available versions", Fault.NOT_READY),

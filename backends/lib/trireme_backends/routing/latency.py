@@ -1,18 +1,18 @@
-"""Prediction of a variant's p95 from observed latencies and its queue; the time that predictions may use up.
+"""Predicts a variant's p95 from observed latencies and its queue, and limits the time that predictions may use.
 
-Three parts, each O(1) a request:
+Three parts, each O(1) per request:
 
-1. *Time of one call* of n rows: ``overhead + n * per_row``, a least-squares line over recent calls whose weights fade
-   with every call and with time. Batch latency is close to linear in the batch: Crankshaw et al., "Clipper",
+1. *Time of one call* of n rows: ``overhead + n * per_row``, a least-squares line over recent calls whose weights decay
+   with every call and with time. Batch latency is close to linear in the batch size: Crankshaw et al., "Clipper",
    NSDI 2017, section 4.3; Shen et al., "Nexus", SOSP 2019, section 2.2.
-2. *Queue*: until a call in flight is expected to end, and then the calls that the rows in front will make.
-3. *p95*: the first two give a point, which is multiplied by the ratio of observed latency to point. Its 95 % quantile
+2. *Queue*: the expected time until a call in flight ends, and the calls that the rows in front will make.
+3. *p95*: the first two give an estimate, multiplied by the ratio of observed to estimated latency. Its 95 % quantile
    is tracked by stochastic approximation (Robbins and Monro, 1951), the way adaptive conformal inference tracks its
    level (Gibbs and Candes, "Adaptive Conformal Inference Under Distribution Shift", NeurIPS 2021): by construction
-   95 % of the answers come within the prediction, whatever the two models above miss.
+      95 % of the responses arrive within the prediction, whatever the two models above miss.
 
-Without observations all fades back to the expected latency of ``route.json`` within seconds, so that a variant which
-was slow once gets requests again and can prove to be fast.
+Without observations all values decay to the expected latency of ``route.json`` within seconds, so that a variant that
+was slow once receives requests again and can prove to be fast.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from trireme_backends.routing.route import Limits
 
 QUANTILE = 0.95
 
-# Weight of an observation falls by 3 % with each later one and by half in 10 s: some 30 calls of memory.
+# The weight of an observation falls by 3 % with each later one and by half in 10 s: a memory of some 30 calls.
 _FADE_PER_CALL = 0.97
 _HALF_LIFE_SECONDS = 10.0
 # The expected latency of route.json counts as half a call.
 _PRIOR_WEIGHT = 0.5
-# Rows hardly vary at low load, so the slope is held to "all of it is per row" with this weight (in rows squared).
+# Row counts hardly vary at low load: this weight (in rows squared) pulls the slope to "all time is per row".
 _SLOPE_PRIOR = 2.0
 _STEP = 0.06
 _RATIO_START = math.log(1.5)
@@ -38,7 +38,7 @@ _RATIO_MOST = math.log(20.0)
 _BUDGET_CUT = 0.7
 _LEAST_BUDGET = 0.05
 _BUDGET_REGAINED_PER_SECOND = 0.1
-# Requests that wait already will be late whatever is decided now: they must not count once each.
+# Requests that already wait will be late whatever is decided now: they must not count once each.
 _BUDGET_CUT_INTERVAL_SECONDS = 0.1
 
 
@@ -65,11 +65,12 @@ class LatencyEstimator:
     def queue_ms(
         self, rows: int, *, waiting: int, free: bool, running: Sequence[tuple[int, float]], limits: Limits, now: float
     ) -> float:
-        """Expected time to the answer of a request of ``rows`` rows.
+        """Expected time until a request of ``rows`` rows is served.
 
         Args:
-            waiting: rows that wait before it. free: whether a call may start at once.
-            running: for each call in flight its rows, and when it started.
+            waiting: rows that wait in front of it.
+            free: whether a call may start at once.
+            running: rows and start time of each call in flight.
         """
         overhead_ms, per_row_ms = self._line(now)
         if free:
@@ -80,11 +81,11 @@ class LatencyEstimator:
         return ends_ms + full_ms + overhead_ms + per_row_ms * (before + rows)
 
     def p95_ms(self, point_ms: float, now: float) -> float:
-        """The time within which 95 % of the requests with this point are answered."""
+        """The time within which 95 % of the requests with this point estimate are served."""
         return point_ms * math.exp(self._faded_ratio(now))
 
     def call_ended(self, *, rows: int, call_ms: float, now: float) -> None:
-        """Learn from a call that ended."""
+        """Update the line with a call that ended."""
         fade = _FADE_PER_CALL * _half_life(now - self._call_at)
         self._call_at = now
         self._weight = self._weight * fade + 1
@@ -94,7 +95,7 @@ class LatencyEstimator:
         self._rows_ms = self._rows_ms * fade + rows * call_ms
 
     def answered(self, *, point_ms: float, seen_ms: float, now: float) -> None:
-        """Learn from a request that was answered, or left, ``seen_ms`` after it was given to the variant."""
+        """Update the p95 with a request that was served, or left, ``seen_ms`` after the variant received it."""
         ratio = self._faded_ratio(now)
         late = math.log(max(seen_ms, 1e-3) / point_ms) > ratio
         ratio += _STEP * (QUANTILE if late else QUANTILE - 1)
@@ -125,10 +126,10 @@ class TimeBudget:
     """The share of a request's time, from 0.05 to 1, that all but the fastest variant may be predicted to take.
 
     Variants share a machine. Each alone is predicted to be in time, but the best, filled up to the last millisecond of
-    every SLA, take the cores from the cheap ones, and all queues grow. So a late answer cuts the share to seven
-    tenths, and each second gives a tenth back: additive increase, multiplicative decrease (Chiu and Jain, "Analysis of
+    every SLA, takes the cores from the cheap ones, and all queues grow. So a late response cuts the share to seven
+    tenths, and each second restores a tenth: additive increase, multiplicative decrease (Chiu and Jain, "Analysis of
     the increase and decrease algorithms for congestion avoidance in computer networks", Computer Networks and ISDN
-    Systems 17, 1989). ``now`` in seconds of a monotonic clock.
+    Systems 17, 1989). ``now`` is in seconds of a monotonic clock.
 
     Example:
         >>> budget = TimeBudget()
@@ -145,6 +146,6 @@ class TimeBudget:
         return min(self._cut_to + _BUDGET_REGAINED_PER_SECOND * (now - self._cut_at), 1.0)
 
     def cut(self, now: float) -> None:
-        """An answer was late, or will be, because of a queue."""
+        """Cut the share: a response was late, or will be, because of a queue."""
         if now - self._cut_at >= _BUDGET_CUT_INTERVAL_SECONDS:
             self._cut_to, self._cut_at = max(self.share(now) * _BUDGET_CUT, _LEAST_BUDGET), now

@@ -1,4 +1,4 @@
-"""The router's metrics, and its lines in Triton's log."""
+"""The router's metrics, and its messages in Triton's log."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _PREDICTED = "trireme_router_predicted_seconds_total"
 _OBSERVED = "trireme_router_observed_seconds_total"
 _TRAFFIC_ERRORS = "trireme_router_traffic_errors_total"
 _COUNTERS = {
-    _REQUESTS: "Requests by the variant that answered, and why; refused ones have no variant",
-    _CALLS: "Calls of variants by outcome; one call carries the rows of several requests",
+    _REQUESTS: "Requests by serving variant and reason; rejected requests have no variant",
+    _CALLS: "Calls of variants by outcome; one call may carry the rows of several requests",
     _CALLED_ROWS: "Rows in the calls of variants",
     _COST: "Price of the rows in the calls of variants, by the route's cost_per_1000",
-    _PREDICTIONS: "Answers of a variant that were predicted",
-    _KEPT: "Answers within their predicted p95: 95 % where it is right",
+    _PREDICTIONS: "Responses of a variant with a latency prediction",
+    _KEPT: "Responses within their predicted p95; 95 % of the predictions if they are accurate",
     _PREDICTED: "Sum of the predicted p95 in seconds",
-    _OBSERVED: "Sum of the observed latencies of predicted answers in seconds",
-    _TRAFFIC_ERRORS: "Times that traffic.json was invalid; the last valid one stays in effect",
+    _OBSERVED: "Sum of the observed latencies of predicted responses in seconds",
+    _TRAFFIC_ERRORS: "Reads of traffic.json that found it invalid; the last valid one stays in effect",
 }
 _WAITING = "trireme_router_waiting_rows"
 _BREAKER = "trireme_router_breaker_state"
 _GAUGES = {
-    _WAITING: "Rows that wait in the router for a call of the variant",
+    _WAITING: "Rows waiting in the router for a call of the variant",
     _BREAKER: "Circuit breaker of a variant: 0 closed, 1 half open, 2 open",
 }
 _LATENCY = "trireme_router_latency_seconds"
 _HISTOGRAMS = {
     _LATENCY: (
-        "Time from a request's arrival at the router to its answer in seconds",
+        "Time from a request's arrival at the router to its response in seconds",
         [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0],
     ),
 }
@@ -65,7 +65,7 @@ class RouterMetrics:
         self._predictions: deque[tuple[str, float, float]] = deque()
         self._breaker_changes: deque[tuple[str, BreakerState]] = deque()
         self._traffic_errors: deque[str] = deque()
-        # Read before each sending; set by the owner of the queues.
+        # Read before each send; set by the owner of the queues.
         self.waiting_rows: Callable[[], Mapping[str, int]] = dict
         self._writer = MetricWriter(
             pb_utils, {"task": route.task}, counters=_COUNTERS, gauges=_GAUGES, histograms=_HISTOGRAMS
@@ -75,7 +75,7 @@ class RouterMetrics:
         self._writer.start(self._collect)
 
     def close(self) -> None:
-        """Send the last events, and stop."""
+        """Send the last events and stop."""
         self._writer.close()
 
     def replied(self, route: RouteOutputs, *, seen_ms: float, request_id: str) -> None:
@@ -107,7 +107,7 @@ class RouterMetrics:
         for error, request_id in drain(self._refusals):
             outcome = {"INVALID_ARG": "invalid", "UNAVAILABLE": "unavailable"}.get(error.code, "failed")
             count(_REQUESTS, variant="", version="", outcome=outcome, reason="")
-            # The caller gets the message of its own mistake; it would fill the log.
+            # The caller gets the message about its own mistake; it would fill the log.
             if outcome != "invalid":
                 self._log(str(error), request_id)
         for variant, outcome, rows in drain(self._calls):
@@ -119,7 +119,7 @@ class RouterMetrics:
             count(_KEPT, seen_ms <= p95_ms, variant=variant)
             count(_PREDICTED, p95_ms / 1000, variant=variant)
             count(_OBSERVED, seen_ms / 1000, variant=variant)
-        # Present from the start, so that an alert on its increase can work.
+        # Present from the start, so that an alert on its increase works.
         count(_TRAFFIC_ERRORS, 0)
         for message in drain(self._traffic_errors):
             self._logger.log_error(f"router {self._task}: {message}; the last valid traffic stays in effect")

@@ -1,4 +1,4 @@
-"""Request parameters of the router; all others are passed on to the variant unchanged."""
+"""Request parameters of the router; all others are passed to the variant unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trireme_backends.routing.route import AUTO, Tier
 
 MOST_LATENCY_MS = 600_000
 MOST_KEY_CHARACTERS = 256
-# tritonserver passes this header on as a parameter (--grpc-header-forward-pattern).
+# tritonserver passes this header as a parameter (--grpc-header-forward-pattern).
 REQUEST_ID_HEADER = "x-request-id"
 
 Value = str | int | float | bool
@@ -22,7 +22,7 @@ _Choice = TypeVar("_Choice", bound=Enum)
 
 
 class OnSlaRisk(str, Enum):
-    """What to do when no variant is predicted to answer in time."""
+    """What to do if no variant is predicted to respond in time."""
 
     SERVE = "serve"
     REFUSE = "refuse"
@@ -30,16 +30,16 @@ class OnSlaRisk(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class RoutingParameters:
-    """The router's own parameters of one request; each attribute has its parameter's name.
+    """The router's parameters of one request; each attribute has its parameter's name.
 
     Attributes:
-        tier: the tier to answer from; ``auto`` for the route's own choice; None: the route's default.
+        tier: the tier that serves the request; ``auto`` for the route's own choice; None for the route's default.
         max_latency_ms: the SLA, counted from the arrival at the router.
         min_quality, max_cost: hard limits; ``max_cost`` is per 1,000 requests.
-        sticky_key: requests of one key go to the same side of a canary.
-        on_sla_risk: whether to answer late or to refuse, when no variant is fast enough.
+        sticky_key: requests with the same key go to the same side of a canary.
+        on_sla_risk: whether to respond late or to reject the request if no variant is fast enough.
         explain: report all numbers in ``ROUTE_REASON``.
-        decide_only: name the variant and do not call it.
+        decide_only: name the variant without calling it.
     """
 
     tier: Tier | str | None = None
@@ -58,7 +58,7 @@ _DEFAULTS = RoutingParameters()
 
 @dataclass(frozen=True, slots=True)
 class StreamReport:
-    """What a caller measured of its stream. Times in milliseconds; None: not reached."""
+    """A caller's measurements of its stream. Times in milliseconds; None if not reached."""
 
     variant: str
     ttft_ms: float | None = None
@@ -72,9 +72,9 @@ class StreamParameters:
 
     Attributes:
         routing: tier, hard limits, sticky key and the like.
-        max_ttft_ms, max_ms_per_token: the SLA: until the first token, and for each one after it.
+        max_ttft_ms, max_ms_per_token: the SLA for the first token, and for each later one.
         tried: variants that failed this request before their first token, and how.
-        report: set where the request reports a stream, and asks for no variant.
+        report: set if the request reports a stream and needs no variant.
     """
 
     routing: RoutingParameters = field(default_factory=RoutingParameters)
@@ -88,11 +88,11 @@ _STREAM_NAMES = ("max_ttft_ms", "max_ms_per_token", "tried", "report")
 
 
 def read_parameters(text: str) -> tuple[RoutingParameters, str, str]:
-    """Split the parameters of a request, a JSON object as the Python backend gives it.
+    """Split the parameters of a request, a JSON object from the Python backend.
 
     Returns:
-        The router's own ones; the others as JSON ("" without any); the request id of a proxy's header ("" without one).
-        The last is not passed on: no two requests would be merged.
+        The router's parameters; the others as JSON ("" if there are none); the request id from a proxy's header (""
+        without one). The id is not passed on, since it would prevent merging.
 
     Raises:
         ParameterError: a parameter of the router has a value that is not allowed.
@@ -107,18 +107,16 @@ def read_parameters(text: str) -> tuple[RoutingParameters, str, str]:
 
 
 def read_stream_parameters(text: str) -> tuple[StreamParameters, str]:
-    """Read the parameters of a request, a JSON object as the Python backend gives it; and a proxy's request id.
+    """Read the parameters of a request, a JSON object from the Python backend, and a proxy's request id.
 
     Raises:
-        ParameterError: one is unknown, or has a value that is not allowed.
+        ParameterError: a parameter is unknown or has a value that is not allowed.
     """
     values: dict[str, Value] = json.loads(text) if text else {}
     header_id = str(values.pop(REQUEST_ID_HEADER, ""))
     own = {name: values.pop(name) for name in _STREAM_NAMES if name in values}
     if "max_latency_ms" in values:
-        raise ParameterError(
-            "max_latency_ms", values["max_latency_ms"], "max_ttft_ms and max_ms_per_token in its place"
-        )
+        raise ParameterError("max_latency_ms", values["max_latency_ms"], "max_ttft_ms and max_ms_per_token instead")
     parameters = StreamParameters(
         routing=parse_parameters(values),
         max_ttft_ms=_number(own, "max_ttft_ms", 1, MOST_LATENCY_MS),
@@ -132,7 +130,7 @@ def read_stream_parameters(text: str) -> tuple[StreamParameters, str]:
 def parse_parameters(values: Mapping[str, Value]) -> RoutingParameters:
     """Check the router's own parameters.
 
-    Numbers may come as text: the Open Inference Protocol's gRPC form has no parameters with fractions on every server.
+    Numbers may be text: not every server's gRPC endpoint (Open Inference Protocol) accepts fractions as parameters.
 
     Raises:
         ParameterError: the name is not a parameter of the router, or the value is not allowed.
@@ -161,7 +159,7 @@ def _choice(name: str, value: Value, choices: type[_Choice], *, more: Iterable[s
 
 
 def _number(values: Mapping[str, Value], name: str, least: float, most: float) -> float | None:
-    """A number of ``values``, maybe as text; None where it is not given."""
+    """A number of ``values``, given as a number or text; None if it is not set."""
     if name not in values:
         return None
     value = values[name]
@@ -179,7 +177,7 @@ def _key(value: Value | None) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not 0 < len(value) <= MOST_KEY_CHARACTERS:
-        raise ParameterError("sticky_key", value, f"a text of 1 to {MOST_KEY_CHARACTERS} characters")
+        raise ParameterError("sticky_key", value, f"a string of 1 to {MOST_KEY_CHARACTERS} characters")
     return value
 
 
@@ -218,4 +216,4 @@ def _fault(name: str, value: Value, fault: str) -> Fault:
     try:
         return Fault(fault)
     except ValueError:
-        raise ParameterError(name, value, f"as faults {', '.join(known.value for known in Fault)}") from None
+        raise ParameterError(name, value, f"faults {', '.join(known.value for known in Fault)}") from None

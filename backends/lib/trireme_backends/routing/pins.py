@@ -1,4 +1,4 @@
-"""What the repository says of a variant now: the version its ensemble is pinned to, and that version's quality."""
+"""The version to which a variant's ensemble is pinned in the repository, and that version's quality."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tritonclient.grpc import model_config_pb2
 
 from trireme_backends.routing.route import Variant
 
-# The parameter of an ensemble's config.pbtxt that names the step whose version is the ensemble's.
+# The parameter of an ensemble's config.pbtxt that names the step that carries the ensemble's version.
 VERSION_STEP = "version_step"
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _MANIFEST_NAME = "manifest.json"
 
 
 class VersionStepError(ValueError):
-    """An ensemble does not say which of its steps carries its version.
+    """An ensemble does not define which of its steps carries its version.
 
     Attributes:
-        problem, fix: the two halves of the sentence.
+        problem, fix: the two halves of the message.
     """
 
     def __init__(self, problem: str, fix: str) -> None:
@@ -38,10 +38,10 @@ class Pin:
     """The model version that does a variant's work.
 
     Attributes:
-        model: the version step of the ensemble, or the variant itself where it is not an ensemble.
-        quality: accuracy on held-out rows from the version's manifest; None where the manifest has none.
-        is_whole_variant: the ensemble is this one step, pinned, with every tensor under its own name, so that callers
-            may call the step in place of the ensemble.
+        model: the version step of the ensemble, or the variant itself if it is not an ensemble.
+        quality: accuracy on held-out rows from the version's manifest; None if the manifest has none.
+        is_whole_variant: the ensemble is this one step, pinned, and passes every tensor under the same name, so that
+            callers may call the step instead of the ensemble.
     """
 
     model: str
@@ -54,11 +54,11 @@ UNKNOWN = Pin("", "")
 
 
 def read_pin(variant_dir: Path) -> Pin:
-    """The pin of a variant; of an ensemble it is its version step.
+    """Return the pin of a variant; for an ensemble, that of its version step.
 
     Raises:
         OSError: the variant has no ``config.pbtxt``.
-        ValueError: the file cannot be read, or names no version.
+        ValueError: the file cannot be parsed, or names no version.
     """
     try:
         config = text_format.Parse(
@@ -74,13 +74,13 @@ def read_pin(variant_dir: Path) -> Pin:
 
 
 def version_step(config: model_config_pb2.ModelConfig, repository_dir: Path) -> Any:
-    """The step of an ensemble that carries its version.
+    """Return the step of an ensemble that carries its version.
 
-    It is the step that the parameter ``version_step`` names; without the parameter the only step, or else the only one
-    whose version has a ``manifest.json``.
+    This is the step named by the parameter ``version_step``; without the parameter, the only step or the only one whose
+    version has a ``manifest.json``.
 
     Raises:
-        VersionStepError: the parameter names no step, or several steps could be meant.
+        VersionStepError: the parameter names no step, or several steps are possible.
     """
     steps = list(config.ensemble_scheduling.step)
     models = list(dict.fromkeys(step.model_name for step in steps))
@@ -106,15 +106,15 @@ def version_step(config: model_config_pb2.ModelConfig, repository_dir: Path) -> 
 
 
 class Pins:
-    """The pins of a repository, read again when a ``config.pbtxt`` is replaced; a look costs one ``stat``."""
+    """The pins of a repository, read again when a ``config.pbtxt`` is replaced; a lookup costs one ``stat``."""
 
     def __init__(self, repository_dir: Path) -> None:
         self._repository_dir = repository_dir
         self._pins: dict[str, tuple[tuple[int, int], Pin]] = {}
 
     def pin(self, variant: str) -> Pin:
-        """The pin as the file says it now; the last good one while the file cannot be read, ``UNKNOWN`` before any and
-        where the file does not say which step carries the version."""
+        """The current pin; the last valid one while the file cannot be read; ``UNKNOWN`` before the first valid one and
+        if the file does not define which step carries the version."""
         held, pin = self._pins.get(variant, ((0, 0), UNKNOWN))
         try:
             status = os.stat(f"{self._repository_dir}/{variant}/config.pbtxt")  # noqa: PTH116 - pathlib takes ten times as long
@@ -123,7 +123,7 @@ class Pins:
                 try:
                     pin = read_pin(self._repository_dir / variant)
                 except VersionStepError:
-                    # Kept until the file is replaced, and not the pin before: that version may no longer serve.
+                    # Kept until the file is replaced. The previous pin is not used: that version may no longer serve.
                     pin = UNKNOWN
                 self._pins[variant] = (seen, pin)
         except (OSError, ValueError):
@@ -131,10 +131,10 @@ class Pins:
         return pin
 
     def quality(self, variant: Variant) -> float:
-        """The quality that the route gives, else that of the pinned version; without either the order of the tiers."""
+        """The quality set in the route, else that of the pinned version; without either, the order of the tiers."""
         if variant.quality is not None:
             return variant.quality
-        # As of the last look at the pin: each call of the variant takes one.
+        # As of the last lookup of the pin: each call of the variant makes one.
         quality = (self._pins[variant.name][1] if variant.name in self._pins else self.pin(variant.name)).quality
         return variant.tier.rank / 10 if quality is None else quality
 

@@ -1,4 +1,4 @@
-"""A request on its way through the router, and its answer."""
+"""A request on its way through the router, and its result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """A variant (or canary) that did not answer a request."""
+    """A variant (or canary) that failed to serve a request."""
 
     variant: str
     fault: Fault
@@ -41,11 +41,12 @@ class FailedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class FirstAnswer:
-    """The answer of a cascade's first tier, kept in case the second tier fails.
+    """The result of a cascade's first tier, kept in case the second tier fails.
 
     Attributes:
         request: the request with all its rows.
-        unsure: indexes of the rows that the second tier is asked about. confidence: of these rows, calibrated.
+        unsure: indexes of the rows that go to the second tier.
+        confidence: calibrated, of these rows.
     """
 
     request: RoutedRequest
@@ -56,7 +57,7 @@ class FirstAnswer:
     confidence: npt.NDArray[np.float64]
 
     def answer_with(self, outputs: Tensors, route: Callable[..., RouteOutputs]) -> Answer:
-        """An answer in which the unsure rows have routes made by ``route``, called with their confidence."""
+        """A result in which the unsure rows have routes made by ``route``, called with their confidence."""
         routes = list(self.answer.routes)
         for row, value in zip(self.unsure.tolist(), self.confidence.tolist(), strict=True):
             routes[row] = route(confidence=value)
@@ -67,19 +68,21 @@ class FirstAnswer:
 class RoutedRequest:
     """One request from its arrival to its reply.
 
-    A copy of it carries the unsure rows of a cascade to the second tier (``first_answer`` is set), another one probes a
+    In a cascade, a copy carries the unsure rows to the second tier (``first_answer`` is set). Another copy probes a
     variant whose breaker is open (``probe``; it has no reply).
 
     Attributes:
-        parameters: the router's. variant_parameters: the others, as JSON, for the variant.
+        parameters: the router's.
+        variant_parameters: the others, as JSON, for the variant.
         inputs: [rows, ...] each.
-        arrived, deadline: times of the monotonic clock; after the deadline it gets an error.
-        reply: called once, from any thread, with the answer or the error.
-        request_id: passed to the variant where the request is not merged with others.
-        tier: its ceiling.
-        alone: not to be merged: it was in a merged call that failed.
-        attempt: number of the present attempt; a call or timer with an older number is outdated.
-        placed: when the present attempt began. point_ms: its expected time, see ``latency``.
+        arrived, deadline: times of the monotonic clock; after the deadline the request fails.
+        reply: called once, from any thread, with the result or the error.
+        request_id: passed to the variant if the request is not merged with others.
+        tier: the ceiling.
+        alone: not to be merged, since a merged call that contained it failed.
+        attempt: number of the current attempt; a call or timer with an older number is outdated.
+        placed: when the current attempt began.
+        point_ms: expected time of the current attempt, see ``latency``.
         first_error: message of the first failed attempt.
     """
 
@@ -104,7 +107,7 @@ class RoutedRequest:
 
     @property
     def sla_at(self) -> float | None:
-        """The moment at which ``max_latency_ms`` is over."""
+        """The time at which ``max_latency_ms`` is over."""
         max_latency_ms = self.parameters.max_latency_ms
         return None if max_latency_ms is None else self.arrived + max_latency_ms / 1000
 
@@ -113,7 +116,7 @@ class RoutedRequest:
         """The variants that must not be chosen again."""
         tried = [attempt.variant for attempt in self.failed]
         if self.first_answer and self.first_answer.request.selection:
-            # It has answered, but was unsure.
+            # It has answered, but its confidence was low.
             tried.append(self.first_answer.request.selection.decision.variant.name)
         return tried
 
@@ -125,7 +128,7 @@ class RoutedRequest:
         return mine.keys() == theirs.keys() and all(mine[n].shape[1:] == theirs[n].shape[1:] for n in mine)
 
     def outputs(self, version: str, reason: Reason, **numbers: float) -> RouteOutputs:
-        """The route of a row that the selected endpoint answered."""
+        """The route of a row served by the selected endpoint."""
         assert self.selection is not None
         details: dict[str, object] = {
             "predicted_p95_ms": round(self.selection.decision.predicted_p95_ms, 2),

@@ -1,4 +1,4 @@
-"""``route.json``: which variants do a task, at which tier and cost, and within which limits.
+"""``route.json``: the variants of a task, with tier, cost and limits.
 
     {
       "task": "text_classification",
@@ -62,13 +62,13 @@ class Limits:
     """Limits of the calls of one variant.
 
     Attributes:
-        timeout_ms: a call that takes longer is abandoned, and counts as a failure of the variant.
+        timeout_ms: a call that takes longer is abandoned and counts as a failure of the variant.
         max_rows_per_call: rows merged into one call.
-        max_calls_in_flight: concurrent calls; requests that arrive meanwhile wait, and are merged.
-        max_waiting_rows: rows that may wait; with so many the variant gets no further request.
-        max_abandoned_calls: abandoned calls that still run (Triton cannot cancel them); with so many the variant gets
-            no further call until one ends.
-        max_streams: of a route that streams: concurrent streams; further ones go to another variant.
+        max_calls_in_flight: concurrent calls; requests that arrive meanwhile wait and are merged.
+        max_waiting_rows: rows that may wait; at this number the variant receives no further request.
+        max_abandoned_calls: abandoned calls that still run (Triton cannot cancel them); at this number the variant
+            receives no further call until one ends.
+        max_streams: concurrent streams of a streaming route; further ones go to another variant.
     """
 
     timeout_ms: Timeout = 2000.0
@@ -84,13 +84,13 @@ class Variant:
     """One model that does the task.
 
     Attributes:
-        cost_per_1000: price of 1,000 requests, in a unit of the user's choice; ``max_cost`` is compared with it.
-        expected_latency_ms: of one request on an idle machine; holds until latencies were observed. Of a route that
-            streams: until the first token of a short prompt.
-        quality: 0 to 1; unset, it is the accuracy in the manifest of the pinned version.
+        cost_per_1000: price of 1,000 requests, in any unit; ``max_cost`` is compared with it.
+        expected_latency_ms: of one request on an idle machine; used until latencies are observed. For a streaming
+            route: until the first token of a short prompt.
+        quality: 0 to 1; default: the accuracy in the manifest of the pinned version.
         output_space: only variants of the same space may replace each other (the vectors of two encoders differ).
-        expected_ms_per_token: of a route that streams, for each token after the first one.
-        prefill_ms_per_1000_characters: what a long prompt adds to the first token.
+        expected_ms_per_token: for a streaming route, for each token after the first.
+        prefill_ms_per_1000_characters: time that a long prompt adds to the first token.
     """
 
     name: ModelName
@@ -110,12 +110,12 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """How ``tier=auto`` is answered: by the first tier, and by the second only where the first is unsure.
+    """Rules for ``tier=auto``: the first tier serves the request, the second one only rows with low confidence.
 
     Attributes:
         confidence_output: the variants' output with class probabilities, FP32 [classes].
-        temperature: calibrates them (``trireme route calibrate``).
-        threshold: the least calibrated confidence with which the first tier's answer is kept.
+        temperature: calibrates the probabilities (``trireme route calibrate``).
+        threshold: minimum calibrated confidence at which the first tier's result is kept.
     """
 
     first_tier: Tier
@@ -131,8 +131,8 @@ class Route:
 
     Attributes:
         default_tier: for requests without a tier; ``None`` stands for ``auto``.
-        deadline_ms: after that a request gets an error, whatever its parameters.
-        streams: the router only decides, callers stream from the variant themselves. Not every tier needs a variant.
+        deadline_ms: after this time a request fails, whatever its parameters.
+        streams: the router only decides; callers stream from the variant themselves. Not every tier needs a variant.
     """
 
     task: str
@@ -147,13 +147,15 @@ def load_route(path: Path) -> Route:
     """Read and check ``route.json``.
 
     Raises:
-        FileError: the file is missing, is not JSON, has an unknown or missing key, a value of the wrong kind or out of
-            range, two variants of one name, or no variant for a tier.
+        FileError: the file is missing, is not JSON, has an unknown or missing key, a value of the wrong type or out of
+            range, two variants of the same name, or no variant for a tier.
     """
     route = read_json(path, Route)
     _check_names_and_tiers(route, path, () if route.streams else Tier)
     if route.cascade and route.streams:
-        raise FileError(path, "cascade", "is not for a route that streams: the router sees no answer")
+        raise FileError(
+            path, "cascade", "is not allowed for a streaming route: the router does not see the response; remove it"
+        )
     if route.cascade and route.cascade.first_tier.rank >= route.cascade.second_tier.rank:
         raise FileError(path, "cascade.second_tier", "must be above first_tier")
     return route
@@ -163,18 +165,18 @@ def check_variants(route: Route, path: Path, repository_dir: Path) -> None:
     """Check that every variant of a route is a model of the repository, loaded or not.
 
     Raises:
-        FileError: one is not.
+        FileError: a variant is not in the repository.
     """
     for index, variant in enumerate(route.variants):
         if not (repository_dir / variant.name / "config.pbtxt").is_file():
-            raise FileError(path, f"variants[{index}].name", f"there is no model {variant.name!r} in {repository_dir}")
+            raise FileError(path, f"variants[{index}].name", f"model {variant.name!r} is not in {repository_dir}")
 
 
 def _check_names_and_tiers(route: Route, path: Path, tiers: Iterable[Tier]) -> None:
     names = [variant.name for variant in route.variants]
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise FileError(path, f"variants[{index}].name", f"{name!r} is there twice")
+            raise FileError(path, f"variants[{index}].name", f"{name!r} is a duplicate; remove one")
     for tier in tiers:
         if not any(variant.tier is tier for variant in route.variants):
-            raise FileError(path, "variants", f"none has the tier {tier.value!r}; add one")
+            raise FileError(path, "variants", f"no variant has the tier {tier.value!r}; add one")

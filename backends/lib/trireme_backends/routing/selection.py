@@ -1,7 +1,7 @@
-"""The choice of a variant and of its canary side: the same for requests that the router answers and for streams.
+"""The choice of a variant and of its canary side: the same for requests that the router serves and for streams.
 
 ``Selector`` holds an ``Endpoint`` for each variant and canary, collects their states for ``decide``, sends the canary
-its share, and reports invalid traffic files; ``Selection`` makes ``ROUTE_REASON`` of the result.
+its share, and reports invalid traffic files; ``Selection`` turns the result into ``ROUTE_REASON``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RouteOutputs:
 
 
 class Observer(Protocol):
-    """Is notified from any thread, under the router's lock: must return at once."""
+    """Is notified from any thread, under the router's lock; must return at once."""
 
     def replied(self, route: RouteOutputs, *, seen_ms: float, request_id: str) -> None: ...
     def refused(self, error: BackendError, *, request_id: str) -> None: ...
@@ -56,7 +56,7 @@ class Endpoint(ABC):
 
     @abstractmethod
     def health(self, now: float) -> Health:
-        """Whether it can get a request."""
+        """Whether it can receive a request."""
 
 
 E = TypeVar("E", bound=Endpoint)
@@ -64,7 +64,7 @@ E = TypeVar("E", bound=Endpoint)
 
 @dataclass(frozen=True, slots=True)
 class Selection(Generic[E]):
-    """A decision, and the variant's endpoint or its canary's."""
+    """A decision, and the endpoint of the variant or its canary."""
 
     decision: Decision
     endpoint: E
@@ -87,7 +87,7 @@ class Selector(Generic[E]):
     """Selects endpoints of one route. Used under the router's lock.
 
     Attributes:
-        endpoints: by name; a canary's from its first request on.
+        endpoints: by name; a canary is added with its first request.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Selector(Generic[E]):
         self.endpoints = {variant.name: endpoint(variant.name, variant, observer) for variant in route.variants}
 
     def check_traffic(self) -> None:
-        """Read the traffic file if it was replaced; to be called before requests are selected for."""
+        """Read the traffic file if it was replaced. Call it before selecting."""
         errors = self._traffic_file.errors
         self._traffic = self._traffic_file.current()
         if self._traffic_file.errors != errors:
@@ -139,7 +139,7 @@ class Selector(Generic[E]):
         return Selection(decision, self._side(decision.variant, parameters.sticky_key, tried, now))
 
     def _side(self, variant: Variant, sticky_key: str | None, tried: Collection[str], now: float) -> E:
-        """The variant's endpoint, or its canary's where the traffic file says so and the canary is ready."""
+        """The variant's endpoint, or its canary's if the traffic file selects it and the canary is ready."""
         stable = self.endpoints[variant.name]
         if variant.name not in self._traffic.canary_percent or variant.canary in tried:
             return stable

@@ -1,8 +1,9 @@
 """Routes whose callers stream from the variant themselves: names the variant, and learns from callers' reports.
 
-Predicted are a variant's time to the first token and its time per token. Both grow with the streams that share the
-engine, whose number the router knows at once: it named the variant to callers who have not reported yet. So the lines
-of ``latency`` are fitted over the number of streams; what a long prompt adds is a constant of ``route.json``.
+The predicted values are a variant's time to the first token and its time per token. Both grow with the number of
+streams that share the engine. The router knows this number at once: the callers it sent there that have not reported
+yet. The lines of ``latency`` are therefore fitted over the number of streams; a long prompt adds a constant from
+``route.json``.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from trireme_backends.routing.route import CANARY_SUFFIX, Route, Variant
 from trireme_backends.routing.selection import Endpoint, Observer, RouteOutputs, Selector
 from trireme_backends.routing.traffic import TrafficFile
 
-# Even an empty answer takes an engine some time; the fitted line must not fall to zero.
+# Even an empty response takes an engine some time; the fitted line must not fall to zero.
 _LEAST_MS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRequest:
-    """One request for a variant, or a report: ``request_id`` is the same for both; times of the monotonic clock."""
+    """A request for a variant, or a report; both have the same ``request_id``. Times of the monotonic clock."""
 
     parameters: StreamParameters
     prompt_characters: int
@@ -39,7 +40,7 @@ class StreamRequest:
 
 @dataclass(frozen=True, slots=True)
 class _OpenStream:
-    """A stream that was assigned to a variant and is not reported yet; ``streams``: how many there were with it."""
+    """A stream assigned to a variant and not reported yet; ``streams``: number of streams including it."""
 
     streams: int
     prompt_characters: int
@@ -66,7 +67,7 @@ class StreamEndpoint(Endpoint):
         return Health.SATURATED if len(self.open) >= self.variant.limits.max_streams else Health.READY
 
     def points_ms(self, prompt_characters: int, now: float) -> tuple[float, float]:
-        """Expected time to the first token, and per token, of one more stream."""
+        """Expected time to the first token, and per token, of an additional stream."""
         streams = len(self.open) + 1
         ttft_ms = self.latency.call_ms(streams, now) + self.prefill_ms(prompt_characters)
         return ttft_ms, self.pace.call_ms(streams, now)
@@ -75,7 +76,7 @@ class StreamEndpoint(Endpoint):
         return self.variant.prefill_ms_per_1000_characters * prompt_characters / 1000
 
     def expire(self, now: float) -> None:
-        """Remove streams whose callers never reported; a probe among them has failed."""
+        """Remove streams that were never reported; a probe among them has failed."""
         for request_id in [key for key, stream in self.open.items() if stream.deadline <= now]:
             if self.open.pop(request_id).probe:
                 self.breaker.failed(now)
@@ -99,14 +100,14 @@ class StreamRouter:
         clock: Callable[[], float] = time.monotonic,
         is_loaded: Callable[[str], bool] = lambda name: True,  # noqa: ARG005
     ) -> None:
-        """``is_loaded``: whether the server has loaded a variant now; one that it has not cannot be chosen."""
+        """``is_loaded``: whether the server has loaded a variant; a variant that is not loaded cannot be chosen."""
         self._route, self._pins, self._observer, self._clock = route, pins, observer, clock
         endpoint = functools.partial(StreamEndpoint, is_loaded=is_loaded)
         self._selector = Selector(route, endpoint, pins=pins, traffic=traffic, observer=observer)
         self._lock = threading.Lock()
 
     def answer(self, request: StreamRequest) -> RouteOutputs | None:
-        """Where to stream from; None for a report.
+        """Return the variant to stream from; None for a report.
 
         Raises:
             LimitError, UnavailableError: see ``decision.decide``.
@@ -149,11 +150,11 @@ class StreamRouter:
             "streams": len(endpoint.open),
         }
         if selection.decision.reserve_ms is not None:
-            # How long the caller waits for the first token before it asks for another variant.
+            # How long the caller waits for the first token before it requests another variant.
             details["leave_after_ms"] = endpoint.variant.limits.timeout_ms
         pin = self._pins.pin(endpoint.name)
         if pin.is_whole_variant:
-            # A cancellation reaches this model; an ensemble does not pass it on.
+            # A cancellation reaches this model; an ensemble does not forward it.
             details["stream_from"] = {"model": pin.model, "version": pin.version}
         reason = selection.decision.reason
         if parameters.tried:
@@ -178,10 +179,10 @@ class StreamRouter:
             return
         stream = endpoint.open.pop(request.request_id, None)
         if report.fault is Fault.UNSUPPORTED:
-            # It has answered: a missing feature does not make it unhealthy.
+            # It has responded: a missing feature does not make it unhealthy.
             endpoint.breaker.succeeded()
         elif report.fault is not None:
-            # For a variant that is not loaded one report is enough: nobody can use it.
+            # For a variant that is not loaded one report is enough: no caller can use it.
             endpoint.breaker.failed(now, is_proof=report.fault is Fault.NOT_READY)
         elif report.ttft_ms is not None:
             endpoint.breaker.succeeded()

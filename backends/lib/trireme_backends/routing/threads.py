@@ -13,7 +13,7 @@ Task = Callable[[], None]
 
 
 class ThreadPool:
-    """A thread pool without an upper bound: the caller bounds the number of tasks.
+    """A thread pool without an upper limit: the caller limits the number of tasks.
 
     Threads are daemons, unlike those of ``concurrent.futures``: a call that never ends must not keep the process alive.
     """
@@ -25,7 +25,7 @@ class ThreadPool:
         self._threads = 0
 
     def run(self, task: Task) -> None:
-        """Run ``task`` in a thread of its own, an idle one if there is any."""
+        """Run ``task`` in an idle thread, or in a new one."""
         with self._lock:
             start = self._idle == 0
             if start:
@@ -55,8 +55,8 @@ class ThreadPool:
 class Timer:
     """Runs callbacks at their time, one after the other, in one thread.
 
-    Most are no longer needed long before their time. Those cost no wake-up: they are dropped when the thread is awake
-    for another one.
+    Most callbacks are obsolete long before their time. They cost no wake-up: they are dropped when the thread wakes for
+    another one.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Timer:
         threading.Thread(target=self._run, daemon=True, name="router-timer").start()
 
     def at(self, moment: float, is_needed: Callable[[], bool], task: Task) -> None:
-        """Run ``task`` at ``moment`` of the monotonic clock, if it ``is_needed`` then."""
+        """Run ``task`` at ``moment`` of the monotonic clock if it ``is_needed`` then."""
         with self._changed:
             heapq.heappush(self._heap, (moment, next(self._numbers), is_needed, task))
             if self._heap[0][3] is task:

@@ -1,9 +1,9 @@
-"""``traffic.json``: which share of a variant's requests goes to its canary. Beside ``config.pbtxt`` of the route:
+"""``traffic.json``: the share of a variant's requests that goes to its canary. Next to ``config.pbtxt`` of the route:
 
     {"canary_percent": {"embedding_premium": 5}}
 
-It is replaced by rename and checked at each request, so a change is effective from the next request on. A variant that
-is not named has no canary. An invalid file changes nothing: the last valid one stays in effect.
+The file is replaced by rename and checked at each request, so a change applies from the next request on. A variant
+that is not listed has no canary. An invalid file changes nothing: the last valid one stays in effect.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRAFFIC_NAME = "traffic.json"
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Percent (0 to 100) of a variant's requests that its canary gets. The schema of the file."""
+    """Percent (0 to 100) of a variant's requests that go to its canary. The schema of the file."""
 
     canary_percent: Mapping[str, Annotated[float, Range(0, 100)]] = field(default_factory=dict)
 
@@ -33,16 +33,16 @@ class Traffic:
 
 
 def sticky_position(key: str) -> float:
-    """The place of a key between 0 and 100: even over keys, the same in every process and for every percentage.
+    """The position of a key between 0 and 100: uniform over keys, the same in every process and for every percentage.
 
-    A key that a canary has at 5 % stays with it at 25 %.
+    A key on the canary side at 5 % is also there at 25 %.
     """
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64 * 100
 
 
 class TrafficFile:
-    """The file as it is now; a check costs one ``stat``."""
+    """The current content of the file; a check costs one ``stat``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,13 +53,13 @@ class TrafficFile:
         self.last_error: FileError | None = None
 
     def current(self) -> Traffic:
-        """The last valid content; without a file no variant has a canary. An invalid file raises ``errors`` by one."""
+        """The last valid content; without a file no variant has a canary. An invalid file increments ``errors``."""
         try:
             status = os.stat(self._path_text)  # noqa: PTH116 - a path object takes three times as long, at every request
         except OSError:
             self._seen, self._traffic = None, Traffic()
             return self._traffic
-        # A rename brings a new inode; size and time cover an editor that writes in place.
+        # A rename changes the inode; size and time cover an editor that writes in place.
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         if seen != self._seen:
             self._seen = seen

@@ -1,4 +1,4 @@
-"""The queue before one variant: requests that wait, and the calls that they are merged into."""
+"""The queue of one variant: waiting requests, and the calls that they are merged into."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from trireme_backends.routing.request import RoutedRequest, Tensors
 from trireme_backends.routing.route import Variant
 from trireme_backends.routing.selection import Endpoint, Observer
 
-# How many waiting requests are considered for merging.
+# Number of waiting requests considered for merging.
 _MERGE_DEPTH = 128
-# A call that has taken so many times its p95 is not slow, it hangs: to abandon it sooner would only add work.
+# A call that takes this many times its p95 hangs. Abandoning it earlier would only add work.
 _OVERDUE = 2.0
 
 
@@ -27,8 +27,9 @@ class VariantCall:
     """One call of a variant for one or more requests.
 
     Attributes:
-        attempts: for each request the number of its attempt; a request with another number has left this call.
-        live: number of requests that still wait for it. abandoned: it runs on without any.
+        attempts: the attempt number of each request; a request with another number has left this call.
+        live: number of requests that still wait for it.
+        abandoned: it runs on although no request waits for it.
     """
 
     queue: VariantQueue
@@ -45,14 +46,14 @@ class VariantCall:
         self.live = len(self.requests)
 
     def inputs(self) -> Tensors:
-        """The inputs of its requests, one after the other."""
+        """The concatenated inputs of its requests."""
         if len(self.requests) == 1:
             return self.requests[0].inputs
         inputs = [request.inputs for request in self.requests]
         return {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
 
     def outputs_of(self, request: RoutedRequest, row: int, outputs: Tensors) -> Tensors:
-        """The part of one request, whose first row in the call is ``row``."""
+        """The outputs of one request, whose first row in the call is ``row``."""
         if len(self.requests) == 1:
             return outputs
         return {name: array[row : row + request.rows] for name, array in outputs.items()}
@@ -60,7 +61,7 @@ class VariantCall:
     def rows_not_finite(self, outputs: Tensors) -> Sequence[int]:
         """The rows with a value that is not a finite number. Raises ``CallError`` if a row is missing."""
         if any(len(array) != self.rows for array in outputs.values()):
-            raise CallError(Fault.ERROR, f"{self.queue.name} answered another number of rows than it was asked")
+            raise CallError(Fault.ERROR, f"{self.queue.name} returned a number of rows that differs from its input")
         bad = np.zeros(self.rows, dtype=np.bool_)
         for array in outputs.values():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -109,15 +110,15 @@ class VariantQueue(Endpoint):
 
     @property
     def may_abandon(self) -> bool:
-        """Whether one more call may be abandoned."""
+        """Whether another call may be abandoned."""
         return self.abandoned_calls < self.variant.limits.max_abandoned_calls
 
     def latest_end(self, request: RoutedRequest) -> float:
-        """When a request leaves at the latest."""
+        """The latest time at which a request leaves."""
         return min(request.placed + self.variant.limits.timeout_ms / 1000, request.deadline)
 
     def leave_at(self, request: RoutedRequest, now: float) -> float:
-        """When a request leaves without an answer: while another variant can still answer in time."""
+        """When a request leaves without a response: while another variant can still respond in time."""
         assert request.selection is not None
         leave_at, reserve_ms = self.latest_end(request), request.selection.decision.reserve_ms
         if request.sla_at is not None and reserve_ms is not None:
@@ -151,7 +152,7 @@ class VariantQueue(Endpoint):
         return self.start(requests, now) if requests else None
 
     def start(self, requests: list[RoutedRequest], now: float) -> VariantCall:
-        """Count a call as in flight, whether or not a slot is free."""
+        """Count a call as in flight, even if no slot is free."""
         call = VariantCall(self, requests, now)
         self._calls.add(call)
         for request in requests:
@@ -159,7 +160,7 @@ class VariantQueue(Endpoint):
         return call
 
     def ended(self, call: VariantCall) -> None:
-        """A call returned."""
+        """Record that a call returned."""
         for request in call.requests:
             if self._call_of.get(request) is call:
                 del self._call_of[request]
@@ -190,7 +191,7 @@ class VariantQueue(Endpoint):
         return requests
 
     def _take(self, now: float) -> list[RoutedRequest]:
-        """The first waiting request and those behind it that may share its call and its time."""
+        """The first waiting request and later ones that may share its call and its time."""
         taken: list[RoutedRequest] = []
         rows = 0
         tightest = math.inf
@@ -216,13 +217,13 @@ class VariantQueue(Endpoint):
     def _fits(self, rows: int, tightest: float, request: RoutedRequest, now: float) -> bool:
         if rows > self.variant.limits.max_rows_per_call:
             return False
-        # A larger batch must not make those late that are in it already.
+        # A larger batch must not delay the requests already in it beyond their limit.
         return now + self.latency.call_ms(rows, now) / 1000 <= min(tightest, self._must_end(request, now))
 
     def _must_end(self, request: RoutedRequest, now: float) -> float:
         """When a call with this request must end; infinity for one that will be late in any case.
 
-        Late requests go in full calls, or a queue that is once too long would never get shorter.
+        Late requests go in full calls; otherwise a queue that is too long would never get shorter.
         """
         sla_at = request.sla_at
         if sla_at is None or now + self.latency.call_ms(request.rows, now) / 1000 > sla_at:

@@ -80,7 +80,7 @@ def test_route_without_a_version_is_rejected(repository: Path) -> None:
                     for name, tier in [("small", "economy"), ("huge", "standard"), ("large", "premium")]
                 ]
             },
-            "variants[1].name: there is no model 'huge'",
+            "variants[1].name: model 'huge' is not in",
         ),
         (
             {
@@ -158,7 +158,7 @@ def test_explanation_follows_a_sticky_key_to_the_canary(repository: Path) -> Non
     [
         ({"tier": "gold"}, "parameter tier is 'gold'"),
         ({"colour": "red"}, "parameter colour"),
-        ({"min_quality": "1"}, "keeps the limits"),
+        ({"min_quality": "1"}, "meets the limits"),
     ],
 )
 def test_explanation_rejects_invalid_parameters(

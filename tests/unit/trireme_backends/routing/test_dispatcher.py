@@ -389,7 +389,7 @@ def test_late_answer_is_refused_where_the_caller_asks_for_that(world: World) -> 
     for tier in Tier:
         for _ in range(5):
             world.ask(tier=tier)
-    with pytest.raises(UnavailableError, match="no variant is predicted to answer within"):
+    with pytest.raises(UnavailableError, match="no variant is predicted to respond within"):
         world.ask(max_latency_ms=5, on_sla_risk=OnSlaRisk.REFUSE)
     assert reason_of(world.ask(max_latency_ms=5))["sla_at_risk"] is True
 
@@ -545,7 +545,7 @@ def test_a_row_that_is_not_finite_goes_to_the_next_variant_and_its_neighbours_ar
 def test_a_row_that_no_variant_answers_finitely_is_an_error_with_model_and_row(world: World) -> None:
     world.not_finite = {"small", "medium", "large"}
     pending = world.submit((["fine", "nan"], RoutingParameters()))[0]
-    with pytest.raises(CallError, match=r"^medium answered row 1 with a value that is not a finite number$"):
+    with pytest.raises(CallError, match=r"^medium returned a value in row 1 that is not a finite number$"):
         pending.answer()
 
 

@@ -55,16 +55,16 @@ def _set(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("variants", 0, "quality", value=1.5), "variants[0].quality", "from 0 to 1"),
         (_set("variants", 0, "expected_latency_ms", value=0), "variants[0].expected_latency_ms", "is 0"),
         (_set("variants", 0, "tier", value="gold"), "variants[0].tier", "economy, standard, premium"),
-        (_set("variants", 0, "tier", value="premium"), "variants", "none has the tier 'economy'"),
-        (_set("variants", 1, "name", value="small"), "variants[1].name", "is there twice"),
+        (_set("variants", 0, "tier", value="premium"), "variants", "no variant has the tier 'economy'"),
+        (_set("variants", 1, "name", value="small"), "variants[1].name", "is a duplicate"),
         (_set("variants", 1, "name", value="../x"), "variants[1].name", "name of a model"),
         (_set("variants", 1, "name", value="large__canary"), "variants[1].name", "not of a canary"),
         (_set("variants", 1, "limits", value={"max_calls_in_flight": 0}), "variants[1].limits.max_calls", "at least 1"),
-        (_set("variants", value=[]), "variants", "a list that is not empty"),
+        (_set("variants", value=[]), "variants", "a non-empty list"),
         (_set("variants", value=[3]), "variants[0]", "JSON object"),
         (_set("default_tier", value="gold"), "default_tier", "premium, auto"),
         (_set("deadline_ms", value=0), "deadline_ms", "at least 1"),
-        (_set("task", value=""), "task", "not empty"),
+        (_set("task", value=""), "task", "a non-empty string"),
         (_set("cascade", value={**CASCADE, "threshold": 2}), "cascade.threshold", "from 0 to 1"),
         (_set("cascade", value={**CASCADE, "first_tier": "premium"}), "cascade.second_tier", "above first_tier"),
         (_set("cascade", value={"first_tier": "economy"}), "cascade.second_tier", "is missing"),
@@ -99,5 +99,5 @@ def test_variant_that_is_no_model_is_refused_with_file_and_key(
     for name in ("small", "large"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.pbtxt").touch()
-    with pytest.raises(FileError, match=r"route\.json: variants\[1\]\.name: there is no model 'medium'"):
+    with pytest.raises(FileError, match=r"route\.json: variants\[1\]\.name: model 'medium' is not in "):
         check_variants(load_route(path), path, tmp_path)
