@@ -60,8 +60,8 @@ def _lint_file(path: Path, machine: Machine) -> Iterator[Finding]:
 
 
 def _syntax(model: str, parsed: ParsedConfig, path: Path) -> Iterator[Finding]:
-    for found in parsed.problems:
-        yield Finding(Severity.ERROR, "config-parses", model, path, found.place, found.problem, found.fix)
+    for error in parsed.problems:
+        yield Finding(Severity.ERROR, "config-parses", model, path, error.place, error.problem, error.fix)
 
 
 def _run_rules(subject: Subject) -> Iterator[Finding]:

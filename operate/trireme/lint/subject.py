@@ -47,8 +47,8 @@ class Subject:
         if self.config.backend or self.config.platform or message.default_model_filename or self.folder is None:
             return self.config.backend
         folders = [self.folder.version_dir(version) for version in self.folder.versions()]
-        found = (backend for file, backend in _BACKEND_OF_FILE.items() if any((f / file).exists() for f in folders))
-        return next(found, "")
+        backends = (backend for file, backend in _BACKEND_OF_FILE.items() if any((f / file).exists() for f in folders))
+        return next(backends, "")
 
     @property
     def is_unexported(self) -> bool:

@@ -177,19 +177,19 @@ class _Reader:
             )
         if known is not None and (conflict := _conflicting_field(parent, known)):
             self._report(name.place, f"'{name.text}' cannot be combined with '{conflict}'", "remove one of them")
-        found = parent.fields.setdefault(name.text, [])
-        if found and known is not None and not known.is_repeated:
+        nodes = parent.fields.setdefault(name.text, [])
+        if nodes and known is not None and not known.is_repeated:
             pair = ", or write one block for each key" if name.text in ("key", "value") else ""
             self._report(name.place, f"'{name.text}' is set twice in one block", f"remove one of them{pair}")
         if self._token.text == "[":
-            self._read_list(found, name, known)
+            self._read_list(nodes, name, known)
         else:
-            found.append(self._read_value(name, known, name.place))
+            nodes.append(self._read_value(name, known, name.place))
 
-    def _read_list(self, found: list[Node], name: _Token, known: FieldDescriptor | None) -> None:
+    def _read_list(self, nodes: list[Node], name: _Token, known: FieldDescriptor | None) -> None:
         self._advance()
         while self._token.text != "]":
-            found.append(self._read_value(name, known, self._token.place))
+            nodes.append(self._read_value(name, known, self._token.place))
             if self._token.text == ",":
                 self._advance()
             elif self._token.text != "]":

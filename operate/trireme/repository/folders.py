@@ -22,10 +22,10 @@ def version_files(directory: Path) -> list[Path]:
 
     Excludes ``__pycache__``: the stub ignores PYTHON* variables and writes one next to ``model.py``.
     """
-    found = sorted(directory.rglob("*"))
+    entries = sorted(directory.rglob("*"))
     return [
         path
-        for path in found
+        for path in entries
         if "__pycache__" not in path.relative_to(directory).parts and (path.is_file() or path.is_symlink())
     ]
 

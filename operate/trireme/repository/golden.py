@@ -80,15 +80,15 @@ class GoldenSample:
 
     def differences(self, actual: Tensors) -> list[str]:
         """One message for each output of ``actual`` that differs from the expected one."""
-        found = []
+        messages = []
         for name, expected in self.outputs.items():
             if name not in actual:
-                found.append(f"{self.case}: output {name} is missing")
+                messages.append(f"{self.case}: output {name} is missing")
                 continue
             problem = _difference(expected, actual[name], self.tolerance.get(name))
             if problem:
-                found.append(f"{self.case}: output {name}: {problem}")
-        return found
+                messages.append(f"{self.case}: output {name}: {problem}")
+        return messages
 
 
 def load_golden(folder: ModelFolder) -> list[GoldenSample]:

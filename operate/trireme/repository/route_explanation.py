@@ -70,7 +70,7 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain_live(found: RouteFolder, parameters: Parameters, grpc_address: str) -> Explanation:
+def explain_live(route_folder: RouteFolder, parameters: Parameters, grpc_address: str) -> Explanation:
     """Request a decision from the running router, without calling a variant.
 
     Raises:
@@ -78,8 +78,8 @@ def explain_live(found: RouteFolder, parameters: Parameters, grpc_address: str) 
     """
     with OperatorClient(grpc_address) as client:
         result = client.infer(
-            found.name,
-            _placeholder_inputs(found.config),
+            route_folder.name,
+            _placeholder_inputs(route_folder.config),
             DEADLINE_SECONDS,
             {
                 **{name: _request_parameter(value) for name, value in parameters.items()},
@@ -91,18 +91,18 @@ def explain_live(found: RouteFolder, parameters: Parameters, grpc_address: str) 
         result.outputs[name].item(0).decode() for name in ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON")
     )
     details = json.loads(reason)
-    return Explanation(found.name, True, variant, version, details, details.pop("considered"))
+    return Explanation(route_folder.name, True, variant, version, details, details.pop("considered"))
 
 
-def explain_offline(found: RouteFolder, parameters: Parameters) -> Explanation:
+def explain_offline(route_folder: RouteFolder, parameters: Parameters) -> Explanation:
     """Decide by the rules, assuming that every variant is available, as fast as expected and has no queue.
 
     Raises:
         ConfigError: the rules are invalid.
         TriremeError: a parameter is invalid, or no variant meets the limits.
     """
-    route = found.route()
-    pins = Pins(found.folder.path.parent)
+    route = route_folder.route()
+    pins = Pins(route_folder.folder.path.parent)
     states = {
         variant.name: VariantState(pins.quality(variant), variant.expected_latency_ms) for variant in route.variants
     }
@@ -122,11 +122,11 @@ def explain_offline(found: RouteFolder, parameters: Parameters) -> Explanation:
     except BackendError as error:
         raise TriremeError(str(error)) from None
     name = decision.variant.name
-    traffic = TrafficFile(found.traffic_path).current()
+    traffic = TrafficFile(route_folder.traffic_path).current()
     if routing.sticky_key is not None and traffic.goes_to_canary(name, sticky_position(routing.sticky_key)):
         name = decision.variant.canary
     considered = [candidate.as_json() for candidate in decision.candidates]
-    return Explanation(found.name, False, name, pins.pin(name).version, _reason(decision), considered)
+    return Explanation(route_folder.name, False, name, pins.pin(name).version, _reason(decision), considered)
 
 
 def _reason(decision: Decision) -> dict[str, Any]:

@@ -73,27 +73,27 @@ def find_route(repository: ModelRepository, task: str) -> RouteFolder:
         NotFoundError: it does not exist; the message lists the existing routes.
     """
     routes = find_routes(repository)
-    for found in routes:
-        if found.name == task:
-            return found
-    raise NotFoundError("task", task, (found.name for found in routes))
+    for route_folder in routes:
+        if route_folder.name == task:
+            return route_folder
+    raise NotFoundError("task", task, (route_folder.name for route_folder in routes))
 
 
-def check_route(found: RouteFolder) -> Sequence[str]:
+def check_route(route_folder: RouteFolder) -> Sequence[str]:
     """One message for each problem in a route's files: rules, variants, tiers, cascade, traffic."""
     problems = []
     try:
-        route = found.route()
+        route = route_folder.route()
     except ConfigError as error:
         problems.append(str(error))
     else:
-        repository = ModelRepository(found.folder.path.parent)
+        repository = ModelRepository(route_folder.folder.path.parent)
         problems += [
-            f"{found.route_path}: {problem}"
+            f"{route_folder.route_path}: {problem}"
             for index, variant in enumerate(route.variants)
             for problem in _mismatches(route, index, load_model_config(repository.model(variant.name).config_path))
         ]
-        problems += _traffic_problems(found, route)
+        problems += _traffic_problems(route_folder, route)
     return problems
 
 
@@ -116,8 +116,8 @@ def _mismatches(route: Route, index: int, config: ModelConfig) -> list[str]:
     return problems
 
 
-def _traffic_problems(found: RouteFolder, route: Route) -> list[str]:
-    path = found.traffic_path
+def _traffic_problems(route_folder: RouteFolder, route: Route) -> list[str]:
+    path = route_folder.traffic_path
     if not path.exists():
         return []
     try:
@@ -129,6 +129,6 @@ def _traffic_problems(found: RouteFolder, route: Route) -> list[str]:
     for name, percent in traffic.canary_percent.items():
         if name not in known:
             problems.append(f"{path}: canary_percent.{name}: not a variant of the route; available: {', '.join(known)}")
-        elif percent and not (found.folder.path.parent / known[name].canary / "config.pbtxt").is_file():
+        elif percent and not (route_folder.folder.path.parent / known[name].canary / "config.pbtxt").is_file():
             problems.append(f"{path}: canary_percent.{name}: model {known[name].canary!r} does not exist; set it to 0")
     return problems

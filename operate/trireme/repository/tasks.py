@@ -70,8 +70,8 @@ def find_tasks(repository: ModelRepository) -> list[Task]:
         elif task and _is_variant(config):
             variants.setdefault(task, []).append(Variant(folder.name, config.parameters["tier"]))
     return [
-        Task(name, sorted(found, key=lambda variant: TIERS.index(variant.tier)), name if name in routers else None)
-        for name, found in sorted(variants.items())
+        Task(name, sorted(members, key=lambda variant: TIERS.index(variant.tier)), name if name in routers else None)
+        for name, members in sorted(variants.items())
     ]
 
 

@@ -111,8 +111,8 @@ def _cycle(subject: Subject, path: list[str]) -> list[str]:
     for name in _called(subject, path[-1]):
         if name == path[0]:
             return [*path, name]
-        if name not in path and (found := _cycle(subject, [*path, name])):
-            return found
+        if name not in path and (cycle := _cycle(subject, [*path, name])):
+            return cycle
     return []
 
 

@@ -145,9 +145,9 @@ def golden_samples_are_readable(subject: Subject) -> Iterator[Complaint]:
     for path in golden_paths(subject.folder) if subject.folder else ():
         try:
             read_golden(path)
-        except ConfigError as found:
+        except ConfigError as invalid:
             # A release prints this message without the finding's path.
-            message = str(found).removeprefix(f"{path.parent.parent}/")
+            message = str(invalid).removeprefix(f"{path.parent.parent}/")
             yield error(message, "fix or remove the file", file=path)
 
 

@@ -111,9 +111,9 @@ def test_missing_files_of_the_projects_backends_are_errors(
 ) -> None:
     folder = model(tmp_path, "net", f'backend: "{backend}"')
     (folder / "export.toml").touch()
-    found = [finding for finding in lint(folder, CPU).of(Severity.ERROR) if finding.rule == "model-file-is-there"]
-    assert [finding.path.name for finding in found] == list(files)
-    assert {finding.fix for finding in found} == {"run trireme export net"}
+    errors = [finding for finding in lint(folder, CPU).of(Severity.ERROR) if finding.rule == "model-file-is-there"]
+    assert [finding.path.name for finding in errors] == list(files)
+    assert {finding.fix for finding in errors} == {"run trireme export net"}
     for name in files:
         (folder / "1" / name).touch()
     assert "model-file-is-there" not in rules(folder)
@@ -130,9 +130,9 @@ def test_ensembles_that_call_each_other_are_reported_with_the_cycle(tmp_path: Pa
     for name, other in (("one", "two"), ("two", "one")):
         step = f'model_name: "{other}" model_version: 1 {MAPS}'
         model(tmp_path, name, f'platform: "ensemble" {TENSORS} ensemble_scheduling {{ step {{ {step} }} }}')
-    found = lint(tmp_path, CPU).of(Severity.ERROR)
-    assert [finding.rule for finding in found] == ["models-do-not-call-themselves"] * 2
-    assert "one -> two -> one" in found[0].problem
+    errors = lint(tmp_path, CPU).of(Severity.ERROR)
+    assert [finding.rule for finding in errors] == ["models-do-not-call-themselves"] * 2
+    assert "one -> two -> one" in errors[0].problem
 
 
 def route(repository: Path, name: str, *variants: str) -> Path:

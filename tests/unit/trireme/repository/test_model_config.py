@@ -42,7 +42,7 @@ def problems(data: str | bytes) -> list[tuple[int, int, str, str]]:
     raw = data.encode() if isinstance(data, str) else data
     parsed = parse_model_config(raw, Path("model/config.pbtxt"))
     assert parsed.config is None
-    return [(found.place.line, found.place.column, found.problem, found.fix) for found in parsed.problems]
+    return [(error.place.line, error.place.column, error.problem, error.fix) for error in parsed.problems]
 
 
 def test_maps_are_parsed_from_lists_and_blocks() -> None:
@@ -145,29 +145,29 @@ def test_parameters_and_groups_are_plain_values() -> None:
     ],
 )
 def test_a_syntax_error_has_place_problem_and_fix(text: str, line: int, column: int, problem: str, fix: str) -> None:
-    (found,) = problems(text)
-    assert found[:2] == (line, column)
-    assert problem in found[2]
-    assert fix in found[3]
+    (error,) = problems(text)
+    assert error[:2] == (line, column)
+    assert problem in error[2]
+    assert fix in error[3]
 
 
 def test_an_accelerators_parameter_is_a_plain_string() -> None:
-    (found,) = problems(
+    (error,) = problems(
         'optimization { execution_accelerators { cpu_execution_accelerator [ { name: "x"\n'
         'parameters { key: "a" value: { string_value: "b" } } } ] } }'
     )
-    assert found[:3] == (2, 30, "'value' is a plain string, not a block")
+    assert error[:3] == (2, 30, "'value' is a plain string, not a block")
 
 
 def test_two_pairs_in_one_map_block_are_errors() -> None:
-    found = problems('parameters { key: "a" value { } key: "b" value { } }')
-    assert [error[:2] for error in found] == [(1, 33), (1, 42)]
-    assert all("one block for each key" in error[3] for error in found)
+    errors = problems('parameters { key: "a" value { } key: "b" value { } }')
+    assert [error[:2] for error in errors] == [(1, 33), (1, 42)]
+    assert all("one block for each key" in error[3] for error in errors)
 
 
 def test_one_run_reports_all_errors() -> None:
-    found = problems("inputs [ { dim: 1 } ]\noutput [ { data_type: INT8 dim: 3 } ]\nbackends: 'x'")
-    assert [error[0] for error in found] == [1, 2, 2, 3]
+    errors = problems("inputs [ { dim: 1 } ]\noutput [ { data_type: INT8 dim: 3 } ]\nbackends: 'x'")
+    assert [error[0] for error in errors] == [1, 2, 2, 3]
 
 
 def test_nesting_is_limited() -> None:

@@ -46,14 +46,14 @@ def write_rules(repository: Path, **changes: Any) -> None:
     _write(repository / "echo" / "1" / "route.json", json.dumps({**rules, **changes}))
 
 
-def found(repository: Path) -> RouteFolder:
+def echo_route(repository: Path) -> RouteFolder:
     return find_route(ModelRepository(repository), "echo")
 
 
 def test_valid_route_has_no_problems(repository: Path) -> None:
     _write(repository / "large__canary" / "config.pbtxt", "")
     _write(repository / "echo" / "traffic.json", '{"canary_percent": {"large": 5, "small": 0}}')
-    assert check_route(found(repository)) == []
+    assert check_route(echo_route(repository)) == []
 
 
 def test_unknown_task_lists_the_existing_ones(repository: Path) -> None:
@@ -65,7 +65,7 @@ def test_route_without_a_version_is_rejected(repository: Path) -> None:
     (repository / "echo" / "1" / "route.json").unlink()
     (repository / "echo" / "1").rmdir()
     with pytest.raises(ConfigError, match="has no version"):
-        found(repository).route()
+        echo_route(repository).route()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_route_without_a_version_is_rejected(repository: Path) -> None:
 )
 def test_invalid_rules_are_reported_with_file_and_key(repository: Path, changes: dict[str, Any], problem: str) -> None:
     write_rules(repository, **changes)
-    problems = check_route(found(repository))
+    problems = check_route(echo_route(repository))
     assert problem in problems[0]
     assert problems[0].startswith(str(repository / "echo" / "1" / "route.json"))
 
@@ -125,13 +125,13 @@ def test_invalid_rules_are_reported_with_file_and_key(repository: Path, changes:
 )
 def test_invalid_traffic_is_reported_with_file_and_key(repository: Path, text: str, problem: str) -> None:
     _write(repository / "echo" / "traffic.json", text)
-    (only,) = check_route(found(repository))
+    (only,) = check_route(echo_route(repository))
     assert only.startswith(str(repository / "echo" / "traffic.json"))
     assert problem in only
 
 
 def test_explanation_without_a_server_uses_rules_pins_and_manifests(repository: Path) -> None:
-    explanation = explain_offline(found(repository), {"tier": "premium", "max_latency_ms": "25"})
+    explanation = explain_offline(echo_route(repository), {"tier": "premium", "max_latency_ms": "25"})
     assert (explanation.live, explanation.variant, explanation.version, explanation.reason["reason"]) == (
         False,
         "medium",
@@ -149,7 +149,7 @@ def test_explanation_without_a_server_uses_rules_pins_and_manifests(repository: 
 
 def test_explanation_follows_a_sticky_key_to_the_canary(repository: Path) -> None:
     _write(repository / "echo" / "traffic.json", '{"canary_percent": {"medium": 50}}')
-    sides = {explain_offline(found(repository), {"sticky_key": key}).variant for key in "abcdefghij"}
+    sides = {explain_offline(echo_route(repository), {"sticky_key": key}).variant for key in "abcdefghij"}
     assert sides == {"medium", "medium__canary"}
 
 
@@ -165,7 +165,7 @@ def test_explanation_rejects_invalid_parameters(
     repository: Path, parameters: dict[str, str | int | float | bool], message: str
 ) -> None:
     with pytest.raises(TriremeError, match=message):
-        explain_offline(found(repository), parameters)
+        explain_offline(echo_route(repository), parameters)
 
 
 def test_command_prints_the_decision_and_its_numbers(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
