@@ -82,7 +82,7 @@ def zones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zones]:
 
 
 @pytest.mark.slow
-def test_a_zone_is_far_away(zones: Zones, report: ChaosReport) -> None:
+def test_slow_link_to_a_zone(zones: Zones, report: ChaosReport) -> None:
     with scenario(zones, report, "200 ms of delay to a zone") as running:
         running.fault()
         zones.a.delay_seconds = 0.1
@@ -93,7 +93,7 @@ def test_a_zone_is_far_away(zones: Zones, report: ChaosReport) -> None:
 
 
 @pytest.mark.slow
-def test_wires_lose_packets(zones: Zones, report: ChaosReport) -> None:
+def test_links_lose_packets(zones: Zones, report: ChaosReport) -> None:
     with scenario(zones, report, "1 % of packets lost") as running:
         running.fault()
         zones.a.loss = zones.b.loss = 0.01
@@ -102,7 +102,7 @@ def test_wires_lose_packets(zones: Zones, report: ChaosReport) -> None:
         running.wait_until_healthy("a", "b")
 
 
-def test_a_zone_is_cut_off(zones: Zones, report: ChaosReport) -> None:
+def test_a_zone_is_disconnected(zones: Zones, report: ChaosReport) -> None:
     with scenario(zones, report, "a zone cut off") as running:
         running.fault()
         zones.a.is_cut = True

@@ -72,7 +72,7 @@ def test_an_agent_is_killed(platform: PlatformStack, report: ChaosReport) -> Non
 
 
 @pytest.mark.slow
-def test_the_favourite_of_envoy_is_killed(platform: PlatformStack, report: ChaosReport) -> None:
+def test_the_replica_with_most_requests_is_killed(platform: PlatformStack, report: ChaosReport) -> None:
     with scenario(platform, report, "kill -9 of the replica that Envoy asks most") as running:
         before = running.watch.requests()
         running.wait_for_traffic(1.0)
@@ -103,7 +103,7 @@ def test_a_stub_is_stopped(platform: PlatformStack, report: ChaosReport) -> None
 
 
 @pytest.mark.slow
-def test_a_replica_accepts_and_never_answers(platform: PlatformStack, report: ChaosReport) -> None:
+def test_a_replica_accepts_connections_and_never_responds(platform: PlatformStack, report: ChaosReport) -> None:
     with scenario(platform, report, "a replica that accepts and never answers") as running, _black_hole() as hole:
         envoy_directory = platform.state_dir / "run" / "envoy"
         running.fault()

@@ -44,7 +44,7 @@ def cramped(tmp_path: Path) -> Iterator[_CrampedStack]:
         yield running
 
 
-def test_small_requests_are_answered_while_shared_memory_is_full(cramped: _CrampedStack, report: ChaosReport) -> None:
+def test_small_requests_succeed_while_shared_memory_is_full(cramped: _CrampedStack, report: ChaosReport) -> None:
     with scenario(cramped, report, "/dev/shm is full") as running:
         server = cramped.server_of("r0").pid
         running.fault()

@@ -30,7 +30,7 @@ _MIB = 1024**2
 
 
 @pytest.mark.slow
-def test_memory_files_and_regions_stay_flat(platform: PlatformStack, report: ChaosReport) -> None:
+def test_memory_files_and_regions_stay_constant(platform: PlatformStack, report: ChaosReport) -> None:
     per_second = _SHARE_OF_CAPACITY * asyncio.run(_capacity(platform))
     fault = f"none for {_SECONDS:.0f} s, {per_second:.0f} requests a second"
     with scenario(platform, report, fault, per_second=per_second) as running:

@@ -98,9 +98,7 @@ def test_publish_killed_at_any_entry_leaves_the_old_version_serving(stack: Relea
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_promote_rollback_and_prune_killed_at_any_entry_end_at_the_old_or_the_new(
-    stack: ReleaseStack, when: str
-) -> None:
+def test_promote_rollback_and_prune_killed_at_any_entry_are_undone_or_done(stack: ReleaseStack, when: str) -> None:
     assert stack.publish().returncode == 0
     with WorkerCallers(stack) as callers:
         promote, rollback = ("promote", "echo_standard", "--to=2"), ("rollback", "echo_standard")
@@ -153,7 +151,7 @@ def test_a_canary_killed_at_any_entry_is_closed_or_promoted(stack: ReleaseStack,
 
 
 @pytest.mark.slow
-def test_rollback_closes_the_canary_of_a_dead_controller_and_goes_no_further(stack: ReleaseStack) -> None:
+def test_rollback_only_closes_the_canary_of_a_dead_controller(stack: ReleaseStack) -> None:
     for _ in range(2):
         assert stack.publish("good" if stack.versions() == [1] else "good_too").returncode == 0
     _run(stack, "promote", "echo_standard", "--to=2")
@@ -167,7 +165,7 @@ def test_rollback_closes_the_canary_of_a_dead_controller_and_goes_no_further(sta
     assert callers.workers_of("echo_standard") == {2}
 
 
-def test_rollback_ends_a_canary_whose_controller_lives(platform: PlatformStack) -> None:
+def test_rollback_stops_a_canary_with_a_live_controller(platform: PlatformStack) -> None:
     old = platform.worker()
     assert platform.publish("worse").returncode == 0
     with WorkerCallers(platform) as callers:
@@ -184,7 +182,7 @@ def test_rollback_ends_a_canary_whose_controller_lives(platform: PlatformStack) 
     assert callers.failures == []
 
 
-def test_publish_killed_in_the_middle_of_a_load_is_undone(platform: PlatformStack) -> None:
+def test_publish_killed_during_a_load_is_undone(platform: PlatformStack) -> None:
     versions, worker = platform.versions(), platform.worker()
     loading = platform.repository / "echo_worker" / str(versions[-1] + 1)
     with WorkerCallers(platform) as callers:
@@ -198,7 +196,7 @@ def test_publish_killed_in_the_middle_of_a_load_is_undone(platform: PlatformStac
 
 
 @pytest.mark.slow
-def test_a_server_killed_in_the_middle_of_a_load_comes_back_with_the_old_version(stack: ReleaseStack) -> None:
+def test_a_server_killed_during_a_load_restarts_with_the_old_version(stack: ReleaseStack) -> None:
     publish = stack.start_verb("publish", "echo_worker", str(stack.source("late", load_seconds=1)))
     wait_until(lambda: (stack.repository / "echo_worker" / "2").exists(), "the load began")
     stack.server().kill()
@@ -214,7 +212,7 @@ def test_a_server_killed_in_the_middle_of_a_load_comes_back_with_the_old_version
 
 
 @pytest.mark.slow
-def test_rollback_while_the_server_is_down_holds_when_it_is_back(stack: ReleaseStack) -> None:
+def test_rollback_while_the_server_is_down_persists_after_its_restart(stack: ReleaseStack) -> None:
     assert stack.publish().returncode == 0
     _run(stack, "promote", "echo_standard", "--to=2")
     stack.server().kill()
@@ -246,7 +244,7 @@ def test_a_full_disk_while_staging_leaves_nothing(platform: PlatformStack) -> No
 
 
 @pytest.mark.slow
-def test_of_two_publishers_at_once_one_is_told_to_wait(stack: ReleaseStack) -> None:
+def test_the_second_of_two_concurrent_publishers_must_wait(stack: ReleaseStack) -> None:
     sources = [str(stack.source(name)) for name in ("one", "two")]
     with WorkerCallers(stack) as callers:
         publishers = [stack.start_verb("publish", "echo_worker", source) for source in sources]
@@ -258,7 +256,7 @@ def test_of_two_publishers_at_once_one_is_told_to_wait(stack: ReleaseStack) -> N
 
 
 @pytest.mark.slow
-def test_cycles_leave_memory_processes_and_regions_as_they_were(stack: ReleaseStack) -> None:
+def test_release_cycles_leak_no_memory_processes_or_regions(stack: ReleaseStack) -> None:
     def cycle() -> None:
         # What a version is checked for in a server of its own takes seconds and leaves nothing in this one.
         assert _die(stack, 10**6, "before", "publish", "echo_worker", source) == 0

@@ -26,7 +26,7 @@ ANSWER_DEADLINE_SECONDS = scaled(30)
 
 
 @pytest.mark.parametrize(("signal", "replica"), [("KILL", "a"), pytest.param("STOP", "b", marks=pytest.mark.slow)])
-def test_nobody_notices_a_server_that_dies_or_freezes_and_it_comes_back(
+def test_callers_do_not_notice_a_server_that_dies_or_freezes_and_it_recovers(
     stack: Stack, signal: str, replica: str
 ) -> None:
     triton = f"triton-{replica}"
@@ -40,7 +40,7 @@ def test_nobody_notices_a_server_that_dies_or_freezes_and_it_comes_back(
     assert callers.failures == []
 
 
-def test_a_setting_with_which_no_server_starts_stops_the_roll_at_the_first_replica(stack: Stack) -> None:
+def test_an_invalid_setting_stops_the_roll_at_the_first_replica(stack: Stack) -> None:
     before = stack.containers()
     wrong = pytest.raises(ServerError, match=r"triton-a does not start: .* set TRITON_SHM_SIZE=\d+m in \.env")
     with _under_load(stack, "a wrong setting is rolled") as callers, wrong:
@@ -50,7 +50,7 @@ def test_a_setting_with_which_no_server_starts_stops_the_roll_at_the_first_repli
 
 
 @pytest.mark.parametrize("rolled", [REPLICAS[:1], pytest.param(REPLICAS, marks=pytest.mark.slow)], ids="".join)
-def test_a_changed_setting_is_rolled_out_and_nobody_notices(stack: Stack, rolled: tuple[str, ...]) -> None:
+def test_callers_do_not_notice_the_roll_out_of_a_changed_setting(stack: Stack, rolled: tuple[str, ...]) -> None:
     before = stack.containers()
     with _under_load(stack, "the configuration is rolled") as callers:
         stack.with_settings(TRITON_SHM_SIZE="80m").roll(*rolled)

@@ -38,12 +38,12 @@ def test_too_little_shared_memory_stops_the_start_with_the_number_to_set(built: 
         _start_triton(built, "--shm-size=8m")
 
 
-def test_a_key_that_cannot_be_read_stops_the_start(built: Stack) -> None:
+def test_an_unreadable_key_stops_the_start(built: Stack) -> None:
     with pytest.raises(ServerError, match=r"user 4321 .* cannot read /run/secrets/admin_key .*make-secrets"):
         _start_triton(built, "--shm-size=64m", "--user=4321:4321")
 
 
-def test_the_questions_of_the_demo_are_answered_right(stack: Stack, client: OperatorClient) -> None:
+def test_the_demo_requests_get_correct_responses(stack: Stack, client: OperatorClient) -> None:
     shown = [one for task in find_tasks(stack.repository) for one in demonstrate(client, stack.repository, task)]
     for one in shown:
         answer = one.response.answer if one.response else None
@@ -52,7 +52,7 @@ def test_the_questions_of_the_demo_are_answered_right(stack: Stack, client: Oper
     assert [one for one in shown if one.problems] == []
 
 
-def test_every_golden_sample_is_answered_right_by_every_replica(stack: Stack) -> None:
+def test_every_replica_responds_correctly_to_every_golden_sample(stack: Stack) -> None:
     asked, wrong = 0, []
     for replica in REPLICAS:
         with stack.replica_client(replica) as admin:
@@ -65,7 +65,7 @@ def test_every_golden_sample_is_answered_right_by_every_replica(stack: Stack) ->
     assert wrong == []
 
 
-def test_the_same_samples_are_answered_over_http(stack: Stack) -> None:
+def test_golden_samples_get_correct_responses_over_http(stack: Stack) -> None:
     asked = 0
     for folder in stack.repository.models():
         for path in folder.golden_dir.glob("*.json"):
@@ -82,7 +82,7 @@ def test_the_same_samples_are_answered_over_http(stack: Stack) -> None:
     assert asked > 0
 
 
-def test_the_gateway_answers_who_shows_a_key_and_nobody_else(stack: Stack, client: OperatorClient) -> None:
+def test_the_gateway_requires_a_key(stack: Stack, client: OperatorClient) -> None:
     texts = ["good", "bad"]
     asked = {"model": "embedding_premium", "input": texts}
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -120,7 +120,7 @@ def test_models_and_root_file_systems_cannot_be_written(stack: Stack) -> None:
                 stack.inside(service, "touch", path, user="0")
 
 
-def test_every_process_is_nobody_special(stack: Stack) -> None:
+def test_every_process_is_unprivileged(stack: Stack) -> None:
     for service in stack.containers():
         statuses = stack.inside(service, "sh", "-c", "cat /proc/[0-9]*/status").split("Name:\t")[1:]
         for status in statuses:
@@ -130,7 +130,7 @@ def test_every_process_is_nobody_special(stack: Stack) -> None:
             assert fields["NoNewPrivs"].strip() == "1", (service, status)
 
 
-def test_the_repository_api_is_closed_at_the_door_and_asks_for_the_key_inside(
+def test_the_repository_api_is_blocked_by_envoy_and_requires_the_key_on_replicas(
     stack: Stack, client: OperatorClient
 ) -> None:
     with pytest.raises(ClientError):
@@ -145,7 +145,7 @@ def test_the_repository_api_is_closed_at_the_door_and_asks_for_the_key_inside(
             assert {version.state for version in admin.index(ANSWER_DEADLINE_SECONDS)} - {""} == {"READY"}
 
 
-def test_secrets_stand_in_no_description_and_no_log(stack: Stack) -> None:
+def test_secrets_are_not_in_inspect_output_or_logs(stack: Stack) -> None:
     told = {image: stack.engine.docker("history", "--no-trunc", image) for image in stack.images()}
     for service, container in stack.containers().items():
         told[service] = stack.engine.docker("inspect", container) + stack.engine.docker("logs", container)
@@ -158,7 +158,7 @@ def test_no_library_collects_usage_events(stack: Stack) -> None:
     assert stack.inside("triton-a", "find", "/tmp", "-ipath", "*microsoft*") == ""
 
 
-def test_a_request_larger_than_shared_memory_fails_alone(stack: Stack) -> None:
+def test_a_request_larger_than_shared_memory_fails_without_side_effects(stack: Stack) -> None:
     huge = {"TEXT": np.array([[b"x" * 100_000_000]], dtype=np.object_)}
     small = {"TEXT": np.array([[b"good"]], dtype=np.object_)}
     with stack.replica_client("a") as replica:
@@ -169,7 +169,7 @@ def test_a_request_larger_than_shared_memory_fails_alone(stack: Stack) -> None:
             assert answer.outputs["EMBEDDING"].shape == (1, 384)
 
 
-def test_prometheus_reads_every_part(stack: Stack) -> None:
+def test_prometheus_scrapes_every_service(stack: Stack) -> None:
     def health_by_target() -> dict[str, str]:
         with urllib.request.urlopen(stack.url("PROMETHEUS_PORT", "/api/v1/targets"), timeout=scaled(10)) as answer:
             targets = json.load(answer)["data"]["activeTargets"]
@@ -191,7 +191,7 @@ def test_locust_loads_the_platform_from_a_container(stack: Stack) -> None:
     stack.run("--profile=loadtest", *run, deadline_seconds=60)
 
 
-def test_down_ends_the_servers_in_order_and_leaves_nothing(stack: Stack) -> None:
+def test_down_stops_the_servers_gracefully_and_leaves_nothing(stack: Stack) -> None:
     stack.run("stop", deadline_seconds=90)
     for replica in REPLICAS:
         for part in ("triton", "agent"):

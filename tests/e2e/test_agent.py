@@ -112,12 +112,12 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
         made.close()
 
 
-def test_ready_is_green_and_names_each_model(sidecar: Sidecar) -> None:
+def test_ready_returns_200_with_each_model(sidecar: Sidecar) -> None:
     assert (sidecar.get("/readyz")[0], sidecar.get("/livez")[0]) == (200, 200)
     assert sidecar.report()["problems"] == {"echo": []}
 
 
-def test_a_server_that_is_gone_is_waited_for(sidecar: Sidecar) -> None:
+def test_the_agent_waits_for_an_exited_server(sidecar: Sidecar) -> None:
     sidecar.end_server()
     sidecar.wait_for("starting")
     assert (sidecar.get("/readyz")[0], sidecar.get("/livez")[0]) == (503, 200)
@@ -125,7 +125,7 @@ def test_a_server_that_is_gone_is_waited_for(sidecar: Sidecar) -> None:
     sidecar.wait_for("ready")
 
 
-def test_a_frozen_server_is_dead_until_it_answers(sidecar: Sidecar) -> None:
+def test_a_frozen_server_is_dead_until_it_responds(sidecar: Sidecar) -> None:
     assert sidecar.server is not None
     sidecar.server.process.send_signal(signal.SIGSTOP)
     sidecar.wait_for("dead")
@@ -136,7 +136,7 @@ def test_a_frozen_server_is_dead_until_it_answers(sidecar: Sidecar) -> None:
     assert sidecar.get("/livez")[0] == 200
 
 
-def test_a_frozen_server_that_is_killed_is_waited_for(sidecar: Sidecar) -> None:
+def test_the_agent_waits_for_a_frozen_server_that_is_killed(sidecar: Sidecar) -> None:
     assert sidecar.server is not None
     sidecar.server.process.send_signal(signal.SIGSTOP)
     sidecar.wait_for("dead")
@@ -146,7 +146,7 @@ def test_a_frozen_server_that_is_killed_is_waited_for(sidecar: Sidecar) -> None:
     sidecar.wait_for("ready")
 
 
-def test_a_model_whose_process_died_is_loaded_anew(sidecar: Sidecar) -> None:
+def test_a_model_whose_process_died_is_reloaded(sidecar: Sidecar) -> None:
     assert sidecar.server is not None
     (stub,) = stub_processes(sidecar.server.pid)
     heals = sidecar.report()["heals"]
@@ -159,7 +159,7 @@ def test_a_model_whose_process_died_is_loaded_anew(sidecar: Sidecar) -> None:
     assert sidecar.server.is_alive()
 
 
-def test_a_model_that_is_not_there_makes_it_unready_until_it_is(sidecar: Sidecar) -> None:
+def test_a_missing_model_makes_it_unready_until_it_is_loaded(sidecar: Sidecar) -> None:
     with sidecar.client() as client:
         client.unload("echo", 30.0)
         sidecar.wait_for("unready")
@@ -168,7 +168,7 @@ def test_a_model_that_is_not_there_makes_it_unready_until_it_is(sidecar: Sidecar
     sidecar.wait_for("ready")
 
 
-def test_metrics_tell_the_state(sidecar: Sidecar) -> None:
+def test_metrics_report_the_state(sidecar: Sidecar) -> None:
     text = sidecar.get("/metrics")[1]
     assert "trireme_agent_ready 1.0" in text
     assert 'trireme_agent_state{state="ready"} 1.0' in text
@@ -176,7 +176,7 @@ def test_metrics_tell_the_state(sidecar: Sidecar) -> None:
     assert 'trireme_agent_probes_total{model="echo",outcome="right"}' in text
 
 
-def test_sigterm_makes_it_red_then_ends_it(sidecar: Sidecar) -> None:
+def test_sigterm_makes_it_unready_then_exits(sidecar: Sidecar) -> None:
     assert sidecar.agent is not None
     sidecar.agent.process.send_signal(signal.SIGTERM)
     sidecar.wait_for("draining")
@@ -186,7 +186,7 @@ def test_sigterm_makes_it_red_then_ends_it(sidecar: Sidecar) -> None:
     sidecar.wait_for("ready")
 
 
-def test_one_that_was_asked_to_drain_stays_red(sidecar: Sidecar) -> None:
+def test_a_drained_agent_stays_unready(sidecar: Sidecar) -> None:
     assert sidecar.agent is not None
     assert sidecar.get("/drain", "POST")[0] == 200
     sidecar.wait_for("draining")
@@ -251,7 +251,7 @@ def probes(sidecar: Sidecar) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith("trireme_agent_probes_total"))
 
 
-def test_a_route_that_is_gone_makes_it_unready(routed: Sidecar) -> None:
+def test_a_missing_route_makes_it_unready(routed: Sidecar) -> None:
     with routed.client() as client:
         client.unload("echo", 30.0)
         routed.wait_for("unready")
@@ -259,7 +259,7 @@ def test_a_route_that_is_gone_makes_it_unready(routed: Sidecar) -> None:
     routed.wait_for("ready")
 
 
-def test_an_address_without_a_port_is_wrong_usage() -> None:
+def test_an_address_without_a_port_is_a_usage_error() -> None:
     command = [sys.executable, "-m", "trireme.cli", "agent", "--replica=r0", "--listen=nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=scaled(60), check=False)
     assert done.returncode == 2

@@ -102,7 +102,7 @@ def watched(running: Watched) -> Watched:
     return running
 
 
-def test_a_broken_golden_sample_is_a_problem_of_its_model_alone(watched: Watched) -> None:
+def test_an_invalid_golden_sample_is_only_a_problem_of_its_model(watched: Watched) -> None:
     (problem,) = watched.report.problems["broken"]
     assert problem.startswith(f"{watched.repository}/broken/golden/hello.json: request.inputs")
     assert watched.report.problems["echo"] == ()
@@ -123,7 +123,7 @@ def test_a_model_that_cannot_be_healed_is_out_and_the_replica_stays_ready(watche
     assert set(watched.states) == {AgentState.READY}
 
 
-def test_a_language_model_that_is_busy_is_left_alone(watched: Watched) -> None:
+def test_a_busy_language_model_is_not_reloaded(watched: Watched) -> None:
     heals, unanswered = watched.report.heals, watched.probes("writer", "timeout")
     watched.behave("busy")
     # Longer than a model may be silent.
@@ -136,7 +136,7 @@ def test_a_language_model_that_is_busy_is_left_alone(watched: Watched) -> None:
     assert set(watched.states) == {AgentState.READY}
 
 
-def test_a_language_model_that_hangs_is_loaded_again(watched: Watched) -> None:
+def test_a_language_model_that_hangs_is_reloaded(watched: Watched) -> None:
     heals = watched.report.heals
     watched.behave("hang")
     watched.wait_for(lambda report: "writer" in report.out, "it was out")
@@ -173,7 +173,7 @@ class Failing(OperatorClient):
         return super().index(deadline_seconds)
 
 
-def test_what_the_server_refuses_is_reported(watched: Watched) -> None:
+def test_an_error_of_the_server_is_reported(watched: Watched) -> None:
     with OperatorClient(watched.server.grpc_address, "another key") as client:
         watch = watched.start_watch(client, AgentMetrics())
         try:
@@ -183,7 +183,7 @@ def test_what_the_server_refuses_is_reported(watched: Watched) -> None:
             watch.stop()
 
 
-def test_whatever_a_look_fails_with_is_reported_and_the_watch_goes_on(watched: Watched) -> None:
+def test_any_failure_of_a_check_is_reported_and_the_watch_continues(watched: Watched) -> None:
     metrics = AgentMetrics()
     with Failing(watched.server.grpc_address, "key") as client:
         watch = watched.start_watch(client, metrics)

@@ -15,7 +15,7 @@ from tests.e2e.serving import MODELS
 from tests.servers import throw_away_server
 
 
-def test_a_server_takes_what_was_released_since_it_began_to_start(tmp_path: Path) -> None:
+def test_a_server_applies_releases_since_its_start(tmp_path: Path) -> None:
     models = tmp_path / "models"
     for name in ("echo", "removed", "untouched"):
         shutil.copytree(MODELS / "echo", models / name)

@@ -122,7 +122,7 @@ class Caller:
         return grpc.StatusCode.OK
 
 
-def test_callers_are_spread_over_all_replicas_on_both_protocols(
+def test_requests_are_distributed_over_all_replicas_on_both_protocols(
     start: Callable[..., EnvoyProcess], caller: Caller, proxy: ProxyConfig
 ) -> None:
     start()
@@ -153,7 +153,7 @@ def test_prometheus_can_read_the_statistics(start: Callable[..., EnvoyProcess], 
     [fail(grpc.StatusCode.UNAVAILABLE), "killed"],
     ids=["UNAVAILABLE", "refused"],
 )
-def test_what_a_replica_fails_before_its_answer_another_one_answers(
+def test_a_failure_before_the_response_is_retried_on_another_replica(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], broken: Any
 ) -> None:
     start()
@@ -165,7 +165,7 @@ def test_what_a_replica_fails_before_its_answer_another_one_answers(
     assert caller.ask_often(100) == {"b0": 100}
 
 
-def test_what_a_dying_replica_had_in_flight_another_one_answers(
+def test_requests_in_flight_on_a_dying_replica_are_retried(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start()
@@ -186,7 +186,7 @@ def test_what_a_dying_replica_had_in_flight_another_one_answers(
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL])
-def test_a_wrong_request_gets_its_error_and_is_not_retried(
+def test_an_invalid_request_gets_its_error_and_is_not_retried(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], code: grpc.StatusCode
 ) -> None:
     envoy = start()
@@ -200,7 +200,7 @@ def test_a_wrong_request_gets_its_error_and_is_not_retried(
     assert all(envoy.healthy(GRPC_CLUSTER).values())
 
 
-def test_a_stream_is_tried_again_before_its_first_message_alone(
+def test_a_stream_is_retried_only_before_its_first_message(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start()
@@ -215,7 +215,7 @@ def test_a_stream_is_tried_again_before_its_first_message_alone(
     assert sum(len(replica.asked) for replica in replicas) == 1
 
 
-def test_large_requests_are_tried_again_too(
+def test_large_requests_are_retried_too(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start()
@@ -228,7 +228,7 @@ def test_large_requests_are_tried_again_too(
     assert caller.ask(size_bytes=40 * 1024**2) in ("a0", "a1", "b0")
 
 
-def test_http_is_tried_again_on_another_replica(
+def test_http_is_retried_on_another_replica(
     start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
@@ -237,7 +237,7 @@ def test_http_is_tried_again_on_another_replica(
     assert [_post(proxy)[1]["name"] for _ in range(30)] == ["b0"] * 30
 
 
-def test_what_a_dead_process_does_not_answer_another_replica_answers(
+def test_requests_to_a_dead_process_are_retried_on_another_replica(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
@@ -248,7 +248,7 @@ def test_what_a_dead_process_does_not_answer_another_replica_answers(
     assert replicas[0].asked
 
 
-def test_what_one_replica_has_not_loaded_another_one_answers(
+def test_requests_for_a_model_that_is_not_loaded_are_retried_on_another_replica(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
@@ -275,7 +275,7 @@ def test_what_one_replica_has_not_loaded_another_one_answers(
 
 @pytest.mark.parametrize("protocol", ["gRPC", "HTTP", "client"])
 @pytest.mark.parametrize("poison", ["ends the server", "ends the model's process"])
-def test_a_request_that_ends_what_it_meets_meets_two_replicas(
+def test_a_poison_request_reaches_only_two_replicas(
     start: Callable[..., EnvoyProcess],
     caller: Caller,
     replicas: Sequence[FakeReplica],
@@ -309,7 +309,7 @@ def test_a_request_that_ends_what_it_meets_meets_two_replicas(
     assert sum(len(replica.asked) for replica in replicas) == 2
 
 
-def test_beside_one_loss_in_flight_any_number_of_connections_may_be_refused(
+def test_refused_connections_do_not_count_as_losses(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start()
@@ -327,7 +327,7 @@ def test_beside_one_loss_in_flight_any_number_of_connections_may_be_refused(
 @pytest.mark.parametrize(
     ("error", "status"), [("Unable to parse 'shape': attempt to access JSON non-array as array", 400), ("my own", 500)]
 )
-def test_a_wrong_http_request_gets_its_error_and_is_not_retried(
+def test_an_invalid_http_request_gets_its_error_and_is_not_retried(
     start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], proxy: ProxyConfig, error: str, status: int
 ) -> None:
     envoy = start()
@@ -338,7 +338,7 @@ def test_a_wrong_http_request_gets_its_error_and_is_not_retried(
     assert all(envoy.healthy(HTTP_CLUSTER).values())
 
 
-def test_a_slow_request_is_answered_however_many_replicas_are_asked_too(
+def test_a_slow_request_completes_despite_any_number_of_hedges(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start(hedge_delay_seconds=0.2)
@@ -348,7 +348,7 @@ def test_a_slow_request_is_answered_however_many_replicas_are_asked_too(
     assert sum(len(replica.asked) for replica in replicas) > 2
 
 
-def test_http_bodies_that_would_end_a_tritonserver_are_refused(
+def test_http_bodies_that_would_crash_tritonserver_are_rejected(
     start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
@@ -360,7 +360,7 @@ def test_http_bodies_that_would_end_a_tritonserver_are_refused(
     assert not any(replica.asked for replica in replicas)
 
 
-def test_a_replica_whose_agent_is_not_ready_gets_nothing_until_it_is(
+def test_a_replica_receives_no_requests_until_its_agent_is_ready(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
@@ -371,7 +371,7 @@ def test_a_replica_whose_agent_is_not_ready_gets_nothing_until_it_is(
     _wait_until(lambda: "a0" in caller.ask_often(20))
 
 
-def test_what_a_replica_does_not_answer_another_one_does(
+def test_requests_to_a_hanging_replica_are_hedged(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start(hedge_delay_seconds=0.5)
@@ -399,7 +399,7 @@ def test_without_a_ready_replica_the_others_get_requests(
     assert sum(caller.ask_often(20).values()) == 20
 
 
-def test_a_replica_that_fails_again_and_again_is_ejected_though_its_agent_is_ready(
+def test_a_repeatedly_failing_replica_is_ejected_even_if_its_agent_is_ready(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
@@ -429,7 +429,7 @@ def test_another_zone_takes_over_and_gives_back(
     _wait_until(lambda: not caller.ask_often(20)["b0"])
 
 
-def test_beyond_the_limit_requests_are_refused_at_once(
+def test_requests_beyond_the_limit_are_rejected_immediately(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start(max_requests=4)
@@ -455,7 +455,7 @@ def test_beyond_the_limit_requests_are_refused_at_once(
     assert caller.ask()
 
 
-def test_endpoints_change_while_callers_ask(
+def test_endpoints_change_under_load(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
@@ -467,7 +467,7 @@ def test_endpoints_change_while_callers_ask(
     assert callers.failures == []
 
 
-def test_prompts_that_begin_alike_meet_the_same_replica_while_it_is_well(
+def test_prompts_with_a_shared_prefix_go_to_the_same_replica_while_it_is_healthy(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start()
@@ -480,7 +480,7 @@ def test_prompts_that_begin_alike_meet_the_same_replica_while_it_is_well(
         assert caller.ask(prefix=prefix) == home or home == "a0"
 
 
-def test_a_sequence_meets_one_replica_over_both_protocols_at_any_load_and_is_never_sent_twice(
+def test_a_sequence_stays_on_one_replica_over_both_protocols_and_is_never_retried(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
@@ -561,9 +561,7 @@ def test_a_request_has_one_id_for_caller_replica_and_log(
     assert logged()[own]["attempts"] == 1
 
 
-def test_a_grown_access_log_is_moved_aside_and_goes_on(
-    start: Callable[..., EnvoyProcess], caller: Caller, proxy: ProxyConfig
-) -> None:
+def test_a_large_access_log_is_rotated(start: Callable[..., EnvoyProcess], caller: Caller, proxy: ProxyConfig) -> None:
     envoy = start()
     caller.ask()
     _wait_until(lambda: proxy.access_log.stat().st_size > 0)
@@ -571,7 +569,7 @@ def test_a_grown_access_log_is_moved_aside_and_goes_on(
     _wait_until(lambda: bool(caller.ask()) and proxy.access_log.is_file() and proxy.access_log.stat().st_size > 0)
 
 
-def test_tls_callers_are_served_and_plain_ones_are_not(
+def test_tls_callers_are_served_and_plaintext_callers_are_not(
     start: Callable[..., EnvoyProcess], caller: Caller, proxy: ProxyConfig, tmp_path: Path
 ) -> None:
     folder = make_certificates(tmp_path)
@@ -583,7 +581,7 @@ def test_tls_callers_are_served_and_plain_ones_are_not(
         caller.ask()
 
 
-def test_with_an_authority_callers_must_show_a_certificate(
+def test_with_a_ca_callers_must_present_a_certificate(
     start: Callable[..., EnvoyProcess], proxy: ProxyConfig, tmp_path: Path
 ) -> None:
     folder = make_certificates(tmp_path)
@@ -594,7 +592,7 @@ def test_with_an_authority_callers_must_show_a_certificate(
         _ask_over_tls(proxy, authority)
 
 
-def test_the_end_waits_for_what_is_in_flight(
+def test_shutdown_waits_for_requests_in_flight(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
@@ -618,7 +616,7 @@ def test_the_end_waits_for_what_is_in_flight(
     assert not envoy.is_alive()
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path, proxy: ProxyConfig) -> None:
+def test_a_port_in_use_is_named(tmp_path: Path, proxy: ProxyConfig) -> None:
     taken = FakeReplica("taken")
     try:
         with pytest.raises(ServerError, match=f"{taken.endpoint.grpc_port}"):

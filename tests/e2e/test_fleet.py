@@ -48,18 +48,18 @@ def all_serve(serve: Serve) -> bool:
     return all(replica["phase"] == "serving" for replica in replicas(serve).values())
 
 
-def test_replicas_are_spread_over_the_zones(serve: Serve) -> None:
+def test_replicas_are_distributed_over_the_zones(serve: Serve) -> None:
     assert {name: replica["zone"] for name, replica in replicas(serve).items()} == {"r0": "a", "r1": "b"}
     assert all_serve(serve)
 
 
-def test_a_replica_that_is_ready_stays_so(serve: Serve) -> None:
+def test_a_ready_replica_stays_ready(serve: Serve) -> None:
     time.sleep(3)
     logs = list(serve.state_dir.glob("**/agent.log"))
     assert [log.read_text().count("starting -> ready") for log in logs] == [1, 1]
 
 
-def test_each_replica_is_asked(serve: Serve) -> None:
+def test_each_replica_receives_requests(serve: Serve) -> None:
     def succeeded(replica: dict[str, Any]) -> int:
         with OperatorClient(replica["grpc_address"]) as client:
             return sum(counts.succeeded for counts in client.statistics(10.0, "echo"))
@@ -71,14 +71,14 @@ def test_each_replica_is_asked(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("part", ["server_pid", "agent_pid"])
-def test_nobody_notices_that_a_part_of_a_replica_is_killed(serve: Serve, part: str) -> None:
+def test_callers_do_not_notice_a_killed_process_of_a_replica(serve: Serve, part: str) -> None:
     killed = replicas(serve)["r1"][part]
     with nobody_is_refused(serve):
         psutil.Process(killed).kill()
         wait_until(lambda: replicas(serve)["r1"][part] not in (killed, None) and all_serve(serve), "it was back")
 
 
-def test_replicas_that_end_together_come_back(serve: Serve) -> None:
+def test_replicas_that_exit_together_recover(serve: Serve) -> None:
     ended = [replica["server_pid"] for replica in replicas(serve).values()]
     for pid in ended:
         psutil.Process(pid).kill()
@@ -92,7 +92,7 @@ def test_replicas_that_end_together_come_back(serve: Serve) -> None:
     assert serve.ask(b"after both") == b"after both"
 
 
-def test_an_agent_that_hangs_is_started_again(serve: Serve) -> None:
+def test_an_agent_that_hangs_is_restarted(serve: Serve) -> None:
     hanging = replicas(serve)["r1"]["agent_pid"]
     with nobody_is_refused(serve):
         psutil.Process(hanging).suspend()
@@ -100,7 +100,7 @@ def test_an_agent_that_hangs_is_started_again(serve: Serve) -> None:
     assert not psutil.pid_exists(hanging)
 
 
-def test_nobody_notices_that_replicas_come_and_go(serve: Serve) -> None:
+def test_callers_do_not_notice_added_and_removed_replicas(serve: Serve) -> None:
     with nobody_is_refused(serve):
         more = serve.verb("scale", "3")
         assert more.returncode == 0, more.stderr
@@ -112,7 +112,7 @@ def test_nobody_notices_that_replicas_come_and_go(serve: Serve) -> None:
         assert not gone.is_running()
 
 
-def test_a_replica_that_goes_answers_what_it_was_asked(serve: Serve, tmp_path: Path) -> None:
+def test_a_removed_replica_finishes_its_requests(serve: Serve, tmp_path: Path) -> None:
     assert serve.verb("scale", "3").returncode == 0
     held = [tmp_path / f"held-{number}" for number in range(3)]
     answers: list[bytes] = []
@@ -127,7 +127,7 @@ def test_a_replica_that_goes_answers_what_it_was_asked(serve: Serve, tmp_path: P
     assert len(answers) == len(held)
 
 
-def test_nobody_notices_that_all_replicas_are_restarted(serve: Serve) -> None:
+def test_callers_do_not_notice_the_restart_of_all_replicas(serve: Serve) -> None:
     before = replicas(serve)
     with nobody_is_refused(serve):
         done = serve.verb("restart")
@@ -139,7 +139,7 @@ def test_nobody_notices_that_all_replicas_are_restarted(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("harm", ["kill", "suspend"])
-def test_envoy_that_ends_or_hangs_is_replaced(serve: Serve, harm: str) -> None:
+def test_envoy_is_restarted_if_it_exits_or_hangs(serve: Serve, harm: str) -> None:
     assert serve.process is not None
     (envoy,) = [child for child in psutil.Process(serve.process.pid).children() if "envoy" in child.name()]
     getattr(envoy, harm)()
@@ -153,7 +153,7 @@ def _answers(serve: Serve) -> bool:
         return False
 
 
-def test_a_replica_that_cannot_be_added_is_told_and_the_others_serve(serve: Serve) -> None:
+def test_a_replica_that_cannot_be_added_is_reported_and_the_others_serve(serve: Serve) -> None:
     model = serve.repository / "echo" / "1" / "model.py"
     whole = model.read_text()
     model.write_text("import no_such_library\n")
@@ -168,7 +168,7 @@ def test_a_replica_that_cannot_be_added_is_told_and_the_others_serve(serve: Serv
     assert sorted(replicas(serve)) == ["r0", "r1"]
 
 
-def test_the_gateway_answers_and_is_started_again(tmp_path: Path) -> None:
+def test_the_gateway_serves_and_is_restarted(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     running = Serve(tmp_path, options=[f"--gateway-port={port}"])
 
@@ -194,7 +194,7 @@ def test_the_gateway_answers_and_is_started_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--zones=a,a"], ["--zones=a,"], ["--zones=a", "--own-zone=b"]])
-def test_zones_that_make_no_sense_are_wrong_usage(tmp_path: Path, arguments: list[str]) -> None:
+def test_invalid_zones_are_a_usage_error(tmp_path: Path, arguments: list[str]) -> None:
     done = Serve(tmp_path, options=arguments).run_to_its_end()
     assert done.returncode == 2
     assert arguments[-1].split("=")[0] in done.stderr

@@ -18,7 +18,7 @@ from trireme.settings import Settings
 from tests.e2e.serving import MODELS, wait_until
 
 
-def test_a_replica_is_started_again_however_often_its_server_ends(tmp_path: Path) -> None:
+def test_restarts_of_a_replica_are_unlimited(tmp_path: Path) -> None:
     grpc_port, http_port, metrics_port = free_ports(3)
     admin_key_path = tmp_path / "admin.key"
     plan = ReplicaPlan(

@@ -257,14 +257,14 @@ def test_every_right_form_of_a_request_is_answered(stack: Stack) -> None:
 @pytest.mark.parametrize(
     "wrong", [b"[" * 100_000, b'{"TEXT":', b'{"TEXT": "\xff"}', b'{"TEXT": {"a": 1}}', b'{"WHAT": "x"}']
 )
-def test_a_wrong_generate_request_is_a_4xx(stack: Stack, wrong: bytes) -> None:
+def test_an_invalid_generate_request_is_a_4xx(stack: Stack, wrong: bytes) -> None:
     status, answer = stack.post(wrong, path=GENERATE)
     assert status == 400, answer
     assert json.loads(answer)["error"]
     stack.assert_well()
 
 
-def test_a_wrong_grpc_request_is_an_error_of_its_own(stack: Stack) -> None:
+def test_an_invalid_grpc_request_affects_no_other_request(stack: Stack) -> None:
     text = service_pb2.ModelInferRequest.InferInputTensor(name="TEXT", datatype="BYTES", shape=[1, 1])
 
     def request(shape: list[int], raw: bytes) -> bytes:
@@ -293,7 +293,7 @@ def test_a_wrong_grpc_request_is_an_error_of_its_own(stack: Stack) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 @pytest.mark.parametrize("named", [False, True], ids=["numbers", "names"])
-def test_sequences_keep_their_state_at_any_load(stack: Stack, protocol: str, named: bool) -> None:
+def test_sequences_keep_their_state_under_load(stack: Stack, protocol: str, named: bool) -> None:
     proxy = stack.envoy.proxy
     address = proxy.grpc_address if protocol == "grpc" else f"http://{proxy.http_address}"
 
@@ -306,7 +306,7 @@ def test_sequences_keep_their_state_at_any_load(stack: Stack, protocol: str, nam
         assert list(threads.map(add_up, range(1, 25))) == [list(range(1, 11))] * 24
 
 
-def test_a_sequence_is_pinned_by_its_json_as_well(stack: Stack) -> None:
+def test_a_sequence_id_in_json_pins_the_replica(stack: Stack) -> None:
     for sequence in (*range(101, 109), *(f"name {number}" for number in range(8))):
         sums = []
         for step in range(5):
@@ -318,7 +318,7 @@ def test_a_sequence_is_pinned_by_its_json_as_well(stack: Stack) -> None:
         assert sums == [1, 2, 3, 4, 5]
 
 
-def test_a_model_that_one_of_two_replicas_lacks_is_answered_by_the_other(stack: Stack) -> None:
+def test_a_model_missing_on_one_replica_is_served_by_the_other(stack: Stack) -> None:
     with (
         OperatorClient(stack.servers[0].grpc_address) as lacking,
         OperatorClient(f"{LOOPBACK}:{stack.envoy.proxy.grpc_port}") as caller,
@@ -336,7 +336,7 @@ def test_a_model_that_one_of_two_replicas_lacks_is_answered_by_the_other(stack: 
 
 
 @pytest.mark.slow
-def test_two_thousand_mutated_bodies_get_no_5xx_and_leave_their_neighbours_alone(stack: Stack) -> None:
+def test_two_thousand_mutated_bodies_get_no_5xx_and_affect_no_other_request(stack: Stack) -> None:
     seed = fuzz_seed()
     dice = random.Random(seed)
     for number in range(2000):
@@ -352,7 +352,7 @@ def test_two_thousand_mutated_bodies_get_no_5xx_and_leave_their_neighbours_alone
 
 
 @pytest.mark.slow
-def test_a_thousand_mutated_grpc_messages_are_errors_of_their_own(stack: Stack) -> None:
+def test_a_thousand_mutated_grpc_messages_affect_no_other_request(stack: Stack) -> None:
     seed = fuzz_seed()
     dice = random.Random(seed)
     with grpc.insecure_channel(stack.envoy.proxy.grpc_address) as channel:

@@ -43,14 +43,14 @@ def serve(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         yield running
 
 
-def test_callers_with_a_certificate_are_answered_over_grpc(serve: Serve, folder: Path) -> None:
+def test_callers_with_a_certificate_are_served_over_grpc(serve: Serve, folder: Path) -> None:
     tls = Tls(ca=folder / "ca.pem", key=folder / "client.key", certificate=folder / "client.pem")
     with TriremeClient(f"127.0.0.1:{serve.grpc_port}", tls=tls) as client:
         assert client.infer("echo", TEXT)["ANSWER"].tolist() == [[b"hello"]]
 
 
 @pytest.mark.parametrize("tls", [None, "without a certificate"])
-def test_others_are_not(serve: Serve, folder: Path, tls: str | None) -> None:
+def test_other_callers_are_rejected(serve: Serve, folder: Path, tls: str | None) -> None:
     with (
         TriremeClient(f"127.0.0.1:{serve.grpc_port}", tls=Tls(ca=folder / "ca.pem") if tls else None) as client,
         pytest.raises(UnavailableError),
@@ -58,7 +58,7 @@ def test_others_are_not(serve: Serve, folder: Path, tls: str | None) -> None:
         client.infer("echo", TEXT, deadline_ms=3000)
 
 
-def test_callers_with_a_certificate_are_answered_over_http(serve: Serve, folder: Path) -> None:
+def test_callers_with_a_certificate_are_served_over_http(serve: Serve, folder: Path) -> None:
     context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
     url = f"https://127.0.0.1:{serve.http_port}/v2/models/echo/infer"
     with pytest.raises((urllib.error.URLError, OSError)):
@@ -95,7 +95,11 @@ def test_the_other_commands_need_no_certificate(serve: Serve) -> None:
         (["--host=everywhere"], 2, "must be an IP address"),
         (["--tls-certificate={}/server.pem"], 2, "must be given together"),
         (["--tls-certificate={}/nothing.pem", "--tls-key={}/server.key"], 1, "nothing.pem: cannot be read"),
-        (["--tls-certificate={}/server.pem", "--tls-key={}/client.key"], 1, "not a PEM certificate with its private key"),
+        (
+            ["--tls-certificate={}/server.pem", "--tls-key={}/client.key"],
+            1,
+            "not a PEM certificate with its private key",
+        ),
         (["--tls-certificate={}/names", "--tls-key={}/server.key"], 1, "not a PEM certificate with its private key"),
         (["--tls-certificate={}/server.pem", "--tls-key={}/locked.key"], 1, "without a password"),
         (
@@ -105,7 +109,7 @@ def test_the_other_commands_need_no_certificate(serve: Serve) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_starts(
+def test_invalid_options_are_reported_before_anything_starts(
     folder: Path, tmp_path: Path, options: list[str], code: int, expected: str
 ) -> None:
     refused = Serve(tmp_path, options=[option.format(folder) for option in options]).run_to_its_end()

@@ -8,7 +8,7 @@ from trireme.agent.process import AgentReport, AgentState
 from trireme.documents import parse_json
 
 
-def test_a_report_is_read_as_it_was_told() -> None:
+def test_a_report_survives_a_round_trip() -> None:
     told = AgentReport(
         AgentState.DEAD, {"echo": (), "route": ("hello: wrong", "more")}, ("echo",), 2, "died", "frozen", server_pid=7
     )
@@ -16,6 +16,6 @@ def test_a_report_is_read_as_it_was_told() -> None:
 
 
 @pytest.mark.parametrize("form", [{}, {"state": "cheerful", "problems": {}}, {"state": "ready"}])
-def test_what_is_no_report_is_refused(form: dict[str, object]) -> None:
+def test_an_invalid_report_is_rejected(form: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         parse_json(AgentReport, json.dumps(form))

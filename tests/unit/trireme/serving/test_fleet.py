@@ -9,7 +9,7 @@ from tests.deadlines import scaled
 PATIENCE_SECONDS = scaled(20.0)
 
 
-def test_servers_start_one_after_the_other_while_a_replica_answers() -> None:
+def test_servers_start_one_after_the_other_while_a_replica_is_ready() -> None:
     turn, order = StartTurn(lambda: True), []
     asked, begun = threading.Event(), threading.Event()
 
@@ -29,7 +29,7 @@ def test_servers_start_one_after_the_other_while_a_replica_answers() -> None:
     assert order == ["first", "second"]
 
 
-def test_servers_start_together_where_no_replica_answers() -> None:
+def test_servers_start_together_if_no_replica_is_ready() -> None:
     serves = True
     turn, begun = StartTurn(lambda: serves), threading.Event()
 
