@@ -1,4 +1,4 @@
-"""What the compose files promise, read back the way compose understands them. Needs no Docker engine."""
+"""Properties of the compose files as compose parses them. Needs no Docker engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMBINATIONS = (
 EDGE = {"envoy", "gateway"}
 DASHBOARDS = {"prometheus", "grafana", "locust"}
 REPLICAS = ("a", "b")
-# Where the image has its own backend of the name: ours must not cover it.
+# Native backends of the image, which this project's backends must not shadow.
 NATIVE_BACKENDS = {"onnxruntime", "vllm"}
 
 Services = dict[str, Any]
@@ -81,7 +81,7 @@ def test_every_host_mount_exists_and_is_read_only(services: Services) -> None:
     assert mounts
     bound = [mount for mount in mounts if mount["type"] == "bind"]
     assert [mount for mount in bound if not mount.get("read_only")] == []
-    # Docker would make a folder of what is missing.
+    # Docker would create a directory for a missing path.
     assert [mount["source"] for mount in bound if not Path(mount["source"]).exists()] == []
 
 
@@ -154,7 +154,7 @@ def test_stop_grace_period_exceeds_tritons_exit_timeout(services: Services) -> N
 
 
 def test_triton_has_the_same_flags_as_under_trireme_serve(services: Services) -> None:
-    # Those that say where things are, and what start-triton adds, differ.
+    # Except for paths and addresses, and flags that start-triton adds.
     elsewhere = (
         "load-model",
         "repository",
@@ -210,7 +210,7 @@ def test_only_the_gpu_file_requests_gpus_and_for_every_replica(compose: Compose)
 
 
 def _without_build(service: dict[str, Any], replica: str) -> str:
-    """The service as text; of the replicas one builds the image, and names end in the replica's."""
+    """The service as text, without the differences between replicas: the build and the name suffix."""
     alike = {key: value for key, value in service.items() if key not in ("build", "pull_policy")}
     return (
         str(alike)
@@ -221,6 +221,6 @@ def _without_build(service: dict[str, Any], replica: str) -> str:
 
 
 def _seconds(duration: str) -> float:
-    """Seconds of a duration as compose writes it, like ``1m30s``."""
+    """Seconds of a duration in compose's format, like ``1m30s``."""
     minutes, _, seconds = duration.rpartition("m") if "m" in duration else ("0", "", duration)
     return 60 * int(minutes or 0) + float(seconds.rstrip("s") or 0)

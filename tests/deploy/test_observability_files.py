@@ -1,4 +1,4 @@
-"""Rules, alerts and dashboards as files: promtool's verdict, and what Grafana needs."""
+"""Files of rules, alerts and dashboards: checks by promtool, and requirements of Grafana."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def promtool(*arguments: str | Path) -> None:
         timeout=scaled(60),
         check=False,
     )
-    told = done.stdout + done.stderr
-    assert done.returncode == 0, told
-    assert "WARNING" not in told, told
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "WARNING" not in output, output
 
 
 def test_promtool_accepts_the_configuration_and_every_rule() -> None:
@@ -43,7 +43,7 @@ def test_every_dashboard_expression_is_valid_promql(tmp_path: Path) -> None:
         for number, found in enumerate(panel_expressions())
     ]
     assert len(rules) > 40
-    # JSON is YAML.
+    # JSON is valid YAML.
     path = tmp_path / "panels.yml"
     path.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
     promtool("check", "rules", path)

@@ -1,4 +1,4 @@
-"""What a release changed while a server was starting."""
+"""Releases while a server is starting."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_a_server_applies_releases_since_its_start(tmp_path: Path) -> None:
         def ready() -> set[tuple[str, str]]:
             return {(entry.model, entry.version) for entry in client.index(30.0) if entry.state == "READY"}
 
-        told_to_load = ("echo", "removed", "untouched")
-        assert ready() == {(name, "1") for name in told_to_load}
+        requested = ("echo", "removed", "untouched")
+        assert ready() == {(name, "1") for name in requested}
         shutil.copytree(MODELS / "echo", models / "added")
         shutil.rmtree(models / "removed")
         shutil.copytree(models / "echo" / "1", models / "echo" / "2")
         config = models / "echo" / "config.pbtxt"
         config.write_text(config.read_text() + "version_policy { specific { versions: [ 1, 2 ] } }\n")
-        catch_up(client, repository, loaded=told_to_load, since=started_at, deadline_seconds=60.0)
+        catch_up(client, repository, loaded=requested, since=started_at, deadline_seconds=60.0)
         assert ready() == {("echo", "1"), ("echo", "2"), ("untouched", "1"), ("added", "1")}

@@ -1,4 +1,4 @@
-"""Several replicas behind Envoy: callers see none of what happens to one of them."""
+"""Several replicas behind Envoy: callers do not notice failures of one of them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 
 
 @contextlib.contextmanager
-def nobody_is_refused(serve: Serve) -> Iterator[None]:
+def no_request_fails(serve: Serve) -> Iterator[None]:
     with OperatorClient(serve.grpc_address) as client:
         calls = [lambda: client.infer("echo", {"TEXT": text_tensor(b"hello")}, 30.0)] * 2
         with ClientThreads(calls, pause_seconds=0.01) as callers:
             yield
             answered = len(callers.seconds)
-            wait_until(lambda: len(callers.seconds) > answered + 20, "callers were answered")
+            wait_until(lambda: len(callers.seconds) > answered + 20, "callers got responses")
     assert callers.failures == []
 
 
@@ -65,7 +65,7 @@ def test_each_replica_receives_requests(serve: Serve) -> None:
             return sum(counts.succeeded for counts in client.statistics(10.0, "echo"))
 
     before = {name: succeeded(replica) for name, replica in replicas(serve).items()}
-    with nobody_is_refused(serve):
+    with no_request_fails(serve):
         pass
     assert all(succeeded(replica) > before[name] for name, replica in replicas(serve).items())
 
@@ -73,9 +73,9 @@ def test_each_replica_receives_requests(serve: Serve) -> None:
 @pytest.mark.parametrize("part", ["server_pid", "agent_pid"])
 def test_callers_do_not_notice_a_killed_process_of_a_replica(serve: Serve, part: str) -> None:
     killed = replicas(serve)["r1"][part]
-    with nobody_is_refused(serve):
+    with no_request_fails(serve):
         psutil.Process(killed).kill()
-        wait_until(lambda: replicas(serve)["r1"][part] not in (killed, None) and all_serve(serve), "it was back")
+        wait_until(lambda: replicas(serve)["r1"][part] not in (killed, None) and all_serve(serve), "it serves again")
 
 
 def test_replicas_that_exit_together_recover(serve: Serve) -> None:
@@ -87,21 +87,21 @@ def test_replicas_that_exit_together_recover(serve: Serve) -> None:
             all(replica["server_pid"] not in (*ended, None) for replica in replicas(serve).values())
             and all_serve(serve)
         ),
-        "both were back",
+        "both serve again",
     )
     assert serve.ask(b"after both") == b"after both"
 
 
 def test_an_agent_that_hangs_is_restarted(serve: Serve) -> None:
     hanging = replicas(serve)["r1"]["agent_pid"]
-    with nobody_is_refused(serve):
+    with no_request_fails(serve):
         psutil.Process(hanging).suspend()
-        wait_until(lambda: replicas(serve)["r1"]["agent_pid"] != hanging and all_serve(serve), "another one looked")
+        wait_until(lambda: replicas(serve)["r1"]["agent_pid"] != hanging and all_serve(serve), "a new agent is running")
     assert not psutil.pid_exists(hanging)
 
 
 def test_callers_do_not_notice_added_and_removed_replicas(serve: Serve) -> None:
-    with nobody_is_refused(serve):
+    with no_request_fails(serve):
         more = serve.verb("scale", "3")
         assert more.returncode == 0, more.stderr
         assert more.stdout.strip() == "r0 in zone a, r1 in zone b, r2 in zone a"
@@ -116,11 +116,11 @@ def test_a_removed_replica_finishes_its_requests(serve: Serve, tmp_path: Path) -
     assert serve.verb("scale", "3").returncode == 0
     held = [tmp_path / f"held-{number}" for number in range(3)]
     answers: list[bytes] = []
-    # One for each replica: Envoy gives a request to the one with the fewest.
+    # One per replica: Envoy sends a request to the replica with the fewest.
     asking = [threading.Thread(target=lambda q=path: answers.append(serve.ask(f"hold:{q}".encode()))) for path in held]
     for thread in asking:
         thread.start()
-    wait_until(lambda: all(path.exists() for path in held), "the requests were in the models")
+    wait_until(lambda: all(path.exists() for path in held), "the models execute the requests")
     assert serve.verb("scale", "2").returncode == 0
     for thread in asking:
         thread.join()
@@ -129,7 +129,7 @@ def test_a_removed_replica_finishes_its_requests(serve: Serve, tmp_path: Path) -
 
 def test_callers_do_not_notice_the_restart_of_all_replicas(serve: Serve) -> None:
     before = replicas(serve)
-    with nobody_is_refused(serve):
+    with no_request_fails(serve):
         done = serve.verb("restart")
         assert done.returncode == 0, done.stderr
     after = replicas(serve)
@@ -143,7 +143,7 @@ def test_envoy_is_restarted_if_it_exits_or_hangs(serve: Serve, harm: str) -> Non
     assert serve.process is not None
     (envoy,) = [child for child in psutil.Process(serve.process.pid).children() if "envoy" in child.name()]
     getattr(envoy, harm)()
-    wait_until(lambda: not envoy.is_running() and _answers(serve), "the proxy answered again")
+    wait_until(lambda: not envoy.is_running() and _answers(serve), "the proxy serves again")
 
 
 def _answers(serve: Serve) -> bool:
@@ -186,7 +186,7 @@ def test_the_gateway_serves_and_is_restarted(tmp_path: Path) -> None:
         assert running.process is not None
         (gateway,) = [p for p in psutil.Process(running.process.pid).children() if "gateway" in p.cmdline()]
         gateway.kill()
-        wait_until(lambda: not gateway.is_running() and answers(), "the gateway was back")
+        wait_until(lambda: not gateway.is_running() and answers(), "the gateway serves again")
         running.stop()
         assert not answers()
     finally:

@@ -1,4 +1,4 @@
-"""``trireme serve`` and its neighbours on the real tritonserver."""
+"""``trireme serve`` and related commands with the real tritonserver."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.e2e.test_router.conftest import EchoRepository
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """One that runs, for the tests that leave it answering."""
+    """A running one, for tests that leave it serving."""
     with Serve(tmp_path_factory.mktemp("serve")) as running:
         yield running
 
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[Serve]:
-    """One that does not run yet."""
+    """One that is not started yet."""
     made = Serve(tmp_path)
     yield made
     made.kill()
@@ -111,10 +111,10 @@ def test_a_second_serve_exits_and_names_the_first(serve: Serve) -> None:
 def test_a_killed_stub_is_replaced(serve: Serve) -> None:
     heals = serve.replica()["heals"]
     server_pid = serve.server().pid
-    # A load just before may have left the stub it replaced for a moment.
-    wait_until(lambda: len(stub_processes(server_pid)) == 1, "one stub was left")
+    # After a recent load, the replaced stub may still be running.
+    wait_until(lambda: len(stub_processes(server_pid)) == 1, "only one stub is running")
     stub_processes(server_pid)[0].kill()
-    wait_until(lambda: serve.replica()["heals"] > heals, "the model was loaded again")
+    wait_until(lambda: serve.replica()["heals"] > heals, "the model is reloaded")
     assert serve.ask(b"after the stub") == b"after the stub"
     assert serve.replica()["restarts"] == 0
 
@@ -122,7 +122,9 @@ def test_a_killed_stub_is_replaced(serve: Serve) -> None:
 def test_a_killed_server_is_restarted(serve: Serve) -> None:
     restarts = serve.replica()["restarts"]
     serve.server().kill()
-    wait_until(lambda: serve.replica()["restarts"] > restarts and serve.replica()["phase"] == "serving", "it was back")
+    wait_until(
+        lambda: serve.replica()["restarts"] > restarts and serve.replica()["phase"] == "serving", "it serves again"
+    )
     assert serve.ask(b"after the kill") == b"after the kill"
     assert "killed by SIGKILL" in serve.replica()["last_fault"]
 
@@ -130,7 +132,9 @@ def test_a_killed_server_is_restarted(serve: Serve) -> None:
 def test_a_frozen_server_is_restarted(serve: Serve) -> None:
     restarts = serve.replica()["restarts"]
     serve.server().suspend()
-    wait_until(lambda: serve.replica()["restarts"] > restarts and serve.replica()["phase"] == "serving", "it was back")
+    wait_until(
+        lambda: serve.replica()["restarts"] > restarts and serve.replica()["phase"] == "serving", "it serves again"
+    )
     assert serve.ask(b"after the freeze") == b"after the freeze"
     assert "frozen" in serve.replica()["last_fault"]
 
@@ -142,7 +146,7 @@ def test_a_request_in_flight_at_sigterm_completes(fresh: Serve, tmp_path: Path) 
     answers: list[bytes] = []
     asking = threading.Thread(target=lambda: answers.append(fresh.ask(question)))
     asking.start()
-    wait_until(held.exists, "the request was in the model")
+    wait_until(held.exists, "the model executes the request")
     fresh.stop()
     asking.join()
     assert answers == [question]
@@ -251,7 +255,7 @@ def test_an_invalid_golden_sample_aborts_the_start_with_its_file_and_field(fresh
 def test_the_server_exits_with_a_killed_serve(fresh: Serve) -> None:
     fresh.start()
     fresh.kill()
-    wait_until(lambda: processes_of(fresh) == [], "the server had ended")
+    wait_until(lambda: processes_of(fresh) == [], "the server exited")
     assert_nothing_is_left(fresh)
 
 

@@ -1,4 +1,4 @@
-"""How the start of one tritonserver is judged, and what is said where it fails."""
+"""Start of a tritonserver: progress, and error messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def initialize(models: Path, model: str, *lines: str) -> None:
-    """Have a model do this when it is loaded."""
+    """Set the code that a model runs when it is loaded."""
     path = models / model / "1" / "model.py"
     body = "".join(f"        {line}\n" for line in lines)
     code = path.read_text()

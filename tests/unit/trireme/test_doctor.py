@@ -1,4 +1,4 @@
-"""Doctor says what is missing or wrong, with the numbers, and what mends it."""
+"""``trireme doctor`` reports problems with their numbers and fixes."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_missing_runtime_fails_with_the_fix(tmp_path: Path) -> None:
 def test_a_library_that_the_loader_does_not_find_is_named() -> None:
     runtime = EmbeddedRuntime.find(Settings.from_environment())
     assert software.missing_libraries(runtime.stub_path, runtime.environment()) == []
-    # The server brings stubs for Pythons that this project does not support, so that no machine must have them.
+    # The server includes stubs for unsupported Python versions, whose libraries need not be installed.
     foreign = runtime.stub_path.parents[1] / "3.8" / runtime.stub_path.name
     assert software.missing_libraries(foreign, runtime.environment()) == ["libpython3.8.so.1.0"]
 

@@ -1,4 +1,4 @@
-"""What the stack runs itself is never asked through a proxy that the environment names."""
+"""Requests to local servers bypass the proxies of the environment."""
 
 from __future__ import annotations
 

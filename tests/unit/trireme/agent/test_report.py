@@ -9,10 +9,10 @@ from trireme.documents import parse_json
 
 
 def test_a_report_survives_a_round_trip() -> None:
-    told = AgentReport(
+    report = AgentReport(
         AgentState.DEAD, {"echo": (), "route": ("hello: wrong", "more")}, ("echo",), 2, "died", "frozen", server_pid=7
     )
-    assert parse_json(AgentReport, json.dumps(asdict(told))) == told
+    assert parse_json(AgentReport, json.dumps(asdict(report))) == report
 
 
 @pytest.mark.parametrize("form", [{}, {"state": "cheerful", "problems": {}}, {"state": "ready"}])

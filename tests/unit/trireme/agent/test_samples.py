@@ -31,7 +31,7 @@ def test_a_version_is_used_by_canaries_only_if_no_variant_pins_it(
     assert only_canaries_call(ModelRepository(tmp_path), "worker", versions) is only
 
 
-# Two variants over workers of their own, one route, and a model that no route has.
+# Two variants with separate workers, one route, and a model without a route.
 SAMPLES = ProbeSamples(
     loaded=frozenset(("route", "small", "large", "small_worker", "large_worker", "lonely")),
     steps={"small": frozenset(("small_worker",)), "large": frozenset(("large_worker",))},

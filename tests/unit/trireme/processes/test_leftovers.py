@@ -1,6 +1,6 @@
-"""What servers of dead owners left is found and taken away, and nothing else.
+"""Leftovers of dead owners are found and removed, and nothing else.
 
-In one file, which one worker of pytest-xdist runs: what one test leaves on the machine another would take away.
+All in one file, which a single pytest-xdist worker runs: concurrent tests would remove each other's leftovers.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ nv_inference_count{model="echo",version="1"} 99
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Tells these metrics, one text after the other, and the last one from then on."""
+    """Responds with these metrics in order, then always with the last ones."""
 
     texts: list[str]
 

@@ -1,4 +1,4 @@
-"""A stub is any child whose command line is a stub's: here a Python that sleeps."""
+"""A stub is any child with the command line of a stub: here a sleeping Python."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_stub_that_stays_stopped_is_killed_and_reported(stub: subprocess.Popen
     assert psutil.Process(stub.pid).status() == psutil.STATUS_STOPPED
     dead = watch.find_dead()
     wait_for_status(stub, psutil.STATUS_ZOMBIE)
-    # The call that ended it may have seen its death already.
+    # The call that killed it may already have reported it.
     dead += watch.find_dead()
     assert [one.model for one in dead] == ["echo"]
 

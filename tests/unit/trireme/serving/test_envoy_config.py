@@ -70,7 +70,7 @@ def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: 
 
 
 def _in_one_file(written: Path) -> Path:
-    """All of it as static resources, which is what Envoy can validate without running."""
+    """The configuration with static resources, which Envoy can validate without running."""
     listeners = _read(written / "lds")
     for listener in listeners:
         listener.pop("@type")
@@ -101,7 +101,7 @@ def _untyped(resource: dict[str, Any]) -> dict[str, Any]:
 
 
 def _values(document: Any, field: str) -> list[Any]:
-    """Every value of ``field``, however deep."""
+    """All values of ``field`` at any depth."""
     if isinstance(document, list):
         return [value for entry in document for value in _values(entry, field)]
     if not isinstance(document, dict):

@@ -1,4 +1,4 @@
-"""Rows out of the pages of two replicas."""
+"""Rows computed from the metrics of two replicas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = {"v": ["v_encoder"], "v__canary": ["v_encoder"]}
 
 
 def page(*, stable: int, canary: int, failed: int = 0, direct: int = 0, waiting: int = 0) -> str:
-    """What a replica tells whose router answered so many requests of variant v and of its canary."""
+    """Metrics of a replica whose router served this many requests with variant v and its canary."""
     labels = 'task="t",reason="requested_tier",outcome="answered"'
     return "\n".join(
         [
@@ -57,7 +57,7 @@ def page(*, stable: int, canary: int, failed: int = 0, direct: int = 0, waiting:
 
 
 def frame(before: str, *after: str, state: ServingState = STATE) -> Frame:
-    """Of two seconds; each replica has an ``after``."""
+    """A frame over two seconds; ``after`` has one page per replica."""
     start = Metrics.parse(before)
     pages = [dataclasses.replace(Metrics.parse(text), at=start.at + 2) for text in after]
     windows = {replica.name: MetricsWindow(start, page) for replica, page in zip(REPLICAS, pages, strict=True)}
@@ -84,7 +84,7 @@ def test_a_canary_has_its_share_of_the_task_over_all_replicas() -> None:
     assert rows["v"].queued == 5
     assert rows["v"].errors == 2
     assert rows["v"].latency == Latency(pytest.approx(5.56, abs=0.01), pytest.approx(15))
-    # What a caller cancelled is no failure.
+    # Requests cancelled by the caller are not failures.
     assert rows["plain"].errors == 2
     assert rows["plain"].latency == Latency(1.5, 2.5)
 
@@ -95,7 +95,7 @@ def test_steps_and_router_calls_are_not_counted_as_requests() -> None:
 
 
 def test_streams_are_counted_at_the_engine() -> None:
-    """Clients follow the pin of a variant that streams; ten asked the variant itself, so that the engine counts all."""
+    """Clients follow the pin of a decoupled variant; the engine also counts the ten requests to the variant itself."""
 
     def page(*, engine: int, variant: int, routed: int) -> Metrics:
         return Metrics.parse(
