@@ -1,7 +1,8 @@
 """Stand-ins for the images that compose pulls: a bootstrapped Debian with the same programs.
 
-For machines that cannot pull images. All stand-ins share a base image: Debian, its Python, and the tritonserver unpacked
-by ``make setup``, in the layout of the NGC image but without native backends. They test the project's files, not NVIDIA's.
+For machines that cannot pull images. All stand-ins share a base image: Debian, its Python, and the tritonserver that
+``make setup`` unpacked, in the layout of the NGC image but without native backends. They test this project's files, not
+NVIDIA's.
 """
 
 from __future__ import annotations

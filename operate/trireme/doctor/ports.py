@@ -37,9 +37,7 @@ def one_port(port: int, flag: str, own: Collection[int] = ()) -> Iterator[Check]
     elif holders[0] is None:
         yield fail(subject, "in use by a process of another user", f"choose another with {flag}")
     else:
-        yield fail(
-            subject, f"in use by {_process(holders[0])}", f"kill {holders[0]}, or choose another with {flag}"
-        )
+        yield fail(subject, f"in use by {_process(holders[0])}", f"kill {holders[0]}, or choose another with {flag}")
 
 
 def _family(pid: int) -> set[int]:
