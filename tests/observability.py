@@ -1,4 +1,4 @@
-"""What tests of rules and dashboards share: Prometheus' programs, and the expressions with the metrics they name."""
+"""Shared by tests of rules and dashboards: Prometheus' programs, and dashboard expressions with their metrics."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _NAME = re.compile(r"\b(?:nv|envoy|trireme)_\w+|\b\w+:[\w:]+|\bup\b|\bALERTS\b")
 
 
 def prometheus_programs() -> Path:
-    """The folder of ``prometheus`` and ``promtool``: of this machine, or of Debian's package, which is only unpacked.
+    """The directory of ``prometheus`` and ``promtool``: installed, or unpacked from Debian's package.
 
-    Where there is neither the test is skipped with the reason.
+    Skips the test if neither is available.
     """
     found = shutil.which("promtool")
     if found and shutil.which("prometheus"):
         return Path(found).parent
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        pytest.skip("Prometheus is not installed, and this is no Debian or Ubuntu to take its package from")
+        pytest.skip("Prometheus is not installed, and only Debian and Ubuntu have its package")
     try:
         return debian_packages(PROMETHEUS_PACKAGES) / "usr" / "bin"
     except TriremeError as error:
-        pytest.skip(f"Prometheus is not installed, and its package cannot be had: {error}")
+        pytest.skip(f"Prometheus is not installed, and its package cannot be downloaded: {error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Expression:
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
-    """By file name, each dashboard."""
+    """Dashboards by file name."""
     return {path.name: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
 
 
@@ -58,5 +58,5 @@ def panel_expressions() -> Iterator[Expression]:
 
 
 def metrics_in(expression: str) -> set[str]:
-    """Names of metrics in a PromQL expression; those of labels are none."""
+    """Names of metrics in a PromQL expression, without label names."""
     return set(_NAME.findall(_NO_METRICS.sub(" ", expression)))

@@ -1,4 +1,4 @@
-"""What the chaos suite shares."""
+"""Fixtures of the chaos suite."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.chaos.report import ChaosReport
 
 @pytest.fixture(scope="session")
 def report() -> ChaosReport:
-    """In ``reports/chaos``, or where ``TRIREME_CHAOS_REPORT`` says."""
+    """A report in ``TRIREME_CHAOS_REPORT``; default: ``reports/chaos``."""
     default = Path(__file__).resolve().parents[2] / "reports" / "chaos"
     return ChaosReport(Path(os.environ.get("TRIREME_CHAOS_REPORT", default)))
 
 
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformStack]:
-    """One for all scenarios: what one of them breaks must be whole again for the next."""
+    """One stack for all scenarios: each must leave it healthy for the next."""
     with PlatformStack(tmp_path_factory.mktemp("platform")) as running:
         yield running

@@ -1,4 +1,4 @@
-"""The health of replicas as Envoy sees it, over time."""
+"""The health of replicas over time, as reported by Envoy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class HealthWatch:
     """Records when Envoy removes a replica from load balancing and when it adds it again.
 
     Attributes:
-        healthy: by replica, as last seen.
+        healthy: the last known health by replica.
     """
 
     def __init__(self, admin_address: str) -> None:
@@ -36,7 +36,7 @@ class HealthWatch:
         self._thread.join()
 
     def left_after(self, begin: float) -> dict[str, float]:
-        """By replica, seconds from ``begin`` (``time.monotonic()``) until it got no requests."""
+        """Seconds from ``begin`` (``time.monotonic()``) until a replica received no more requests, by replica."""
         left: dict[str, float] = {}
         for at, name, healthy in self._changes:
             if at >= begin and not healthy:
@@ -44,13 +44,13 @@ class HealthWatch:
         return left
 
     def back_after(self, begin: float) -> dict[str, float]:
-        """By replica that was left, seconds from ``begin`` until it got requests for good."""
+        """Seconds from ``begin`` until a removed replica received requests again permanently, by replica."""
         left = self.left_after(begin)
         taken = [(round(at - begin, 2), name) for at, name, healthy in self._changes if healthy and name in left]
         return {name: after for after, name in taken if after > left[name]}
 
     def requests(self) -> Mapping[str, int]:
-        """By replica, how many requests it was given so far."""
+        """Number of requests sent to each replica so far."""
         return {
             host["hostname"]: next(int(stat.get("value", 0)) for stat in host["stats"] if stat["name"] == "rq_total")
             for host in self._hosts()
@@ -61,7 +61,7 @@ class HealthWatch:
             try:
                 self._look()
             except (OSError, ValueError):
-                # Envoy itself is the one that was killed.
+                # Envoy itself was killed.
                 self.healthy = {}
 
     def _look(self) -> None:
@@ -79,7 +79,7 @@ class HealthWatch:
             document = json.load(answered)
         return [
             host
-            # Missing where Envoy has only begun.
+            # Missing during startup.
             for cluster in document.get("cluster_statuses", [])
             if cluster["name"] == GRPC_CLUSTER
             for host in cluster.get("host_statuses", [])

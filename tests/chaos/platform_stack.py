@@ -13,7 +13,7 @@ from tests.e2e.release_stack import ReleaseStack
 
 
 class PlatformStack(ReleaseStack):
-    """A ``trireme serve`` of a replica in each zone, with a shell around it that a subclass may set."""
+    """A ``trireme serve`` with a replica in each zone; subclasses can wrap its command in a shell."""
 
     wrapper: tuple[str, ...] = ()
 
@@ -35,7 +35,7 @@ class PlatformStack(ReleaseStack):
         return address
 
     def serving(self) -> set[str]:
-        """The replicas that are there, without the unhealthy ones."""
+        """The healthy replicas."""
         return {name for name, replica in self.replicas().items() if replica["phase"] == "serving"}
 
     def replicas(self) -> dict[str, dict[str, Any]]:
@@ -48,7 +48,7 @@ class PlatformStack(ReleaseStack):
         return psutil.Process(self.replicas()[name]["agent_pid"])
 
     def stub_of(self, name: str, model: str) -> psutil.Process:
-        """The process of a model on a replica."""
+        """The stub of a model on a replica."""
         found = [
             stub
             for stub in stub_processes(self.server_of(name).pid)
@@ -58,7 +58,7 @@ class PlatformStack(ReleaseStack):
         return found[0]
 
     def envoy_pid(self) -> int | None:
-        """None while there is none."""
+        """The pid of Envoy; None while it is not running."""
         assert self.process is not None
         children = psutil.Process(self.process.pid).children(recursive=True)
         return next((child.pid for child in children if "envoy" in child.name()), None)
@@ -83,7 +83,7 @@ class PlatformStack(ReleaseStack):
         ]
 
     def processes(self) -> list[psutil.Process]:
-        """All that it runs."""
+        """``trireme serve`` and all its descendants."""
         assert self.process is not None
         serve = psutil.Process(self.process.pid)
         return [serve, *serve.children(recursive=True)]

@@ -1,4 +1,4 @@
-"""The chaos suite's report: each fault with its requests, failures, latency, and when Envoy left and took a replica."""
+"""Report of the chaos suite: requests, failures, latency, and removal and return of replicas in Envoy, by fault."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class FaultResult:
 
     Attributes:
         traffic: requests, failures, latency.
-        left_after_seconds, back_after_seconds: by replica, from the fault until Envoy gave it no request any more, and
-            until it gave it requests again.
+        left_after_seconds, back_after_seconds: by replica, time from the fault until Envoy stopped sending requests to
+            it, and until Envoy resumed.
     """
 
     fault: str

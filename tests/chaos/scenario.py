@@ -20,7 +20,7 @@ from tests.deadlines import scaled
 from tests.e2e.serving import wait_until
 
 _PER_SECOND = 40.0
-# Enough to see a fault's late consequences, few enough for a suite.
+# Enough to detect late effects of a fault, but short enough for a suite.
 _BEFORE_SECONDS = 0.5
 _AFTER_SECONDS = 1.5
 _HTTP = "HTTP echo_worker"
@@ -29,7 +29,7 @@ DEADLINE_SECONDS = scaled(20.0)
 
 
 class Stack(Protocol):
-    """What stands behind an Envoy."""
+    """Replicas behind an Envoy."""
 
     @property
     def grpc_address(self) -> str: ...
@@ -43,7 +43,7 @@ class Stack(Protocol):
 
 
 def echo_requests(stack: Stack) -> list[RequestSet]:
-    """Over gRPC to a route and to a variant, over HTTP to a model."""
+    """Requests over gRPC to a route and to a variant, and over HTTP to a model."""
     inputs, url = text_tensors(_TEXT), f"http://{stack.http_address}/v2/models/echo_worker/infer"
     grpc_models = ("echo", "echo_standard")
     return [
@@ -53,13 +53,13 @@ def echo_requests(stack: Stack) -> list[RequestSet]:
 
 
 def read_echo(name: str, response: bytes) -> None:
-    """Raises ValueError: a wrong answer."""
+    """Check a response; raises ValueError if it is wrong."""
     if name == _HTTP:
         (answer,) = next(one["data"] for one in json.loads(response)["outputs"] if one["name"] == "ANSWER")
     else:
         answer = grpc_outputs(response)["ANSWER"][0, 0].decode()
     if answer != _TEXT.upper():
-        raise ValueError(f"answered {answer!r}")
+        raise ValueError(f"wrong response: {answer!r}")
 
 
 class Scenario:
@@ -73,34 +73,34 @@ class Scenario:
         self._stack = stack
 
     def fault(self) -> None:
-        """It happens now: times count from here."""
+        """Mark the time of the fault, from which all times are measured."""
         self.begin = time.monotonic()
 
     def wait_for_traffic(self, seconds: float) -> None:
-        """Wait until as many further requests are answered as leave in this time."""
+        """Wait for as many further responses as requests are sent in this time."""
         wanted = len(self.traffic.outcomes) + self.traffic.requests_per_second * seconds
-        wait_until(lambda: len(self.traffic.outcomes) >= wanted, f"{wanted:.0f} requests were answered")
+        wait_until(lambda: len(self.traffic.outcomes) >= wanted, f"{wanted:.0f} requests are done")
 
     def answered_since(self, begin: float) -> bool:
-        """Whether each kind of request that was due after ``begin`` has had a right answer."""
+        """Whether every kind of request that was due after ``begin`` got a correct response."""
         answered = {one.name for one in self.traffic.outcomes if one.due >= begin and not one.failure}
         return answered == {one.name for one in echo_requests(self._stack)}
 
     def wait_until_left(self, name: str) -> None:
-        wait_until(lambda: name in self.watch.left_after(self.begin), f"Envoy left {name}")
+        wait_until(lambda: name in self.watch.left_after(self.begin), f"Envoy removed {name}")
 
     def wait_until_healthy(self, *names: str) -> None:
-        """Wait until these replicas, and no others, are serving and given requests."""
-        wait_until(lambda: _is_healthy(self._stack, self.watch, set(names)), f"{', '.join(names)} were healthy")
+        """Wait until exactly these replicas are serving and receive requests."""
+        wait_until(lambda: _is_healthy(self._stack, self.watch, set(names)), f"{', '.join(names)} are healthy")
 
 
 @contextlib.contextmanager
 def scenario(
     stack: Stack, report: ChaosReport, fault: str, *, per_second: float = _PER_SECOND, lossless: bool = True
 ) -> Iterator[Scenario]:
-    """Traffic from before the fault until after it is over; it must not lose one request, unless not ``lossless``."""
+    """Run traffic from before the fault until after recovery; if ``lossless``, no request may fail."""
     with HealthWatch(stack.admin_address) as watch:
-        wait_until(lambda: _is_healthy(stack, watch, stack.serving()), "the stack was healthy")
+        wait_until(lambda: _is_healthy(stack, watch, stack.serving()), "the stack is healthy")
         with Traffic(echo_requests(stack), per_second, read_echo, DEADLINE_SECONDS) as traffic:
             running = Scenario(stack, watch, traffic)
             running.wait_for_traffic(_BEFORE_SECONDS)

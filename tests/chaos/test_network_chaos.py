@@ -1,4 +1,4 @@
-"""Two zones in network namespaces, each a wire away from Envoy: slow wires, lossy wires, a wire that is cut."""
+"""Two zones in network namespaces, each connected to Envoy by a link that is slow, lossy or cut."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.deadlines import scaled
 from tests.deploy.engine import install_debian_packages
 from tests.e2e.serving import wait_until
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there can be wires here")
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "links are available")
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
 class Zones:
-    """Zone ``a`` is Envoy's own; what it cannot take, ``b`` takes."""
+    """Zone ``a`` is local to Envoy; ``b`` takes over if ``a`` has no healthy replica."""
 
     a: Wire
     b: Wire
@@ -77,23 +77,23 @@ def zones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zones]:
         ]
         envoy = EnvoyProcess.start(directory / "envoy", ProxyConfig(*free_ports(3), local_zone="a"), endpoints)
         stack.callback(envoy.stop)
-        wait_until(lambda: all(envoy.healthy("triton_grpc").values()), "both zones were healthy")
+        wait_until(lambda: all(envoy.healthy("triton_grpc").values()), "both zones are healthy")
         yield Zones(*wires, envoy)
 
 
 @pytest.mark.slow
-def test_a_zone_is_far_away(zones: Zones, report: ChaosReport) -> None:
+def test_slow_link_to_a_zone(zones: Zones, report: ChaosReport) -> None:
     with scenario(zones, report, "200 ms of delay to a zone") as running:
         running.fault()
         zones.a.delay_seconds = 0.1
         running.wait_for_traffic(4.0)
         zones.a.delay_seconds = 0.0
-    # Slow is not unhealthy.
+    # A slow replica stays healthy.
     assert running.watch.left_after(running.begin) == {}
 
 
 @pytest.mark.slow
-def test_wires_lose_packets(zones: Zones, report: ChaosReport) -> None:
+def test_links_lose_packets(zones: Zones, report: ChaosReport) -> None:
     with scenario(zones, report, "1 % of packets lost") as running:
         running.fault()
         zones.a.loss = zones.b.loss = 0.01
@@ -102,7 +102,7 @@ def test_wires_lose_packets(zones: Zones, report: ChaosReport) -> None:
         running.wait_until_healthy("a", "b")
 
 
-def test_a_zone_is_cut_off(zones: Zones, report: ChaosReport) -> None:
+def test_a_zone_is_disconnected(zones: Zones, report: ChaosReport) -> None:
     with scenario(zones, report, "a zone cut off") as running:
         running.fault()
         zones.a.is_cut = True
@@ -111,7 +111,7 @@ def test_a_zone_is_cut_off(zones: Zones, report: ChaosReport) -> None:
         zones.a.is_cut = False
         running.wait_until_healthy("a", "b")
         before = running.watch.requests()["a"]
-        wait_until(lambda: running.watch.requests()["a"] > before, "the zone got requests again")
+        wait_until(lambda: running.watch.requests()["a"] > before, "the zone receives requests again")
 
 
 def _end(replica: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Replicas, agents, zones and processes fail one after the other under traffic; no caller may notice."""
+"""Failures of replicas, agents, zones and processes under traffic; callers must not notice any of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_stub_is_killed(platform: PlatformStack, report: ChaosReport) -> None:
         killed = platform.stub_of("r0", "echo_worker")
         running.fault()
         killed.kill()
-        wait_until(lambda: platform.replicas()["r0"]["heals"] > 0, "its model was loaded again")
+        wait_until(lambda: platform.replicas()["r0"]["heals"] > 0, "its model is reloaded")
         running.wait_until_healthy(*_BOTH)
         assert platform.stub_of("r0", "echo_worker").pid != killed.pid
 
@@ -51,7 +51,7 @@ def test_the_stub_of_a_route_is_killed(platform: PlatformStack, report: ChaosRep
         heals = platform.replicas()["r1"]["heals"]
         running.fault()
         platform.stub_of("r1", "echo").kill()
-        wait_until(lambda: platform.replicas()["r1"]["heals"] > heals, "its model was loaded again")
+        wait_until(lambda: platform.replicas()["r1"]["heals"] > heals, "its model is reloaded")
         running.wait_until_healthy(*_BOTH)
 
 
@@ -66,18 +66,18 @@ def test_an_agent_is_killed(platform: PlatformStack, report: ChaosReport) -> Non
         killed, server = platform.agent_of("r1"), platform.server_of("r1")
         running.fault()
         killed.kill()
-        wait_until(lambda: platform.replicas()["r1"]["agent_pid"] not in (None, killed.pid), "there was a new one")
+        wait_until(lambda: platform.replicas()["r1"]["agent_pid"] not in (None, killed.pid), "a new one is running")
         running.wait_until_healthy(*_BOTH)
         assert platform.server_of("r1").pid == server.pid
 
 
 @pytest.mark.slow
-def test_the_favourite_of_envoy_is_killed(platform: PlatformStack, report: ChaosReport) -> None:
+def test_the_replica_with_most_requests_is_killed(platform: PlatformStack, report: ChaosReport) -> None:
     with scenario(platform, report, "kill -9 of the replica that Envoy asks most") as running:
         before = running.watch.requests()
         running.wait_for_traffic(1.0)
-        asked = {name: count - before[name] for name, count in running.watch.requests().items()}
-        _kill_server(platform, running, max(asked, key=lambda name: asked[name]))
+        received = {name: count - before[name] for name, count in running.watch.requests().items()}
+        _kill_server(platform, running, max(received, key=lambda name: received[name]))
 
 
 def test_a_server_is_stopped(platform: PlatformStack, report: ChaosReport) -> None:
@@ -86,7 +86,7 @@ def test_a_server_is_stopped(platform: PlatformStack, report: ChaosReport) -> No
         running.fault()
         stopped.send_signal(signal.SIGSTOP)
         running.wait_until_left("r1")
-        wait_until(lambda: platform.replicas()["r1"]["server_pid"] not in (None, stopped.pid), "there was a new one")
+        wait_until(lambda: platform.replicas()["r1"]["server_pid"] not in (None, stopped.pid), "a new one is running")
         running.wait_until_healthy(*_BOTH)
         assert not stopped.is_running()
 
@@ -97,18 +97,21 @@ def test_a_stub_is_stopped(platform: PlatformStack, report: ChaosReport) -> None
         stopped = platform.stub_of("r0", "echo_worker")
         running.fault()
         stopped.send_signal(signal.SIGSTOP)
-        wait_until(lambda: not stopped.is_running() or stopped.status() == psutil.STATUS_ZOMBIE, "it was ended")
+        wait_until(lambda: not stopped.is_running() or stopped.status() == psutil.STATUS_ZOMBIE, "it is killed")
         running.wait_until_left("r0")
         running.wait_until_healthy(*_BOTH)
 
 
 @pytest.mark.slow
-def test_a_replica_accepts_and_never_answers(platform: PlatformStack, report: ChaosReport) -> None:
-    with scenario(platform, report, "a replica that accepts and never answers") as running, _black_hole() as hole:
+def test_a_replica_accepts_connections_and_never_responds(platform: PlatformStack, report: ChaosReport) -> None:
+    with (
+        scenario(platform, report, "a replica that accepts and never answers") as running,
+        _black_hole() as hole,
+    ):
         envoy_directory = platform.state_dir / "run" / "envoy"
         running.fault()
         write_endpoints(envoy_directory, platform.proxy(), [*platform.endpoints(), hole])
-        wait_until(lambda: running.watch.requests().get("hole", 0) > 0, "requests had gone into it")
+        wait_until(lambda: running.watch.requests().get("hole", 0) > 0, "it received requests")
         running.wait_until_left("hole")
         write_endpoints(envoy_directory, platform.proxy(), platform.endpoints())
         running.wait_until_healthy(*_BOTH)
@@ -153,7 +156,7 @@ def test_a_version_is_published_and_rolled_back_while_a_server_dies(
     with scenario(platform, report, "publish and rollback while a server is killed") as running:
         loading = platform.repository / "echo_worker" / str(platform.versions()[-1] + 1)
         publish = platform.start_verb("publish", "echo_worker", str(platform.source("late", load_seconds=1)))
-        wait_until(loading.exists, "the load began")
+        wait_until(loading.exists, "the load started")
         running.fault()
         platform.server_of("r0").kill()
         output = publish.communicate(timeout=scaled(120.0))[0]
@@ -172,16 +175,16 @@ def test_a_version_is_published_and_rolled_back_while_a_server_dies(
 
 @pytest.mark.slow
 def test_envoy_itself_is_killed(platform: PlatformStack, report: ChaosReport) -> None:
-    """There is one Envoy: what was in flight is lost, and what comes until it is back."""
+    """There is only one Envoy: requests in flight, and those before its restart, fail."""
     with scenario(platform, report, "kill -9 of Envoy (failures expected)", lossless=False) as running:
         killed = psutil.Process(platform.envoy_pid())
         running.fault()
         killed.kill()
-        wait_until(lambda: platform.envoy_pid() not in (None, killed.pid), "there was a new one")
+        wait_until(lambda: platform.envoy_pid() not in (None, killed.pid), "a new one is running")
         running.wait_until_healthy(*_BOTH)
         new = time.monotonic()
-        # Channels wait a little before they connect again.
-        wait_until(lambda: running.answered_since(new), "every kind of caller was answered")
+        # Channels reconnect after a backoff.
+        wait_until(lambda: running.answered_since(new), "every kind of caller got a response")
         back = time.monotonic()
         running.wait_for_traffic(2.0)
     late = [call for call in running.traffic.outcomes if call.due > back and call.failure]
@@ -198,13 +201,13 @@ def _kill_server(platform: PlatformStack, running: Scenario, name: str) -> None:
     running.fault()
     killed.kill()
     running.wait_until_left(name)
-    wait_until(lambda: platform.replicas()[name]["server_pid"] not in (None, killed.pid), "there was a new one")
+    wait_until(lambda: platform.replicas()[name]["server_pid"] not in (None, killed.pid), "a new one is running")
     running.wait_until_healthy(*_BOTH)
 
 
 @contextlib.contextmanager
 def _black_hole() -> Iterator[ReplicaEndpoint]:
-    """A replica whose agent says that it is ready, and whose ports accept connections and never answer."""
+    """A replica whose agent reports ready, and whose ports accept connections but never respond."""
 
     class Ready(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""No room in /dev/shm, through which server and models talk: in a mount namespace, so that only this stack lacks it."""
+"""A full /dev/shm, which connects server and models: in a mount namespace, so that only this stack is affected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _why_not() -> str:
     return "" if os.geteuid() == 0 and tried.returncode == 0 else "mount namespaces need root; run: sudo make chaos"
 
 
-pytestmark = pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "there is root")
+pytestmark = pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "mount namespaces are available")
 
 
 class _CrampedStack(PlatformStack):
@@ -39,12 +39,12 @@ class _CrampedStack(PlatformStack):
 
 @pytest.fixture
 def cramped(tmp_path: Path) -> Iterator[_CrampedStack]:
-    """Of one replica: no other one could answer in its place."""
+    """A single replica, so that no other one can take over."""
     with _CrampedStack(tmp_path, zones="a") as running:
         yield running
 
 
-def test_small_requests_are_answered_while_shared_memory_is_full(cramped: _CrampedStack, report: ChaosReport) -> None:
+def test_small_requests_succeed_while_shared_memory_is_full(cramped: _CrampedStack, report: ChaosReport) -> None:
     with scenario(cramped, report, "/dev/shm is full") as running:
         server = cramped.server_of("r0").pid
         running.fault()
@@ -60,7 +60,7 @@ def test_small_requests_are_answered_while_shared_memory_is_full(cramped: _Cramp
 
 
 def _fill(path: Path) -> None:
-    """Take all that is left."""
+    """Use all free space."""
     with path.open("wb", buffering=0) as file:
         for size in (1024**2, 4096):
             try:
@@ -71,7 +71,7 @@ def _fill(path: Path) -> None:
 
 
 def _infer_large(stack: PlatformStack) -> int:
-    """The length of the answer to a text that no region has room for."""
+    """The length of the response to a text that exceeds every region."""
     with OperatorClient(stack.grpc_address) as client:
         result = client.infer("echo_worker", {"TEXT": text_tensor(b"a" * _LARGE_BYTES)}, scaled(30.0))
     return len(result.outputs["ANSWER"][0, 0])

@@ -1,6 +1,6 @@
-"""Hours in small: traffic at 60 % of what the stack can answer; memory, files and shared memory stay as they were.
+"""Short soak test: under traffic at 60 % of the stack's capacity, memory, open files and shared memory stay constant.
 
-``TRIREME_SOAK_SECONDS`` says how long; ``make soak`` takes 30 minutes.
+``TRIREME_SOAK_SECONDS`` is the duration; ``make soak`` takes 30 minutes.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _SECONDS = float(os.environ.get("TRIREME_SOAK_SECONDS", "20"))
 _SHARE_OF_CAPACITY = 0.6
 _CAPACITY_SECONDS = 4.0
 _CAPACITY_CONCURRENCY = 16
-# More than callers open at this rate.
+# More than callers open at this rate of requests.
 _CONNECTIONS = 32
 _MIB = 1024**2
 
 
 @pytest.mark.slow
-def test_memory_files_and_regions_stay_flat(platform: PlatformStack, report: ChaosReport) -> None:
+def test_memory_files_and_regions_stay_constant(platform: PlatformStack, report: ChaosReport) -> None:
     per_second = _SHARE_OF_CAPACITY * asyncio.run(_capacity(platform))
-    fault = f"none for {_SECONDS:.0f} s, {per_second:.0f} requests a second"
+    fault = f"none for {_SECONDS:.0f} s, {per_second:.0f} requests per second"
     with scenario(platform, report, fault, per_second=per_second) as running:
-        # Caches and pools fill in the first minute of an hour.
+        # Caches and pools grow during warm-up.
         time.sleep(min(_SECONDS / 4, 60.0))
         before = _footprint(platform)
         time.sleep(_SECONDS)
@@ -42,13 +42,13 @@ def test_memory_files_and_regions_stay_flat(platform: PlatformStack, report: Cha
         running.facts.update(before=before, after=after)
     assert after["processes"] == before["processes"]
     assert after["shm_bytes"] == before["shm_bytes"]
-    # Of a connection Envoy holds two ends, and a server one.
+    # A connection has two ends in Envoy and one in a server.
     assert after["files"] - before["files"] <= 3 * _CONNECTIONS
     assert after["rss_mib"] - before["rss_mib"] < max(0.05 * before["rss_mib"], 30.0)
 
 
 async def _capacity(platform: PlatformStack) -> float:
-    """Requests a second in a closed loop."""
+    """Requests per second in a closed loop."""
     requests, end = echo_requests(platform), time.monotonic() + _CAPACITY_SECONDS
     answered = 0
     async with connected(requests, DEADLINE_SECONDS) as targets:

@@ -1,4 +1,4 @@
-"""Releases while everything goes wrong: kills at every step, dead servers, full disks. No caller may notice."""
+"""Releases with faults: kills at every step, dead servers, full disks. Callers must not notice any of them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.e2e.serving import wait_until
 
 _KILLED = 9
 CYCLES = int(os.environ.get("TRIREME_RELEASE_CYCLES", "20"))
-# Runs a verb, and ends as kill -9 would at that entry of the journal: before it is written, or after. What a version
-# is checked for takes seconds and changes nothing, so it is left out here.
+# Runs a verb and dies like with kill -9 before or after it writes an entry of the journal. The check of a version is
+# skipped, because it takes seconds and changes nothing.
 _DYING_VERB = f"""
 import os, sys
 from trireme.cli import main
@@ -46,13 +46,13 @@ Journal._append = dying_append
 Preflight.check = lambda *_: None
 sys.exit(main(sys.argv[3:]))
 """
-# Small enough for a canary of a second, with limits that so few requests can prove.
+# For a canary of one second, with limits that are decidable with few requests.
 _CANARY = ("--steps=50", "--min-requests=120", "--window-seconds=0", "--max-error-excess=0.1", "--max-p95-ratio=20")
 
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[ReleaseStack]:
-    """One of its own: only version 1, and nothing released yet."""
+    """A new stack with version 1 only and no releases."""
     with ReleaseStack(tmp_path) as running:
         yield running
 
@@ -89,7 +89,7 @@ def test_publish_killed_at_any_entry_leaves_the_old_version_serving(stack: Relea
             assert stack.worker("echo_worker") == stack.versions()[-1]
             if code == 0:
                 break
-            # Only at the last entry, once that is written, was the release over.
+            # The release is complete only after the last entry is written.
             assert stack.versions() == ([1, 2] if (entry, when) == (6, "after") else [1])
     assert entry == 7, "begin, five steps and end"
     assert callers.failures == []
@@ -98,9 +98,7 @@ def test_publish_killed_at_any_entry_leaves_the_old_version_serving(stack: Relea
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_promote_rollback_and_prune_killed_at_any_entry_end_at_the_old_or_the_new(
-    stack: ReleaseStack, when: str
-) -> None:
+def test_promote_rollback_and_prune_killed_at_any_entry_are_undone_or_done(stack: ReleaseStack, when: str) -> None:
     assert stack.publish().returncode == 0
     with WorkerCallers(stack) as callers:
         promote, rollback = ("promote", "echo_standard", "--to=2"), ("rollback", "echo_standard")
@@ -153,7 +151,7 @@ def test_a_canary_killed_at_any_entry_is_closed_or_promoted(stack: ReleaseStack,
 
 
 @pytest.mark.slow
-def test_rollback_closes_the_canary_of_a_dead_controller_and_goes_no_further(stack: ReleaseStack) -> None:
+def test_rollback_only_closes_the_canary_of_a_dead_controller(stack: ReleaseStack) -> None:
     for _ in range(2):
         assert stack.publish("good" if stack.versions() == [1] else "good_too").returncode == 0
     _run(stack, "promote", "echo_standard", "--to=2")
@@ -167,12 +165,12 @@ def test_rollback_closes_the_canary_of_a_dead_controller_and_goes_no_further(sta
     assert callers.workers_of("echo_standard") == {2}
 
 
-def test_rollback_ends_a_canary_whose_controller_lives(platform: PlatformStack) -> None:
+def test_rollback_stops_a_canary_with_a_live_controller(platform: PlatformStack) -> None:
     old = platform.worker()
     assert platform.publish("worse").returncode == 0
     with WorkerCallers(platform) as callers:
         canary = platform.start_verb("canary", "echo_standard", "--steps=25,100", "--window-seconds=60")
-        wait_until(lambda: platform.traffic() is not None, "the canary had traffic")
+        wait_until(lambda: platform.traffic() is not None, "the canary has traffic")
         refused = platform.verb("canary", "echo_standard")
         assert refused.returncode == 1
         assert "'trireme canary echo_standard' by" in refused.stderr
@@ -184,11 +182,11 @@ def test_rollback_ends_a_canary_whose_controller_lives(platform: PlatformStack) 
     assert callers.failures == []
 
 
-def test_publish_killed_in_the_middle_of_a_load_is_undone(platform: PlatformStack) -> None:
+def test_publish_killed_during_a_load_is_undone(platform: PlatformStack) -> None:
     versions, worker = platform.versions(), platform.worker()
     loading = platform.repository / "echo_worker" / str(versions[-1] + 1)
     with WorkerCallers(platform) as callers:
-        publish = platform.start_verb("publish", "echo_worker", str(platform.source("cut off", load_seconds=1)))
+        publish = platform.start_verb("publish", "echo_worker", str(platform.source("killed", load_seconds=1)))
         kill_when(publish, loading.exists)
         _recover_twice(platform)
         assert (platform.versions(), platform.worker()) == (versions, worker)
@@ -198,14 +196,14 @@ def test_publish_killed_in_the_middle_of_a_load_is_undone(platform: PlatformStac
 
 
 @pytest.mark.slow
-def test_a_server_killed_in_the_middle_of_a_load_comes_back_with_the_old_version(stack: ReleaseStack) -> None:
+def test_a_server_killed_during_a_load_restarts_with_the_old_version(stack: ReleaseStack) -> None:
     publish = stack.start_verb("publish", "echo_worker", str(stack.source("late", load_seconds=1)))
     wait_until(lambda: (stack.repository / "echo_worker" / "2").exists(), "the load began")
     stack.server().kill()
     output = publish.communicate(timeout=scaled(120.0))[0]
     assert publish.returncode == 1, output
     assert "Traceback" not in output
-    wait_until(lambda: stack.state()["phase"] == "serving", "the server was back")
+    wait_until(lambda: stack.state()["phase"] == "serving", "the server serves again")
     assert stack.verb("recover").stdout == "nothing to recover\n"
     assert (stack.versions(), stack.worker()) == ([1], 1)
     assert stack.publish().returncode == 0
@@ -214,12 +212,12 @@ def test_a_server_killed_in_the_middle_of_a_load_comes_back_with_the_old_version
 
 
 @pytest.mark.slow
-def test_rollback_while_the_server_is_down_holds_when_it_is_back(stack: ReleaseStack) -> None:
+def test_rollback_while_the_server_is_down_persists_after_its_restart(stack: ReleaseStack) -> None:
     assert stack.publish().returncode == 0
     _run(stack, "promote", "echo_standard", "--to=2")
     stack.server().kill()
     _run(stack, "rollback", "echo_standard")
-    wait_until(lambda: stack.state()["phase"] == "serving", "the server was back")
+    wait_until(lambda: stack.state()["phase"] == "serving", "the server serves again")
     assert stack.worker() == 1
 
 
@@ -234,7 +232,7 @@ def test_a_full_disk_while_staging_leaves_nothing(platform: PlatformStack) -> No
         done = subprocess.run(
             [sys.executable, "-m", "trireme.cli", "publish", "echo_worker", str(source)],
             env=platform.environment(), capture_output=True, text=True, timeout=scaled(90.0), check=False,
-            # The kernel then refuses to write more, as it does when the disk is full.
+            # Limits the file size, so that writes fail as on a full disk.
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )  # fmt: skip
     assert done.returncode == 1
@@ -246,7 +244,7 @@ def test_a_full_disk_while_staging_leaves_nothing(platform: PlatformStack) -> No
 
 
 @pytest.mark.slow
-def test_of_two_publishers_at_once_one_is_told_to_wait(stack: ReleaseStack) -> None:
+def test_the_second_of_two_concurrent_publishers_must_wait(stack: ReleaseStack) -> None:
     sources = [str(stack.source(name)) for name in ("one", "two")]
     with WorkerCallers(stack) as callers:
         publishers = [stack.start_verb("publish", "echo_worker", source) for source in sources]
@@ -258,15 +256,15 @@ def test_of_two_publishers_at_once_one_is_told_to_wait(stack: ReleaseStack) -> N
 
 
 @pytest.mark.slow
-def test_cycles_leave_memory_processes_and_regions_as_they_were(stack: ReleaseStack) -> None:
+def test_release_cycles_leak_no_memory_processes_or_regions(stack: ReleaseStack) -> None:
     def cycle() -> None:
-        # What a version is checked for in a server of its own takes seconds and leaves nothing in this one.
+        # The check of a version runs in a separate server for seconds and leaves nothing in this one.
         assert _die(stack, 10**6, "before", "publish", "echo_worker", source) == 0
         newest = stack.versions()[-1]
         _run(stack, "promote", "echo_standard", f"--to={newest}")
         assert stack.worker() == newest
         _run(stack, "rollback", "echo_standard", "--to=1")
-        # In the first cycle there is nothing to prune: one version is pinned, the other new.
+        # The first cycle prunes nothing: one version is pinned, the other is new.
         if len(stack.versions()) > 2:
             _run(stack, "prune", "echo_worker", "--keep=1")
         assert stack.versions() == [1, newest]
@@ -279,7 +277,7 @@ def test_cycles_leave_memory_processes_and_regions_as_they_were(stack: ReleaseSt
         return server.memory_info().rss / 1024**2, len(stubs), regions
 
     def footprint() -> tuple[float, int, int]:
-        # The stub of a version that was pruned ends a moment after the command.
+        # The stub of a pruned version exits shortly after the command.
         looks = []
         for _ in range(20):
             looks.append(look())
@@ -296,7 +294,7 @@ def test_cycles_leave_memory_processes_and_regions_as_they_were(stack: ReleaseSt
             cycle()
         rss_after, *after = footprint()
     assert after == before
-    # Each leaked version would be a stub; the server itself may grow by caches that are not full yet.
+    # A leaked version would keep its stub; the server itself may grow while its caches fill.
     assert rss_after - rss_before < 20, f"{rss_before:.0f} to {rss_after:.0f} MiB"
     assert callers.failures == []
     assert json.loads(_run(stack, "history", "--json"))[-1]["outcome"] == "done"

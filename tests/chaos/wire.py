@@ -1,7 +1,7 @@
-"""A wire between this machine's network and a network namespace, that delays, loses and cuts on request.
+"""A link between this machine's network and a network namespace that can be slow, lossy or cut.
 
-Each end is a TUN device; packets pass through this process. So it needs root, and of the kernel nothing but TUN (the
-kernel's own netem is not everywhere).
+Each end is a TUN device, and packets pass through this process. It needs root and TUN, but not the kernel's netem,
+which is not always available.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PACKET_BYTES = 65536
 
 
 def why_not() -> str:
-    """Why there can be no wire here; empty where there can."""
+    """The reason why links are not available on this machine; empty if they are."""
     if os.geteuid() != 0:
         return "network namespaces need root; run: sudo make chaos"
     if not os.access(_TUN, os.R_OK | os.W_OK):
@@ -39,7 +39,9 @@ class Wire:
     """The namespace ``name``, with the address ``10.211.<number>.2``.
 
     Attributes:
-        delay_seconds: of each packet, each way. loss: share of packets, each way. is_cut: no packet passes.
+        delay_seconds: per packet, in each direction.
+        loss: fraction of lost packets, in each direction.
+        is_cut: no packet passes.
     """
 
     def __init__(self, name: str, number: int) -> None:
@@ -49,7 +51,7 @@ class Wire:
         self.loss = 0.0
         self.is_cut = False
         self._random = random.Random(number)
-        # Linux allows 15 characters.
+        # Linux limits interface names to 15 characters.
         near, far = f"{name[-12:]}-n", f"{name[-12:]}-f"
         self._ends = (_open_tun(near), _open_tun(far))
         _ip("netns", "add", name)
@@ -64,7 +66,7 @@ class Wire:
         self._thread.start()
 
     def close(self) -> None:
-        """What runs in the namespace must have ended."""
+        """Delete the link; processes in the namespace must have exited."""
         self._stop.set()
         self._thread.join()
         for end in self._ends:

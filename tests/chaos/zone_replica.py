@@ -17,12 +17,12 @@ from trireme.repository.folders import ModelRepository
 from trireme.repository.loading import plan_loading
 from trireme.settings import Settings
 
-# In a namespace of its own no port is taken.
+# All ports are free in a new network namespace.
 GRPC_PORT, HTTP_PORT, METRICS_PORT, AGENT_PORT = 8001, 8000, 8002, 8003
 
 
 class _OpenFlags(ServerFlags):
-    """As in a container: it listens on every address."""
+    """Listens on all addresses, like in a container."""
 
     def arguments(self, backend_dir: Path, cache_dir: Path, region_prefix: str) -> list[str]:
         arguments = super().arguments(backend_dir, cache_dir, region_prefix)
@@ -56,7 +56,7 @@ def main(name: str, address: str, directory: Path) -> None:
             dict(os.environ),
         )
         sys.stdin.read()
-        # Nobody asks any more: there is nothing to drain, and a cut connection would keep an orderly end waiting.
+        # There are no requests to drain, and a cut connection would delay a graceful stop.
         agent.child.kill()
         server.kill()
 

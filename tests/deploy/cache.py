@@ -1,4 +1,4 @@
-"""What takes minutes to make and is the same for every checkout: kept for this user, so that a fresh clone has it."""
+"""A per-user cache, shared by all checkouts, for directories that take minutes to create."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trireme.files import staged_directory
 
 
 def cached_directory(name: str, recipe: Sequence[str], make: Callable[[Path], None]) -> Path:
-    """A folder of ``$XDG_CACHE_HOME/trireme`` that ``make`` fills; another ``recipe`` is another folder.
+    """A directory below ``$XDG_CACHE_HOME/trireme`` that ``make`` fills, one per ``recipe``.
 
-    It appears by one rename, and one process makes it while others wait.
+    It is created atomically; concurrent processes wait.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trireme"
     directory = base / f"{name}-{hashlib.sha256(chr(0).join(recipe).encode()).hexdigest()[:12]}"

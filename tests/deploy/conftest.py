@@ -26,7 +26,7 @@ def compose(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Com
 
 @pytest.fixture(scope="session")
 def built(settings: Settings, compose: Compose) -> Iterator[Stack]:
-    """Quick where ``tests.deploy.prepare`` has run."""
+    """Fast if ``tests.deploy.prepare`` has run."""
     with built_stack(settings, compose) as stack:
         yield stack
 

@@ -1,4 +1,4 @@
-"""A real Docker engine for the tests: the one that runs, else one of our own that leaves nothing behind."""
+"""A real Docker engine for the tests: the running one, or a temporary one that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ STOP_DEADLINE_SECONDS = scaled(60)
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """How to reach a Docker engine: ``host`` as in ``DOCKER_HOST``, None for Docker's own default."""
+    """Address of a Docker engine: ``host`` as in ``DOCKER_HOST``, None for Docker's default."""
 
     host: str | None
 
     def docker(self, *arguments: str, deadline_seconds: float = 60) -> str:
-        """Run ``docker`` and return what it prints.
+        """Run ``docker`` and return its output.
 
         Raises:
             ServerError: it failed; the sentence has its last words.
@@ -53,7 +53,7 @@ def run(command: Sequence[str], environment: dict[str, str], *, deadline_seconds
             command, env=environment, capture_output=True, text=True, timeout=scaled(deadline_seconds), check=False
         )
     except subprocess.TimeoutExpired:
-        raise ServerError(f"{name} ran past its deadline of {scaled(deadline_seconds):.0f} s") from None
+        raise ServerError(f"{name} exceeded its deadline of {scaled(deadline_seconds):.0f} s") from None
     if done.returncode:
         raise ServerError(f"{name} failed with {done.returncode}: {(done.stdout + done.stderr).strip()[-3000:]}")
     return done.stdout
@@ -61,26 +61,26 @@ def run(command: Sequence[str], environment: dict[str, str], *, deadline_seconds
 
 @contextmanager
 def docker_engine(data_dir: Path) -> Iterator[Engine]:
-    """The engine that runs (``DOCKER_HOST`` is respected), else our own, ended with the block.
+    """The running engine (``DOCKER_HOST`` is respected), or a temporary one that is stopped after the block.
 
-    Our own keeps its images in ``data_dir`` and touches neither the machine's firewall nor its bridges.
+    The temporary engine stores its images in ``data_dir`` and changes neither firewall rules nor bridges.
 
     Raises:
-        SetupError: none runs, and none can be started here.
-        ServerError: our own did not start.
+        SetupError: no engine is running, and none can be started.
+        ServerError: the temporary engine did not start.
     """
     running = Engine(host=None)
     if not _answers(running):
         if os.geteuid() != 0:
             raise SetupError(
-                "no Docker engine runs, and only root can start one", "start Docker, or: sudo make compose-test"
+                "no Docker engine is running, and only root can start one", "start Docker, or: sudo make compose-test"
             )
         install_debian_packages({"dockerd": "docker.io"})
-    # Where systemd runs, the package has started one by now.
+    # With systemd, the package has started the engine by now.
     if _answers(running):
         yield running
         return
-    # A Unix socket's path holds 108 characters at most: not below the project.
+    # The path of a Unix socket is limited to 108 characters, so it cannot be below the project.
     with (
         tempfile.TemporaryDirectory(prefix="trireme-docker-") as short,
         _own_engine(data_dir, Path(short)) as engine,
@@ -89,10 +89,10 @@ def docker_engine(data_dir: Path) -> Iterator[Engine]:
 
 
 def install_debian_packages(package_of: Mapping[str, str]) -> None:
-    """Install by apt the packages of the programs, or files with an absolute path, that are not there.
+    """Install the packages of missing programs or files (absolute paths) with apt-get.
 
     Raises:
-        SetupError: there is no apt-get.
+        SetupError: apt-get is not available.
         ServerError: apt-get failed.
     """
     missing = [package for what, package in package_of.items() if not (shutil.which(what) or Path("/", what).exists())]
@@ -116,7 +116,7 @@ def _own_engine(data_dir: Path, short: Path) -> Iterator[Engine]:
     log_path = data_dir.with_suffix(".log")
     data_dir.mkdir(parents=True, exist_ok=True)
     # No firewall rules and no default bridge: published ports go through docker-proxy, and builds need no network.
-    # Killed with us, it ends its containers and itself.
+    # If this process is killed, it stops its containers and exits.
     command = [
         "setpriv", "--pdeathsig=TERM", "--", "dockerd",
         f"--data-root={data_dir}", f"--exec-root={short}/exec", f"--pidfile={short}/pid", f"--host={engine.host}",
@@ -124,12 +124,12 @@ def _own_engine(data_dir: Path, short: Path) -> Iterator[Engine]:
     ]  # fmt: skip
     with log_path.open("ab") as log:
         try:
-            # Held until the end: two daemons on one data directory would ruin it.
+            # Locked until the end: two daemons would corrupt the data directory.
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ServerError(f"another compose-test runs on {data_dir}; wait for it") from None
+            raise ServerError(f"another compose-test is using {data_dir}; wait for it") from None
         log.truncate(0)
-        # Its own session: Ctrl-C reaches the tests, which then end it in order.
+        # A separate session: Ctrl-C reaches only the tests, which then stop it gracefully.
         daemon = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
             _await_answer(engine, daemon, log_path)
@@ -148,7 +148,7 @@ def _await_answer(engine: Engine, daemon: subprocess.Popen[bytes], log_path: Pat
     while not _answers(engine):
         if daemon.poll() is not None or time.monotonic() > deadline:
             last = log_path.read_text(errors="replace").strip().splitlines()[-1:]
-            raise ServerError(f"dockerd did not start: {last}; its log is {log_path}")
+            raise ServerError(f"dockerd did not start: {last}; log: {log_path}")
         time.sleep(0.2)
 
 

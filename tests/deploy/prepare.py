@@ -1,8 +1,8 @@
-"""What the tests of compose need and what takes minutes: a Docker engine, Debian, wheels, images; kept between runs.
+"""Slow preparations for the compose tests, cached between runs: Docker engine, Debian, wheels, images.
 
 python -m tests.deploy.prepare
 
-``make compose-test`` runs it before pytest, so that no test's hang guard counts it.
+``make compose-test`` runs it before pytest, so that it does not count against the timeout of a test.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.deploy.standin import standin_variables
 
 
 def make_compose(settings: Settings, secrets: Path) -> Compose:
-    """Compose on this checkout with the settings of ``.env`` alone, and new secrets in the folder ``secrets``."""
+    """Compose for this checkout with the settings in ``.env`` only, and new secrets in the directory ``secrets``."""
     theirs = {name: value for name, value in os.environ.items() if not name.startswith(("TRI", "COMPOSE_"))}
     subprocess.run([settings.project_dir / "deploy/make-secrets", secrets], env=theirs, check=True, timeout=scaled(10))
     return Compose(
@@ -41,25 +41,25 @@ def make_compose(settings: Settings, secrets: Path) -> Compose:
 
 @contextmanager
 def built_stack(settings: Settings, compose: Compose) -> Iterator[Stack]:
-    """The images, and nothing up. Afterwards nothing is left but the images in the cache of the engine."""
+    """Build the images without starting services. Afterwards only the images remain, in the cache of the engine."""
     cache = settings.state_dir / "compose-test"
     with docker_engine(cache / "engine") as engine:
         ports = ("ENVOY_GRPC_PORT", "ENVOY_HTTP_PORT", "GATEWAY_PORT", "PROMETHEUS_PORT")
         variables = {
             **standin_variables(engine, settings.project_dir, settings.state_dir),
             **{name: str(port) for name, port in zip(ports, free_ports(len(ports)), strict=True)},
-            # No image of Grafana can be stood in for.
+            # There is no stand-in for the Grafana image.
             "COMPOSE_PROFILES": "",
-            # Small enough to be outgrown, and still what the models need.
+            # Enough for the models, but small enough for a request to exceed it.
             "TRITON_SHM_SIZE": "64m",
         }
         if len(compose.program) == 1:
-            # The plugin that was fetched, for the scripts that call `docker compose`.
+            # The downloaded plugin, for scripts that call `docker compose`.
             variables["DOCKER_CONFIG"] = str(cache)
         if engine.host:
             variables["DOCKER_HOST"] = engine.host
         stack = Stack(engine, compose, ModelRepository(settings.repository_dir)).with_settings(**variables)
-        # What a killed run left would answer in place of this one's.
+        # Remove services of a killed run, which would respond instead of the new ones.
         stack.run("down", "--volumes", "--remove-orphans", deadline_seconds=90)
         try:
             print("compose-test: building the images", flush=True)

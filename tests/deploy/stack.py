@@ -1,4 +1,4 @@
-"""The services of the compose files, as the tests look at them."""
+"""The services of the compose files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROLL_DEADLINE_SECONDS = 300
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The services of the compose files, built and, in most tests, up."""
+    """The services of the compose files: built and, in most tests, started."""
 
     engine: Engine
     compose: Compose
@@ -31,7 +31,7 @@ class Stack:
         return self.compose.run(FILES, f"--project-name={PROJECT}", *arguments, deadline_seconds=deadline_seconds)
 
     def roll(self, *replicas: str) -> str:
-        """Run ``deploy/roll``, which takes project and files from compose's own variables."""
+        """Run ``deploy/roll``, which reads project and files from compose's variables."""
         project = self.compose.project_dir
         files = ":".join(str(project / file) for file in FILES)
         environment = {**self.compose.environment, "COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_FILE": files}
@@ -56,15 +56,15 @@ class Stack:
         return self.engine.docker("inspect", f"--format={{{{{field}}}}}", self.container(service)).strip()
 
     def client(self) -> OperatorClient:
-        """Through Envoy, as every caller."""
+        """A client that uses Envoy, like every caller."""
         return OperatorClient(f"127.0.0.1:{self.compose.environment['ENVOY_GRPC_PORT']}")
 
     def replica_client(self, replica: str) -> OperatorClient:
-        """Past Envoy, with the admin key."""
+        """A client that bypasses Envoy, with the admin key."""
         return OperatorClient(f"{self._address(replica)}:8001", self.secret("admin_key"))
 
     def is_ready(self, replica: str) -> bool:
-        """What its agent says."""
+        """Whether its agent reports ready."""
         try:
             with urllib.request.urlopen(f"http://{self._address(replica)}:8003/readyz", timeout=scaled(5)) as answer:
                 return bool(answer.status == 200)
@@ -72,7 +72,7 @@ class Stack:
             return False
 
     def _address(self, replica: str) -> str:
-        # Of the inner network, which this machine sees as it owns the bridge.
+        # An address of the inner network, which is reachable from this machine over the bridge.
         return self.inspect(f"replica-{replica}", "range .NetworkSettings.Networks}}{{.IPAddress}}{{end")
 
     def secret(self, name: str) -> str:

@@ -1,7 +1,8 @@
 """Stand-ins for the images that compose pulls: a bootstrapped Debian with the same programs.
 
-For machines that can pull none. One image is the base of all: Debian, its Python, and the tritonserver that set-up
-unpacked, in the layout of the NGC image but without native backends. What runs in it proves our files, not NVIDIA's.
+For machines that cannot pull images. All stand-ins share a base image: Debian, its Python, and the tritonserver that
+``make setup`` unpacked, in the layout of the NGC image but without native backends. They test this project's files, not
+NVIDIA's.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from tests.deploy.cache import cached_directory
 from tests.deploy.engine import Engine, install_debian_packages, run
 
 SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
-# The Python of that suite; the server has a stub for each minor version.
+# The Python version of that suite; the server has a stub for each minor version.
 PYTHON = "3.11"
 LABEL = "trireme.standin"
-# What the image of Prometheus has and its health check uses.
+# Programs of the Prometheus image, including those of its health check.
 PROMETHEUS_PACKAGES = ("prometheus", "busybox")
-# What pyproject.toml is built with.
+# The build requirement in pyproject.toml.
 BUILD_REQUIREMENT = "setuptools>=77"
 REQUIREMENTS = ("deploy/images/triton/requirements.txt", "deploy/images/trireme/requirements.txt")
 BOOTSTRAP_DEADLINE_SECONDS = 600
@@ -39,19 +40,19 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def standin_variables(engine: Engine, project_dir: Path, state_dir: Path) -> dict[str, str]:
-    """The variables of ``docker-compose.standin.yml``: images, and the folders that it builds images from.
+    """The variables of ``docker-compose.standin.yml``: images, and the directories that images are built from.
 
     Args:
         project_dir: the checkout, for its pinned requirements.
-        state_dir: where the unpacked tritonserver is.
+        state_dir: the directory with the unpacked tritonserver.
 
     Raises:
-        SetupError: tritonserver is not unpacked, or this user may not bootstrap a Debian.
+        SetupError: tritonserver is not unpacked, or this user cannot bootstrap a Debian.
         ServerError: a tool failed.
     """
     server = state_dir / "runtime" / "wheel"
     if not (server / "pytriton/tritonserver/bin/tritonserver").is_file():
-        raise SetupError(f"tritonserver is not in {server}", "make setup")
+        raise SetupError(f"{server} has no tritonserver", "make setup")
     prometheus = debian_packages(PROMETHEUS_PACKAGES)
     base = _base_image(engine, project_dir, server)
     return {
@@ -65,12 +66,12 @@ def standin_variables(engine: Engine, project_dir: Path, state_dir: Path) -> dic
 
 
 def debian_packages(packages: Sequence[str]) -> Path:
-    """A folder with packages of this machine's Debian or Ubuntu, unpacked; nothing is installed."""
+    """A directory with unpacked packages of this machine's Debian or Ubuntu; nothing is installed."""
     return cached_directory("-".join(packages), _this_system(), lambda into: _unpack_debian_packages(packages, into))
 
 
 def _base_image(engine: Engine, project_dir: Path, server: Path) -> str:
-    """The base image's name; it is built where this engine does not have it yet."""
+    """The name of the base image, which is built if the engine does not have it yet."""
     inputs = ("constraints.txt", "tools/tritonserver.txt", *REQUIREMENTS)
     recipe = [Path(__file__), *(project_dir / name for name in inputs)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in recipe)).hexdigest()[:12]
@@ -84,7 +85,7 @@ def _base_image(engine: Engine, project_dir: Path, server: Path) -> str:
         added = Path(temporary)
         _add_tritonserver(added, server)
         shutil.copytree(wheels.result(), added / "opt/wheels")
-        # They are all that pip knows there: its builds need no network.
+        # pip uses only these wheels, so that builds need no network.
         (added / "etc").mkdir()
         (added / "etc/pip.conf").write_text("[global]\nno-index = true\nfind-links = /opt/wheels\n")
         print("compose-test: importing the base image", flush=True)
@@ -101,11 +102,9 @@ def _debian() -> Path:
 
     def make(into: Path) -> None:
         if os.geteuid() != 0:
-            raise SetupError(
-                "the stand-in image starts from a bootstrapped Debian, which needs root", "sudo make compose-test"
-            )
+            raise SetupError("bootstrapping the Debian of the stand-in image needs root", "sudo make compose-test")
         install_debian_packages({"debootstrap": "debootstrap", KEYRING: "debian-archive-keyring"})
-        print(f"compose-test: bootstrapping Debian {SUITE} (a minute, kept for the next time)", flush=True)
+        print(f"compose-test: bootstrapping Debian {SUITE} (takes a minute, cached)", flush=True)
         run([*command, str(into), MIRROR], dict(os.environ), deadline_seconds=BOOTSTRAP_DEADLINE_SECONDS)
         for folder in unused:
             shutil.rmtree(into / folder)
@@ -114,8 +113,8 @@ def _debian() -> Path:
 
 
 def _wheels(project_dir: Path) -> Path:
-    """Wheels for the image's Python."""
-    # pip reads markers as of the Python it runs in, which need not be the image's.
+    """Wheels for the Python of the image."""
+    # pip evaluates markers for the Python that it runs in, which may differ from that of the image.
     constraints = "\n".join(_constraints_for(project_dir / "constraints.txt"))
     requirements = "\n".join([*((project_dir / name).read_text() for name in REQUIREMENTS), BUILD_REQUIREMENT])
 
@@ -155,7 +154,7 @@ def _this_system() -> list[str]:
 
 
 def _unpack_debian_packages(packages: Sequence[str], into: Path) -> None:
-    print(f"compose-test: fetching {', '.join(packages)} (kept for the next time)", flush=True)
+    print(f"compose-test: downloading {', '.join(packages)} (cached)", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "--quiet", "update"], environment, deadline_seconds=180)
     with tempfile.TemporaryDirectory() as temporary:
@@ -166,7 +165,7 @@ def _unpack_debian_packages(packages: Sequence[str], into: Path) -> None:
 
 
 def _add_tritonserver(layout: Path, server: Path) -> None:
-    """NGC's folders: bin, backends with the stub beside the Python backend, lib where the binary looks for it."""
+    """The layout of the NGC image: bin, backends with the stub next to the Python backend, and the libraries."""
     tritonserver = layout / "opt/tritonserver"
     shutil.copytree(server / "pytriton/tritonserver/bin", tritonserver / "bin")
     shutil.copytree(server / "pytriton/tritonserver/backends/python", tritonserver / "backends/python")
@@ -176,7 +175,7 @@ def _add_tritonserver(layout: Path, server: Path) -> None:
 
 
 def _import(engine: Engine, image: str, content: Mapping[Path, Sequence[str]]) -> None:
-    """Make an image of what is named in each of these folders."""
+    """Create an image from the named entries of each directory."""
     path = "/opt/tritonserver/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     changes = [f"ENV PATH={path}", "ENV LD_LIBRARY_PATH=/opt/tritonserver/lib", f"LABEL {LABEL}=true"]
     command = ["docker", "import", *(f"--change={change}" for change in changes), "-", image]
@@ -194,5 +193,5 @@ def _remove_older(engine: Engine, image: str) -> None:
     listed = engine.docker("image", "ls", "--format={{.Repository}}:{{.Tag}}", image.partition(":")[0]).split()
     for older in set(listed) - {image}:
         engine.docker("image", "rm", older)
-    # What was built on those carries their label.
+    # Images that were built on those have the same label.
     engine.docker("image", "prune", "--force", f"--filter=label={LABEL}")

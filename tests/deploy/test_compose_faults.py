@@ -1,4 +1,4 @@
-"""Faults and changes of the platform in containers, while callers outside ask all the time and notice nothing."""
+"""Faults and changes of the platform in containers, under load; callers must not notice any of them."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from tests.e2e.serving import wait_until
 pytestmark = pytest.mark.docker
 
 GRPC_CALLERS, HTTP_CALLERS = 3, 1
-# Together they keep the machine busy, not overloaded.
+# Enough to keep the machine busy without overload.
 PAUSE_SECONDS = 0.05
 ANSWER_DEADLINE_SECONDS = scaled(30)
 
 
 @pytest.mark.parametrize(("signal", "replica"), [("KILL", "a"), pytest.param("STOP", "b", marks=pytest.mark.slow)])
-def test_nobody_notices_a_server_that_dies_or_freezes_and_it_comes_back(
+def test_callers_do_not_notice_a_server_that_dies_or_freezes_and_it_recovers(
     stack: Stack, signal: str, replica: str
 ) -> None:
     triton = f"triton-{replica}"
     restarts = int(stack.inspect(triton, ".RestartCount"))
     with _under_load(stack, f"{triton} gets SIG{signal}") as callers:
-        wait_until(lambda: len(callers.seconds) > 0, "callers were answered")
+        wait_until(lambda: len(callers.seconds) > 0, "callers got responses")
         stack.inside(triton, "sh", "-c", f"kill -{signal} $(pidof tritonserver)")
-        wait_until(lambda: int(stack.inspect(triton, ".RestartCount")) > restarts, "Docker has restarted it")
+        wait_until(lambda: int(stack.inspect(triton, ".RestartCount")) > restarts, "Docker restarted it")
         wait_until(lambda: stack.inspect(triton, ".State.Health.Status") == "healthy", "its models are loaded")
-        wait_until(lambda: stack.is_ready(replica), "its agent lets it be asked")
+        wait_until(lambda: stack.is_ready(replica), "its agent reports ready")
     assert callers.failures == []
 
 
-def test_a_setting_with_which_no_server_starts_stops_the_roll_at_the_first_replica(stack: Stack) -> None:
+def test_an_invalid_setting_stops_the_roll_at_the_first_replica(stack: Stack) -> None:
     before = stack.containers()
     wrong = pytest.raises(ServerError, match=r"triton-a does not start: .* set TRITON_SHM_SIZE=\d+m in \.env")
-    with _under_load(stack, "a wrong setting is rolled") as callers, wrong:
+    with _under_load(stack, "an invalid setting is rolled out") as callers, wrong:
         stack.with_settings(TRITON_SHM_SIZE="8m").roll()
     assert stack.containers()["triton-b"] == before["triton-b"]
     assert callers.failures == []
 
 
 @pytest.mark.parametrize("rolled", [REPLICAS[:1], pytest.param(REPLICAS, marks=pytest.mark.slow)], ids="".join)
-def test_a_changed_setting_is_rolled_out_and_nobody_notices(stack: Stack, rolled: tuple[str, ...]) -> None:
+def test_callers_do_not_notice_the_roll_out_of_a_changed_setting(stack: Stack, rolled: tuple[str, ...]) -> None:
     before = stack.containers()
-    with _under_load(stack, "the configuration is rolled") as callers:
+    with _under_load(stack, "the configuration is rolled out") as callers:
         stack.with_settings(TRITON_SHM_SIZE="80m").roll(*rolled)
     after = stack.containers()
     for replica in rolled:

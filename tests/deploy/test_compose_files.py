@@ -1,4 +1,4 @@
-"""What the compose files promise, read back the way compose understands them. Needs no Docker engine."""
+"""Properties of the compose files as compose parses them. Needs no Docker engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMBINATIONS = (
 EDGE = {"envoy", "gateway"}
 DASHBOARDS = {"prometheus", "grafana", "locust"}
 REPLICAS = ("a", "b")
-# Where the image has its own backend of the name: ours must not cover it.
+# Native backends of the image, which this project's backends must not shadow.
 NATIVE_BACKENDS = {"onnxruntime", "vllm"}
 
 Services = dict[str, Any]
@@ -47,19 +47,19 @@ def services(request: pytest.FixtureRequest, compose: Compose) -> Services:
     return _services(compose, request.param)
 
 
-def test_only_the_edge_and_the_dashboards_publish_ports_and_on_loopback(services: Services) -> None:
+def test_only_edge_and_dashboards_publish_ports_and_only_on_loopback(services: Services) -> None:
     published = {name: service["ports"] for name, service in services.items() if service.get("ports")}
     assert set(published) == EDGE | DASHBOARDS
     assert {port["host_ip"] for ports in published.values() for port in ports} == {"127.0.0.1"}
 
 
-def test_opening_the_edge_leaves_the_dashboards_on_loopback(compose: Compose) -> None:
+def test_opening_the_edge_keeps_the_dashboards_on_loopback(compose: Compose) -> None:
     services = _services(compose, COMBINATIONS[0], PUBLISH_ADDRESS="0.0.0.0")
     assert {port["host_ip"] for name in EDGE for port in services[name]["ports"]} == {"0.0.0.0"}
     assert {port["host_ip"] for name in DASHBOARDS for port in services[name]["ports"]} == {"127.0.0.1"}
 
 
-def test_a_replica_is_reached_over_the_inner_network_alone(compose: Compose, services: Services) -> None:
+def test_replicas_are_only_on_the_inner_network(compose: Compose, services: Services) -> None:
     assert compose.config(COMBINATIONS[0])["networks"]["inner"]["internal"] is True
     for replica in REPLICAS:
         assert set(services[f"replica-{replica}"]["networks"]) == {"inner"}
@@ -68,7 +68,7 @@ def test_a_replica_is_reached_over_the_inner_network_alone(compose: Compose, ser
             assert "networks" not in services[name]
 
 
-def test_replicas_differ_in_nothing_but_their_names(services: Services) -> None:
+def test_replicas_differ_only_in_their_names(services: Services) -> None:
     first, second = (
         [_without_build(services[f"{part}-{replica}"], replica) for part in ("replica", "triton", "agent")]
         for replica in REPLICAS
@@ -76,12 +76,12 @@ def test_replicas_differ_in_nothing_but_their_names(services: Services) -> None:
     assert first == second
 
 
-def test_every_mount_of_the_host_is_there_and_read_only(services: Services) -> None:
+def test_every_host_mount_exists_and_is_read_only(services: Services) -> None:
     mounts = [mount for service in services.values() for mount in service.get("volumes", [])]
     assert mounts
     bound = [mount for mount in mounts if mount["type"] == "bind"]
     assert [mount for mount in bound if not mount.get("read_only")] == []
-    # Docker would make a folder of what is missing.
+    # Docker would create a directory for a missing path.
     assert [mount["source"] for mount in bound if not Path(mount["source"]).exists()] == []
 
 
@@ -94,7 +94,7 @@ def test_services_run_without_privileges(services: Services) -> None:
         assert not service.get("privileged"), name
 
 
-def test_services_come_back_are_reaped_and_say_how_they_are(services: Services) -> None:
+def test_services_restart_have_an_init_process_and_a_health_check(services: Services) -> None:
     for name, service in services.items():
         assert service["init"] is True, name
         if name != "locust":
@@ -103,7 +103,7 @@ def test_services_come_back_are_reaped_and_say_how_they_are(services: Services) 
             assert service["healthcheck"]["test"], name
 
 
-def test_nothing_waits_for_health_at_the_start_so_that_one_sick_replica_keeps_nothing_down(services: Services) -> None:
+def test_no_service_waits_for_the_health_of_another_so_one_unhealthy_replica_blocks_none(services: Services) -> None:
     conditions = {
         (name, needed): dependency["condition"]
         for name, service in services.items()
@@ -125,7 +125,7 @@ def test_pulled_images_are_pinned_to_a_release(services: Services) -> None:
     assert [image for image in pulled if ":" not in image or image.endswith(":latest")] == []
 
 
-def test_secrets_are_files_that_stand_nowhere_else(compose: Compose, tmp_path: Path) -> None:
+def test_secrets_are_only_in_files(compose: Compose, tmp_path: Path) -> None:
     secret = "not-in-any-compose-file-0123456789abcdef"
     directory = str(tmp_path)
     for files in COMBINATIONS:
@@ -137,7 +137,7 @@ def test_secrets_are_files_that_stand_nowhere_else(compose: Compose, tmp_path: P
         assert secret not in str(merged)
 
 
-def test_secrets_are_made_for_the_containers_user_alone_and_kept(compose: Compose, services: Services) -> None:
+def test_secrets_are_created_for_the_container_user_only_and_kept(compose: Compose, services: Services) -> None:
     for service in services.values():
         for name in (secret["source"] for secret in service.get("secrets", [])):
             status = Path(compose.environment["TRIREME_SECRETS_DIR"], name).stat()
@@ -146,15 +146,15 @@ def test_secrets_are_made_for_the_containers_user_alone_and_kept(compose: Compos
                 assert f"{status.st_uid}:{status.st_gid}" == service["user"], name
 
 
-def test_docker_waits_longer_than_triton_takes_to_stop(services: Services) -> None:
+def test_stop_grace_period_exceeds_tritons_exit_timeout(services: Services) -> None:
     for replica in REPLICAS:
         triton = services[f"triton-{replica}"]
         timeout = next(flag for flag in triton["command"] if flag.startswith("--exit-timeout-secs="))
         assert _seconds(triton["stop_grace_period"]) > int(timeout.partition("=")[2])
 
 
-def test_triton_gets_the_flags_that_trireme_serve_gives_it(services: Services) -> None:
-    # Those that say where things are, and what start-triton adds, differ.
+def test_triton_has_the_same_flags_as_under_trireme_serve(services: Services) -> None:
+    # Except for paths and addresses, and flags that start-triton adds.
     elsewhere = (
         "load-model",
         "repository",
@@ -172,7 +172,7 @@ def test_triton_gets_the_flags_that_trireme_serve_gives_it(services: Services) -
         assert {flag for flag in services[f"triton-{replica}"]["command"] if flag.startswith("--")} == served
 
 
-def test_envoys_files_are_those_that_trireme_writes_today(settings: Settings, tmp_path: Path) -> None:
+def test_envoys_files_are_up_to_date(settings: Settings, tmp_path: Path) -> None:
     subprocess.run([settings.project_dir / "deploy/make-envoy-config", tmp_path], check=True, timeout=scaled(60))
     committed = settings.project_dir / "deploy/envoy"
     rendered = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.yaml")}
@@ -187,7 +187,7 @@ def test_the_image_has_every_backend_without_a_native_twin(settings: Settings) -
         assert (f"backends/{backend}" in ignored) is (backend in NATIVE_BACKENDS), backend
 
 
-def test_the_repository_is_mounted_whole_so_that_configs_are_the_same_files(
+def test_the_repository_is_mounted_as_one_directory_so_that_configs_are_the_same_files(
     settings: Settings, services: Services
 ) -> None:
     for name in ("triton-a", "triton-b", "agent-a", "agent-b"):
@@ -196,21 +196,21 @@ def test_the_repository_is_mounted_whole_so_that_configs_are_the_same_files(
         assert [target for target in targets if target.startswith("/models/")] == []
 
 
-def test_shared_memory_holds_what_the_models_ask_for(services: Services, settings: Settings) -> None:
+def test_shared_memory_is_large_enough_for_the_models(services: Services, settings: Settings) -> None:
     configs = [load_model_config(folder.config_path) for folder in ModelRepository(settings.repository_dir).models()]
     needed = shared_memory_bytes(configs, Machine.present())
     for replica in REPLICAS:
         assert 0 < needed <= int(services[f"triton-{replica}"]["shm_size"])
 
 
-def test_only_the_gpu_file_asks_for_gpus_and_for_every_replica(compose: Compose) -> None:
+def test_only_the_gpu_file_requests_gpus_and_for_every_replica(compose: Compose) -> None:
     for files in COMBINATIONS:
         asking = {name for name, service in _services(compose, files).items() if "devices" in str(service)}
         assert asking == ({"triton-a", "triton-b"} if "docker-compose.gpu.yml" in files else set())
 
 
 def _without_build(service: dict[str, Any], replica: str) -> str:
-    """The service as text; of the replicas one builds the image, and names end in the replica's."""
+    """The service as text, without the differences between replicas: the build and the name suffix."""
     alike = {key: value for key, value in service.items() if key not in ("build", "pull_policy")}
     return (
         str(alike)
@@ -221,6 +221,6 @@ def _without_build(service: dict[str, Any], replica: str) -> str:
 
 
 def _seconds(duration: str) -> float:
-    """Seconds of a duration as compose writes it, like ``1m30s``."""
+    """Seconds of a duration in compose's format, like ``1m30s``."""
     minutes, _, seconds = duration.rpartition("m") if "m" in duration else ("0", "", duration)
     return 60 * int(minutes or 0) + float(seconds.rstrip("s") or 0)

@@ -1,4 +1,4 @@
-"""The platform in containers, on a real Docker engine: right answers, closed doors, a clean end."""
+"""The platform in containers on a real Docker engine: correct responses, restricted access, clean shutdown."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def test_too_little_shared_memory_stops_the_start_with_the_number_to_set(built: 
         _start_triton(built, "--shm-size=8m")
 
 
-def test_a_key_that_cannot_be_read_stops_the_start(built: Stack) -> None:
+def test_an_unreadable_key_stops_the_start(built: Stack) -> None:
     with pytest.raises(ServerError, match=r"user 4321 .* cannot read /run/secrets/admin_key .*make-secrets"):
         _start_triton(built, "--shm-size=64m", "--user=4321:4321")
 
 
-def test_the_questions_of_the_demo_are_answered_right(stack: Stack, client: OperatorClient) -> None:
+def test_the_demo_requests_get_correct_responses(stack: Stack, client: OperatorClient) -> None:
     shown = [one for task in find_tasks(stack.repository) for one in demonstrate(client, stack.repository, task)]
     for one in shown:
         answer = one.response.answer if one.response else None
@@ -52,21 +52,21 @@ def test_the_questions_of_the_demo_are_answered_right(stack: Stack, client: Oper
     assert [one for one in shown if one.problems] == []
 
 
-def test_every_golden_sample_is_answered_right_by_every_replica(stack: Stack) -> None:
-    asked, wrong = 0, []
+def test_every_replica_responds_correctly_to_every_golden_sample(stack: Stack) -> None:
+    sent, wrong = 0, []
     for replica in REPLICAS:
         with stack.replica_client(replica) as admin:
             for model, samples in find_samples(admin, stack.repository, ANSWER_DEADLINE_SECONDS).of.items():
                 problems = replay_golden(admin, model, samples, ANSWER_DEADLINE_SECONDS)
                 wrong += [f"{replica}: {model}: {problem}" for problem in problems]
-                asked += len(samples)
-    print(f"compose-test: {asked} golden samples asked, {len(wrong)} wrong answers", flush=True)
-    assert asked > 0
+                sent += len(samples)
+    print(f"compose-test: {sent} golden samples sent, {len(wrong)} wrong responses", flush=True)
+    assert sent > 0
     assert wrong == []
 
 
-def test_the_same_samples_are_answered_over_http(stack: Stack) -> None:
-    asked = 0
+def test_golden_samples_get_correct_responses_over_http(stack: Stack) -> None:
+    sent = 0
     for folder in stack.repository.models():
         for path in folder.golden_dir.glob("*.json"):
             document = json.loads(path.read_text())
@@ -78,18 +78,18 @@ def test_the_same_samples_are_answered_over_http(stack: Stack) -> None:
                 ) as answer:
                     outputs = {output["name"]: output["data"] for output in json.load(answer)["outputs"]}
                 assert outputs["LABEL"] == expected["LABEL"], f"{folder.name}: {path.stem}"
-                asked += 1
-    assert asked > 0
+                sent += 1
+    assert sent > 0
 
 
-def test_the_gateway_answers_who_shows_a_key_and_nobody_else(stack: Stack, client: OperatorClient) -> None:
+def test_the_gateway_requires_a_key(stack: Stack, client: OperatorClient) -> None:
     texts = ["good", "bad"]
-    asked = {"model": "embedding_premium", "input": texts}
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        _ask_gateway(stack, "/v1/embeddings", asked, "no-key")
-    with refused.value:
-        assert refused.value.code == 401
-    answer = _ask_gateway(stack, "/v1/embeddings", asked, stack.secret("gateway_key"))
+    body = {"model": "embedding_premium", "input": texts}
+    with pytest.raises(urllib.error.HTTPError) as rejected:
+        _post_to_gateway(stack, "/v1/embeddings", body, "no-key")
+    with rejected.value:
+        assert rejected.value.code == 401
+    answer = _post_to_gateway(stack, "/v1/embeddings", body, stack.secret("gateway_key"))
     inputs = {"TEXT": np.array([[text.encode()] for text in texts], dtype=np.object_)}
     expected = client.infer("embedding_premium", inputs, ANSWER_DEADLINE_SECONDS).outputs["EMBEDDING"]
     np.testing.assert_allclose([one["embedding"] for one in answer["data"]], expected, atol=1e-4)
@@ -97,8 +97,8 @@ def test_the_gateway_answers_who_shows_a_key_and_nobody_else(stack: Stack, clien
 
 def test_the_gateway_chats(stack: Stack) -> None:
     messages = [{"role": "user", "content": "Say hello."}]
-    asked = {"model": "generation_economy", "messages": messages, "max_tokens": 8}
-    answer = _ask_gateway(stack, "/v1/chat/completions", asked, stack.secret("gateway_key"))
+    body = {"model": "generation_economy", "messages": messages, "max_tokens": 8}
+    answer = _post_to_gateway(stack, "/v1/chat/completions", body, stack.secret("gateway_key"))
     assert answer["choices"][0]["message"]["content"]
     assert answer["usage"]["completion_tokens"] <= 8
 
@@ -120,7 +120,7 @@ def test_models_and_root_file_systems_cannot_be_written(stack: Stack) -> None:
                 stack.inside(service, "touch", path, user="0")
 
 
-def test_every_process_is_nobody_special(stack: Stack) -> None:
+def test_every_process_is_unprivileged(stack: Stack) -> None:
     for service in stack.containers():
         statuses = stack.inside(service, "sh", "-c", "cat /proc/[0-9]*/status").split("Name:\t")[1:]
         for status in statuses:
@@ -130,35 +130,35 @@ def test_every_process_is_nobody_special(stack: Stack) -> None:
             assert fields["NoNewPrivs"].strip() == "1", (service, status)
 
 
-def test_the_repository_api_is_closed_at_the_door_and_asks_for_the_key_inside(
+def test_the_repository_api_is_blocked_by_envoy_and_requires_the_key_on_replicas(
     stack: Stack, client: OperatorClient
 ) -> None:
     with pytest.raises(ClientError):
         client.index(ANSWER_DEADLINE_SECONDS)
-    with pytest.raises(urllib.error.HTTPError) as refused:
+    with pytest.raises(urllib.error.HTTPError) as rejected:
         urllib.request.urlopen(stack.url("ENVOY_HTTP_PORT", "/v2/repository/index"), b"", timeout=scaled(10))
-    with refused.value:
-        assert 400 <= refused.value.code < 500
+    with rejected.value:
+        assert 400 <= rejected.value.code < 500
     for replica in REPLICAS:
         with stack.replica_client(replica) as admin:
-            # Models that are left out have no state.
+            # Skipped models have no state.
             assert {version.state for version in admin.index(ANSWER_DEADLINE_SECONDS)} - {""} == {"READY"}
 
 
-def test_secrets_stand_in_no_description_and_no_log(stack: Stack) -> None:
-    told = {image: stack.engine.docker("history", "--no-trunc", image) for image in stack.images()}
+def test_secrets_are_not_in_inspect_output_or_logs(stack: Stack) -> None:
+    texts = {image: stack.engine.docker("history", "--no-trunc", image) for image in stack.images()}
     for service, container in stack.containers().items():
-        told[service] = stack.engine.docker("inspect", container) + stack.engine.docker("logs", container)
+        texts[service] = stack.engine.docker("inspect", container) + stack.engine.docker("logs", container)
     for secret in ("admin_key", "gateway_key", "grafana_password"):
-        assert [name for name, text in told.items() if stack.secret(secret).strip() in text] == []
+        assert [name for name, text in texts.items() if stack.secret(secret).strip() in text] == []
 
 
 def test_no_library_collects_usage_events(stack: Stack) -> None:
-    # ONNX Runtime keeps events that it has not sent yet below the home directory.
+    # ONNX Runtime stores unsent events below the home directory.
     assert stack.inside("triton-a", "find", "/tmp", "-ipath", "*microsoft*") == ""
 
 
-def test_a_request_larger_than_shared_memory_fails_alone(stack: Stack) -> None:
+def test_a_request_larger_than_shared_memory_fails_without_side_effects(stack: Stack) -> None:
     huge = {"TEXT": np.array([[b"x" * 100_000_000]], dtype=np.object_)}
     small = {"TEXT": np.array([[b"good"]], dtype=np.object_)}
     with stack.replica_client("a") as replica:
@@ -169,7 +169,7 @@ def test_a_request_larger_than_shared_memory_fails_alone(stack: Stack) -> None:
             assert answer.outputs["EMBEDDING"].shape == (1, 384)
 
 
-def test_prometheus_reads_every_part(stack: Stack) -> None:
+def test_prometheus_scrapes_every_service(stack: Stack) -> None:
     def health_by_target() -> dict[str, str]:
         with urllib.request.urlopen(stack.url("PROMETHEUS_PORT", "/api/v1/targets"), timeout=scaled(10)) as answer:
             targets = json.load(answer)["data"]["activeTargets"]
@@ -186,16 +186,16 @@ def test_locust_loads_the_platform_from_a_container(stack: Stack) -> None:
         "--grpc-address=envoy:8001",
         "--http-address=envoy:8000",
     )
-    # Its exit code tells whether a request failed.
+    # Locust exits with an error if a request failed.
     run = ("run", "--rm", "--no-deps", "locust", *where, "--headless", "--users=2", "--run-time=3s")
     stack.run("--profile=loadtest", *run, deadline_seconds=60)
 
 
-def test_down_ends_the_servers_in_order_and_leaves_nothing(stack: Stack) -> None:
+def test_down_stops_the_servers_gracefully_and_leaves_nothing(stack: Stack) -> None:
     stack.run("stop", deadline_seconds=90)
     for replica in REPLICAS:
         for part in ("triton", "agent"):
-            # 137 would be a kill after the grace period.
+            # 137 would mean a kill after the grace period.
             assert stack.inspect(f"{part}-{replica}", ".State.ExitCode") == "0", part
     stack.run("down", "--volumes", deadline_seconds=60)
     of_project = f"--filter=label=com.docker.compose.project={PROJECT}"
@@ -214,9 +214,9 @@ def _start_triton(built: Stack, *options: str) -> str:
     )
 
 
-def _ask_gateway(stack: Stack, path: str, asked: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _post_to_gateway(stack: Stack, path: str, body: Mapping[str, Any], key: str) -> dict[str, Any]:
     headers = {"content-type": "application/json", "authorization": f"Bearer {key.strip()}"}
-    request = urllib.request.Request(stack.url("GATEWAY_PORT", path), json.dumps(asked).encode(), headers)
+    request = urllib.request.Request(stack.url("GATEWAY_PORT", path), json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=ANSWER_DEADLINE_SECONDS) as answer:
-        told: dict[str, Any] = json.load(answer)
-        return told
+        document: dict[str, Any] = json.load(answer)
+        return document

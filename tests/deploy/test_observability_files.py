@@ -1,4 +1,4 @@
-"""Rules, alerts and dashboards as files: promtool's verdict, and what Grafana needs."""
+"""Files of rules, alerts and dashboards: checks by promtool, and requirements of Grafana."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ def promtool(*arguments: str | Path) -> None:
         timeout=scaled(60),
         check=False,
     )
-    told = done.stdout + done.stderr
-    assert done.returncode == 0, told
-    assert "WARNING" not in told, told
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "WARNING" not in output, output
 
 
 def test_promtool_accepts_the_configuration_and_every_rule() -> None:
     promtool("check", "config", PROMETHEUS / "prometheus.yml")
 
 
-def test_alerts_fire_and_end_when_they_should() -> None:
+def test_alerts_fire_and_resolve_as_expected() -> None:
     promtool("test", "rules", PROMETHEUS / "tests" / "rules_test.yml")
 
 
-def test_every_expression_of_a_dashboard_is_promql(tmp_path: Path) -> None:
+def test_every_dashboard_expression_is_valid_promql(tmp_path: Path) -> None:
     rules = [
         {"record": f"panel:{number}", "expr": found.text, "labels": {"place": found.place}}
         for number, found in enumerate(panel_expressions())
     ]
     assert len(rules) > 40
-    # JSON is YAML.
+    # JSON is valid YAML.
     path = tmp_path / "panels.yml"
     path.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
     promtool("check", "rules", path)
 
 
-def test_every_recorded_series_is_shown_or_watched() -> None:
+def test_every_recorded_series_is_used() -> None:
     rules = "\n".join(path.read_text() for path in (PROMETHEUS / "rules").glob("*.yml"))
     recorded = {line.split("record:")[1].strip() for line in rules.splitlines() if "record:" in line}
     used: set[str] = set().union(*(metrics_in(found.text) for found in panel_expressions()))
@@ -58,7 +58,7 @@ def test_every_recorded_series_is_shown_or_watched() -> None:
 
 
 @pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS.keys())
-def test_panels_stand_side_by_side_and_read_the_provisioned_source(board: dict[str, Any]) -> None:
+def test_panels_do_not_overlap_and_use_the_provisioned_source(board: dict[str, Any]) -> None:
     panels = board["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     for one, other in itertools.combinations((panel["gridPos"] for panel in panels), 2):

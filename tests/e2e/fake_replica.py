@@ -1,4 +1,4 @@
-"""A replica for tests of Envoy: speaks Triton's gRPC and HTTP and an agent's ``/readyz``, and misbehaves on request."""
+"""A fake replica for tests of Envoy: Triton's gRPC and HTTP APIs, an agent's ``/readyz``, and scripted failures."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tests.deadlines import scaled
 
-# As tritonserver: its gRPC takes messages of any size.
+# Like tritonserver, whose gRPC API accepts messages of any size.
 _ANY_SIZE = (("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0))
 
 Behaviour = Callable[[grpc.ServicerContext], None]
 
 
 def answer(_: grpc.ServicerContext) -> None:
-    """Do what was asked."""
+    """Respond normally."""
 
 
 def fail(code: grpc.StatusCode, message: str = "scripted failure") -> Behaviour:
@@ -34,13 +34,13 @@ def fail(code: grpc.StatusCode, message: str = "scripted failure") -> Behaviour:
 
 
 class FakeReplica:
-    """Answers every inference with its own name.
+    """Responds to every inference with its name.
 
     Attributes:
         ready: what its agent says.
         behaviour: before each gRPC inference.
         http_status: of each HTTP inference; 0: the connection ends instead. http_error: what it says then.
-        asked: the request id (header) of each inference that reached it, in order.
+        request_ids: the request id (header) of each inference that it received, in order.
     """
 
     def __init__(self, name: str, zone: str = "a") -> None:
@@ -49,7 +49,7 @@ class FakeReplica:
         self.behaviour: Behaviour = answer
         self.http_status = 200
         self.http_error = ""
-        self.asked: list[str] = []
+        self.request_ids: list[str] = []
         self._agent = _serve_http(self._handle_agent)
         self._http = _serve_http(self._handle_http)
         self._grpc = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=_ANY_SIZE)
@@ -60,7 +60,7 @@ class FakeReplica:
         self.endpoint = ReplicaEndpoint(name, zone, LOOPBACK, *ports)
 
     def kill_grpc(self) -> None:
-        """As a process that is killed: nothing listens, connections are reset."""
+        """Behave like a killed process: nothing listens, connections are reset."""
         self._cable.cut()
 
     def restart_grpc(self) -> None:
@@ -78,7 +78,7 @@ class FakeReplica:
 
     def _handle_http(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
-        self.asked.append(handler.headers.get("x-request-id", ""))
+        self.request_ids.append(handler.headers.get("x-request-id", ""))
         if not self.http_status:
             handler.connection.shutdown(socket.SHUT_RDWR)
         elif self.http_error:
@@ -89,7 +89,7 @@ class FakeReplica:
 
 
 class Cable:
-    """Passes connections on to a port, until it is cut: they are then reset, and new ones refused."""
+    """Forwards connections to a port until it is cut: then they are reset, and new ones are refused."""
 
     def __init__(self, to_port: int) -> None:
         self.port = 0
@@ -98,20 +98,20 @@ class Cable:
         self.join()
 
     def join(self) -> None:
-        """Listen, on the same port as before if there was one."""
+        """Listen, on the previous port if any."""
         self._listener = socket.create_server((LOOPBACK, self.port))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def cut(self) -> None:
-        # Closing alone would leave the thread, and so the port, in accept().
+        # close() alone would leave the thread in accept() and the port in use.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         ends, self._ends = self._ends, []
         for end in ends:
             with contextlib.suppress(OSError):
-                # No wait at the end: a reset.
+                # No linger: the connection is reset.
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
@@ -141,7 +141,7 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ServerReadyResponse(ready=True)
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ARG002, N802
-        """A model ``m`` that takes numbers."""
+        """A model ``m`` with numeric inputs."""
         answer = service_pb2.ModelConfigResponse()
         answer.config.name = request.name
         answer.config.input.add(name="X", data_type=model_config_pb2.TYPE_FP32, dims=[1])
@@ -152,9 +152,9 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ModelInferResponse(model_name=self._replica.name, id=request.id)
 
     def ModelStreamInfer(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
-        """One message for each request, then the behaviour, then another message."""
+        """For each request: a message, the behaviour, another message."""
         for request in requests:
-            self._replica.asked.append(dict(context.invocation_metadata()).get("x-request-id", ""))
+            self._replica.request_ids.append(dict(context.invocation_metadata()).get("x-request-id", ""))
             if request.id == "fail-first":
                 self._replica.behaviour(context)
             answer = service_pb2.ModelInferResponse(model_name=self._replica.name, id=request.id)
@@ -163,7 +163,7 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
             yield service_pb2.ModelStreamInferResponse(infer_response=answer)
 
     def _begin(self, context: grpc.ServicerContext) -> None:
-        self._replica.asked.append(dict(context.invocation_metadata()).get("x-request-id", ""))
+        self._replica.request_ids.append(dict(context.invocation_metadata()).get("x-request-id", ""))
         self._replica.behaviour(context)
 
 
@@ -183,7 +183,7 @@ def _serve_http(handle: Callable[[BaseHTTPRequestHandler], None]) -> ThreadingHT
         daemon_threads = True
 
         def handle_error(self, *_: object) -> None:
-            """A proxy may close a connection in the middle."""
+            """Ignore connections that a proxy closes early."""
 
     server = Server((LOOPBACK, 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()

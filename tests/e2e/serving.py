@@ -1,4 +1,4 @@
-"""``trireme serve`` as a user runs it, with a repository, a state directory and ports of its own."""
+"""``trireme serve`` as a user runs it, with a separate repository, state directory and ports."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from tests.deadlines import scaled
 
 MODELS = Path(__file__).parent / "models"
 TRIREME = Path(sys.executable).with_name("trireme")
-# Hang guards, not measures.
+# Guards against hanging tests, not measured limits.
 DEADLINE_SECONDS = scaled(90.0)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        assert time.monotonic() < deadline, f"timed out waiting until {what}"
         time.sleep(0.1)
 
 
 class Serve(ServedCopy):
-    """Stops with its checks when the block is left in order, and at once when it is not."""
+    """Stops with checks if the block succeeds, and immediately if it raises."""
 
     deadline_seconds = DEADLINE_SECONDS
 
@@ -60,7 +60,7 @@ class Serve(ServedCopy):
             raise
 
     def run_to_its_end(self) -> subprocess.CompletedProcess[str]:
-        """Start it where it is expected to refuse."""
+        """Run it and wait for its exit, which is expected."""
         return self._run(self._command())
 
     def state(self) -> dict[str, Any]:
@@ -86,14 +86,14 @@ class Serve(ServedCopy):
         return value
 
     def stop(self) -> None:
-        """SIGTERM; it must end well and leave nothing."""
+        """SIGTERM; it must exit with 0 and leave nothing behind."""
         super().stop()
         assert self.process is not None
         assert self.process.returncode == 0, self.output()
         assert_nothing_is_left(self)
 
     def discard(self) -> None:
-        """End it at once with its servers, where a request that counts as in flight would hold up an orderly end."""
+        """Kill it and its servers, if a request in flight would delay a graceful stop."""
         assert self.process is not None
         processes = processes_of(self)
         self.kill()
@@ -104,7 +104,7 @@ class Serve(ServedCopy):
 
 
 def processes_of(serve: Serve) -> list[psutil.Process]:
-    """Every living process with the repository of ``serve`` on its command line."""
+    """All live processes with the repository of ``serve`` on their command line."""
     return [
         process
         for process in psutil.process_iter(["cmdline"])

@@ -1,4 +1,4 @@
-"""The readiness agent as a sidecar: it sees the server's ports and, read-only, the repository, and no process."""
+"""The readiness agent as a sidecar: it can access the server's ports and a read-only repository, but no processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.e2e.test_router.conftest import EchoRepository
 
 
 class Sidecar:
-    """A server that can be taken away and brought back, and the agent beside it."""
+    """A server that can be stopped and restarted, and its agent."""
 
     def __init__(self, directory: Path, repository: Path) -> None:
         self.repository = repository
@@ -45,7 +45,7 @@ class Sidecar:
         self.agent: ChildProcess | None = None
 
     def start_agent(self) -> None:
-        # In a mount namespace of its own, where the repository is read-only.
+        # In a separate mount namespace with a read-only repository.
         command = [sys.executable, "-m", "trireme.cli", "agent", *self._agent_flags.arguments()]
         read_only = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
         self.agent = ChildProcess.start(
@@ -78,9 +78,9 @@ class Sidecar:
 
     def wait_for(self, state: str) -> None:
         try:
-            wait_until(lambda: self.report().get("state") == state, f"the agent said {state}")
+            wait_until(lambda: self.report().get("state") == state, f"the agent reports {state}")
         except AssertionError as error:
-            raise AssertionError(f"{error}; it says {self.report()}; its log: {self.log()}") from None
+            raise AssertionError(f"{error}; report: {self.report()}; log: {self.log()}") from None
 
     def log(self) -> str:
         return (self._directory / "agent.log").read_text()
@@ -97,7 +97,7 @@ class Sidecar:
 
 @pytest.fixture(scope="module")
 def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """Each test finds it ready, and leaves it so."""
+    """Ready before and after each test."""
     directory = tmp_path_factory.mktemp("agent")
     shutil.copytree(MODELS, directory / "models")
     made = Sidecar(directory, directory / "models")
@@ -112,12 +112,12 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
         made.close()
 
 
-def test_ready_is_green_and_names_each_model(sidecar: Sidecar) -> None:
+def test_ready_returns_200_with_each_model(sidecar: Sidecar) -> None:
     assert (sidecar.get("/readyz")[0], sidecar.get("/livez")[0]) == (200, 200)
     assert sidecar.report()["problems"] == {"echo": []}
 
 
-def test_a_server_that_is_gone_is_waited_for(sidecar: Sidecar) -> None:
+def test_the_agent_waits_for_an_exited_server(sidecar: Sidecar) -> None:
     sidecar.end_server()
     sidecar.wait_for("starting")
     assert (sidecar.get("/readyz")[0], sidecar.get("/livez")[0]) == (503, 200)
@@ -125,7 +125,7 @@ def test_a_server_that_is_gone_is_waited_for(sidecar: Sidecar) -> None:
     sidecar.wait_for("ready")
 
 
-def test_a_frozen_server_is_dead_until_it_answers(sidecar: Sidecar) -> None:
+def test_a_frozen_server_is_dead_until_it_responds(sidecar: Sidecar) -> None:
     assert sidecar.server is not None
     sidecar.server.process.send_signal(signal.SIGSTOP)
     sidecar.wait_for("dead")
@@ -136,7 +136,7 @@ def test_a_frozen_server_is_dead_until_it_answers(sidecar: Sidecar) -> None:
     assert sidecar.get("/livez")[0] == 200
 
 
-def test_a_frozen_server_that_is_killed_is_waited_for(sidecar: Sidecar) -> None:
+def test_the_agent_waits_for_a_frozen_server_that_is_killed(sidecar: Sidecar) -> None:
     assert sidecar.server is not None
     sidecar.server.process.send_signal(signal.SIGSTOP)
     sidecar.wait_for("dead")
@@ -146,12 +146,12 @@ def test_a_frozen_server_that_is_killed_is_waited_for(sidecar: Sidecar) -> None:
     sidecar.wait_for("ready")
 
 
-def test_a_model_whose_process_died_is_loaded_anew(sidecar: Sidecar) -> None:
+def test_a_model_whose_process_died_is_reloaded(sidecar: Sidecar) -> None:
     assert sidecar.server is not None
     (stub,) = stub_processes(sidecar.server.pid)
     heals = sidecar.report()["heals"]
     stub.kill()
-    wait_until(lambda: sidecar.report()["heals"] == heals + 1, "it was healed")
+    wait_until(lambda: sidecar.report()["heals"] == heals + 1, "it is healed")
     sidecar.wait_for("ready")
     # It was the only model.
     assert '"ready -> unready; fault: no model is ready"' in sidecar.log()
@@ -159,7 +159,7 @@ def test_a_model_whose_process_died_is_loaded_anew(sidecar: Sidecar) -> None:
     assert sidecar.server.is_alive()
 
 
-def test_a_model_that_is_not_there_makes_it_unready_until_it_is(sidecar: Sidecar) -> None:
+def test_a_missing_model_makes_it_unready_until_it_is_loaded(sidecar: Sidecar) -> None:
     with sidecar.client() as client:
         client.unload("echo", 30.0)
         sidecar.wait_for("unready")
@@ -168,7 +168,7 @@ def test_a_model_that_is_not_there_makes_it_unready_until_it_is(sidecar: Sidecar
     sidecar.wait_for("ready")
 
 
-def test_metrics_tell_the_state(sidecar: Sidecar) -> None:
+def test_metrics_report_the_state(sidecar: Sidecar) -> None:
     text = sidecar.get("/metrics")[1]
     assert "trireme_agent_ready 1.0" in text
     assert 'trireme_agent_state{state="ready"} 1.0' in text
@@ -176,7 +176,7 @@ def test_metrics_tell_the_state(sidecar: Sidecar) -> None:
     assert 'trireme_agent_probes_total{model="echo",outcome="right"}' in text
 
 
-def test_sigterm_makes_it_red_then_ends_it(sidecar: Sidecar) -> None:
+def test_sigterm_makes_it_unready_then_exits(sidecar: Sidecar) -> None:
     assert sidecar.agent is not None
     sidecar.agent.process.send_signal(signal.SIGTERM)
     sidecar.wait_for("draining")
@@ -186,7 +186,7 @@ def test_sigterm_makes_it_red_then_ends_it(sidecar: Sidecar) -> None:
     sidecar.wait_for("ready")
 
 
-def test_one_that_was_asked_to_drain_stays_red(sidecar: Sidecar) -> None:
+def test_a_drained_agent_stays_unready(sidecar: Sidecar) -> None:
     assert sidecar.agent is not None
     assert sidecar.get("/drain", "POST")[0] == 200
     sidecar.wait_for("draining")
@@ -200,7 +200,7 @@ def test_one_that_was_asked_to_drain_stays_red(sidecar: Sidecar) -> None:
 
 @pytest.fixture(scope="module")
 def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """A route with a golden sample over three variants, with samples of their own."""
+    """A route with a golden sample over three variants that have samples as well."""
     directory = tmp_path_factory.mktemp("routed")
     (directory / "models").mkdir()
     EchoRepository(directory / "models")
@@ -219,7 +219,7 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
 def add_sample(model: Path) -> None:
     text = {"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["hello"]}
     (model / "golden").mkdir()
-    # Of the right answer no output is compared: that there is one is enough here.
+    # No outputs to compare: any response is correct.
     document = {"request": {"inputs": [text]}, "response": {"outputs": []}}
     (model / "golden" / "hello.json").write_text(json.dumps(document))
 
@@ -227,10 +227,10 @@ def add_sample(model: Path) -> None:
 def test_a_variant_that_fails_behind_a_route_is_reported_and_leaves_the_replica_ready(routed: Sidecar) -> None:
     with routed.client() as client:
         client.unload("small_worker", 30.0)
-        wait_until(lambda: bool(routed.report()["problems"]["small_worker"]), "the agent noticed")
+        wait_until(lambda: bool(routed.report()["problems"]["small_worker"]), "the agent reports it")
         assert routed.report()["state"] == "ready"
         client.load("small_worker", 30.0)
-        wait_until(lambda: not routed.report()["problems"]["small_worker"], "it was well again")
+        wait_until(lambda: not routed.report()["problems"]["small_worker"], "it is healthy again")
 
 
 def test_a_canary_that_does_not_load_leaves_the_replica_ready(routed: Sidecar) -> None:
@@ -241,7 +241,7 @@ def test_a_canary_that_does_not_load_leaves_the_replica_ready(routed: Sidecar) -
     with routed.client() as client, pytest.raises(Exception, match="no_such_library"):
         client.load("small__canary", 60.0)
     before = probes(routed)
-    wait_until(lambda: seen.append(routed.report()["state"]) or probes(routed) > before + 2, "it looked again")
+    wait_until(lambda: seen.append(routed.report()["state"]) or probes(routed) > before + 2, "it checked again")
     shutil.rmtree(canary)
     assert set(seen) == {"ready"}
 
@@ -251,7 +251,7 @@ def probes(sidecar: Sidecar) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith("trireme_agent_probes_total"))
 
 
-def test_a_route_that_is_gone_makes_it_unready(routed: Sidecar) -> None:
+def test_a_missing_route_makes_it_unready(routed: Sidecar) -> None:
     with routed.client() as client:
         client.unload("echo", 30.0)
         routed.wait_for("unready")
@@ -259,7 +259,7 @@ def test_a_route_that_is_gone_makes_it_unready(routed: Sidecar) -> None:
     routed.wait_for("ready")
 
 
-def test_an_address_without_a_port_is_wrong_usage() -> None:
+def test_an_address_without_a_port_is_a_usage_error() -> None:
     command = [sys.executable, "-m", "trireme.cli", "agent", "--replica=r0", "--listen=nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=scaled(60), check=False)
     assert done.returncode == 2

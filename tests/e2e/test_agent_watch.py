@@ -1,4 +1,4 @@
-"""What an agent makes of models that fail, hang or are busy: the watch itself, in this process, on a real server."""
+"""How the agent handles models that fail, hang or are busy: its watch in this process, with a real server."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ HEALTH = HealthPolicy(
 
 
 class Watched:
-    """A server with an agent's watch, in a repository of ``echo``, ``writer`` and two models that are never asked."""
+    """A server with an agent's watch; the models are ``echo``, ``writer`` and two that are never probed."""
 
     def __init__(self, directory: Path) -> None:
         self.repository = directory / "models"
         shutil.copytree(MODELS / "echo", self.repository / "echo")
         shutil.copytree(Path(__file__).parent / "agent_models" / "writer", self.repository / "writer")
-        for name in ("unasked", "broken"):
+        for name in ("unprobed", "broken"):
             shutil.copytree(MODELS / "echo", self.repository / name)
-        shutil.rmtree(self.repository / "unasked" / "golden")
+        shutil.rmtree(self.repository / "unprobed" / "golden")
         (self.repository / "broken" / "golden" / "hello.json").write_text('{"request": {"inputs": 7}, "response": {}}')
         self.server = TritonServer.start(ServerFlags(self.repository, admin_key="key"), directory=directory / "server")
         self._pid_path = directory / "server.pid"
@@ -96,13 +96,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 @pytest.fixture
 def watched(running: Watched) -> Watched:
-    """Found ready, and left so."""
-    running.wait_for(lambda report: report.state is AgentState.READY and not report.out, "all was well")
+    """Ready before and after each test."""
+    running.wait_for(lambda report: report.state is AgentState.READY and not report.out, "everything is healthy")
     running.states.clear()
     return running
 
 
-def test_a_broken_golden_sample_is_a_problem_of_its_model_alone(watched: Watched) -> None:
+def test_an_invalid_golden_sample_is_only_a_problem_of_its_model(watched: Watched) -> None:
     (problem,) = watched.report.problems["broken"]
     assert problem.startswith(f"{watched.repository}/broken/golden/hello.json: request.inputs")
     assert watched.report.problems["echo"] == ()
@@ -113,35 +113,35 @@ def test_a_model_that_cannot_be_healed_is_out_and_the_replica_stays_ready(watche
     model.rename(away)
     (stub,) = [stub for stub in stub_processes(watched.server.pid) if str(model) in stub.cmdline()]
     stub.kill()
-    watched.wait_for(lambda report: "did not help" in "".join(report.problems["echo"]), "healing it had failed")
+    watched.wait_for(lambda report: "did not help" in "".join(report.problems["echo"]), "healing failed")
     assert watched.report.out == ("echo",)
     assert f"{model} is missing; restore it" in watched.report.problems["echo"][0]
     assert 'trireme_agent_model_out{model="echo"} 1.0' in watched.metrics.text().decode()
     away.rename(model)
-    watched.wait_for(lambda report: not report.out, "it was healed")
+    watched.wait_for(lambda report: not report.out, "it is healed")
     assert watched.report.problems["echo"] == ()
     assert set(watched.states) == {AgentState.READY}
 
 
-def test_a_language_model_that_is_busy_is_left_alone(watched: Watched) -> None:
+def test_a_busy_language_model_is_not_reloaded(watched: Watched) -> None:
     heals, unanswered = watched.report.heals, watched.probes("writer", "timeout")
     watched.behave("busy")
-    # Longer than a model may be silent.
+    # Longer than the limit for silent models.
     enough = unanswered + 1 + HEALTH.silent_stream_seconds / HEALTH.probe_deadline_seconds
-    watched.wait_for(lambda _: watched.probes("writer", "timeout") > enough, "it was asked in vain")
+    watched.wait_for(lambda _: watched.probes("writer", "timeout") > enough, "probes timed out")
     watched.behave("")
     right = watched.probes("writer", "right")
-    watched.wait_for(lambda _: watched.probes("writer", "right") > right, "it answered")
+    watched.wait_for(lambda _: watched.probes("writer", "right") > right, "it responded")
     assert watched.report.heals == heals
     assert set(watched.states) == {AgentState.READY}
 
 
-def test_a_language_model_that_hangs_is_loaded_again(watched: Watched) -> None:
+def test_a_language_model_that_hangs_is_reloaded(watched: Watched) -> None:
     heals = watched.report.heals
     watched.behave("hang")
-    watched.wait_for(lambda report: "writer" in report.out, "it was out")
+    watched.wait_for(lambda report: "writer" in report.out, "it is out of service")
     watched.behave("")
-    watched.wait_for(lambda report: not report.out, "it was healed")
+    watched.wait_for(lambda report: not report.out, "it is healed")
     assert watched.report.heals > heals
     assert "model writer did not respond" in watched.report.last_heal
     assert set(watched.states) == {AgentState.READY}
@@ -151,48 +151,48 @@ def test_a_replica_whose_models_are_all_unloaded_is_not_ready(watched: Watched) 
     models = ("broken", "echo", "writer")
     for model in models:
         watched.client.unload(model, 30.0)
-    # One that has no golden samples is left.
-    watched.wait_for(lambda report: report.out == models, "it was seen")
+    # A model without golden samples remains.
+    watched.wait_for(lambda report: report.out == models, "it is detected")
     assert watched.report.state is AgentState.READY
-    watched.client.unload("unasked", 30.0)
-    watched.wait_for(lambda report: report.state is AgentState.UNREADY, "it was not ready")
+    watched.client.unload("unprobed", 30.0)
+    watched.wait_for(lambda report: report.state is AgentState.UNREADY, "it is not ready")
     assert watched.report.fault == "no model is ready"
-    for model in (*models, "unasked"):
+    for model in (*models, "unprobed"):
         watched.client.load(model, 30.0)
 
 
 class Failing(OperatorClient):
-    """Fails in a way that nobody expects, as long as requested."""
+    """Raises an unexpected exception as long as requested."""
 
     fails, looks = True, 0
 
     def index(self, deadline_seconds: float) -> list[VersionState]:
         self.looks += 1
         if self.fails:
-            raise ZeroDivisionError("by nobody expected")
+            raise ZeroDivisionError("unexpected")
         return super().index(deadline_seconds)
 
 
-def test_what_the_server_refuses_is_reported(watched: Watched) -> None:
+def test_an_error_of_the_server_is_reported(watched: Watched) -> None:
     with OperatorClient(watched.server.grpc_address, "another key") as client:
         watch = watched.start_watch(client, AgentMetrics())
         try:
-            wait_until(lambda: "restricted" in watch.report.error, "it was reported")
+            wait_until(lambda: "restricted" in watch.report.error, "it is reported")
             assert watch.report.state is AgentState.STARTING
         finally:
             watch.stop()
 
 
-def test_whatever_a_look_fails_with_is_reported_and_the_watch_goes_on(watched: Watched) -> None:
+def test_any_failure_of_a_check_is_reported_and_the_watch_continues(watched: Watched) -> None:
     metrics = AgentMetrics()
     with Failing(watched.server.grpc_address, "key") as client:
         watch = watched.start_watch(client, metrics)
         try:
-            wait_until(lambda: client.looks > 2, "it had looked again")
+            wait_until(lambda: client.looks > 2, "it checked again")
             assert "trireme_agent_failed_looks_total" in metrics.text().decode()
             assert watch.report.error.startswith("unexpected ZeroDivisionError at test_agent_watch.py:")
             client.fails = False
-            wait_until(lambda: watch.report.state is AgentState.READY, "it was ready")
+            wait_until(lambda: watch.report.state is AgentState.READY, "it is ready")
             assert watch.report.error == ""
         finally:
             watch.stop()

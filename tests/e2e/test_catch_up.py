@@ -1,4 +1,4 @@
-"""What a release changed while a server was starting."""
+"""Releases while a server is starting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.serving import MODELS
 from tests.servers import throw_away_server
 
 
-def test_a_server_takes_what_was_released_since_it_began_to_start(tmp_path: Path) -> None:
+def test_a_server_applies_releases_since_its_start(tmp_path: Path) -> None:
     models = tmp_path / "models"
     for name in ("echo", "removed", "untouched"):
         shutil.copytree(MODELS / "echo", models / name)
@@ -26,12 +26,12 @@ def test_a_server_takes_what_was_released_since_it_began_to_start(tmp_path: Path
         def ready() -> set[tuple[str, str]]:
             return {(entry.model, entry.version) for entry in client.index(30.0) if entry.state == "READY"}
 
-        told_to_load = ("echo", "removed", "untouched")
-        assert ready() == {(name, "1") for name in told_to_load}
+        requested = ("echo", "removed", "untouched")
+        assert ready() == {(name, "1") for name in requested}
         shutil.copytree(MODELS / "echo", models / "added")
         shutil.rmtree(models / "removed")
         shutil.copytree(models / "echo" / "1", models / "echo" / "2")
         config = models / "echo" / "config.pbtxt"
         config.write_text(config.read_text() + "version_policy { specific { versions: [ 1, 2 ] } }\n")
-        catch_up(client, repository, loaded=told_to_load, since=started_at, deadline_seconds=60.0)
+        catch_up(client, repository, loaded=requested, since=started_at, deadline_seconds=60.0)
         assert ready() == {("echo", "1"), ("echo", "2"), ("untouched", "1"), ("added", "1")}

@@ -1,4 +1,4 @@
-"""The real Envoy in front of replicas that fail on request: what callers see of it."""
+"""The real Envoy in front of replicas with scripted failures, from the callers' point of view."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from tests.certificates import make_certificates
 from tests.deadlines import scaled
 from tests.e2e.fake_replica import FakeReplica, answer, fail
 
-# Hang guards, not measures.
+# Guards against hanging tests, not measured limits.
 _DEADLINE_SECONDS = scaled(20.0)
 DEAD_PROCESS = "in ensemble 'e', Stub process 'm_0' is not healthy."
 NOT_LOADED = "Request for unknown model: 'm' has no available versions"
-# ModelStreamInfer beside these.
+# In addition to ModelStreamInfer.
 _INFERENCE = {
     *("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig"),
     *("ModelStatistics", "ModelInfer"),
@@ -47,7 +47,7 @@ _INFERENCE = {
 
 @pytest.fixture
 def replicas() -> Iterator[list[FakeReplica]]:
-    """Two in zone a, one in zone b."""
+    """Two replicas in zone a, one in zone b."""
     made = [FakeReplica("a0"), FakeReplica("a1"), FakeReplica("b0", zone="b")]
     yield made
     for replica in made:
@@ -61,7 +61,7 @@ def proxy(tmp_path: Path) -> ProxyConfig:
 
 @pytest.fixture
 def start(tmp_path: Path, replicas: Sequence[FakeReplica], proxy: ProxyConfig) -> Iterator[Callable[..., EnvoyProcess]]:
-    """Starts an Envoy before ``replicas``, once each is found healthy; keywords change the proxy."""
+    """Start an Envoy in front of ``replicas`` and wait until all are healthy; keywords change the proxy."""
     with contextlib.ExitStack() as started:
 
         def starting(**changes: Any) -> EnvoyProcess:
@@ -77,7 +77,7 @@ def start(tmp_path: Path, replicas: Sequence[FakeReplica], proxy: ProxyConfig) -
 
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyProcess]:
-    """An Envoy before one replica that is well."""
+    """An Envoy in front of one healthy replica."""
     replica = FakeReplica("a0")
     envoy = EnvoyProcess.start(tmp_path_factory.mktemp("envoy"), ProxyConfig(*free_ports(3)), [replica.endpoint])
     _wait_until(lambda: envoy.healthy(HTTP_CLUSTER) == {"a0": True})
@@ -93,7 +93,7 @@ def caller(proxy: ProxyConfig) -> Iterator[Caller]:
 
 
 class Caller:
-    """Asks over gRPC; each answer is the name of the replica that gave it."""
+    """Sends requests over gRPC; each response is the name of the replica that sent it."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -106,7 +106,7 @@ class Caller:
         )
         return str(answered.model_name)
 
-    def ask_often(self, times: int) -> Counter[str]:
+    def ask_repeatedly(self, times: int) -> Counter[str]:
         return Counter(self.ask() for _ in range(times))
 
     def stream(self, *request_ids: str) -> list[str]:
@@ -122,11 +122,11 @@ class Caller:
         return grpc.StatusCode.OK
 
 
-def test_callers_are_spread_over_all_replicas_on_both_protocols(
+def test_requests_are_distributed_over_all_replicas_on_both_protocols(
     start: Callable[..., EnvoyProcess], caller: Caller, proxy: ProxyConfig
 ) -> None:
     start()
-    assert set(caller.ask_often(60)) == {"a0", "a1", "b0"}
+    assert set(caller.ask_repeatedly(60)) == {"a0", "a1", "b0"}
     assert {_post(proxy)[1]["name"] for _ in range(60)} == {"a0", "a1", "b0"}
 
 
@@ -141,9 +141,9 @@ def test_envoy_accepts_its_whole_configuration(start: Callable[..., EnvoyProcess
 
 def test_prometheus_can_read_the_statistics(start: Callable[..., EnvoyProcess], caller: Caller) -> None:
     envoy = start()
-    caller.ask_often(7)
+    caller.ask_repeatedly(7)
     metrics = _admin(envoy, "/stats/prometheus")
-    # Statistics that are not asked for are flushed at intervals; those of gRPC by method are the last to be made.
+    # Statistics are flushed at intervals; those of gRPC methods appear last.
     assert 'envoy_cluster_upstream_rq_total{envoy_cluster_name="triton_grpc"} 7' in metrics
     assert "envoy_cluster_membership_healthy" in metrics
 
@@ -153,7 +153,7 @@ def test_prometheus_can_read_the_statistics(start: Callable[..., EnvoyProcess], 
     [fail(grpc.StatusCode.UNAVAILABLE), "killed"],
     ids=["UNAVAILABLE", "refused"],
 )
-def test_what_a_replica_fails_before_its_answer_another_one_answers(
+def test_a_failure_before_the_response_is_retried_on_another_replica(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], broken: Any
 ) -> None:
     start()
@@ -162,10 +162,10 @@ def test_what_a_replica_fails_before_its_answer_another_one_answers(
             replica.kill_grpc()
         else:
             replica.behaviour = broken
-    assert caller.ask_often(100) == {"b0": 100}
+    assert caller.ask_repeatedly(100) == {"b0": 100}
 
 
-def test_what_a_dying_replica_had_in_flight_another_one_answers(
+def test_requests_in_flight_on_a_dying_replica_are_retried(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start()
@@ -175,18 +175,18 @@ def test_what_a_dying_replica_had_in_flight_another_one_answers(
         arrived.release()
         gone.wait(_DEADLINE_SECONDS)
 
-    # One of them: a request that two replicas died with is not sent a third time.
+    # Only one of them dies, because a request that was lost with two replicas is not sent a third time.
     replicas[0].behaviour = hang
     with ThreadPoolExecutor(12) as threads:
-        asked = [threads.submit(caller.ask) for _ in range(12)]
+        calls = [threads.submit(caller.ask) for _ in range(12)]
         assert arrived.acquire(timeout=_DEADLINE_SECONDS)
         replicas[0].kill_grpc()
-        assert {one.result(_DEADLINE_SECONDS) for one in asked} <= {"a1", "b0"}
+        assert {one.result(_DEADLINE_SECONDS) for one in calls} <= {"a1", "b0"}
     gone.set()
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL])
-def test_a_wrong_request_gets_its_error_and_is_not_retried(
+def test_an_invalid_request_gets_its_error_and_is_not_retried(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], code: grpc.StatusCode
 ) -> None:
     envoy = start()
@@ -196,11 +196,11 @@ def test_a_wrong_request_gets_its_error_and_is_not_retried(
         with pytest.raises(grpc.RpcError) as raised:
             caller.ask()
         assert raised.value.code() is code
-    assert sum(len(replica.asked) for replica in replicas) == 20
+    assert sum(len(replica.request_ids) for replica in replicas) == 20
     assert all(envoy.healthy(GRPC_CLUSTER).values())
 
 
-def test_a_stream_is_tried_again_before_its_first_message_alone(
+def test_a_stream_is_retried_only_before_its_first_message(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start()
@@ -209,13 +209,13 @@ def test_a_stream_is_tried_again_before_its_first_message_alone(
     assert all(caller.stream("fail-first") == ["b0", "b0"] for _ in range(4))
     replicas[2].behaviour = fail(grpc.StatusCode.UNAVAILABLE)
     for replica in replicas:
-        replica.asked.clear()
+        replica.request_ids.clear()
     with pytest.raises(grpc.RpcError):
         caller.stream("fail-later")
-    assert sum(len(replica.asked) for replica in replicas) == 1
+    assert sum(len(replica.request_ids) for replica in replicas) == 1
 
 
-def test_large_requests_are_tried_again_too(
+def test_large_requests_are_retried_too(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start()
@@ -224,11 +224,11 @@ def test_large_requests_are_tried_again_too(
     assert [caller.ask(size_bytes=14 * 1024**2) for _ in range(4)] == ["b0"] * 4
     for replica in replicas[:2]:
         replica.behaviour = answer
-    # Too large to be kept for another try, but not refused.
+    # Too large to be buffered for a retry, but not rejected.
     assert caller.ask(size_bytes=40 * 1024**2) in ("a0", "a1", "b0")
 
 
-def test_http_is_tried_again_on_another_replica(
+def test_http_is_retried_on_another_replica(
     start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
@@ -237,18 +237,18 @@ def test_http_is_tried_again_on_another_replica(
     assert [_post(proxy)[1]["name"] for _ in range(30)] == ["b0"] * 30
 
 
-def test_what_a_dead_process_does_not_answer_another_replica_answers(
+def test_requests_to_a_dead_process_are_retried_on_another_replica(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
     replicas[0].behaviour = fail(grpc.StatusCode.INTERNAL, DEAD_PROCESS)
     replicas[0].http_status, replicas[0].http_error = 500, DEAD_PROCESS
-    assert set(caller.ask_often(40)) == {"a1", "b0"}
+    assert set(caller.ask_repeatedly(40)) == {"a1", "b0"}
     assert {_post(proxy)[1]["name"] for _ in range(40)} == {"a1", "b0"}
-    assert replicas[0].asked
+    assert replicas[0].request_ids
 
 
-def test_what_one_replica_has_not_loaded_another_one_answers(
+def test_requests_for_a_model_that_is_not_loaded_are_retried_on_another_replica(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
@@ -259,23 +259,23 @@ def test_what_one_replica_has_not_loaded_another_one_answers(
             replica.http_status, replica.http_error = 404, NOT_LOADED
 
     unload_from(replicas[:1])
-    assert set(caller.ask_often(40)) == {"a1", "b0"}
+    assert set(caller.ask_repeatedly(40)) == {"a1", "b0"}
     assert {_post(proxy)[1]["name"] for _ in range(40)} == {"a1", "b0"}
-    assert replicas[0].asked
-    # A name that nobody knows is a caller's mistake: two are asked, and the caller gets what they say.
+    assert replicas[0].request_ids
+    # An unknown model: two replicas receive the request, and the caller gets their error.
     unload_from(replicas)
     for replica in replicas:
-        replica.asked.clear()
+        replica.request_ids.clear()
     with pytest.raises(grpc.RpcError) as raised:
         caller.ask()
     assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.NOT_FOUND, NOT_LOADED)
     assert _post(proxy) == (404, {"error": NOT_LOADED})
-    assert sum(len(replica.asked) for replica in replicas) == 2 + 2
+    assert sum(len(replica.request_ids) for replica in replicas) == 2 + 2
 
 
 @pytest.mark.parametrize("protocol", ["gRPC", "HTTP", "client"])
-@pytest.mark.parametrize("poison", ["ends the server", "ends the model's process"])
-def test_a_request_that_ends_what_it_meets_meets_two_replicas(
+@pytest.mark.parametrize("poison", ["crashes the server", "crashes the model's process"])
+def test_a_poison_request_reaches_only_two_replicas(
     start: Callable[..., EnvoyProcess],
     caller: Caller,
     replicas: Sequence[FakeReplica],
@@ -285,13 +285,13 @@ def test_a_request_that_ends_what_it_meets_meets_two_replicas(
 ) -> None:
     start()
     for replica in replicas:
-        if poison == "ends the server":
+        if poison == "crashes the server":
             replica.behaviour = lambda _, replica=replica: replica.kill_grpc()
             replica.http_status = 0
         else:
             replica.behaviour = fail(grpc.StatusCode.INTERNAL, DEAD_PROCESS)
             replica.http_status, replica.http_error = 500, DEAD_PROCESS
-    reason = DEAD_PROCESS if poison == "ends the model's process" else "the connection ended"
+    reason = DEAD_PROCESS if poison == "crashes the model's process" else "the connection ended"
     if protocol == "gRPC":
         with pytest.raises(grpc.RpcError) as raised:
             caller.ask()
@@ -306,72 +306,72 @@ def test_a_request_that_ends_what_it_meets_meets_two_replicas(
             client.infer("m", {"X": np.zeros(1, np.float32)})
         sentence = str(lost.value)
     assert f"not sent again: this request was lost with 2 processes; the last one: {reason}" in sentence
-    assert sum(len(replica.asked) for replica in replicas) == 2
+    assert sum(len(replica.request_ids) for replica in replicas) == 2
 
 
-def test_beside_one_loss_in_flight_any_number_of_connections_may_be_refused(
+def test_refused_connections_do_not_count_as_losses(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start()
     replicas[1].kill_grpc()
 
     def end_the_first(_: grpc.ServicerContext) -> None:
-        if sum(len(replica.asked) for replica in replicas) == 1:
-            next(replica for replica in replicas if replica.asked).kill_grpc()
+        if sum(len(replica.request_ids) for replica in replicas) == 1:
+            next(replica for replica in replicas if replica.request_ids).kill_grpc()
 
     replicas[0].behaviour = replicas[2].behaviour = end_the_first
     assert caller.ask() in ("a0", "b0")
-    assert sum(len(replica.asked) for replica in replicas) == 2
+    assert sum(len(replica.request_ids) for replica in replicas) == 2
 
 
 @pytest.mark.parametrize(
     ("error", "status"), [("Unable to parse 'shape': attempt to access JSON non-array as array", 400), ("my own", 500)]
 )
-def test_a_wrong_http_request_gets_its_error_and_is_not_retried(
+def test_an_invalid_http_request_gets_its_error_and_is_not_retried(
     start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], proxy: ProxyConfig, error: str, status: int
 ) -> None:
     envoy = start()
     for replica in replicas:
         replica.http_status, replica.http_error = 500, error
     assert [_post(proxy) for _ in range(20)] == [(status, {"error": error})] * 20
-    assert sum(len(replica.asked) for replica in replicas) == 20
+    assert sum(len(replica.request_ids) for replica in replicas) == 20
     assert all(envoy.healthy(HTTP_CLUSTER).values())
 
 
-def test_a_slow_request_is_answered_however_many_replicas_are_asked_too(
+def test_a_slow_request_completes_despite_any_number_of_hedges(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start(hedge_delay_seconds=0.2)
     for replica in replicas:
         replica.behaviour = lambda _: time.sleep(0.8)
     assert caller.ask()
-    assert sum(len(replica.asked) for replica in replicas) > 2
+    assert sum(len(replica.request_ids) for replica in replicas) > 2
 
 
-def test_http_bodies_that_would_end_a_tritonserver_are_refused(
+def test_http_bodies_that_would_crash_tritonserver_are_rejected(
     start: Callable[..., EnvoyProcess], replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
     status, document = _post(proxy, size_bytes=4 * 1024**2)
     assert (status, document["bytes"]) == (200, 4 * 1024**2)
     for replica in replicas:
-        replica.asked.clear()
+        replica.request_ids.clear()
     assert _post(proxy, size_bytes=4 * 1024**2 + 1)[0] == 413
-    assert not any(replica.asked for replica in replicas)
+    assert not any(replica.request_ids for replica in replicas)
 
 
-def test_a_replica_whose_agent_is_not_ready_gets_nothing_until_it_is(
+def test_a_replica_receives_no_requests_until_its_agent_is_ready(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
     replicas[0].ready = False
     _wait_until(lambda: not envoy.healthy(GRPC_CLUSTER)["a0"])
-    assert "a0" not in caller.ask_often(60)
+    assert "a0" not in caller.ask_repeatedly(60)
     replicas[0].ready = True
-    _wait_until(lambda: "a0" in caller.ask_often(20))
+    _wait_until(lambda: "a0" in caller.ask_repeatedly(20))
 
 
-def test_what_a_replica_does_not_answer_another_one_does(
+def test_requests_to_a_hanging_replica_are_hedged(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start(hedge_delay_seconds=0.5)
@@ -383,9 +383,9 @@ def test_what_a_replica_does_not_answer_another_one_does(
 
     replicas[0].behaviour = freeze
     with ThreadPoolExecutor(16) as threads:
-        asked = [threads.submit(caller.ask) for _ in range(16)]
+        calls = [threads.submit(caller.ask) for _ in range(16)]
         assert arrived.wait(_DEADLINE_SECONDS)
-        assert {one.result(_DEADLINE_SECONDS) for one in asked} <= {"a1", "b0"}
+        assert {one.result(_DEADLINE_SECONDS) for one in calls} <= {"a1", "b0"}
     frozen.set()
 
 
@@ -396,40 +396,40 @@ def test_without_a_ready_replica_the_others_get_requests(
     for replica in replicas:
         replica.ready = False
     _wait_until(lambda: not any(envoy.healthy(GRPC_CLUSTER).values()))
-    assert sum(caller.ask_often(20).values()) == 20
+    assert sum(caller.ask_repeatedly(20).values()) == 20
 
 
-def test_a_replica_that_fails_again_and_again_is_ejected_though_its_agent_is_ready(
+def test_a_repeatedly_failing_replica_is_ejected_even_if_its_agent_is_ready(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
     replicas[0].behaviour = fail(grpc.StatusCode.UNAVAILABLE)
-    _wait_until(lambda: caller.ask_often(20).total() == 20 and not envoy.healthy(GRPC_CLUSTER)["a0"])
-    replicas[0].asked.clear()
-    caller.ask_often(20)
-    assert not replicas[0].asked
+    _wait_until(lambda: caller.ask_repeatedly(20).total() == 20 and not envoy.healthy(GRPC_CLUSTER)["a0"])
+    replicas[0].request_ids.clear()
+    caller.ask_repeatedly(20)
+    assert not replicas[0].request_ids
     replicas[0].behaviour = answer
-    _wait_until(lambda: "a0" in caller.ask_often(20))
+    _wait_until(lambda: "a0" in caller.ask_repeatedly(20))
 
 
 def test_another_zone_takes_over_and_gives_back(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start(local_zone="a")
-    assert set(caller.ask_often(60)) == {"a0", "a1"}
+    assert set(caller.ask_repeatedly(60)) == {"a0", "a1"}
     for replica in replicas[:2]:
         replica.kill_grpc()
         replica.ready = False
-    # From the first request on, before any health check can have noticed.
-    assert caller.ask_often(60) == {"b0": 60}
+    # From the first request, before any health check can detect it.
+    assert caller.ask_repeatedly(60) == {"b0": 60}
     for replica in replicas[:2]:
         replica.restart_grpc()
         replica.ready = True
     _wait_until(lambda: all(envoy.healthy(GRPC_CLUSTER).values()))
-    _wait_until(lambda: not caller.ask_often(20)["b0"])
+    _wait_until(lambda: not caller.ask_repeatedly(20)["b0"])
 
 
-def test_beyond_the_limit_requests_are_refused_at_once(
+def test_requests_beyond_the_limit_are_rejected_immediately(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start(max_requests=4)
@@ -442,20 +442,20 @@ def test_beyond_the_limit_requests_are_refused_at_once(
     for replica in replicas:
         replica.behaviour = hang
     with ThreadPoolExecutor(4) as threads:
-        asked = [threads.submit(caller.ask) for _ in range(4)]
-        assert all(arrived.acquire(timeout=_DEADLINE_SECONDS) for _ in asked)
+        calls = [threads.submit(caller.ask) for _ in range(4)]
+        assert all(arrived.acquire(timeout=_DEADLINE_SECONDS) for _ in calls)
         with pytest.raises(grpc.RpcError) as raised:
             caller.ask()
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "overflow" in raised.value.details()
-        assert sum(len(replica.asked) for replica in replicas) == 4
+        assert sum(len(replica.request_ids) for replica in replicas) == 4
         assert "cluster.triton_grpc.circuit_breakers.default.rq_open: 1" in _admin(envoy, "/stats?filter=rq_open")
         go_on.set()
-        assert all(one.result(_DEADLINE_SECONDS) for one in asked)
+        assert all(one.result(_DEADLINE_SECONDS) for one in calls)
     assert caller.ask()
 
 
-def test_endpoints_change_while_callers_ask(
+def test_endpoints_change_under_load(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
@@ -463,11 +463,11 @@ def test_endpoints_change_while_callers_ask(
         for names in ({"b0"}, {"a0", "a1"}, {"a0"}, {"a0", "a1", "b0"}, {"a1"}):
             envoy.set_endpoints([replica.endpoint for replica in replicas if replica.name in names])
             _wait_until(lambda: set(envoy.healthy(GRPC_CLUSTER)) == names)  # noqa: B023
-            _wait_until(lambda: set(caller.ask_often(20)) <= names)  # noqa: B023
+            _wait_until(lambda: set(caller.ask_repeatedly(20)) <= names)  # noqa: B023
     assert callers.failures == []
 
 
-def test_prompts_that_begin_alike_meet_the_same_replica_while_it_is_well(
+def test_prompts_with_a_shared_prefix_go_to_the_same_replica_while_it_is_healthy(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     start()
@@ -480,7 +480,7 @@ def test_prompts_that_begin_alike_meet_the_same_replica_while_it_is_well(
         assert caller.ask(prefix=prefix) == home or home == "a0"
 
 
-def test_a_sequence_meets_one_replica_over_both_protocols_at_any_load_and_is_never_sent_twice(
+def test_a_sequence_stays_on_one_replica_over_both_protocols_and_is_never_retried(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
@@ -498,11 +498,11 @@ def test_a_sequence_meets_one_replica_over_both_protocols_at_any_load_and_is_nev
         assert (status, document["sequence"]) == (200, sequence)
         assert {caller.ask(sequence=sequence)} == {document["name"]}
     for replica in replicas:
-        replica.asked.clear()
+        replica.request_ids.clear()
         replica.behaviour = lambda _, replica=replica: replica.kill_grpc()
     with pytest.raises(grpc.RpcError):
         caller.ask(sequence="7")
-    assert sum(len(replica.asked) for replica in replicas) == 1
+    assert sum(len(replica.request_ids) for replica in replicas) == 1
 
 
 def test_grpc_methods_that_control_a_server_are_not_served(start: Callable[..., EnvoyProcess], caller: Caller) -> None:
@@ -544,26 +544,24 @@ def test_a_request_has_one_id_for_caller_replica_and_log(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica], proxy: ProxyConfig
 ) -> None:
     start()
-    own = f"order-{uuid.uuid4()}"
-    caller.ask(request_id=own)
+    chosen = f"order-{uuid.uuid4()}"
+    caller.ask(request_id=chosen)
     caller.ask()
-    asked = [request_id for replica in replicas for request_id in replica.asked]
-    assert own in asked
-    assert all(asked)
-    assert len(set(asked)) == 2
+    received = [request_id for replica in replicas for request_id in replica.request_ids]
+    assert chosen in received
+    assert all(received)
+    assert len(set(received)) == 2
 
     def logged() -> dict[str, dict[str, Any]]:
         lines = [json.loads(line) for line in proxy.access_log.read_text().splitlines()]
         return {line["request_id"]: line for line in lines}
 
-    _wait_until(lambda: set(logged()) == set(asked))
-    assert logged()[own]["message"] == "POST /inference.GRPCInferenceService/ModelInfer"
-    assert logged()[own]["attempts"] == 1
+    _wait_until(lambda: set(logged()) == set(received))
+    assert logged()[chosen]["message"] == "POST /inference.GRPCInferenceService/ModelInfer"
+    assert logged()[chosen]["attempts"] == 1
 
 
-def test_a_grown_access_log_is_moved_aside_and_goes_on(
-    start: Callable[..., EnvoyProcess], caller: Caller, proxy: ProxyConfig
-) -> None:
+def test_a_large_access_log_is_rotated(start: Callable[..., EnvoyProcess], caller: Caller, proxy: ProxyConfig) -> None:
     envoy = start()
     caller.ask()
     _wait_until(lambda: proxy.access_log.stat().st_size > 0)
@@ -571,7 +569,7 @@ def test_a_grown_access_log_is_moved_aside_and_goes_on(
     _wait_until(lambda: bool(caller.ask()) and proxy.access_log.is_file() and proxy.access_log.stat().st_size > 0)
 
 
-def test_tls_callers_are_served_and_plain_ones_are_not(
+def test_tls_callers_are_served_and_plaintext_callers_are_not(
     start: Callable[..., EnvoyProcess], caller: Caller, proxy: ProxyConfig, tmp_path: Path
 ) -> None:
     folder = make_certificates(tmp_path)
@@ -583,7 +581,7 @@ def test_tls_callers_are_served_and_plain_ones_are_not(
         caller.ask()
 
 
-def test_with_an_authority_callers_must_show_a_certificate(
+def test_with_a_ca_callers_must_present_a_certificate(
     start: Callable[..., EnvoyProcess], proxy: ProxyConfig, tmp_path: Path
 ) -> None:
     folder = make_certificates(tmp_path)
@@ -594,7 +592,7 @@ def test_with_an_authority_callers_must_show_a_certificate(
         _ask_over_tls(proxy, authority)
 
 
-def test_the_end_waits_for_what_is_in_flight(
+def test_shutdown_waits_for_requests_in_flight(
     start: Callable[..., EnvoyProcess], caller: Caller, replicas: Sequence[FakeReplica]
 ) -> None:
     envoy = start()
@@ -607,18 +605,18 @@ def test_the_end_waits_for_what_is_in_flight(
     for replica in replicas:
         replica.behaviour = hang
     with ThreadPoolExecutor(2) as threads:
-        asked = threads.submit(caller.ask)
+        calls = threads.submit(caller.ask)
         assert arrived.wait(_DEADLINE_SECONDS)
         ending = threads.submit(envoy.finish)
         _wait_until(lambda: not _connects(envoy.proxy.grpc_port))
         assert envoy.is_alive()
         go_on.set()
-        assert asked.result(_DEADLINE_SECONDS)
+        assert calls.result(_DEADLINE_SECONDS)
         ending.result(_DEADLINE_SECONDS)
     assert not envoy.is_alive()
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path, proxy: ProxyConfig) -> None:
+def test_a_port_in_use_is_named(tmp_path: Path, proxy: ProxyConfig) -> None:
     taken = FakeReplica("taken")
     try:
         with pytest.raises(ServerError, match=f"{taken.endpoint.grpc_port}"):
@@ -643,7 +641,7 @@ def _ask_over_tls(
 def _post(
     proxy: ProxyConfig, path: str = "/v2/models/m/infer", size_bytes: int = 2, body: bytes = b""
 ) -> tuple[int, dict[str, Any]]:
-    # http.client sends the path as it stands.
+    # http.client sends the path unchanged.
     connection = http.client.HTTPConnection(LOOPBACK, proxy.http_port, timeout=_DEADLINE_SECONDS)
     with contextlib.closing(connection):
         connection.request("POST", path, body=body or bytes(size_bytes))
@@ -667,5 +665,5 @@ def _connects(port: int) -> bool:
 def _wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _DEADLINE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Several replicas behind Envoy: callers see none of what happens to one of them."""
+"""Several replicas behind Envoy: callers do not notice failures of one of them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 
 
 @contextlib.contextmanager
-def nobody_is_refused(serve: Serve) -> Iterator[None]:
+def no_request_fails(serve: Serve) -> Iterator[None]:
     with OperatorClient(serve.grpc_address) as client:
         calls = [lambda: client.infer("echo", {"TEXT": text_tensor(b"hello")}, 30.0)] * 2
         with ClientThreads(calls, pause_seconds=0.01) as callers:
             yield
             answered = len(callers.seconds)
-            wait_until(lambda: len(callers.seconds) > answered + 20, "callers were answered")
+            wait_until(lambda: len(callers.seconds) > answered + 20, "callers got responses")
     assert callers.failures == []
 
 
@@ -48,37 +48,37 @@ def all_serve(serve: Serve) -> bool:
     return all(replica["phase"] == "serving" for replica in replicas(serve).values())
 
 
-def test_replicas_are_spread_over_the_zones(serve: Serve) -> None:
+def test_replicas_are_distributed_over_the_zones(serve: Serve) -> None:
     assert {name: replica["zone"] for name, replica in replicas(serve).items()} == {"r0": "a", "r1": "b"}
     assert all_serve(serve)
 
 
-def test_a_replica_that_is_ready_stays_so(serve: Serve) -> None:
+def test_a_ready_replica_stays_ready(serve: Serve) -> None:
     time.sleep(3)
     logs = list(serve.state_dir.glob("**/agent.log"))
     assert [log.read_text().count("starting -> ready") for log in logs] == [1, 1]
 
 
-def test_each_replica_is_asked(serve: Serve) -> None:
+def test_each_replica_receives_requests(serve: Serve) -> None:
     def succeeded(replica: dict[str, Any]) -> int:
         with OperatorClient(replica["grpc_address"]) as client:
             return sum(counts.succeeded for counts in client.statistics(10.0, "echo"))
 
     before = {name: succeeded(replica) for name, replica in replicas(serve).items()}
-    with nobody_is_refused(serve):
+    with no_request_fails(serve):
         pass
     assert all(succeeded(replica) > before[name] for name, replica in replicas(serve).items())
 
 
 @pytest.mark.parametrize("part", ["server_pid", "agent_pid"])
-def test_nobody_notices_that_a_part_of_a_replica_is_killed(serve: Serve, part: str) -> None:
+def test_callers_do_not_notice_a_killed_process_of_a_replica(serve: Serve, part: str) -> None:
     killed = replicas(serve)["r1"][part]
-    with nobody_is_refused(serve):
+    with no_request_fails(serve):
         psutil.Process(killed).kill()
-        wait_until(lambda: replicas(serve)["r1"][part] not in (killed, None) and all_serve(serve), "it was back")
+        wait_until(lambda: replicas(serve)["r1"][part] not in (killed, None) and all_serve(serve), "it serves again")
 
 
-def test_replicas_that_end_together_come_back(serve: Serve) -> None:
+def test_replicas_that_exit_together_recover(serve: Serve) -> None:
     ended = [replica["server_pid"] for replica in replicas(serve).values()]
     for pid in ended:
         psutil.Process(pid).kill()
@@ -87,21 +87,21 @@ def test_replicas_that_end_together_come_back(serve: Serve) -> None:
             all(replica["server_pid"] not in (*ended, None) for replica in replicas(serve).values())
             and all_serve(serve)
         ),
-        "both were back",
+        "both serve again",
     )
     assert serve.ask(b"after both") == b"after both"
 
 
-def test_an_agent_that_hangs_is_started_again(serve: Serve) -> None:
+def test_an_agent_that_hangs_is_restarted(serve: Serve) -> None:
     hanging = replicas(serve)["r1"]["agent_pid"]
-    with nobody_is_refused(serve):
+    with no_request_fails(serve):
         psutil.Process(hanging).suspend()
-        wait_until(lambda: replicas(serve)["r1"]["agent_pid"] != hanging and all_serve(serve), "another one looked")
+        wait_until(lambda: replicas(serve)["r1"]["agent_pid"] != hanging and all_serve(serve), "a new agent is running")
     assert not psutil.pid_exists(hanging)
 
 
-def test_nobody_notices_that_replicas_come_and_go(serve: Serve) -> None:
-    with nobody_is_refused(serve):
+def test_callers_do_not_notice_added_and_removed_replicas(serve: Serve) -> None:
+    with no_request_fails(serve):
         more = serve.verb("scale", "3")
         assert more.returncode == 0, more.stderr
         assert more.stdout.strip() == "r0 in zone a, r1 in zone b, r2 in zone a"
@@ -112,24 +112,24 @@ def test_nobody_notices_that_replicas_come_and_go(serve: Serve) -> None:
         assert not gone.is_running()
 
 
-def test_a_replica_that_goes_answers_what_it_was_asked(serve: Serve, tmp_path: Path) -> None:
+def test_a_removed_replica_finishes_its_requests(serve: Serve, tmp_path: Path) -> None:
     assert serve.verb("scale", "3").returncode == 0
     held = [tmp_path / f"held-{number}" for number in range(3)]
     answers: list[bytes] = []
-    # One for each replica: Envoy gives a request to the one with the fewest.
+    # One per replica: Envoy sends a request to the replica with the fewest.
     asking = [threading.Thread(target=lambda q=path: answers.append(serve.ask(f"hold:{q}".encode()))) for path in held]
     for thread in asking:
         thread.start()
-    wait_until(lambda: all(path.exists() for path in held), "the requests were in the models")
+    wait_until(lambda: all(path.exists() for path in held), "the models execute the requests")
     assert serve.verb("scale", "2").returncode == 0
     for thread in asking:
         thread.join()
     assert len(answers) == len(held)
 
 
-def test_nobody_notices_that_all_replicas_are_restarted(serve: Serve) -> None:
+def test_callers_do_not_notice_the_restart_of_all_replicas(serve: Serve) -> None:
     before = replicas(serve)
-    with nobody_is_refused(serve):
+    with no_request_fails(serve):
         done = serve.verb("restart")
         assert done.returncode == 0, done.stderr
     after = replicas(serve)
@@ -139,11 +139,11 @@ def test_nobody_notices_that_all_replicas_are_restarted(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("harm", ["kill", "suspend"])
-def test_envoy_that_ends_or_hangs_is_replaced(serve: Serve, harm: str) -> None:
+def test_envoy_is_restarted_if_it_exits_or_hangs(serve: Serve, harm: str) -> None:
     assert serve.process is not None
     (envoy,) = [child for child in psutil.Process(serve.process.pid).children() if "envoy" in child.name()]
     getattr(envoy, harm)()
-    wait_until(lambda: not envoy.is_running() and _answers(serve), "the proxy answered again")
+    wait_until(lambda: not envoy.is_running() and _answers(serve), "the proxy serves again")
 
 
 def _answers(serve: Serve) -> bool:
@@ -153,7 +153,7 @@ def _answers(serve: Serve) -> bool:
         return False
 
 
-def test_a_replica_that_cannot_be_added_is_told_and_the_others_serve(serve: Serve) -> None:
+def test_a_replica_that_cannot_be_added_is_reported_and_the_others_serve(serve: Serve) -> None:
     model = serve.repository / "echo" / "1" / "model.py"
     whole = model.read_text()
     model.write_text("import no_such_library\n")
@@ -168,7 +168,7 @@ def test_a_replica_that_cannot_be_added_is_told_and_the_others_serve(serve: Serv
     assert sorted(replicas(serve)) == ["r0", "r1"]
 
 
-def test_the_gateway_answers_and_is_started_again(tmp_path: Path) -> None:
+def test_the_gateway_serves_and_is_restarted(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     running = Serve(tmp_path, options=[f"--gateway-port={port}"])
 
@@ -186,7 +186,7 @@ def test_the_gateway_answers_and_is_started_again(tmp_path: Path) -> None:
         assert running.process is not None
         (gateway,) = [p for p in psutil.Process(running.process.pid).children() if "gateway" in p.cmdline()]
         gateway.kill()
-        wait_until(lambda: not gateway.is_running() and answers(), "the gateway was back")
+        wait_until(lambda: not gateway.is_running() and answers(), "the gateway serves again")
         running.stop()
         assert not answers()
     finally:
@@ -194,7 +194,7 @@ def test_the_gateway_answers_and_is_started_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--zones=a,a"], ["--zones=a,"], ["--zones=a", "--own-zone=b"]])
-def test_zones_that_make_no_sense_are_wrong_usage(tmp_path: Path, arguments: list[str]) -> None:
+def test_invalid_zones_are_a_usage_error(tmp_path: Path, arguments: list[str]) -> None:
     done = Serve(tmp_path, options=arguments).run_to_its_end()
     assert done.returncode == 2
     assert arguments[-1].split("=")[0] in done.stderr

@@ -1,4 +1,4 @@
-"""A replica whose server ends again and again."""
+"""A replica whose server exits repeatedly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trireme.settings import Settings
 from tests.e2e.serving import MODELS, wait_until
 
 
-def test_a_replica_is_started_again_however_often_its_server_ends(tmp_path: Path) -> None:
+def test_restarts_of_a_replica_are_unlimited(tmp_path: Path) -> None:
     grpc_port, http_port, metrics_port = free_ports(3)
     admin_key_path = tmp_path / "admin.key"
     plan = ReplicaPlan(
@@ -50,8 +50,8 @@ def test_a_replica_is_started_again_however_often_its_server_ends(tmp_path: Path
         return len(ended) > 5
 
     try:
-        wait_until(end_the_next_server, "more servers had ended than a budget would allow")
-        wait_until(lambda: replica.state.phase is Phase.SERVING, "it served")
+        wait_until(end_the_next_server, "more servers exited than a restart limit would allow")
+        wait_until(lambda: replica.state.phase is Phase.SERVING, "it serves")
         assert replica.state.server_pid not in ended
         assert replica.state.restarts == len(ended)
         assert "SIGKILL" in replica.state.last_fault

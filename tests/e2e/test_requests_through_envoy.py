@@ -1,4 +1,4 @@
-"""What callers send, right and wrong, through a real Envoy to two real tritonservers."""
+"""Valid and invalid requests through a real Envoy to two real tritonservers."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Stack:
             answered = connection.getresponse()
             return answered.status, answered.read()
 
-    def assert_well(self) -> None:
-        """Both servers live, and a good request is answered."""
+    def assert_healthy(self) -> None:
+        """Both servers are live, and a valid request succeeds."""
         assert all(server.is_alive() for server in self.servers)
         assert texts_in(self.post(of(good()))) == ["a fine day"]
 
@@ -75,7 +75,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             for model, source in MODELS.items():
                 shutil.copytree(source, folder / name / model)
             servers.append(running.enter_context(TritonServer.start(ServerFlags(folder / name))))
-            # Its agent says ready.
+            # Its agent reports ready.
             fake = FakeReplica(name)
             running.callback(fake.close)
             ports = [int(address.split(":")[1]) for address in (servers[-1].grpc_address, servers[-1].http_address)]
@@ -109,7 +109,7 @@ def with_data(text: str) -> bytes:
 
 
 def binary(raw: bytes, size: Any = None, length: Any = None) -> tuple[bytes, dict[str, str]]:
-    """An inference whose text comes behind the JSON."""
+    """An inference request with the text as binary data after the JSON."""
     parameters = {"binary_data_size": len(raw) if size is None else size}
     head = of({"inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "parameters": parameters}]})
     return head + raw, {HEADER_LENGTH: str(len(head) if length is None else length)}
@@ -121,7 +121,7 @@ def texts_in(answered: tuple[int, bytes]) -> list[str]:
 
 
 ABC = struct.pack("<I", 3) + b"abc"
-# By name: the body, or body and headers; and what the answer names.
+# By name: the body, or body and headers; and a part of the expected error.
 WRONG: dict[str, tuple[Any, str]] = {
     "not JSON": (b"hello", "JSON"),
     "nothing": (b"", "body: it is empty"),
@@ -193,29 +193,29 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a picture without a length before it": (binary(b"\xff\xd8\xff\xe0 a JPEG "), "TEXT"),
     "two strings for one": (binary(b"\1\0\0\0a\1\0\0\0b"), "TEXT"),
     "gzip": ((gzip.compress(of(good())), {"Content-Encoding": "gzip"}), "Content-Encoding"),
-    "gzip that is none": ((of(good()), {"Content-Encoding": "gzip"}), "Content-Encoding"),
+    "invalid gzip": ((of(good()), {"Content-Encoding": "gzip"}), "Content-Encoding"),
     "deflate": ((zlib.compress(of(good())), {"Content-Encoding": "deflate"}), "Content-Encoding"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_request_is_a_4xx_that_names_what_is_wrong(stack: Stack, name: str) -> None:
+def test_an_invalid_request_is_a_4xx_that_names_the_problem(stack: Stack, name: str) -> None:
     wrong, word = WRONG[name]
     body, headers = wrong if isinstance(wrong, tuple) else (wrong, {})
     status, answer = stack.post(body if isinstance(body, bytes) else of(body), headers)
     assert status == (415 if word == "Content-Encoding" else 400), answer
     assert word in json.loads(answer)["error"]
-    stack.assert_well()
+    stack.assert_healthy()
 
 
-def test_a_body_that_is_too_large_is_refused(stack: Stack) -> None:
+def test_a_body_that_is_too_large_is_rejected(stack: Stack) -> None:
     status, answer = stack.post(of(good()) + b" " * MOST_BYTES)
     assert status == 413
     assert json.loads(answer)["error"]
-    stack.assert_well()
+    stack.assert_healthy()
 
 
-def test_every_right_form_of_a_request_is_answered(stack: Stack) -> None:
+def test_every_valid_form_of_a_request_succeeds(stack: Stack) -> None:
     in_pieces = of({"inputs": [tensor(data=["w" * 600_000])]})
     forms: dict[str, tuple[Any, Mapping[str, str], str]] = {
         "with id, parameters and outputs": (
@@ -257,14 +257,14 @@ def test_every_right_form_of_a_request_is_answered(stack: Stack) -> None:
 @pytest.mark.parametrize(
     "wrong", [b"[" * 100_000, b'{"TEXT":', b'{"TEXT": "\xff"}', b'{"TEXT": {"a": 1}}', b'{"WHAT": "x"}']
 )
-def test_a_wrong_generate_request_is_a_4xx(stack: Stack, wrong: bytes) -> None:
+def test_an_invalid_generate_request_is_a_4xx(stack: Stack, wrong: bytes) -> None:
     status, answer = stack.post(wrong, path=GENERATE)
     assert status == 400, answer
     assert json.loads(answer)["error"]
-    stack.assert_well()
+    stack.assert_healthy()
 
 
-def test_a_wrong_grpc_request_is_an_error_of_its_own(stack: Stack) -> None:
+def test_an_invalid_grpc_request_affects_no_other_request(stack: Stack) -> None:
     text = service_pb2.ModelInferRequest.InferInputTensor(name="TEXT", datatype="BYTES", shape=[1, 1])
 
     def request(shape: list[int], raw: bytes) -> bytes:
@@ -288,12 +288,12 @@ def test_a_wrong_grpc_request_is_an_error_of_its_own(stack: Stack) -> None:
             error = infer.future(body, timeout=DEADLINE_SECONDS).exception()
             assert isinstance(error, grpc.RpcError), name
             assert error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL), name
-    stack.assert_well()
+    stack.assert_healthy()
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 @pytest.mark.parametrize("named", [False, True], ids=["numbers", "names"])
-def test_sequences_keep_their_state_at_any_load(stack: Stack, protocol: str, named: bool) -> None:
+def test_sequences_keep_their_state_under_load(stack: Stack, protocol: str, named: bool) -> None:
     proxy = stack.envoy.proxy
     address = proxy.grpc_address if protocol == "grpc" else f"http://{proxy.http_address}"
 
@@ -306,7 +306,7 @@ def test_sequences_keep_their_state_at_any_load(stack: Stack, protocol: str, nam
         assert list(threads.map(add_up, range(1, 25))) == [list(range(1, 11))] * 24
 
 
-def test_a_sequence_is_pinned_by_its_json_as_well(stack: Stack) -> None:
+def test_a_sequence_id_in_json_pins_the_replica(stack: Stack) -> None:
     for sequence in (*range(101, 109), *(f"name {number}" for number in range(8))):
         sums = []
         for step in range(5):
@@ -318,7 +318,7 @@ def test_a_sequence_is_pinned_by_its_json_as_well(stack: Stack) -> None:
         assert sums == [1, 2, 3, 4, 5]
 
 
-def test_a_model_that_one_of_two_replicas_lacks_is_answered_by_the_other(stack: Stack) -> None:
+def test_a_model_missing_on_one_replica_is_served_by_the_other(stack: Stack) -> None:
     with (
         OperatorClient(stack.servers[0].grpc_address) as lacking,
         OperatorClient(f"{LOOPBACK}:{stack.envoy.proxy.grpc_port}") as caller,
@@ -332,27 +332,27 @@ def test_a_model_that_one_of_two_replicas_lacks_is_answered_by_the_other(stack: 
         finally:
             lacking.load("echo", DEADLINE_SECONDS)
     assert stack.post(of(good()), path="/v2/models/nowhere/infer")[0] == 404
-    stack.assert_well()
+    stack.assert_healthy()
 
 
 @pytest.mark.slow
-def test_two_thousand_mutated_bodies_get_no_5xx_and_leave_their_neighbours_alone(stack: Stack) -> None:
+def test_two_thousand_mutated_bodies_get_no_5xx_and_affect_no_other_request(stack: Stack) -> None:
     seed = fuzz_seed()
     dice = random.Random(seed)
     for number in range(2000):
         body, headers, path = mutated(dice)
         status, answer = stack.post(iter_bytes(body) if number % 50 == 0 else body, headers, path)
-        told = f"seed {seed}, number {number}: {path} {headers} {body[:300]!r}: {status} {answer[:300]!r}"
-        assert status == 200 or 400 <= status < 500, told
+        case = f"seed {seed}, number {number}: {path} {headers} {body[:300]!r}: {status} {answer[:300]!r}"
+        assert status == 200 or 400 <= status < 500, case
         if status == 200 and path == ECHO and not headers:
-            assert texts_in((status, answer)) == flat(json.loads(body)["inputs"][0]["data"]), told
+            assert texts_in((status, answer)) == flat(json.loads(body)["inputs"][0]["data"]), case
         elif status != 200:
-            assert json.loads(answer)["error"], told
-        stack.assert_well()
+            assert json.loads(answer)["error"], case
+        stack.assert_healthy()
 
 
 @pytest.mark.slow
-def test_a_thousand_mutated_grpc_messages_are_errors_of_their_own(stack: Stack) -> None:
+def test_a_thousand_mutated_grpc_messages_affect_no_other_request(stack: Stack) -> None:
     seed = fuzz_seed()
     dice = random.Random(seed)
     with grpc.insecure_channel(stack.envoy.proxy.grpc_address) as channel:
@@ -361,8 +361,8 @@ def test_a_thousand_mutated_grpc_messages_are_errors_of_their_own(stack: Stack) 
             message = mutated_message(dice)
             error = infer.future(message, timeout=DEADLINE_SECONDS).exception()
             code = error.code() if isinstance(error, grpc.RpcError) else grpc.StatusCode.OK
-            assert code in GRPC_MISTAKES, f"seed {seed}, number {number}: {message!r}: {error}"
-            stack.assert_well()
+            assert code in GRPC_CODES, f"seed {seed}, number {number}: {message!r}: {error}"
+            stack.assert_healthy()
 
 
 def fuzz_seed() -> int:
@@ -371,8 +371,8 @@ def fuzz_seed() -> int:
     return seed
 
 
-# Triton says INTERNAL of a message that is no protobuf, and of some tensors.
-GRPC_MISTAKES = (
+# Triton responds with INTERNAL to invalid protobuf messages and to some invalid tensors.
+GRPC_CODES = (
     grpc.StatusCode.OK,
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.INTERNAL,
@@ -382,7 +382,7 @@ GRPC_MISTAKES = (
 
 
 def mutated_message(dice: random.Random) -> bytes:
-    """A gRPC inference with an odd shape, datatype or tensor, or with bytes changed, cut off or added."""
+    """A gRPC inference request with an unusual shape, datatype or tensor, or with changed, missing or added bytes."""
     text = service_pb2.ModelInferRequest.InferInputTensor(
         name=dice.choice(["TEXT", "TEXT", "TEXT", "", "OTHER"]),
         datatype=dice.choice(["BYTES", "BYTES", "BYTES", "INT32", "FP16", ""]),
@@ -419,7 +419,7 @@ ODD = (None, True, -1, 0, 1.5, 2**63, 2**64, 1e308, "", "x", "\0", [], [[]], {},
 
 
 def mutated(dice: random.Random) -> tuple[bytes, dict[str, str], str]:
-    """A request with something wrong in its JSON, its bytes or its headers, and sometimes with nothing."""
+    """A request with errors in its JSON, bytes or headers, and sometimes without any."""
     path = dice.choice([ECHO, ECHO, ECHO, GENERATE])
     document: Any = (
         {"TEXT": "né a fine day"}
@@ -456,7 +456,7 @@ def mutated(dice: random.Random) -> tuple[bytes, dict[str, str], str]:
 
 
 def places_in(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Where a value stands: what holds it, and its key or index."""
+    """The place of each value: its container, and its key or index."""
     keys = document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
     for key, value in list(keys):
         yield document, key

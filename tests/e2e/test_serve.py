@@ -1,4 +1,4 @@
-"""``trireme serve`` and its neighbours on the real tritonserver."""
+"""``trireme serve`` and related commands with the real tritonserver."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tests.e2e.test_router.conftest import EchoRepository
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """One that runs, for the tests that leave it answering."""
+    """A running one, for tests that leave it serving."""
     with Serve(tmp_path_factory.mktemp("serve")) as running:
         yield running
 
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[Serve]:
-    """One that does not run yet."""
+    """One that is not started yet."""
     made = Serve(tmp_path)
     yield made
     made.kill()
 
 
-def test_ask_answers_by_model_name(serve: Serve) -> None:
+def test_ask_by_model_name(serve: Serve) -> None:
     done = serve.verb("ask", "echo", "hello", "Grüße 😀", "--json")
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout)
@@ -44,20 +44,20 @@ def test_ask_answers_by_model_name(serve: Serve) -> None:
     assert {(answer["variant"], answer["version"]) for answer in answers} == {("echo", "1")}
 
 
-def test_ask_refuses_text_that_is_not_utf8(serve: Serve) -> None:
+def test_ask_rejects_text_that_is_not_utf8(serve: Serve) -> None:
     done = serve.verb("ask", "echo", "fine", b"caf\xe9")
     assert done.returncode == 2
     assert "text 2 is not UTF-8: byte 0xe9 at position 3" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_ask_for_an_unknown_name_lists_the_known(serve: Serve) -> None:
+def test_ask_with_an_unknown_name_lists_the_known_names(serve: Serve) -> None:
     done = serve.verb("ask", "ecko", "hello")
     assert done.returncode == 1
     assert "no task or model named 'ecko'; available: echo" in done.stderr
 
 
-def test_status_tells_models_requests_and_memory(serve: Serve) -> None:
+def test_status_reports_models_requests_and_memory(serve: Serve) -> None:
     serve.ask(b"counted")
     done = serve.verb("status", "--json")
     assert done.returncode == 0, done.stdout
@@ -70,7 +70,7 @@ def test_status_tells_models_requests_and_memory(serve: Serve) -> None:
     assert status["memory"]["servers_mib"] > 10
 
 
-def test_control_apis_ask_for_the_admin_key(serve: Serve) -> None:
+def test_control_apis_require_the_admin_key(serve: Serve) -> None:
     address = serve.replica()["grpc_address"]
     with OperatorClient(address) as stranger, pytest.raises(ClientError, match="restricted"):
         stranger.load("echo", 10.0)
@@ -78,7 +78,7 @@ def test_control_apis_ask_for_the_admin_key(serve: Serve) -> None:
         admin.load("echo", 30.0)
 
 
-def test_control_apis_are_not_behind_the_front_door(serve: Serve) -> None:
+def test_control_apis_are_not_available_through_envoy(serve: Serve) -> None:
     with OperatorClient(f"127.0.0.1:{serve.grpc_port}", serve.admin_key()) as admin:
         with pytest.raises(ClientError, match="only inference, metadata, health and statistics are served here"):
             admin.load("echo", 10.0)
@@ -101,48 +101,52 @@ def _arguments(process: psutil.Process) -> list[str]:
         return []
 
 
-def test_second_serve_refuses_and_names_the_first(serve: Serve) -> None:
+def test_a_second_serve_exits_and_names_the_first(serve: Serve) -> None:
     assert serve.process is not None
     done = serve.run_to_its_end()
     assert done.returncode == 1
     assert f"is already running, pid {serve.process.pid}" in done.stderr
 
 
-def test_stub_killed_is_replaced(serve: Serve) -> None:
+def test_a_killed_stub_is_replaced(serve: Serve) -> None:
     heals = serve.replica()["heals"]
     server_pid = serve.server().pid
-    # A load just before may have left the stub it replaced for a moment.
-    wait_until(lambda: len(stub_processes(server_pid)) == 1, "one stub was left")
+    # After a recent load, the replaced stub may still be running.
+    wait_until(lambda: len(stub_processes(server_pid)) == 1, "only one stub is running")
     stub_processes(server_pid)[0].kill()
-    wait_until(lambda: serve.replica()["heals"] > heals, "the model was loaded again")
+    wait_until(lambda: serve.replica()["heals"] > heals, "the model is reloaded")
     assert serve.ask(b"after the stub") == b"after the stub"
     assert serve.replica()["restarts"] == 0
 
 
-def test_server_killed_is_started_again(serve: Serve) -> None:
+def test_a_killed_server_is_restarted(serve: Serve) -> None:
     restarts = serve.replica()["restarts"]
     serve.server().kill()
-    wait_until(lambda: serve.replica()["restarts"] > restarts and serve.replica()["phase"] == "serving", "it was back")
+    wait_until(
+        lambda: serve.replica()["restarts"] > restarts and serve.replica()["phase"] == "serving", "it serves again"
+    )
     assert serve.ask(b"after the kill") == b"after the kill"
     assert "killed by SIGKILL" in serve.replica()["last_fault"]
 
 
-def test_frozen_server_is_started_again(serve: Serve) -> None:
+def test_a_frozen_server_is_restarted(serve: Serve) -> None:
     restarts = serve.replica()["restarts"]
     serve.server().suspend()
-    wait_until(lambda: serve.replica()["restarts"] > restarts and serve.replica()["phase"] == "serving", "it was back")
+    wait_until(
+        lambda: serve.replica()["restarts"] > restarts and serve.replica()["phase"] == "serving", "it serves again"
+    )
     assert serve.ask(b"after the freeze") == b"after the freeze"
     assert "frozen" in serve.replica()["last_fault"]
 
 
-def test_request_in_flight_at_sigterm_is_answered(fresh: Serve, tmp_path: Path) -> None:
+def test_a_request_in_flight_at_sigterm_completes(fresh: Serve, tmp_path: Path) -> None:
     fresh.start()
     held = tmp_path / "held"
     question = f"hold:{held}".encode()
     answers: list[bytes] = []
     asking = threading.Thread(target=lambda: answers.append(fresh.ask(question)))
     asking.start()
-    wait_until(held.exists, "the request was in the model")
+    wait_until(held.exists, "the model executes the request")
     fresh.stop()
     asking.join()
     assert answers == [question]
@@ -154,7 +158,7 @@ def test_status_without_a_server_fails(fresh: Serve) -> None:
     assert "trireme serve" in done.stderr
 
 
-def test_taken_port_names_its_holder(fresh: Serve) -> None:
+def test_a_port_in_use_names_the_process(fresh: Serve) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", fresh.http_port))
         holder.listen()
@@ -164,7 +168,7 @@ def test_taken_port_names_its_holder(fresh: Serve) -> None:
     assert "--http-port" in done.stderr
 
 
-def test_model_that_is_not_exported_is_left_out_with_the_command_that_mends_it(fresh: Serve) -> None:
+def test_a_model_that_is_not_exported_is_skipped_with_the_command_that_fixes_it(fresh: Serve) -> None:
     shutil.copytree(fresh.repository / "echo", fresh.repository / "unexported")
     (fresh.repository / "unexported" / "export.toml").touch()
     fresh.start()
@@ -173,7 +177,7 @@ def test_model_that_is_not_exported_is_left_out_with_the_command_that_mends_it(f
     fresh.stop()
 
 
-def test_a_route_is_served_without_a_variant_that_is_left_out(tmp_path: Path) -> None:
+def test_a_route_is_served_without_a_skipped_variant(tmp_path: Path) -> None:
     models = tmp_path / "made"
     models.mkdir()
     EchoRepository(models)
@@ -204,7 +208,7 @@ def _add_golden_sample_of_economy(route: Path) -> None:
     (route / "golden" / "economy.json").write_text(json.dumps(document))
 
 
-def test_what_is_left_out_is_told_before_the_start_fails(fresh: Serve) -> None:
+def test_skipped_models_are_reported_before_the_start_fails(fresh: Serve) -> None:
     shutil.copytree(fresh.repository / "echo", fresh.repository / "unexported")
     (fresh.repository / "unexported" / "export.toml").touch()
     (fresh.repository / "echo" / "1" / "model.py").write_text("import no_such_library\n")
@@ -213,14 +217,14 @@ def test_what_is_left_out_is_told_before_the_start_fails(fresh: Serve) -> None:
     assert "skipped: unexported:" in done.stderr
 
 
-def test_one_port_for_two_options_is_wrong_usage(fresh: Serve) -> None:
+def test_one_port_for_two_options_is_a_usage_error(fresh: Serve) -> None:
     fresh.metrics_port = fresh.grpc_port
     done = fresh.run_to_its_end()
     assert done.returncode == 2
     assert f"--grpc-port and --metrics-port are both {fresh.grpc_port}" in done.stderr
 
 
-def test_broken_model_ends_the_start_with_its_name_and_reason(fresh: Serve) -> None:
+def test_a_broken_model_aborts_the_start_with_its_name_and_reason(fresh: Serve) -> None:
     (fresh.repository / "echo" / "1" / "model.py").write_text("import no_such_library\n")
     done = fresh.run_to_its_end()
     assert done.returncode == 1
@@ -230,7 +234,7 @@ def test_broken_model_ends_the_start_with_its_name_and_reason(fresh: Serve) -> N
     assert processes_of(fresh) == []
 
 
-def test_model_that_answers_wrongly_ends_the_start(fresh: Serve) -> None:
+def test_a_model_that_responds_incorrectly_aborts_the_start(fresh: Serve) -> None:
     golden = fresh.repository / "echo" / "golden" / "hello.json"
     golden.write_text(golden.read_text().replace('"data": ["hello"]}]}\n}', '"data": ["goodbye"]}]}\n}'))
     done = fresh.run_to_its_end()
@@ -239,7 +243,7 @@ def test_model_that_answers_wrongly_ends_the_start(fresh: Serve) -> None:
     assert processes_of(fresh) == []
 
 
-def test_a_broken_golden_sample_ends_the_start_with_its_file_and_field(fresh: Serve) -> None:
+def test_an_invalid_golden_sample_aborts_the_start_with_its_file_and_field(fresh: Serve) -> None:
     golden = fresh.repository / "echo" / "golden" / "hello.json"
     golden.write_text(golden.read_text().replace('"shape": [1, 1]', '"shape": [2, 1]'))
     done = fresh.run_to_its_end()
@@ -248,14 +252,14 @@ def test_a_broken_golden_sample_ends_the_start_with_its_file_and_field(fresh: Se
     assert "Traceback" not in done.stderr
 
 
-def test_server_ends_with_a_serve_that_is_killed(fresh: Serve) -> None:
+def test_the_server_exits_with_a_killed_serve(fresh: Serve) -> None:
     fresh.start()
     fresh.kill()
-    wait_until(lambda: processes_of(fresh) == [], "the server had ended")
+    wait_until(lambda: processes_of(fresh) == [], "the server exited")
     assert_nothing_is_left(fresh)
 
 
-def test_next_serve_takes_away_what_a_killed_one_left(fresh: Serve) -> None:
+def test_the_next_serve_cleans_up_after_a_killed_one(fresh: Serve) -> None:
     fresh.start()
     assert fresh.process is not None
     killed, left = fresh.process.pid, fresh.server()

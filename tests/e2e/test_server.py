@@ -1,4 +1,4 @@
-"""How the start of one tritonserver is judged, and what is said where it fails."""
+"""Start of a tritonserver: progress, and error messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def initialize(models: Path, model: str, *lines: str) -> None:
-    """Have a model do this when it is loaded."""
+    """Set the code that a model runs when it is loaded."""
     path = models / model / "1" / "model.py"
     body = "".join(f"        {line}\n" for line in lines)
     code = path.read_text()
@@ -52,21 +52,21 @@ def test_a_start_that_makes_progress_may_take_long(models: Path) -> None:
         assert server.is_alive()
 
 
-def test_a_start_that_makes_none_is_given_up_with_the_model_that_hangs(models: Path) -> None:
+def test_a_start_without_progress_fails_with_the_model_that_hangs(models: Path) -> None:
     shutil.copytree(models / "echo", models / "slow")
     initialize(models, "slow", "time.sleep(600)")
     with pytest.raises(ServerError, match=r"made no progress for 3 s while loading slow$"):
         TritonServer.start(ServerFlags(models), stall_seconds=3.0)
 
 
-def test_a_server_that_ends_at_its_start_says_what_its_model_said(models: Path) -> None:
+def test_a_server_that_exits_during_its_start_reports_the_error_of_its_model(models: Path) -> None:
     shutil.copytree(models / "echo", models / "wrong")
     initialize(models, "wrong", "raise ValueError('no weights')")
     with pytest.raises(ServerError, match=r"exited during start: .*'wrong'.*no weights"):
         TritonServer.start(ServerFlags(models))
 
 
-def test_what_every_server_without_a_gpu_logs_is_no_cause(models: Path) -> None:
+def test_errors_that_every_server_without_a_gpu_logs_are_ignored(models: Path) -> None:
     with TritonServer.start(ServerFlags(models)) as server:
         assert "unable to create stream for pipe" in server.log_path.read_text()
         assert server.errors_about("pipe") == []

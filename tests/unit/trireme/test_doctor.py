@@ -1,4 +1,4 @@
-"""Doctor says what is missing or wrong, with the numbers, and what mends it."""
+"""``trireme doctor`` reports problems with their numbers and fixes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_instances_are_counted_as_triton_starts_them(text: str, machine: Machine
         ('backend: "label_decoder" instance_group { count: 9 }', 0),
     ],
 )
-def test_a_session_without_a_bound_takes_a_thread_a_core(text: str, threads: int) -> None:
+def test_an_unlimited_session_uses_one_thread_per_core(text: str, threads: int) -> None:
     assert compute_threads(config(text), Machine(cores=4, gpus=0)) == threads
 
 
@@ -85,7 +85,7 @@ def test_too_little_shared_memory_fails_with_the_size_to_set(tmp_path: Path) -> 
     assert "shm_size: 50m" in check.fix
 
 
-def test_enough_shared_memory_is_well(tmp_path: Path) -> None:
+def test_enough_shared_memory_is_ok(tmp_path: Path) -> None:
     few = [config('backend: "x" instance_group { count: 2 }')]
     assert only(memory.shared_memory(few, TWO_CORES, tmp_path, free_bytes=64 * MIB)).status is CheckStatus.OK
 
@@ -96,7 +96,7 @@ def test_a_full_disk_fails(tmp_path: Path) -> None:
     assert "10 MiB free" in check.found
 
 
-def test_a_region_that_nobody_maps_is_stale_and_a_mapped_one_is_not(tmp_path: Path) -> None:
+def test_an_unmapped_region_is_stale_and_a_mapped_one_is_not(tmp_path: Path) -> None:
     dead = tmp_path / "triton_python_backend_shm_region_dead"
     dead.write_bytes(bytes(MIB))
     live = tmp_path / f"{new_region_prefix()}live"
@@ -118,7 +118,7 @@ def test_a_region_that_nobody_maps_is_stale_and_a_mapped_one_is_not(tmp_path: Pa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_regions_of_another_user_are_left_alone(tmp_path: Path) -> None:
+def test_regions_of_another_user_are_ignored(tmp_path: Path) -> None:
     theirs = tmp_path / "trireme_1_1_theirs"
     theirs.write_bytes(b"")
     os.chown(theirs, 12345, 12345)
@@ -175,7 +175,7 @@ def test_numpy_2_and_a_missing_package_fail(monkeypatch: pytest.MonkeyPatch) -> 
     assert found["tokenizers"].status is CheckStatus.OK
 
 
-def test_a_missing_runtime_fails_with_its_mend(tmp_path: Path) -> None:
+def test_a_missing_runtime_fails_with_the_fix(tmp_path: Path) -> None:
     settings = Settings(project_dir=tmp_path, repository_dir=tmp_path, state_dir=tmp_path)
     check = only(software.runtime(settings))
     assert check.status is CheckStatus.FAIL
@@ -185,7 +185,7 @@ def test_a_missing_runtime_fails_with_its_mend(tmp_path: Path) -> None:
 def test_a_library_that_the_loader_does_not_find_is_named() -> None:
     runtime = EmbeddedRuntime.find(Settings.from_environment())
     assert software.missing_libraries(runtime.stub_path, runtime.environment()) == []
-    # The server brings stubs for Pythons that this project does not support, so that no machine must have them.
+    # The server includes stubs for unsupported Python versions, whose libraries need not be installed.
     foreign = runtime.stub_path.parents[1] / "3.8" / runtime.stub_path.name
     assert software.missing_libraries(foreign, runtime.environment()) == ["libpython3.8.so.1.0"]
 
@@ -197,7 +197,7 @@ def repository(folder: Path, **configs: str) -> ModelRepository:
     return ModelRepository(folder)
 
 
-def test_weights_that_are_not_made_yet_fail(tmp_path: Path) -> None:
+def test_weights_that_are_not_exported_yet_fail(tmp_path: Path) -> None:
     found = repository(tmp_path, encoder='backend: "text_encoder"')
     (tmp_path / "encoder" / "export.toml").write_text("")
     check = only(models.exported(found))
@@ -212,9 +212,7 @@ def test_weights_that_are_not_made_yet_fail(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spoiled", ["tokenizer.json", "manifest.json"])
 @pytest.mark.parametrize("how", ["missing", "truncated"])
-def test_weights_that_are_not_whole_fail_with_the_command_that_mends_them(
-    tmp_path: Path, spoiled: str, how: str
-) -> None:
+def test_incomplete_weights_fail_with_the_command_that_fixes_them(tmp_path: Path, spoiled: str, how: str) -> None:
     found = repository(tmp_path, encoder='backend: "text_encoder"')
     (tmp_path / "encoder" / "export.toml").write_text("")
     version = tmp_path / "encoder" / "1"
@@ -231,7 +229,7 @@ def test_weights_that_are_not_whole_fail_with_the_command_that_mends_them(
     assert check.fix == "trireme export encoder"
 
 
-def test_a_repository_that_triton_refuses_fails(tmp_path: Path) -> None:
+def test_a_repository_that_triton_rejects_fails(tmp_path: Path) -> None:
     check = only(models.accepted(repository(tmp_path, encoder='platform: "python"'), TWO_CORES))
     assert check.status is CheckStatus.FAIL
     assert check.fix == "trireme lint"
@@ -248,7 +246,7 @@ def test_more_threads_than_cores_are_a_warning_that_names_the_model() -> None:
     assert "6 used by greedy, 2 cores" in check.found
 
 
-def test_the_command_answers_one_row_a_check_and_exits_by_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_one_row_per_check_and_exits_by_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["doctor", "--json"])
     report = json.loads(capsys.readouterr().out)
     subjects = [check["subject"] for check in report["checks"]]
@@ -258,7 +256,7 @@ def test_the_command_answers_one_row_a_check_and_exits_by_the_worst(capsys: pyte
     assert all(check["fix"] for check in report["checks"] if check["status"] != "ok")
 
 
-def test_a_region_that_goes_away_meanwhile_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_region_removed_during_the_check_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "trireme_1_gone"
     monkeypatch.setattr(Path, "glob", lambda *_: iter([gone]))
     assert memory.find_stale_regions(tmp_path) == []

@@ -1,4 +1,4 @@
-"""What the stack runs itself is never asked through a proxy that the environment names."""
+"""Requests to local servers bypass the proxies of the environment."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_metrics_are_read_directly(page: str) -> None:
     assert Metrics.read(page, 5.0).sums("up")[()] == 1.0
 
 
-def test_triton_is_asked_directly() -> None:
+def test_triton_is_reached_directly() -> None:
     with FakeServer() as server, OperatorClient(server.address) as client:
         server.add_model("double", inputs={"X": ("FP32", [1])}, outputs={"Y": ("FP32", [1])},
                          compute=lambda inputs: {"Y": inputs["X"] * 2})  # fmt: skip
         assert client.infer("double", {"X": np.ones(1, np.float32)}, 5.0).outputs["Y"].tolist() == [2.0]
 
 
-def test_doctor_lists_the_variables_and_how_to_except_this_machine() -> None:
+def test_doctor_lists_the_variables_and_how_to_exclude_this_machine() -> None:
     (check,) = software.proxies()
     assert check.status is CheckStatus.WARN
     assert check.found.startswith("grpc_proxy, https_proxy, http_proxy, all_proxy; ")

@@ -17,13 +17,13 @@ def line_of(formatter: logging.Formatter, message: str, *args: object, **extra: 
     return line
 
 
-def test_a_line_tells_time_level_logger_and_message() -> None:
+def test_a_line_has_time_level_logger_and_message() -> None:
     line = line_of(JsonFormatter(), "model %s answers again, %s", "m", "ünï")
     assert line.pop("time").endswith("Z")
     assert line == {"level": "warning", "logger": "trireme.health", "message": "model m answers again, ünï"}
 
 
-def test_known_fields_are_in_every_line_and_those_of_a_line_win() -> None:
+def test_global_fields_are_in_every_line_and_those_of_a_line_take_precedence() -> None:
     formatter = JsonFormatter(replica="r0", zone="a")
     line = line_of(formatter, "x", request_id="r-1", model="m", version="3", replica="r1", zone="")
     assert {name: line.get(name) for name in ("request_id", "model", "version", "replica", "zone")} == {
@@ -35,7 +35,7 @@ def test_known_fields_are_in_every_line_and_those_of_a_line_win() -> None:
     }
 
 
-def test_an_exception_stays_in_its_line() -> None:
+def test_an_exception_stays_on_its_line() -> None:
     try:
         raise ValueError("broken\nin two")
     except ValueError:

@@ -22,7 +22,7 @@ ensemble_scheduling { step [ {
     [({3}, True), ({2}, False), ({2, 3}, False), ({1}, False), ({4}, False)],
     ids=["a canary's", "a canary's and a variant's", "one of each", "a variant's", "nobody's"],
 )
-def test_a_version_is_a_canarys_where_no_variant_is_pinned_to_it(
+def test_a_version_is_used_by_canaries_only_if_no_variant_pins_it(
     tmp_path: Path, versions: set[int], only: bool
 ) -> None:
     for name, pin in (("economy", 1), ("standard", 2), ("standard__canary", 3), ("economy__canary", 2)):
@@ -31,7 +31,7 @@ def test_a_version_is_a_canarys_where_no_variant_is_pinned_to_it(
     assert only_canaries_call(ModelRepository(tmp_path), "worker", versions) is only
 
 
-# Two variants over workers of their own, one route, and a model that no route has.
+# Two variants with separate workers, one route, and a model without a route.
 SAMPLES = ProbeSamples(
     loaded=frozenset(("route", "small", "large", "small_worker", "large_worker", "lonely")),
     steps={"small": frozenset(("small_worker",)), "large": frozenset(("large_worker",))},
@@ -54,7 +54,7 @@ SAMPLES = ProbeSamples(
         (("small", "route"), SAMPLES.loaded - {"small", "route"}, (), "no model is ready"),
     ],
 )
-def test_a_replica_lacks_a_route_or_everything_or_nothing(
+def test_reason_why_a_replica_is_not_ready(
     out: tuple[str, ...], failing: tuple[str, ...], missing: tuple[str, ...], lack: str
 ) -> None:
     samples = replace(SAMPLES, loaded=SAMPLES.loaded - set(missing), missing=dict.fromkeys(missing, "unloaded"))

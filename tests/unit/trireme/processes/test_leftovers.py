@@ -1,6 +1,6 @@
-"""What servers of dead owners left is found and taken away, and nothing else.
+"""Leftovers of dead owners are found and removed, and nothing else.
 
-In one file, which one worker of pytest-xdist runs: what one test leaves on the machine another would take away.
+All in one file, which a single pytest-xdist worker runs: concurrent tests would remove each other's leftovers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.deadlines import scaled
 from tests.leftovers import dead_owners_region, left_stub
 
 
-def test_a_stub_of_a_dead_owner_is_ended_and_its_region_removed() -> None:
+def test_a_stub_of_a_dead_owner_is_killed_and_its_region_removed() -> None:
     region = SHM_DIR / dead_owners_region()
     region.write_bytes(bytes(4096))
     with left_stub(region) as stub:
@@ -27,7 +27,7 @@ def test_a_stub_of_a_dead_owner_is_ended_and_its_region_removed() -> None:
     assert not region.exists()
 
 
-def test_a_stub_of_a_living_owner_is_left_alone() -> None:
+def test_a_stub_of_a_live_owner_is_kept() -> None:
     prefix = new_region_prefix()
     region = SHM_DIR / f"{prefix}shm_region_0"
     region.write_bytes(bytes(4096))
@@ -40,14 +40,14 @@ def test_a_stub_of_a_living_owner_is_left_alone() -> None:
         remove_regions(prefix)
 
 
-def test_a_program_that_only_names_a_region_of_a_dead_owner_is_left_alone() -> None:
+def test_another_program_that_mentions_a_region_of_a_dead_owner_is_kept() -> None:
     region = dead_owners_region()
     with subprocess.Popen([sys.executable, "-c", "input()", region], stdin=subprocess.PIPE) as bystander:
         assert bystander.pid not in remove_leftovers()
         assert bystander.poll() is None
 
 
-def test_a_region_of_a_dead_owner_is_stale_though_a_stub_that_outlived_it_maps_it(tmp_path: Path) -> None:
+def test_a_region_of_a_dead_owner_is_stale_even_if_an_orphaned_stub_maps_it(tmp_path: Path) -> None:
     region = tmp_path / dead_owners_region()
     region.write_bytes(bytes(4096))
     with left_stub(region) as stub:

@@ -24,13 +24,13 @@ def idle() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_a_process_that_only_waits_makes_none(idle: subprocess.Popen[bytes], log: Path) -> None:
+def test_a_waiting_process_makes_no_progress(idle: subprocess.Popen[bytes], log: Path) -> None:
     progress = Progress(idle.pid, log)
     first = progress.stalled_seconds()
     assert 0 < first < progress.stalled_seconds()
 
 
-def test_a_log_that_grows_is_progress(idle: subprocess.Popen[bytes], log: Path) -> None:
+def test_a_growing_log_is_progress(idle: subprocess.Popen[bytes], log: Path) -> None:
     progress = Progress(idle.pid, log)
     assert progress.stalled_seconds() > 0
     log.write_text("begun\nloading\n")
@@ -55,7 +55,7 @@ def test_computing_is_progress(log: Path) -> None:
     assert progress.stalled_seconds() > 0
 
 
-def test_a_process_that_is_gone_makes_none(log: Path) -> None:
+def test_an_exited_process_makes_no_progress(log: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     progress = Progress(gone.pid, log)

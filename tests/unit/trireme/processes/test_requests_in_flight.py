@@ -22,7 +22,7 @@ nv_inference_count{model="echo",version="1"} 99
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Tells these metrics, one text after the other, and the last one from then on."""
+    """Responds with these metrics in order, then always with the last ones."""
 
     texts: list[str]
 
@@ -50,22 +50,22 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def test_what_waits_and_what_is_generated_is_counted(server: Server) -> None:
+def test_queued_and_generating_requests_are_counted(server: Server) -> None:
     server.texts = [METRICS % 2]
     assert requests_in_flight(f"127.0.0.1:{server.server_port}") == 2 + 1 + 3
 
 
-def test_a_server_that_is_gone_has_nothing_to_do() -> None:
+def test_an_exited_server_is_quiet() -> None:
     assert requests_in_flight(f"127.0.0.1:{free_ports(1)[0]}") == 0
     assert wait_until_quiet(f"127.0.0.1:{free_ports(1)[0]}", 0.0)
 
 
-def test_it_waits_until_the_last_request_is_answered(server: Server) -> None:
+def test_it_waits_for_the_last_request(server: Server) -> None:
     server.texts = [METRICS % 2, METRICS % 1, "nv_inference_count 99\n"]
     assert wait_until_quiet(f"127.0.0.1:{server.server_port}", 30.0)
     assert len(server.texts) == 1
 
 
-def test_it_waits_no_longer_than_told(server: Server) -> None:
+def test_it_waits_until_the_deadline_at_most(server: Server) -> None:
     server.texts = [METRICS % 2]
     assert not wait_until_quiet(f"127.0.0.1:{server.server_port}", 0.0)

@@ -13,21 +13,21 @@ def window(before: str, after: str) -> MetricsWindow:
     return MetricsWindow(Metrics.parse(before), Metrics.parse(after))
 
 
-def test_counts_add_up_over_the_labels_that_are_not_asked_for() -> None:
+def test_counts_are_summed_over_the_other_labels() -> None:
     assert window(BEFORE, AFTER).counts("a", "x") == {("1",): 10, ("2",): 3}
     assert window(BEFORE, AFTER).counts("a", "x", y="q") == {("1",): 4}
 
 
-def test_a_counter_that_fell_began_anew_at_zero() -> None:
+def test_a_decreased_counter_restarted_at_zero() -> None:
     assert window('a{x="1"} 100\n', 'a{x="1"} 3\n').counts("a", "x") == {("1",): 3}
 
 
 @pytest.mark.parametrize(("before", "after"), [("", AFTER), (BEFORE, "")])
-def test_of_a_server_that_did_not_answer_both_times_nothing_is_counted(before: str, after: str) -> None:
+def test_an_incomplete_window_has_no_counts(before: str, after: str) -> None:
     assert window(before, after).counts("a", "x") == {}
 
 
-def test_a_server_that_is_not_there_has_no_metrics() -> None:
+def test_an_unreachable_server_has_no_metrics() -> None:
     assert Metrics.read("127.0.0.1:9", 1.0).samples == {}
 
 
@@ -35,10 +35,10 @@ def test_a_server_that_is_not_there_has_no_metrics() -> None:
     ("share", "expected"),
     [(0.5, 10.0), (0.25, 5.0), (0.75, 15.0), (0.95, 20.0)],
 )
-def test_quantile_is_spread_evenly_within_a_bucket_and_bounded_by_the_last(share: float, expected: float) -> None:
+def test_quantile_is_interpolated_within_a_bucket_and_bounded_by_the_last(share: float, expected: float) -> None:
     assert quantile(share, {10.0: 50, 20.0: 90 if share > 0.9 else 100, math.inf: 100}) == pytest.approx(expected)
 
 
-def test_nothing_seen_has_no_quantile() -> None:
+def test_no_observations_have_no_quantile() -> None:
     assert quantile(0.5, {}) is None
     assert quantile(0.5, {1.0: 0, math.inf: 0}) is None

@@ -1,4 +1,4 @@
-"""A stub is any child whose command line is a stub's: here a Python that sleeps."""
+"""A stub is any child with the command line of a stub: here a sleeping Python."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def wait_for_status(process: subprocess.Popen[bytes], status: str) -> None:
         time.sleep(0.01)
 
 
-def test_a_stub_that_lives_is_not_reported(stub: subprocess.Popen[bytes]) -> None:
+def test_a_live_stub_is_not_reported(stub: subprocess.Popen[bytes]) -> None:
     watch = StubWatch(os.getpid())
     assert [process.pid for process in stub_processes(os.getpid())] == [stub.pid]
     assert watch.find_dead() == watch.find_dead() == []
     assert stub.poll() is None
 
 
-def test_a_stub_that_died_is_reported_once_with_its_model(stub: subprocess.Popen[bytes]) -> None:
+def test_a_dead_stub_is_reported_once_with_its_model(stub: subprocess.Popen[bytes]) -> None:
     watch = StubWatch(os.getpid())
     watch.find_dead()
     os.kill(stub.pid, signal.SIGKILL)
@@ -51,7 +51,7 @@ def test_a_stub_that_died_is_reported_once_with_its_model(stub: subprocess.Popen
     assert watch.find_dead() == []
 
 
-def test_a_stub_that_stays_stopped_is_ended_and_reported(stub: subprocess.Popen[bytes]) -> None:
+def test_a_stub_that_stays_stopped_is_killed_and_reported(stub: subprocess.Popen[bytes]) -> None:
     watch = StubWatch(os.getpid())
     os.kill(stub.pid, signal.SIGSTOP)
     wait_for_status(stub, psutil.STATUS_STOPPED)
@@ -59,12 +59,12 @@ def test_a_stub_that_stays_stopped_is_ended_and_reported(stub: subprocess.Popen[
     assert psutil.Process(stub.pid).status() == psutil.STATUS_STOPPED
     dead = watch.find_dead()
     wait_for_status(stub, psutil.STATUS_ZOMBIE)
-    # The call that ended it may have seen its death already.
+    # The call that killed it may already have reported it.
     dead += watch.find_dead()
     assert [one.model for one in dead] == ["echo"]
 
 
-def test_a_stub_that_was_stopped_for_a_moment_is_left_alone(stub: subprocess.Popen[bytes]) -> None:
+def test_a_briefly_stopped_stub_is_kept(stub: subprocess.Popen[bytes]) -> None:
     watch = StubWatch(os.getpid())
     os.kill(stub.pid, signal.SIGSTOP)
     wait_for_status(stub, psutil.STATUS_STOPPED)

@@ -18,7 +18,7 @@ from tests.deadlines import scaled
 
 @pytest.mark.parametrize("by_name", [(), ("--by-name",)], ids=["addresses", "names"])
 @pytest.mark.parametrize("tls", [False, True])
-def test_what_it_writes_is_valid(tmp_path: Path, by_name: tuple[str, ...], tls: bool) -> None:
+def test_written_configuration_is_valid(tmp_path: Path, by_name: tuple[str, ...], tls: bool) -> None:
     folder = make_certificates(tmp_path)
     options = ["--tls-certificate", f"{folder}/server.pem", "--tls-key", f"{folder}/server.key"] if tls else []
     replicas = ("--replica=127.0.0.2=a", "--replica=127.0.0.3=b")
@@ -35,7 +35,7 @@ def test_what_it_writes_is_valid(tmp_path: Path, by_name: tuple[str, ...], tls: 
     assert "deprecated" not in validated.stderr.lower()
 
 
-def test_a_container_finds_the_files_where_it_sees_them(tmp_path: Path) -> None:
+def test_paths_are_those_inside_the_container(tmp_path: Path) -> None:
     assert main(["envoy-config", str(tmp_path), "--replica=replica-a=a", "--by-name", "--seen-at=/etc/envoy"]) == 0
     bootstrap = yaml.safe_load((tmp_path / "bootstrap.yaml").read_text())
     paths = {path for path in _values(bootstrap, "path") if isinstance(path, str)}
@@ -55,7 +55,7 @@ def test_a_container_finds_the_files_where_it_sees_them(tmp_path: Path) -> None:
         ([], "--replica"),
     ],
 )
-def test_wrong_usage_is_refused(
+def test_invalid_usage_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["envoy-config", str(tmp_path / "envoy"), *arguments]) == 2
@@ -70,7 +70,7 @@ def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: 
 
 
 def _in_one_file(written: Path) -> Path:
-    """All of it as static resources, which is what Envoy can validate without running."""
+    """The configuration with static resources, which Envoy can validate without running."""
     listeners = _read(written / "lds")
     for listener in listeners:
         listener.pop("@type")
@@ -101,7 +101,7 @@ def _untyped(resource: dict[str, Any]) -> dict[str, Any]:
 
 
 def _values(document: Any, field: str) -> list[Any]:
-    """Every value of ``field``, however deep."""
+    """All values of ``field`` at any depth."""
     if isinstance(document, list):
         return [value for entry in document for value in _values(entry, field)]
     if not isinstance(document, dict):

@@ -6,15 +6,15 @@ from trireme.serving.fleet import StartTurn
 
 from tests.deadlines import scaled
 
-PATIENCE_SECONDS = scaled(20.0)
+DEADLINE_SECONDS = scaled(20.0)
 
 
-def test_servers_start_one_after_the_other_while_a_replica_answers() -> None:
+def test_servers_start_one_after_the_other_while_a_replica_is_ready() -> None:
     turn, order = StartTurn(lambda: True), []
-    asked, begun = threading.Event(), threading.Event()
+    waiting, begun = threading.Event(), threading.Event()
 
     def start_second() -> None:
-        asked.set()
+        waiting.set()
         with turn():
             order.append("second")
             begun.set()
@@ -22,14 +22,14 @@ def test_servers_start_one_after_the_other_while_a_replica_answers() -> None:
     thread = threading.Thread(target=start_second)
     with turn():
         thread.start()
-        asked.wait(PATIENCE_SECONDS)
+        waiting.wait(DEADLINE_SECONDS)
         assert not begun.wait(0.05)
         order.append("first")
-    thread.join(PATIENCE_SECONDS)
+    thread.join(DEADLINE_SECONDS)
     assert order == ["first", "second"]
 
 
-def test_servers_start_together_where_no_replica_answers() -> None:
+def test_servers_start_together_if_no_replica_is_ready() -> None:
     serves = True
     turn, begun = StartTurn(lambda: serves), threading.Event()
 
@@ -40,9 +40,9 @@ def test_servers_start_together_where_no_replica_answers() -> None:
     with turn():
         thread = threading.Thread(target=start_second)
         thread.start()
-        # The last one that answered ends while others wait.
+        # The last ready replica exits while others wait.
         serves = False
-        assert begun.wait(PATIENCE_SECONDS)
-    thread.join(PATIENCE_SECONDS)
+        assert begun.wait(DEADLINE_SECONDS)
+    thread.join(DEADLINE_SECONDS)
     with turn():
         pass

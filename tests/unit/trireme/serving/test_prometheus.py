@@ -36,7 +36,7 @@ def test_every_replica_has_two_targets_with_its_name_and_zone() -> None:
     ]
 
 
-def test_every_job_has_a_file_of_targets_though_it_has_none(tmp_path: Path) -> None:
+def test_every_job_has_a_target_file_even_without_targets(tmp_path: Path) -> None:
     write_targets(tmp_path, [Target("triton", "h:1", "r0", "a"), Target("envoy", "h:2")])
     written = {job: json.loads((tmp_path / f"{job}.json").read_text()) for job in JOBS}
     assert written == {
@@ -47,7 +47,7 @@ def test_every_job_has_a_file_of_targets_though_it_has_none(tmp_path: Path) -> N
     }
 
 
-def test_one_that_ends_at_once_is_logged_and_not_started_over_and_over(
+def test_an_immediate_exit_is_logged_and_not_restarted_in_a_tight_loop(
     tmp_path: Path, configuration: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     starts = tmp_path / "starts"
@@ -66,7 +66,7 @@ def test_one_that_ends_at_once_is_logged_and_not_started_over_and_over(
     assert starts.read_text() == "once\n"
 
 
-def test_rules_of_an_earlier_release_are_gone(tmp_path: Path, configuration: Path) -> None:
+def test_rules_of_an_earlier_release_are_removed(tmp_path: Path, configuration: Path) -> None:
     (tmp_path / "run" / "rules").mkdir(parents=True)
     (tmp_path / "run" / "rules" / "old.yml").touch()
     Prometheus(tmp_path / "none", configuration, tmp_path / "run", "127.0.0.1:9")

@@ -25,7 +25,7 @@ def replica(**changes: object) -> ReplicaState:
     return ReplicaState(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def test_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_state_survives_a_round_trip(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     replicas = (replica(problems={"a": (), "b": ("wrong",)}, server_pid=7), replica(name="r1", zone="b"))
     written = state(replicas=replicas, left_out={"c": "not exported"})
@@ -33,17 +33,17 @@ def test_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert directory.read() == written
 
 
-def test_state_of_another_release_is_as_good_as_none(tmp_path: Path) -> None:
+def test_state_of_another_release_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "serving.json").write_text('{"pid": 1, "unheard_of": 2}')
     assert RunDirectory(tmp_path).read() is None
 
 
-def test_problems_are_sentences_of_the_models_that_have_one() -> None:
+def test_problem_sentences_name_the_models_with_problems() -> None:
     problems = {"b": ("wrong", "more"), "a": (), "c": ("slow",)}
     assert replica(problems=problems).problem_sentences() == ["b: wrong", "c: slow"]
 
 
-def test_a_command_is_read_as_it_was_submitted_and_removed_with_the_state(tmp_path: Path) -> None:
+def test_a_command_survives_a_round_trip_and_is_removed_with_the_state(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     assert directory.last_command() is None
     directory.submit(FleetCommand(3, replicas=2, restart=True))
@@ -61,7 +61,7 @@ def test_state_left_by_a_dead_serve_is_not_running(tmp_path: Path) -> None:
         assert directory.running() == state()
 
 
-def test_second_holder_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+def test_a_second_holder_is_rejected_with_the_pid_of_the_first(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     with directory.only_one(), pytest.raises(ServerError, match=f"pid {os.getpid()}"), directory.only_one():
         pass
@@ -69,7 +69,7 @@ def test_second_holder_is_refused_with_the_first_ones_pid(tmp_path: Path) -> Non
         pass
 
 
-def test_admin_key_is_made_once_and_refused_when_others_may_read_it(tmp_path: Path) -> None:
+def test_admin_key_is_created_once_and_rejected_if_readable_by_others(tmp_path: Path) -> None:
     path = tmp_path / "admin.key"
     key = ensure_admin_key(path)
     assert len(key) >= 32

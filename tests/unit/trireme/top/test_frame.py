@@ -1,4 +1,4 @@
-"""Rows out of the pages of two replicas."""
+"""Rows computed from the metrics of two replicas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = {"v": ["v_encoder"], "v__canary": ["v_encoder"]}
 
 
 def page(*, stable: int, canary: int, failed: int = 0, direct: int = 0, waiting: int = 0) -> str:
-    """What a replica tells whose router answered so many requests of variant v and of its canary."""
+    """Metrics of a replica whose router served this many requests with variant v and its canary."""
     labels = 'task="t",reason="requested_tier",outcome="answered"'
     return "\n".join(
         [
@@ -57,7 +57,7 @@ def page(*, stable: int, canary: int, failed: int = 0, direct: int = 0, waiting:
 
 
 def frame(before: str, *after: str, state: ServingState = STATE) -> Frame:
-    """Of two seconds; each replica has an ``after``."""
+    """A frame over two seconds; ``after`` has one page per replica."""
     start = Metrics.parse(before)
     pages = [dataclasses.replace(Metrics.parse(text), at=start.at + 2) for text in after]
     windows = {replica.name: MetricsWindow(start, page) for replica, page in zip(REPLICAS, pages, strict=True)}
@@ -72,7 +72,7 @@ TYPICAL = frame(
 )
 
 
-def test_a_canary_has_its_share_of_its_task_over_all_replicas() -> None:
+def test_a_canary_has_its_share_of_the_task_over_all_replicas() -> None:
     rows = {row.model: row for row in TYPICAL.models}
     assert list(rows) == ["v", "v__canary", "plain"]
     assert [(row.task, row.version, row.share) for row in rows.values()] == [
@@ -84,18 +84,18 @@ def test_a_canary_has_its_share_of_its_task_over_all_replicas() -> None:
     assert rows["v"].queued == 5
     assert rows["v"].errors == 2
     assert rows["v"].latency == Latency(pytest.approx(5.56, abs=0.01), pytest.approx(15))
-    # What a caller cancelled is no failure.
+    # Requests cancelled by the caller are not failures.
     assert rows["plain"].errors == 2
     assert rows["plain"].latency == Latency(1.5, 2.5)
 
 
-def test_steps_and_routers_calls_are_no_requests_of_callers() -> None:
+def test_steps_and_router_calls_are_not_counted_as_requests() -> None:
     assert [row.rate for row in TYPICAL.replicas] == [65, 45]
     assert TYPICAL.rate == 110
 
 
-def test_streams_are_counted_where_they_are_asked_at_the_engine() -> None:
-    """Clients follow the pin of a variant that streams; ten asked the variant itself, so that the engine counts all."""
+def test_streams_are_counted_at_the_engine() -> None:
+    """Clients follow the pin of a decoupled variant; the engine also counts the ten requests to the variant itself."""
 
     def page(*, engine: int, variant: int, routed: int) -> Metrics:
         return Metrics.parse(
@@ -114,11 +114,11 @@ def test_streams_are_counted_where_they_are_asked_at_the_engine() -> None:
     assert [(row.model, row.version, row.rate) for row in shown.models] == [("engine", "2", 20)]
 
 
-def test_refusals_that_are_the_callers_own_are_no_errors() -> None:
+def test_rejected_requests_are_not_counted_as_errors() -> None:
     assert [row.errors for row in TYPICAL.replicas] == [2, 2]
 
 
-def test_a_silent_replica_is_shown_as_such() -> None:
+def test_a_replica_without_metrics_is_shown_as_silent() -> None:
     shown = frame(BEFORE, page(stable=180, canary=20), "")
     assert [row.answers for row in shown.replicas] == [True, False]
     assert "silent" in text_of(shown)
@@ -131,14 +131,14 @@ def text_of(shown: Frame, width: int = 80) -> str:
     return capture.get()
 
 
-def test_a_frame_of_long_names_fits_into_80_columns() -> None:
+def test_long_names_fit_into_80_columns() -> None:
     text = text_of(TYPICAL)
     assert max(len(line) for line in text.splitlines()) <= 80
     for word in ("2 of 2 replicas ready", "110.0 requests/s", "v__canary", "22.2%", "without a router", "plain"):
         assert word in text
 
 
-def test_what_is_wrong_is_told_below() -> None:
+def test_problems_are_listed_below() -> None:
     broken = dataclasses.replace(
         REPLICAS[1], phase=Phase.RESTARTING, problems={"m": ("wrong answer",)}, last_fault="process died"
     )
