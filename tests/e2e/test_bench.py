@@ -39,7 +39,7 @@ def test_serving_puts_a_variant_beside_its_limit_and_the_peers(tmp_path: Path) -
         (f"in-process limit of {MODEL}", ""),
         (MODEL, "concurrency 8"),
         ("FastAPI", "concurrency 8"),
-        ("FastAPI, 1 thread a worker", "concurrency 8"),
+        ("FastAPI, 1 thread per worker", "concurrency 8"),
     ]
     for one in report["results"]:
         assert one["median"]["sentences_per_second"] > 0

@@ -81,7 +81,7 @@ def test_objectives_that_nothing_can_meet_exit_1_and_it_says_by_how_much(
 
     assert done.returncode == 1, done.stdout + done.stderr
     (objective,) = json.loads(done.stdout)["verdict"]["objectives"]
-    assert "no run can meet it here: even the fastest request took" in objective["reason"]
+    assert "no run can meet it on this machine: even the fastest request took" in objective["reason"]
 
 
 def test_a_record_has_the_servers_own_times_of_an_ensemble_and_its_step(economy: TritonServer, tmp_path: Path) -> None:
@@ -196,8 +196,8 @@ def test_streams_are_held_against_time_to_first_response_and_the_gaps(tmp_path: 
         (["--arrivals", "poisson:0"], "must be above zero"),
         (["--arrivals", "poisson:1e7"], "more than the 100000 a second"),
         (["--arrivals", "constant:1", "--seconds", "0.1"], "send no request"),
-        (["--model", f"{MODEL}=-1"], "must be a number from zero up"),
-        (["--model", f"{MODEL}=2"], "named twice"),
+        (["--model", f"{MODEL}=-1"], "must be a number of at least zero"),
+        (["--model", f"{MODEL}=2"], "given twice"),
         (["--slo", "pyproject.toml"], "unknown table or key"),
     ],
 )
@@ -221,7 +221,7 @@ def test_an_unreachable_server_is_told_apart_from_a_model_that_is_not_there(econ
     for protocol in ("grpc", "http"):
         done = _load("run", "--model", MODEL, "--protocol", protocol, "--url", f"127.0.0.1:{port}")
         assert done.returncode == 1
-        assert f"no server answers at 127.0.0.1:{port}" in done.stderr
+        assert f"no server responds at 127.0.0.1:{port}" in done.stderr
         address = economy.grpc_address if protocol == "grpc" else economy.http_address
         done = _load("run", "--model", "embedding_premium", "--protocol", protocol, "--url", address)
         assert done.returncode == 1

@@ -96,7 +96,7 @@ def test_missing_and_unknown_tensors_are_named(fake, connect):
     client = connect(fake.address)
     with pytest.raises(InvalidInputError, match="'X': is missing"):
         client.infer("double", {})
-    with pytest.raises(InvalidInputError, match="is not an input of model .*; available: X"):
+    with pytest.raises(InvalidInputError, match=r"is not an input of model .*; available: X"):
         client.infer("double", {"Z": [1.0]})
     with pytest.raises(InvalidRequestError, match="no output 'Z'; available: Y"):
         client.infer("double", ROW, ["Z"])
@@ -468,9 +468,7 @@ def test_rows_of_a_split_call_that_differ_in_shape_come_one_array_a_row(fake, co
 def test_answers_of_a_split_call_with_too_few_rows_are_refused_with_output_and_shapes(fake, connect):
     fake.add_model("loses", inputs={"X": ("FP32", [2])}, outputs={"Y": ("FP32", [2])}, max_batch_size=4,
                    compute=lambda inputs: {"Y": inputs["X"][1:]})  # fmt: skip
-    with pytest.raises(
-        ServerFaultError, match=r"output 'Y' has the shapes \[3, 2\], \[1, 2\] for .* \[4, 2\] rows"
-    ):
+    with pytest.raises(ServerFaultError, match=r"output 'Y' has the shapes \[3, 2\], \[1, 2\] for .* \[4, 2\] rows"):
         connect(fake.address).infer("loses", {"X": np.ones((6, 2), np.float32)})
 
 
@@ -478,7 +476,9 @@ def test_vectors_of_two_widths_in_one_call_are_refused(fake, connect):
     fake.add_model("text_embedding", inputs={"TEXT": ("BYTES", [1])}, outputs={"EMBEDDING": ("FP32", [-1])},
                    compute=lambda inputs: {"EMBEDDING": np.ones((1, len(inputs["TEXT"][0, 0])))},
                    max_batch_size=1)  # fmt: skip
-    with pytest.raises(ServerFaultError, match="text_embedding returned rows of EMBEDDING with 2, 3 numbers in one call"):
+    with pytest.raises(
+        ServerFaultError, match="text_embedding returned rows of EMBEDDING with 2, 3 numbers in one call"
+    ):
         connect(fake.address).embed(["ab", "abc"])
 
 

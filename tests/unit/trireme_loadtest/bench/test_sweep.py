@@ -39,21 +39,21 @@ def test_bisection_closes_in_on_the_highest_rate() -> None:
     assert met <= 137 < missed
     assert missed / met <= 1.05
     assert len(steps) <= 10
-    assert conclusion(steps) == f"The highest rate that meets the SLO is {met:.4g} a second; {missed:.4g} does not."
+    assert conclusion(steps) == f"The highest rate that meets the SLO is {met:.4g}/s; {missed:.4g}/s does not meet it."
 
 
 def test_a_server_that_holds_no_rate_is_said_so_at_once() -> None:
     asked, steps = _server_that_holds(1.0)
 
     assert asked == [10.0]
-    assert conclusion(steps).startswith("Not even 10 a second meets the SLO: no run can meet it here")
+    assert conclusion(steps).startswith("Even 10/s does not meet the SLO: no run can meet it on this machine")
 
 
 def test_a_server_that_holds_every_rate_is_said_so() -> None:
     asked, steps = _server_that_holds(5000.0)
 
     assert asked == [10.0, 1000.0]
-    assert conclusion(steps) == "Even 1000 a second meets the SLO: raise --to."
+    assert conclusion(steps) == "Even 1000/s meets the SLO; raise --to."
 
 
 def test_the_majority_of_runs_decides_a_rate() -> None:

@@ -55,7 +55,7 @@ def test_a_file_gives_a_request_a_line(tmp_path: Path) -> None:
     assert [inputs["TEXT"].tolist() for inputs in inputs_from_file(path)] == [[[b"one"]], [[b" two "]]]
 
 
-@pytest.mark.parametrize(("content", "problem"), [(b"\n\n", "holds no line"), (b"ok\n\xff\n", "not UTF-8: byte 3")])
+@pytest.mark.parametrize(("content", "problem"), [(b"\n\n", "has no line"), (b"ok\n\xff\n", "not UTF-8: byte 3")])
 def test_a_file_without_texts_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     path = tmp_path / "texts.txt"
     path.write_bytes(content)
@@ -89,12 +89,12 @@ def test_golden_samples_of_other_inputs_are_sent_as_they_are(tmp_path: Path) -> 
 
 
 def test_a_model_without_golden_samples_needs_a_file(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"has no golden samples in .*; name a file with --inputs"):
+    with pytest.raises(SpecError, match=r"has no golden samples in .*; set --inputs to a file"):
         inputs_from_golden(ModelFolder(tmp_path))
 
 
 def test_samples_without_a_word_cannot_be_mixed() -> None:
-    with pytest.raises(SpecError, match="hold no word"):
+    with pytest.raises(SpecError, match="have no word"):
         texts_of_mixed_length(["", "  "], 3)
 
 

@@ -52,7 +52,7 @@ def test_the_values_are_those_of_the_reports() -> None:
 def test_short_runs_are_shown_without_an_interval() -> None:
     found = compare(_run(10.0, seed=1, seconds=5), _run(20.0, seed=2))
 
-    assert {one.word for one in found} == {"too short to say"}
+    assert {one.word for one in found} == {"too short to decide"}
 
 
 def test_an_invalid_run_is_not_compared() -> None:

@@ -42,7 +42,7 @@ def test_too_few_samples_are_inconclusive_and_it_says_how_many_it_takes() -> Non
 
     assert verdict.outcome is SloOutcome.INCONCLUSIVE
     # 0.99 ** 368 is below one in forty: fewer samples say nothing of the hundredth.
-    assert verdict.findings[0].reason == "too few samples: 40, it takes at least 368"
+    assert verdict.findings[0].reason == "too few samples: 40; at least 368 are needed"
 
 
 def test_the_needed_samples_are_enough() -> None:
@@ -58,7 +58,7 @@ def test_an_objective_that_nothing_can_meet_says_by_how_much() -> None:
 
     assert verdict.outcome is SloOutcome.BROKEN
     assert verdict.findings[0].reason == (
-        "no run can meet it here: even the fastest request took 20 ms, 4.0 times the limit"
+        "no run can meet it on this machine: even the fastest request took 20 ms, 4.0 times the limit"
     )
 
 
