@@ -1,7 +1,7 @@
-"""One user in twenty asks for errors."""
+"""One user in twenty sends failing requests."""
 
 import numpy as np
-from trireme_loadtest import locust_record  # noqa: F401
+from trireme_loadtest.locust import record  # noqa: F401
 from trireme_loadtest.locust.users import TriremeClientUser, TritonGrpcUser
 
 FAIL = {"TEXT": np.array([[b"fail"]], dtype=np.object_)}
