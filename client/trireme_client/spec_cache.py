@@ -40,7 +40,7 @@ class SpecCache:
         return spec
 
     async def apply(self, call: Call, build: Callable[[ModelSpec], T]) -> T:
-        """``build`` something from the spec; if an old spec makes it fail, try a fresh one: the model may have been replaced."""
+        """``build`` something from the spec; if an old spec makes it fail, try a fresh one: the model may be new."""
         spec, fetched_at = await self._entry(call)
         try:
             try:

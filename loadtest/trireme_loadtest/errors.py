@@ -1,9 +1,9 @@
-"""The errors of load tests.
+"""Errors of load tests.
 
 TriremeError
-├── SpecError          no run follows from the arguments: a rate of zero, a weight below zero
-├── TargetError        no server answers, or it does not serve the model
-└── RequestFailed      one request failed; runs count it, benchmarks end with it
+├── SpecError          the arguments define no valid run: a rate of zero, a weight below zero
+├── TargetError        no server responds, or it does not serve the model
+└── RequestFailed      one request failed; runs count it, benchmarks abort
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from trireme.errors import TriremeError
 
 
 class SpecError(TriremeError):
-    """No run follows from the arguments."""
+    """The arguments define no valid run."""
 
 
 class TargetError(TriremeError):
-    """No server answers, or it does not serve the model."""
+    """No server responds, or it does not serve the model."""
 
 
 class RequestFailed(TriremeError):  # noqa: N818 - counted by its kind
     """One request failed.
 
     Attributes:
-        kind: gRPC status name (``UNAVAILABLE``) or ``HTTP 503``; what a report counts.
-        timed_out: no response came within the deadline.
+        kind: gRPC status name (``UNAVAILABLE``) or ``HTTP 503``; reports count failures by it.
+        timed_out: no response arrived within the deadline.
     """
 
     def __init__(self, kind: str, detail: str, *, timed_out: bool = False) -> None:

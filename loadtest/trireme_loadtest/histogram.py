@@ -1,4 +1,4 @@
-"""Latencies as counts of rounded values: small, exact to half a per cent, and merged by adding."""
+"""Latencies as counts of rounded values: small, exact to half a per cent, and merged by addition."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ SIGNIFICANT_DIGITS = 3
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often each latency occurred, in microseconds rounded to three significant digits.
+    """Counts of latencies, in microseconds rounded to three significant digits.
 
-    A percentile of merged histograms is that of all the requests together; a mean of percentiles is not.
+    A percentile of merged histograms is that of all requests together; a mean of percentiles is not.
     Source of the idea: HdrHistogram (Tene), whose buckets too are a fixed number of significant digits wide.
 
     Attributes:
-        counts: by microseconds.
+        counts: by latency in microseconds.
     """
 
     counts: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, latencies_ms: npt.ArrayLike) -> Histogram:
-        """Count FP64 [requests] milliseconds."""
+        """Count latencies, FP64 [requests] milliseconds."""
         microseconds = np.maximum(np.asarray(latencies_ms, dtype=np.float64) * 1000, 1.0)
         steps = 10.0 ** np.maximum(np.floor(np.log10(microseconds)) - (SIGNIFICANT_DIGITS - 1), 0)
         values, counts = np.unique((np.round(microseconds / steps) * steps).astype(np.int64), return_counts=True)
@@ -61,13 +61,13 @@ class Histogram:
         return max(self.counts) / 1000 if self.counts else math.nan
 
     def percentile_ms(self, percent: float) -> float:
-        """The least latency that at least ``percent`` of the requests did not exceed (nearest rank); NaN when empty."""
+        """The lowest latency that ``percent`` of the requests did not exceed (nearest rank); NaN when empty."""
         return self.rank_ms(math.ceil(percent / 100 * self.count))
 
     def rank_ms(self, rank: int) -> float:
-        """The ``rank``-th least latency, from 1; NaN when there is none."""
+        """The ``rank``-th lowest latency, from 1; NaN when empty."""
         if not 1 <= rank <= self.count:
-            # Rank 0 arises from percentile 0: the least there is.
+            # Percentile 0 gives rank 0: use the lowest latency.
             return self.least_ms if rank == 0 else math.nan
         values = np.array(sorted(self.counts), dtype=np.int64)
         cumulated = np.cumsum([self.counts[value] for value in values.tolist()])
@@ -79,10 +79,10 @@ class Histogram:
         return above / self.count if self.counts else math.nan
 
     def percentile_interval_ms(self, percent: float, confidence: float = 0.95) -> tuple[float, float]:
-        """Where the true percentile lies, at ``confidence``; an end the samples are too few for is 0 or infinite.
+        """Confidence interval of the percentile; with too few samples for an end, that end is 0 or infinite.
 
-        Free of any assumption on the distribution: the number of requests under the true percentile is binomial.
-        It takes requests as independent; a run in which slow requests come in clusters knows less than this says.
+        Makes no assumption on the distribution: the number of requests under the true percentile is binomial. It
+        assumes independent requests; if slow requests come in clusters, the true interval is wider.
         Source: Conover, "Practical Nonparametric Statistics", confidence interval for a quantile.
         """
         from scipy.stats import binom

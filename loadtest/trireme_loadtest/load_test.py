@@ -23,13 +23,13 @@ from trireme_loadtest.record import GeneratorStats, LoadRecord, SecondCounts
 from trireme_loadtest.server_statistics import ServerClient, StatisticsMeter
 
 PROTOCOLS = ("grpc", "http")
-# A server whose last answer comes no later than this after the last request has kept up.
+# A server has kept up if its last response comes at most this long after the last request.
 KEPT_UP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class LoadTest:
-    """What is sent to which server.
+    """The requests of a run and their server.
 
     Attributes:
         address: ``host:port``.
@@ -50,7 +50,7 @@ class LoadTest:
     seed: int = 1
 
     def settings(self) -> dict[str, str | float]:
-        """What the record keeps of it."""
+        """The settings that are kept in the record."""
         return {
             "arrivals": self.arrivals.spec,
             "tasks": ", ".join(f"{task.model}={task.weight:g}" for task in self.tasks),
@@ -67,9 +67,9 @@ def run_load_test(test: LoadTest, slo: Slo | None, on_progress: Callable[[float,
     """Send the requests of ``test`` and record the responses.
 
     Raises:
-        TargetError: no server answers, or it does not serve a model of the test.
-        SpecError: the test sends nothing.
-        ConfigError: ``slo`` asks what this run cannot answer.
+        TargetError: no server responds, or it does not serve a model of the test.
+        SpecError: the test sends no request.
+        ConfigError: ``slo`` has an objective that this run cannot decide.
     """
     schedule = _schedule(test)
     if slo:
@@ -105,9 +105,9 @@ def run_load_test(test: LoadTest, slo: Slo | None, on_progress: Callable[[float,
 
 def _schedule(test: LoadTest) -> Schedule:
     if not any(task.weight for task in test.tasks):
-        raise SpecError("every task has weight zero, so nothing would be asked")
+        raise SpecError("every task has weight zero; give one a weight above zero")
     if len({task.model for task in test.tasks}) < len(test.tasks):
-        raise SpecError("a model is named twice; give it one weight")
+        raise SpecError("a model is given twice; give it one weight")
     times = test.arrivals.times(test.seconds, test.seed)
     chance = np.random.default_rng(test.seed)
     weights = np.array([task.weight for task in test.tasks])
@@ -127,7 +127,9 @@ def _request_set(test: LoadTest, task: WeightedModel, server: ServerClient) -> R
     config = server.model_config(task.model)
     if test.protocol == "http":
         if config.model_transaction_policy.decoupled:
-            raise SpecError(f"{task.model} streams its answers, which Triton does over gRPC alone: use --protocol grpc")
+            raise SpecError(
+                f"{task.model} streams its responses, which Triton supports over gRPC only; use --protocol grpc"
+            )
         url = f"http://{test.address}/v2/models/{task.model}/infer"
         return RequestSet(task.model, "http", url, [http_body(inputs) for inputs in task.inputs])
     protocol = "grpc_stream" if config.model_transaction_policy.decoupled else "grpc"
@@ -135,7 +137,7 @@ def _request_set(test: LoadTest, task: WeightedModel, server: ServerClient) -> R
 
 
 def _count_by_second(samples: Sequence[RequestSamples], task: int, deadline_seconds: float) -> list[SecondCounts]:
-    """The requests of one task, by the second in which they were to be sent, over all generators."""
+    """Count the requests of one task by the second of their intended send time, over all generators."""
     asked: Counter[int] = Counter()
     errors: dict[int, Counter[str]] = {}
     latencies: dict[int, list[float]] = {}
@@ -170,7 +172,7 @@ def _count_by_second(samples: Sequence[RequestSamples], task: int, deadline_seco
 
 
 def _answered_seconds(samples: Sequence[RequestSamples], seconds: float) -> float:
-    """How long the responses took: ``seconds`` where the last answer came soon after the last request."""
+    """How long the responses took: ``seconds`` if the last response arrived soon after the last request."""
     last = max(float(np.nanmax(one.ended, initial=0.0)) for one in samples)
     return seconds if last <= seconds + KEPT_UP_SECONDS else last
 

@@ -1,4 +1,4 @@
-"""The machine under a load test: its facts, and what processes use of it."""
+"""The machine under a load test: its facts, and the resource usage of processes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class MachineFacts:
     """One machine at the start of a run.
 
     Attributes:
-        cores: those this process may use.
-        load_average: of the last minute, before the run began.
-        versions: installed packages that bear on the numbers, and the commit of the checkout.
+        cores: available to this process.
+        load_average: of the last minute before the run.
+        versions: installed packages that affect the numbers, and the commit of the checkout.
     """
 
     cpu: str
@@ -57,7 +57,7 @@ class MachineFacts:
         )
 
     def sentence(self) -> str:
-        """One line for the head of a report."""
+        """One line for the header of a report."""
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         return (
             f"{self.cores} cores ({self.cpu}), {self.memory_gib} GiB, {self.system}, Python {self.python}; "
@@ -93,11 +93,11 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ProcessUsage:
-    """Of one process and all its descendants, at one moment.
+    """Usage of one process and all its descendants at one moment.
 
     Attributes:
-        cpu_seconds: user and system time since each started.
-        rss_mib: resident memory, shared pages counted in each process.
+        cpu_seconds: user and system time since the start of each.
+        rss_mib: resident memory; shared pages are counted in each process.
     """
 
     cpu_seconds: float
@@ -121,6 +121,6 @@ def usage(pid: int) -> ProcessUsage:
 
 
 def machine_cpu_seconds() -> float:
-    """CPU time that all processes of the machine together have used since it started."""
+    """CPU time of all processes of the machine since its start."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq)

@@ -1,4 +1,4 @@
-"""The measurements of a load test, second by second: what reports, verdicts and comparisons read."""
+"""The measurements of a load test by second, for reports, verdicts and comparisons."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class SecondCounts:
 
     Attributes:
         second: from the start of the run.
-        asked: requests that were to be sent.
-        errors: by kind; a request that was not answered in time is among them.
-        latency: from the intended send time to the answer, of requests that were answered well, and the deadline of
-            those that were not answered in time: a percentile must not improve because the slowest never came.
+        asked: requests scheduled.
+        errors: by kind, including requests that timed out.
+        latency: from the intended send time to the response, for successful requests, and the deadline for those that
+            timed out: a percentile must not improve because the slowest responses never arrived.
         first_response, between_responses: of streams, time to the first response and between later ones.
     """
 
@@ -43,13 +43,13 @@ class SecondCounts:
 
     @property
     def answered(self) -> int:
-        """Requests that were answered well."""
+        """Successful requests."""
         return self.asked - self.failed
 
 
 @dataclass(frozen=True, slots=True)
 class ServerShare:
-    """Where a model's requests spent their time inside the server, mean milliseconds a request.
+    """Time of a model's requests inside the server, by stage, mean milliseconds per request.
 
     Source: Triton's statistics extension, ``InferStatistics``.
     """
@@ -65,13 +65,13 @@ class ServerShare:
 
 @dataclass(frozen=True, slots=True)
 class GeneratorStats:
-    """How the load generator itself did.
+    """Performance of the load generator itself.
 
     Attributes:
         lateness: from intended to actual send time.
-        cpu_share: of one core, the busiest worker's.
-        workers: processes.
-        problem: why its numbers are those of the generator and not of the server; ``None`` when they are not.
+        cpu_share: of one core, of the busiest worker.
+        workers: number of processes.
+        problem: why the numbers show the generator instead of the server; ``None`` if they show the server.
     """
 
     lateness: Histogram
@@ -85,8 +85,8 @@ class LoadRecord:
     """One run.
 
     Attributes:
-        seconds: in which the requests were to be sent.
-        answered_seconds: in which they were answered; the same where the server kept up.
+        seconds: duration of sending.
+        answered_seconds: duration of the responses; equal to ``seconds`` if the server kept up.
         settings: of the load test, for the reader.
         tasks: windows by task, each in order of its seconds.
     """
@@ -102,21 +102,21 @@ class LoadRecord:
     format: Literal["trireme load run 1"] = "trireme load run 1"
 
     def task(self, name: str | None) -> TaskSummary:
-        """One task, or all together for ``None``."""
+        """The summary of one task, or of all together for ``None``."""
         windows = self.tasks[name] if name else [window for one in self.tasks.values() for window in one]
         return TaskSummary.of(name or "all", windows, self.seconds, self.answered_seconds)
 
     def write(self, path: Path) -> None:
-        """Write as JSON."""
+        """Write the record as JSON."""
         document = {"format": self.format, **asdict(self), "started_at": self.started_at.isoformat(timespec="seconds")}
         write_atomic(path, json.dumps(document, separators=(",", ":")).encode())
 
     @classmethod
     def read(cls, path: Path) -> LoadRecord:
-        """Read what ``write`` wrote.
+        """Read a file that ``write`` wrote.
 
         Raises:
-            ConfigError: it is something else.
+            ConfigError: the file is not a record.
         """
         try:
             return TypeAdapter(cls).validate_json(path.read_bytes())
@@ -124,7 +124,7 @@ class LoadRecord:
             problem = error.errors()[0]
             place = ".".join(map(str, problem["loc"]))
             raise ConfigError(
-                path, f"not the record of a load run ({place}: {problem['msg']}); give a run.json"
+                path, f"not the record of a load run ({place}: {problem['msg']}); use a run.json"
             ) from None
 
 
@@ -133,8 +133,8 @@ class TaskSummary:
     """One task over the whole run.
 
     Attributes:
-        asked_rate, answered_rate: a second; the latter counts only what was answered well.
-        token_rate: responses of streams a second: of a language model its tokens.
+        asked_rate, answered_rate: per second; the latter counts successful requests only.
+        token_rate: responses of streams per second; for a language model, its tokens.
     """
 
     name: str

@@ -20,9 +20,9 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class ServerClient:
-    """Asks the server at ``address`` (``host:port``) over ``protocol``, "grpc" or "http".
+    """Queries the server at ``address`` (``host:port``) over ``protocol``, "grpc" or "http".
 
-    Each request has a connection of its own: the processes of the load generator are forked in between.
+    Each request uses a new connection, because the load generator forks processes in between.
     """
 
     address: str
@@ -32,12 +32,12 @@ class ServerClient:
         """The model's configuration.
 
         Raises:
-            TargetError: no server answers, or it does not serve this model.
+            TargetError: no server responds, or it does not serve this model.
         """
         return self._call(model, lambda client: client.model_config(model, DEADLINE_SECONDS))
 
     def statistics(self, model: str) -> Sequence[VersionStatistics]:
-        """Counters since the model was loaded; it raises as ``model_config``."""
+        """Counters since the model was loaded; raises as ``model_config``."""
         return self._call(model, lambda client: client.statistics(DEADLINE_SECONDS, model))
 
     def _call(self, model: str, request: Callable[[OperatorClient], _Result]) -> _Result:
@@ -46,15 +46,15 @@ class ServerClient:
                 return request(client)
         except (UnavailableError, DeadlineError) as error:
             raise TargetError(
-                f"no server answers at {self.address} over {self.protocol} ({error.problem}); start one with "
-                "trireme serve, or name another with --url"
+                f"no server responds at {self.address} over {self.protocol} ({error.problem}); start one with "
+                "trireme serve, or set --url"
             ) from None
         except ClientError as error:
             raise TargetError(f"the server at {self.address} does not serve {model!r}: {error.problem}") from None
 
 
 class StatisticsMeter:
-    """What a run adds to the statistics of models and, for an ensemble, of its steps.
+    """The change of the statistics of models during a run and, for an ensemble, of its steps.
 
     Example:
         >>> meter = StatisticsMeter(ServerClient("127.0.0.1:8001", "grpc"), ["embedding_premium"])
@@ -71,7 +71,7 @@ class StatisticsMeter:
         self._before = {model: self._server.statistics(model) for model in self._models}
 
     def stop(self) -> tuple[ServerShare, ...]:
-        """The shares since ``start``, without models that answered nothing; none of a server that is gone."""
+        """The shares since ``start``, without models that served no request; empty if the server is gone."""
         try:
             shares = [_share(model, before, self._server.statistics(model)) for model, before in self._before.items()]
         except TargetError:
@@ -80,7 +80,7 @@ class StatisticsMeter:
 
 
 def _share(model: str, before: Sequence[VersionStatistics], after: Sequence[VersionStatistics]) -> ServerShare | None:
-    """What the versions of a model added to their counters; None where they answered nothing."""
+    """The change of the counters of a model's versions; None if they served no request."""
 
     def added(counter: Callable[[VersionStatistics], int]) -> int:
         return sum(map(counter, after)) - sum(map(counter, before))

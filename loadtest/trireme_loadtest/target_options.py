@@ -1,4 +1,4 @@
-"""The options of every command that loads a running server."""
+"""The options common to all commands that load a running server."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class TargetOptions:
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click command the options as one ``target``."""
+    """Add the options to a click command, as one ``target``."""
 
-    @click.option("--model", "models", multiple=True, required=True, help="MODEL or MODEL=WEIGHT; may be repeated.")
-    @click.option("--url", "address", help="host:port. [127.0.0.1:8001, for http :8000]")
+    @click.option("--model", "models", multiple=True, required=True, help="MODEL or MODEL=WEIGHT; repeatable.")
+    @click.option("--url", "address", help="Server, host:port. [127.0.0.1:8001, for http :8000]")
     @click.option("--protocol", type=click.Choice(PROTOCOLS), default="grpc", show_default=True)
     @click.option(
         "--inputs",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Texts, one a line. [golden samples]",
+        help="File of texts, one per line. [golden samples]",
     )
     @click.option(
         "--deadline",
@@ -51,9 +51,11 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.FloatRange(0.01, 3600),
         default=30.0,
         show_default=True,
-        help="Seconds for each request.",
+        help="Deadline of each request, in seconds.",
     )
-    @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Generator processes.")
+    @click.option(
+        "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of generator processes."
+    )
     @functools.wraps(command)
     def wrapper(
         models: tuple[str, ...],

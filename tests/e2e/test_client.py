@@ -1,4 +1,4 @@
-"""The client against the real server: what goes in comes out, deadlines hold, nothing is left behind."""
+"""The client against the real server: round trips, deadlines, and cleanup."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ HANG_GUARD_SECONDS = scaled(30.0)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server with the models of ``client_models``; a copy, since the server writes beside what it runs."""
+    """A server with the models of ``client_models``; a copy, since the server writes into the folders it serves."""
     repository = tmp_path_factory.mktemp("client") / "models"
     shutil.copytree(MODELS, repository)
     with throw_away_server(ServerFlags(repository, admin_key=ADMIN_KEY)) as running:
@@ -70,7 +70,7 @@ def grpc_client(server):
         yield made
 
 
-def test_texts_come_back_byte_by_byte(client):
+def test_texts_are_returned_byte_by_byte(client):
     expected = [text.encode() for text in TEXTS]
     assert client.infer("identity", {"BYTES": [TEXTS]}, ["BYTES_OUT"])["BYTES_OUT"][0].tolist() == expected
     with client.shared_memory(1 << 20) as region:
@@ -78,7 +78,7 @@ def test_texts_come_back_byte_by_byte(client):
         assert result["BYTES_OUT"][0].tolist() == expected
 
 
-def test_five_thousand_texts_come_back_in_order(client):
+def test_five_thousand_texts_are_returned_in_order(client):
     texts = [f"text {number}" for number in range(5000)]
     result = client.infer("identity_rows", {"TEXT": texts}, ["TEXT_OUT"])
     assert [text.decode() for text in result["TEXT_OUT"][:, 0]] == texts
@@ -89,7 +89,7 @@ def test_five_thousand_texts_come_back_in_order(client):
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(st.data(), st.sampled_from(sorted(DTYPES)), hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=5))
-def test_every_datatype_and_shape_comes_back_unchanged(client, data, datatype, shape):
+def test_every_datatype_and_shape_is_returned_unchanged(client, data, datatype, shape):
     if datatype == "BYTES":
         size = shape[0] * shape[1]
         array = np.array([*data.draw(st.lists(st.binary(max_size=9), min_size=size, max_size=size)), None], object)
@@ -117,7 +117,7 @@ def test_bf16_is_exact(client):
     assert float(back[0, 0]) == pytest.approx(0.0200195, abs=1e-7)
 
 
-def test_lossless_casts_arrive_and_lossy_ones_are_refused(client):
+def test_lossless_casts_arrive_and_lossy_ones_are_rejected(client):
     ids = client.infer("identity", {"INT64": np.array([[1, 2]], np.int32)}, ["INT64_OUT"])["INT64_OUT"]
     assert ids.tolist() == [[1, 2]]
     columns = np.arange(6, dtype=np.float32).reshape(2, 3).T
@@ -128,7 +128,7 @@ def test_lossless_casts_arrive_and_lossy_ones_are_refused(client):
         client.infer("identity", {"BOOL": np.ones((1, 1), np.uint8)})
 
 
-def test_large_tensors_pass_and_too_large_ones_do_not_leave(client):
+def test_large_tensors_are_sent_and_too_large_ones_are_not(client):
     sent = np.zeros((1300, 1000), np.float32)
     assert client.infer("identity", {"FP32": sent}, ["FP32_OUT"])["FP32_OUT"].nbytes == 5_200_000
     big = np.broadcast_to(np.float64(0), (5000, 1000))
@@ -137,7 +137,7 @@ def test_large_tensors_pass_and_too_large_ones_do_not_leave(client):
         client.infer("identity", {"UINT8": np.broadcast_to(np.uint8(0), (2**31 + 1, 1))})
 
 
-def test_large_answers_pass_on_asyncio_and_streams(server, grpc_client):
+def test_large_responses_pass_on_asyncio_and_streams(server, grpc_client):
     async def main():
         async with AsyncTriremeClient(server.grpc_address) as client:
             answer = await client.infer("identity", {"FP64": np.zeros((5000, 1000))}, ["FP64_OUT"])
@@ -148,7 +148,7 @@ def test_large_answers_pass_on_asyncio_and_streams(server, grpc_client):
     assert [answer["PADDING"].nbytes for answer in answers] == [40_000_000] * 2
 
 
-def test_the_deadline_holds_and_abandoned_requests_are_not_executed(client):
+def test_the_deadline_applies_and_abandoned_requests_are_not_executed(client):
     before = int(client.infer("sleepy", {"SLEEP_MS": [0]})["EXECUTED"][0, 0])
     errors = []
 
@@ -209,20 +209,20 @@ def test_sequences_keep_their_state_apart(client):
     assert int(other["SUM"][0, 0]) == 10
 
 
-def test_an_unknown_model_or_version_is_reported_with_those_there_are(client):
+def test_an_unknown_model_or_version_is_reported_with_the_available_ones(client):
     with pytest.raises(ModelNotFoundError, match="model 'identty' is not ready; ready models: count_up, double,"):
         client.infer("identty", {})
     with pytest.raises(ModelNotFoundError, match="version 9"):
         client.infer("identity", {}, version=9)
 
 
-def test_a_models_fault_is_a_server_fault_and_not_tried_again(client):
+def test_a_models_fault_is_a_server_fault_and_not_retried(client):
     with pytest.raises(ServerFaultError, match="scripted failure: boom") as caught:
         client.infer("faulty", {"HOW": ["boom"]})
     assert caught.value.attempts == 1
 
 
-def test_the_admin_key_opens_the_repository_and_is_sent_nowhere_else(server, client):
+def test_the_admin_key_grants_repository_calls_and_is_not_sent_elsewhere(server, client):
     client.load_model("mark_last")
     client.unload_model("mark_last")
     with pytest.raises(ModelNotFoundError):
@@ -233,7 +233,7 @@ def test_the_admin_key_opens_the_repository_and_is_sent_nowhere_else(server, cli
         keyless.load_model("mark_last")
 
 
-def test_an_operator_gets_the_same_over_grpc_and_http(server):
+def test_an_operator_gets_equal_results_over_grpc_and_http(server):
     answers = []
     for address in (server.grpc_address, f"http://{server.http_address}"):
         with OperatorClient(address, ADMIN_KEY) as operator, OperatorClient(address) as stranger:
@@ -249,7 +249,7 @@ def test_an_operator_gets_the_same_over_grpc_and_http(server):
     assert answers[0] == answers[1]
 
 
-def test_streams_end_fail_and_are_left(grpc_client):
+def test_streams_end_fail_and_are_cancelled(grpc_client):
     numbers = [int(answer["NUMBER"][0]) for answer in grpc_client.stream("count_up", {"COUNT": [5], "EVERY_MS": [1]})]
     assert numbers == [0, 1, 2, 3, 4]
     failing = grpc_client.stream("count_up", {"COUNT": [-5], "EVERY_MS": [1]})
@@ -260,17 +260,17 @@ def test_streams_end_fail_and_are_left(grpc_client):
     for answer in grpc_client.stream("count_up", {"COUNT": [100_000], "EVERY_MS": [5]}):
         if answer["NUMBER"][0] == 3:
             break
-    # The model makes one stream at a time: it answers only because the one before was cancelled.
+    # The model runs one stream at a time: it responds only because the previous one was cancelled.
     (after,) = grpc_client.stream("count_up", {"COUNT": [1], "EVERY_MS": [0]}, deadline_ms=10_000)
     assert int(after["EVER"][0]) - int(before["EVER"][0]) < 200
 
 
-def test_a_stream_keeps_its_deadline(grpc_client):
+def test_a_stream_respects_its_deadline(grpc_client):
     with pytest.raises(DeadlineError):
         list(grpc_client.stream("count_up", {"COUNT": [100_000], "EVERY_MS": [5]}, deadline_ms=300))
 
 
-def test_shared_memory_carries_tensors_and_is_gone_afterwards(server, client):
+def test_shared_memory_carries_tensors_and_is_removed_afterwards(server, client):
     names = _regions(server)
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
     with client.shared_memory(1 << 16) as region:
@@ -323,7 +323,7 @@ def test_a_client_that_crashes_leaves_no_shared_memory(server, grpc_client):
         assert _regions(server) == {region.name}
 
 
-def test_ten_thousand_calls_keep_memory_threads_and_descriptors_flat(grpc_client):
+def test_ten_thousand_calls_keep_memory_threads_and_descriptors_constant(grpc_client):
     process = psutil.Process()
     x = {"FP32": np.zeros((1, 16), np.float32)}
 
@@ -340,7 +340,7 @@ def test_ten_thousand_calls_keep_memory_threads_and_descriptors_flat(grpc_client
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_three_hundred_clients_keep_memory_threads_and_descriptors_flat(server, scheme):
+def test_three_hundred_clients_keep_memory_threads_and_descriptors_constant(server, scheme):
     process = psutil.Process()
     address = server.grpc_address if scheme == "grpc" else f"http://{server.http_address}"
 
@@ -372,7 +372,7 @@ def test_compression_and_headers_pass(server):
                 assert client.infer("identity", {"FP32": sent}, ["FP32_OUT"])["FP32_OUT"].nbytes == sent.nbytes
 
 
-def test_the_readmes_shared_memory_runs(server, capsys):
+def test_the_shared_memory_snippet_of_the_readme_runs(server, capsys):
     readme = Path(__file__).parents[2] / "client" / "README.md"
     (snippet,) = (
         found for found in re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL) if "shared_memory" in found

@@ -1,4 +1,4 @@
-"""The client installs and works where nothing else of this project is, on each Python there is."""
+"""The client installs and works without the rest of the project, on each available Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INSTALL_DEADLINE_SECONDS = scaled(600)
 
 
 def _pythons():
-    """Interpreters on PATH that start; a shim of a version that is not installed does not."""
+    """Working interpreters on PATH; a shim of a version that is not installed does not start."""
     for minor in (10, 11, 12, 13):
         found = shutil.which(f"python3.{minor}")
         if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:

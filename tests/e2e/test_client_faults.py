@@ -1,4 +1,4 @@
-"""The client while servers die, freeze, restart and refuse."""
+"""The client while servers die, freeze, restart and reject requests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.servers import throw_away_server
 MODELS = Path(__file__).with_name("client_models")
 HEALTH = HealthPolicy(interval_ms=200, probe_deadline_ms=1000, eject_after=2)
 FP32 = {"FP32": np.ones((1, 4), np.float32)}
-# The promise for a stream whose server has died or frozen.
+# The guarantee for a stream whose server has died or frozen.
 STREAM_ENDS_WITHIN_SECONDS = 5.0
 
 
@@ -55,14 +55,14 @@ def server(repository):
 
 
 def kill(server):
-    """kill -9 of the server; its stubs end by themselves."""
+    """Kill the server with SIGKILL; its stubs end by themselves."""
     os.kill(server.pid, signal.SIGKILL)
     server.process.wait(timeout=scaled(30))
 
 
 @contextlib.contextmanager
 def frozen(server):
-    """The server and its stubs, stopped: a server alone would lose its stubs' locks."""
+    """The server and its stubs, stopped: stopping the server alone would lose its stubs' locks."""
     family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
     for process in family:
         process.suspend()
@@ -74,7 +74,7 @@ def frozen(server):
                 process.resume()
 
 
-def test_no_caller_sees_one_of_three_killed_or_frozen(servers):
+def test_callers_do_not_notice_one_of_three_replicas_killed_or_frozen(servers):
     addresses = [server.grpc_address for server in servers]
     with TriremeClient(addresses, health=HEALTH) as client:
 
@@ -92,7 +92,7 @@ def test_no_caller_sees_one_of_three_killed_or_frozen(servers):
         assert len(callers.seconds) > 100
 
 
-def test_the_own_zone_is_left_only_when_it_is_gone(servers):
+def test_other_zones_are_used_only_when_the_own_zone_is_down(servers):
     zones = [Endpoint(server.grpc_address, zone) for server, zone in zip(servers, "abb", strict=True)]
     with TriremeClient(zones, zone="a", health=HEALTH) as client:
         endpoints = {client.infer("identity", FP32, ["FP32_OUT"]).timings.endpoint for _ in range(20)}
@@ -103,7 +103,7 @@ def test_the_own_zone_is_left_only_when_it_is_gone(servers):
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_a_stream_ends_soon_after_its_server_is_gone(server, how):
+def test_a_stream_ends_soon_after_its_server_is_down(server, how):
     with TriremeClient(server.grpc_address, health=HEALTH) as client:
         answers = client.stream("count_up", {"COUNT": [100_000], "EVERY_MS": [10]}, deadline_ms=60_000)
         next(answers)
@@ -112,7 +112,7 @@ def test_a_stream_ends_soon_after_its_server_is_gone(server, how):
                 kill(server)
             else:
                 stack.enter_context(frozen(server))
-            # A guard against hanging; the time it took is the promise itself.
+            # A hang guard; the elapsed time is asserted separately.
             began = time.monotonic()
             with pytest.raises(UnavailableError):
                 for _ in answers:

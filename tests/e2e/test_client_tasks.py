@@ -19,7 +19,7 @@ def client(repository_server):
 
 
 @pytest.mark.parametrize("tier", ["economy", "standard", "premium"])
-def test_a_tier_is_answered_by_its_variant(client, tier):
+def test_a_tier_is_served_by_its_variant(client, tier):
     embedded = client.embed(TEXTS, tier=tier, max_latency_ms=10_000)
     assert embedded.vectors.shape == (3, 384)
     assert np.allclose(np.linalg.norm(embedded.vectors, axis=1), 1.0, atol=1e-3)
@@ -35,7 +35,7 @@ def test_a_route_and_its_variant_by_name_agree(client):
     assert np.allclose(routed.scores, routed.probabilities.max(axis=1))
 
 
-def test_more_texts_than_a_batch_come_back_in_order(client):
+def test_more_texts_than_a_batch_are_returned_in_order(client):
     texts = [f"sentence number {number}" for number in range(130)]
     together = client.embed(texts, tier="premium").vectors
     assert together.shape == (130, 384)
@@ -43,7 +43,7 @@ def test_more_texts_than_a_batch_come_back_in_order(client):
     assert np.allclose(together[-1], alone[0], atol=1e-4)
 
 
-def test_asyncio_gives_the_same(repository_server, client):
+def test_asyncio_gives_equal_results(repository_server, client):
     async def main():
         async with AsyncTriremeClient(repository_server.grpc_address) as asynchronous:
             return await asynchronous.embed(TEXTS, tier="premium")
@@ -51,7 +51,7 @@ def test_asyncio_gives_the_same(repository_server, client):
     assert np.allclose(asyncio.run(main()).vectors, client.embed(TEXTS, tier="premium").vectors, atol=1e-4)
 
 
-def test_a_parameter_the_router_refuses_is_reported(client):
+def test_a_parameter_that_the_router_rejects_is_reported(client):
     with pytest.raises(ClientError, match="min_quality"):
         client.embed("a", parameters={"min_quality": "high"})
 

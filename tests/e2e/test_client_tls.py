@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 def secured(request, folder, tmp_path_factory):
     """The address of a server that accepts gRPC over TLS only, and whether it requires a client's certificate.
 
-    ``trireme serve`` is for the loopback address and has no TLS, so the server is started by its own flags.
+    ``trireme serve`` listens on the loopback address without TLS, so the server is started with its own flags.
     """
     directory = tmp_path_factory.mktemp("tls")
     shutil.copytree(MODELS / "identity_rows", directory / "models" / "identity_rows")
@@ -79,7 +79,7 @@ def trusted(folder, *, certificate):
     return Tls(ca=folder / "ca.pem", server_name="triton.test", **pair)
 
 
-def test_an_authenticated_server_answers_and_a_mutual_one_requires_the_clients_certificate(secured, folder):
+def test_an_authenticated_server_responds_and_mutual_tls_requires_the_clients_certificate(secured, folder):
     address, mutual = secured
     with TriremeClient(address, tls=trusted(folder, certificate=True)) as client:
         assert client.infer("identity_rows", ROW)["TEXT_OUT"].tolist() == [["é\0".encode()]]
@@ -99,7 +99,7 @@ def test_an_authenticated_server_answers_and_a_mutual_one_requires_the_clients_c
         pytest.param(None, id="no TLS"),
     ],
 )
-def test_a_server_that_is_not_authenticated_gets_no_request(secured, folder, tls):
+def test_a_server_that_is_not_authenticated_receives_no_request(secured, folder, tls):
     address, _ = secured
     wanted = Tls(**{**tls, "ca": folder / tls["ca"]}) if tls else None
     with TriremeClient(address, tls=wanted) as client, pytest.raises(UnavailableError, match="before the request was"):

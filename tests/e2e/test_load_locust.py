@@ -49,7 +49,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=GUARD_SECONDS, check=False, cwd=PROJECT)
 
 
-def test_twenty_users_of_a_slow_model_wait_at_the_same_time_whatever_the_protocol(
+def test_twenty_users_of_a_slow_model_wait_concurrently_over_every_protocol(
     slow_server: TritonServer, texts: Path, tmp_path: Path
 ) -> None:
     for user in ("TritonGrpcUser", "TriremeClientUser", "KserveHttpUser"):
@@ -59,7 +59,7 @@ def test_twenty_users_of_a_slow_model_wait_at_the_same_time_whatever_the_protoco
         assert done.returncode == 0, done.stdout + done.stderr
         summary = LoadRecord.read(tmp_path / user / "run.json").task("slow")
         assert summary.failed == 0
-        # Little's law, which holds at any speed of the machine: 1 where one waits after another, near 20 together.
+        # Little's law, at any speed of the machine: 1 if users wait for each other, near 20 if they run concurrently.
         concurrency = summary.answered_rate * summary.latency.mean_ms / 1000
         assert concurrency > 5, f"{user}: {concurrency}"
 
@@ -77,7 +77,7 @@ def test_failures_are_counted_by_grpc_code(slow_server: TritonServer, texts: Pat
 
 
 @pytest.mark.parametrize(("limit_ms", "code"), [(10_000, 0), (50, 1)])
-def test_the_verdict_is_the_exit_code_also_over_workers(
+def test_the_verdict_is_the_exit_code_also_with_workers(
     slow_server: TritonServer, texts: Path, tmp_path: Path, limit_ms: int, code: int
 ) -> None:
     slo = tmp_path / "slo.toml"
@@ -91,13 +91,13 @@ def test_the_verdict_is_the_exit_code_also_over_workers(
     assert done.returncode == code, done.stdout + done.stderr
     record = LoadRecord.read(tmp_path / "report" / "run.json")
     assert record.generator.workers == 2
-    # Both count what Locust itself adds up from its workers.
+    # Both count what Locust adds up from its workers.
     (aggregated,) = re.findall(r"^ *Aggregated +(\d+) +\d+\(", done.stdout + done.stderr, re.MULTILINE)[-1:]
     assert record.task("slow").asked == int(aggregated)
     assert f"SLO: {'met' if code == 0 else 'broken'}" in done.stdout
 
 
-def test_it_refuses_to_start_when_gevent_has_not_patched() -> None:
+def test_it_does_not_start_without_gevent_patching() -> None:
     environment = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "1"}
     done = subprocess.run(
         [str(LOCUST), "-f", str(LOCUSTFILE), "--headless", "-t", "1s"],
@@ -109,7 +109,7 @@ def test_it_refuses_to_start_when_gevent_has_not_patched() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_bad_options_end_it_in_one_sentence() -> None:
+def test_invalid_options_are_reported_in_one_sentence() -> None:
     done = _run([str(LOCUST), "-f", str(LOCUSTFILE), "--headless", "-t", "1s", "--models", "nope"])
 
     assert done.returncode == 1
@@ -153,7 +153,7 @@ def _wait_for(page: str) -> None:
             return
 
 
-def test_users_that_stream_count_tokens_and_are_held_to_them(tmp_path: Path) -> None:
+def test_streaming_users_count_tokens_and_are_judged_by_them(tmp_path: Path) -> None:
     slo = tmp_path / "slo.toml"
     slo.write_text("[all]\nttft_p50_ms = 5000\ninter_token_p50_ms = 5000\nminimum_token_rate = 1\n")
     models = Path(__file__).parent / "generation_models"
@@ -166,6 +166,6 @@ def test_users_that_stream_count_tokens_and_are_held_to_them(tmp_path: Path) -> 
     assert "tokens/s" in done.stdout
     summary = LoadRecord.read(tmp_path / "report" / "run.json").task("text_generation")
     assert summary.failed == 0
-    # The engine says each word of its prompt again, in a piece of its own: eight at least.
+    # The engine repeats each word of its prompt in a separate chunk: at least eight.
     assert summary.first_response.count == summary.asked
     assert summary.between_responses.count >= 7 * summary.asked

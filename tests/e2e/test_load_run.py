@@ -28,7 +28,7 @@ GUARD_SECONDS = scaled(90)
 
 @pytest.fixture(scope="module")
 def economy() -> Iterator[TritonServer]:
-    """A server of its own: one test freezes it."""
+    """A separate server: one test freezes it."""
     flags = ServerFlags(Settings.from_environment().repository_dir, load_models=(MODEL,))
     with throw_away_server(flags) as running:
         yield running
@@ -51,7 +51,7 @@ def half_second() -> Iterator[TritonServer]:
         yield running
 
 
-def test_objectives_that_are_met_exit_0_and_leave_every_report(half_second: TritonServer, tmp_path: Path) -> None:
+def test_objectives_that_are_met_exit_0_and_write_every_report(half_second: TritonServer, tmp_path: Path) -> None:
     slo = _slo(tmp_path, "[all]\nerror_rate = 0.1\nminimum_rate = 5\n[tasks.half_second]\np50_ms = 20000\n")
     output = tmp_path / "report"
 
@@ -68,7 +68,7 @@ def test_objectives_that_are_met_exit_0_and_leave_every_report(half_second: Trit
     assert record.generator.workers == 2
 
 
-def test_objectives_that_nothing_can_meet_exit_1_and_it_says_by_how_much(
+def test_objectives_that_no_run_can_meet_exit_1_and_report_by_how_much(
     half_second: TritonServer, tmp_path: Path
 ) -> None:
     slo = _slo(tmp_path, "[tasks.half_second]\np50_ms = 0.01\n")
@@ -81,10 +81,10 @@ def test_objectives_that_nothing_can_meet_exit_1_and_it_says_by_how_much(
 
     assert done.returncode == 1, done.stdout + done.stderr
     (objective,) = json.loads(done.stdout)["verdict"]["objectives"]
-    assert "no run can meet it here: even the fastest request took" in objective["reason"]
+    assert "no run can meet it on this machine: even the fastest request took" in objective["reason"]
 
 
-def test_a_record_has_the_servers_own_times_of_an_ensemble_and_its_step(economy: TritonServer, tmp_path: Path) -> None:
+def test_a_record_has_the_server_times_of_an_ensemble_and_its_step(economy: TritonServer, tmp_path: Path) -> None:
     _load(
         "run", "--model", MODEL, "--url", economy.grpc_address, "--arrivals", "constant:20", "--seconds", 2,
         "--output", tmp_path / "report",
@@ -107,7 +107,7 @@ def test_too_few_samples_exit_3(economy: TritonServer, tmp_path: Path) -> None:
     assert "too few samples: 20" in done.stdout
 
 
-def test_a_rate_beyond_the_generator_exits_3_and_says_invalid(economy: TritonServer, tmp_path: Path) -> None:
+def test_a_rate_beyond_the_generator_exits_3_and_is_invalid(economy: TritonServer, tmp_path: Path) -> None:
     slo = _slo(tmp_path, f"[tasks.{MODEL}]\np50_ms = 1\n")
 
     done = _load(
@@ -134,7 +134,7 @@ def test_a_server_that_freezes_for_three_seconds_breaks_the_verdict(economy: Tri
 
     assert done.returncode == 1, done.stdout
     summary = LoadRecord.read(tmp_path / "report" / "run.json").task(MODEL)
-    # A closed loop would have seen one slow request for each caller; here two seconds' requests are.
+    # A closed loop would have seen one slow request per caller; an open loop sees those of two seconds.
     assert summary.failed == 0
     assert summary.latency.share_above(1000) > 0.15
 
@@ -148,15 +148,15 @@ def test_a_server_that_ends_during_the_run_is_counted_by_code(tmp_path: Path) ->
             "--deadline", 3,
         )  # fmt: skip
 
-    # The statistics of a server that is gone cannot be read, the requests to it can be counted. 3: the machine was too
-    # busy for a generator that is on time.
+    # The statistics of a dead server cannot be read, but the failed requests can be counted. 3: the machine was too
+    # busy for a punctual generator.
     assert done.returncode in (1, 3), done.stdout + done.stderr
     assert "broken       all: error_rate" in done.stdout
     assert "UNAVAILABLE" in done.stdout
 
 
 def _disturbed_load(disturb: Callable[[], None], *arguments: object) -> subprocess.CompletedProcess[str]:
-    """A load that is disturbed when it has begun, which its first line of progress shows."""
+    """A load run that is disturbed once its first line of progress shows that it has started."""
     command = [str(TRIREME), "load", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -172,7 +172,7 @@ def _texts(folder: Path) -> Path:
     return path
 
 
-def test_streams_are_held_against_time_to_first_response_and_the_gaps(tmp_path: Path) -> None:
+def test_streams_are_judged_by_time_to_first_response_and_gaps(tmp_path: Path) -> None:
     slo = _slo(tmp_path, "[tasks.counting]\nttft_p50_ms = 5000\ninter_token_p50_ms = 10\n")
     with throw_away_server(ServerFlags(MODELS, load_models=("counting",))) as server:
         done = _load(
@@ -196,12 +196,12 @@ def test_streams_are_held_against_time_to_first_response_and_the_gaps(tmp_path: 
         (["--arrivals", "poisson:0"], "must be above zero"),
         (["--arrivals", "poisson:1e7"], "more than the 100000 a second"),
         (["--arrivals", "constant:1", "--seconds", "0.1"], "send no request"),
-        (["--model", f"{MODEL}=-1"], "must be a number from zero up"),
-        (["--model", f"{MODEL}=2"], "named twice"),
+        (["--model", f"{MODEL}=-1"], "must be a number of at least zero"),
+        (["--model", f"{MODEL}=2"], "given twice"),
         (["--slo", "pyproject.toml"], "unknown table or key"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_one_sentence(
+def test_invalid_arguments_are_rejected_in_one_sentence(
     economy: TritonServer, tmp_path: Path, arguments: list[str], problem: str
 ) -> None:
     (tmp_path / "pyproject.toml").write_text("[project]\n")
@@ -216,12 +216,12 @@ def test_what_makes_no_sense_is_refused_in_one_sentence(
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_an_unreachable_server_is_told_apart_from_a_model_that_is_not_there(economy: TritonServer) -> None:
+def test_an_unreachable_server_is_distinguished_from_a_missing_model(economy: TritonServer) -> None:
     (port,) = free_ports(1)
     for protocol in ("grpc", "http"):
         done = _load("run", "--model", MODEL, "--protocol", protocol, "--url", f"127.0.0.1:{port}")
         assert done.returncode == 1
-        assert f"no server answers at 127.0.0.1:{port}" in done.stderr
+        assert f"no server responds at 127.0.0.1:{port}" in done.stderr
         address = economy.grpc_address if protocol == "grpc" else economy.http_address
         done = _load("run", "--model", "embedding_premium", "--protocol", protocol, "--url", address)
         assert done.returncode == 1

@@ -1,1 +1,1 @@
-"""``trireme bench``: every module of this package is a benchmark; what they share is in ``harness`` and ``peers``."""
+"""``trireme bench``: one module per benchmark; shared code is in ``harness`` and ``peers``."""

@@ -1,4 +1,4 @@
-"""``trireme bench client``: the client beside bare tritonclient, and what shared memory and hedging bring."""
+"""``trireme bench client``: the client against bare tritonclient, and the gain of shared memory and hedging."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from trireme_loadtest.generate.traffic import ClientThreads
 MODELS = Path(__file__).with_name("client_models")
 BARE, OURS, HTTP = "tritonclient gRPC", "trireme gRPC", "trireme HTTP"
 SHARED = "trireme shared memory"
-PLAIN, HEDGED = "trireme, 2 % slow answers", "the same, hedged"
+PLAIN, HEDGED = "trireme, 2 % slow responses", "the same, hedged"
 SMALL_FLOATS = 256
 THREADS = (1, 8)
 SIZES_KIB = (1, 16, 64, 256, 1024, 4096, 16384, 65536)
@@ -42,12 +42,12 @@ WARMUP_CALLS = 50
 DEADLINE_MS = 60_000.0
 
 NOTES = (
-    "Calls: closed loop, 1 KB in and out of a Python model that gives back its input; 'client CPU' is this process's, "
-    "user and system. Ratios to bare tritonclient are taken within each repetition.",
-    "Tensors: one call at a time, the input written again each time and the output read once. Shared memory is worth "
-    "it where 'of gRPC' is below 1.",
-    f"Hedging: {HEDGE_THREADS} threads against a model that takes 5 ms, and 200 ms for every fiftieth answer; "
-    "'requests' counts what the server was sent for each call.",
+    "Calls: closed loop, 1 KB in and out of a Python model that returns its input; 'client CPU' is this process's, "
+    "user and system. Ratios to bare tritonclient are computed within each repetition.",
+    "Tensors: one call at a time; the input is written and the output read each time. Shared memory pays off where "
+    "'of gRPC' is below 1.",
+    f"Hedging: {HEDGE_THREADS} threads against a model that takes 5 ms, and 200 ms for every fiftieth response; "
+    "'requests' is the number of requests sent to the server per call.",
 )
 COLUMNS = (
     Column("calls/s", "calls_per_second", digits=0, spread=True),
@@ -68,11 +68,11 @@ Call = Callable[[], object]
 @click.command()
 @run_options
 def client(options: RunOptions) -> None:
-    """The client against bare tritonclient on one server; shared memory against gRPC; hedging against none."""
+    """Compare the client with bare tritonclient, shared memory with gRPC, and hedging with no hedging."""
     machine = MachineFacts.read()
     with contextlib.ExitStack() as stack:
         repository = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-client-"))) / "models"
-        # A copy: the server leaves compiled files in what it serves.
+        # A copy: the server writes compiled files into the folder that it serves.
         shutil.copytree(MODELS, repository)
         server = stack.enter_context(TritonServer.start(ServerFlags(repository)))
         bare = stack.enter_context(
@@ -180,7 +180,7 @@ def _slow_contender(name: str, client: TriremeClient, seconds: float) -> Contend
 
 
 def _call_from_threads(call: Call, threads: int, seconds: float) -> list[float]:
-    """Call again and again from ``threads`` threads; the latencies in seconds."""
+    """Call repeatedly from ``threads`` threads; returns the latencies in seconds."""
     with ClientThreads([call] * threads) as calls:
         time.sleep(seconds)
     if calls.failures:

@@ -1,4 +1,4 @@
-"""``trireme bench llm``: language models, each engine alone, through Triton and through the gateway, and naive ways."""
+"""``trireme bench llm``: language models: engines alone, through Triton and the gateway, and naive serving."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ _WARM_UP_SECONDS = 3.0
 # The same lengths in every run.
 LENGTHS_SEED = 11
 PROMPTS = 256
-# About 1.4 tokens a word.
+# About 1.4 tokens per word.
 PREFIX_WORDS = 1100
 REPETITIVE = "The trireme sails to the harbour. The rowers sing a song. The captain counts the oars. " * 6
 
 NOTES = (
-    "Closed loop: each stream asks again as soon as it is answered. Prompts of 8 to 160 words, answers of exactly 16, "
-    "32, 64 or 128 tokens, greedy. What still runs at the end is cancelled: its tokens count; a stream without one "
-    "counts with the time it had waited.",
-    "Not equal: openvino_genai computes the 4-bit weights of the GGUF file (Q4_1), vLLM the same weights unpacked to "
-    "bfloat16, transformers to float32. Compare an engine with itself through Triton and the gateway; between engines "
-    "the weights count, too.",
-    "'alone' is the engine in a process of its own, without a server and without a generator; in the other rows those "
-    "share the cores with it.",
-    "'new prefix', 'cached prefix': prompts whose first 1,500 tokens are new, or were seen before. 'plain', 'prompt "
-    "lookup': one stream on repetitive text. 'idle', 'after 16 cancelled': a short prompt on an idle engine, and right "
-    "after 16 running streams were cancelled.",
+    "Closed loop: each stream sends its next request when its last one is complete. Prompts have 8 to 160 words, "
+    "outputs exactly 16, 32, 64 or 128 tokens, greedy. Streams that still run at the end are cancelled: their tokens "
+    "count; a stream without a token counts with the time it had waited.",
+    "The weights differ: openvino_genai uses the 4-bit weights of the GGUF file (Q4_1), vLLM the same unpacked to "
+    "bfloat16, transformers as float32. Compare an engine with itself through Triton and the gateway; between engines "
+    "the weights matter, too.",
+    "'alone' is the engine in its own process, without a server and a load generator; in the other rows these share "
+    "the cores with it.",
+    "'new prefix', 'cached prefix': prompts whose first 1,500 tokens are new, or already cached. 'plain', 'prompt "
+    "lookup': one stream on repetitive text. 'idle', 'after 16 cancelled': a short prompt on an idle engine, and "
+    "directly after 16 running streams were cancelled.",
 )
 COLUMNS = (
     Column("tokens/s", RATE, digits=0, spread=True),
@@ -77,7 +77,7 @@ COLUMNS = (
     Column("inter-token p95 ms", "inter_token_p95_ms"),
 )
 
-# Keeps ``streams`` of some prompts going for ``seconds``.
+# Keeps ``streams`` of the prompts running for ``seconds``.
 Work = Callable[..., StreamRun]
 
 
@@ -87,7 +87,8 @@ class ServedEngine:
 
     Attributes:
         model: the ensemble that is pinned to the engine's version.
-        weights: the file or folder that the engine loads. arguments: of its ``model.json``.
+        weights: the file or folder that the engine loads.
+        arguments: from its ``model.json``.
     """
 
     model: str
@@ -101,13 +102,17 @@ class ServedEngine:
     "--streams", "levels", multiple=True, type=click.IntRange(1, 256), default=(1, 4, 16, 32), show_default=True
 )
 @click.option(
-    "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Of the engines without a server."
+    "--threads",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Threads of each engine without a server.",
 )
 @run_options
 def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
-    """Language models at 1 to 32 streams: naive, batched, each engine alone, through Triton, through the gateway.
+    """Measure language models at 1 to 32 streams: naive, batched, engine alone, through Triton, through the gateway.
 
-    Skips, with a message, what is not installed or not exported.
+    Skips, with a message, engines that are not installed or not exported.
     """
     settings = Settings.from_environment()
     found, skipped = find_engines(ModelRepository(settings.repository_dir))
@@ -117,10 +122,10 @@ def llm(options: RunOptions, levels: tuple[int, ...], threads: int) -> None:
         for reason in skipped:
             click.echo(f"  skipped: {reason}", err=True)
         if not runs:
-            raise TriremeError("no engine can be measured; run: trireme export generation_economy")
+            raise TriremeError("no engine is available; run: trireme export generation_economy")
         seeds = itertools.count()
         for run in runs.values():
-            # The first request pays for what an engine makes once.
+            # The first request pays the one-time costs of an engine.
             _measure(run, seeds, 1, _WARM_UP_SECONDS)
         contenders = [
             Contender(name, f"{level} streams", functools.partial(_measure, run, seeds, level, options.seconds))
@@ -145,7 +150,7 @@ def _one_line_errors() -> Iterator[None]:
 
 
 def find_engines(repository: ModelRepository) -> tuple[list[ServedEngine], list[str]]:
-    """The engine models that can be loaded, and why others cannot."""
+    """The engine models that can be loaded, and the reasons for skipping others."""
     plan = plan_loading(repository)
     configs = [
         load_model_config(folder.config_path) for folder in repository.models() if folder.name not in plan.broken
@@ -171,7 +176,7 @@ def find_engines(repository: ModelRepository) -> tuple[list[ServedEngine], list[
 def _contenders(
     settings: Settings, found: list[ServedEngine], threads: int, stack: ExitStack, skipped: list[str]
 ) -> tuple[dict[str, Work], list[Contender]]:
-    """Start all that is measured; what does not start is added to ``skipped``."""
+    """Start everything to measure; failures to start are added to ``skipped``."""
     runs: dict[str, Work] = {}
     features: list[Contender] = []
 
@@ -214,7 +219,7 @@ def _contenders(
 
 
 def _measure(run: Work, seeds: Iterator[int], level: int, seconds: float) -> Mapping[str, float]:
-    # New texts each time: a cached prefix of the run before would be the later rows' advantage.
+    # New texts each time: a cached prefix of the previous run would favour later rows.
     return run(mixed_prompts(PROMPTS, LENGTHS_SEED, next(seeds)), streams=level, seconds=seconds).metrics()
 
 
@@ -250,7 +255,7 @@ def _repetitive(run: Work) -> Mapping[str, float]:
 
 
 def _features(name: str, address: str, model: str) -> list[Contender]:
-    """What a caller sees of the prefix cache, and of places that cancelled requests leave."""
+    """The caller's view of the prefix cache, and of slots freed by cancelled requests."""
     seeds = itertools.count(1000)
 
     def contender(case: str, *, prefix_words: int = 0, seen: bool = False, cancelled: int = 0) -> Contender:
@@ -283,7 +288,7 @@ async def _first_token_ms(stream: Stream, text: str) -> float:
 
 
 def _with_ratios(results: list[Measurement]) -> list[Measurement]:
-    """Rates over those of the same engine alone, and over the naive way."""
+    """Rates relative to the same engine alone, and to naive serving."""
     by_key = {(result.name, result.case): result for result in results}
     results_with_ratios = []
     for result in results:
@@ -299,10 +304,10 @@ def _with_ratios(results: list[Measurement]) -> list[Measurement]:
 
 
 def chart(results: list[Measurement]) -> str:
-    """Tokens a second over streams, as SVG."""
+    """Tokens per second over streams, as SVG."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for result in results:
         if result.case.endswith(" streams"):
             lines.setdefault(result.name, []).append((float(result.case.split()[0]), result.median(RATE)))
     series = [Series(name, sorted(points)) for name, points in lines.items()]
-    return xy_chart("Tokens a second", series, x_label="streams", y_label="tokens/s")
+    return xy_chart("Tokens per second", series, x_label="streams", y_label="tokens/s")

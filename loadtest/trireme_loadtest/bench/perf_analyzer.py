@@ -39,11 +39,11 @@ COLUMNS = (
 
 
 @click.command()
-@click.option("--model", default="embedding_economy", show_default=True, help="A text model.")
+@click.option("--model", default="embedding_economy", show_default=True, help="Text model to load.")
 @click.option("--concurrency", "levels", multiple=True, type=click.IntRange(1, 256), default=(1, 8), show_default=True)
 @run_options
 def perf_analyzer(options: RunOptions, model: str, levels: tuple[int, ...]) -> None:
-    """Both generators in turn on the same server with the same sentences: do they agree?"""
+    """Compare this project's load generator with perf_analyzer on the same server and sentences."""
     settings = Settings.from_environment()
     analyzer = PerfAnalyzer.fetch(settings)
     files = ModelFiles.of_ensemble(ModelRepository(settings.repository_dir), model)
@@ -82,7 +82,7 @@ def perf_analyzer(options: RunOptions, model: str, levels: tuple[int, ...]) -> N
 
 
 def agreement(ours: Measurement, theirs: Measurement) -> str:
-    """Whether the ranges of both overlap, metric by metric, in one sentence."""
+    """One sentence: whether the ranges of both overlap, metric by metric."""
     apart = []
     for metric, heading in METRICS.items():
         own, other = ours.values[metric], theirs.values[metric]

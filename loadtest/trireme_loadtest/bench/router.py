@@ -1,4 +1,4 @@
-"""``trireme bench router``: what the router costs, and what it gains when the best variant cannot carry the load."""
+"""``trireme bench router``: the router's cost, and its gain if the load exceeds the best variant's capacity."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ DIRECT, ROUTED = "direct", "router"
 RATE = "requests_per_second"
 DEADLINE_SECONDS = 30.0
 SLA_MS = 100
-# Of what the direct call reached at the highest concurrency: more than premium can carry, less than its cheaper
-# sisters can.
+# Relative to the direct call's rate at the highest concurrency: above the capacity of premium, below that of the
+# cheaper variants.
 OVERLOAD = 1.25
-# The generator gives up on what waits longer.
+# The generator gives up on requests that wait longer.
 OVERLOAD_DEADLINE_SECONDS = 10.0
 
 NOTES = (
-    "'direct' calls the premium variant, 'router' calls the route with tier=premium. Ratios are taken within each "
+    "'direct' calls the premium variant, 'router' calls the route with tier=premium. Ratios are computed within each "
     "repetition.",
     f"'overload' rows: open loop, {OVERLOAD:g} times the rate that the direct call reached; latency counts from the "
     f"intended send time. The router's callers set max_latency_ms={SLA_MS}; 'moved %' is the share of requests that "
-    "the router answered from a cheaper variant to keep it.",
+    "the router sent to a cheaper variant to meet it.",
 )
 COLUMNS = (
     Column("requests/s", RATE, digits=0, spread=True),
@@ -65,11 +65,11 @@ _REASON = re.compile(r'trireme_router_requests_total\{.*?reason="(\w*)".*?\} (\S
 
 
 @click.command()
-@click.option("--task", default="text_classification", show_default=True, help="A route.")
+@click.option("--task", default="text_classification", show_default=True, help="Task of the route to load.")
 @click.option("--concurrency", "levels", multiple=True, type=click.IntRange(1, 1024), default=(1, 8, 32))
 @run_options
 def router(options: RunOptions, task: str, levels: tuple[int, ...]) -> None:
-    """A route against the direct call of its premium variant, and both under a load that the variant cannot carry."""
+    """Compare a route with direct calls of its premium variant, also under a load above the variant's capacity."""
     settings = Settings.from_environment()
     repository = ModelRepository(settings.repository_dir)
     found = find_route(repository, task)
@@ -129,7 +129,7 @@ def _closed(server: TritonServer, name: str, bodies: Sequence[bytes], concurrenc
 
 
 def _open(server: TritonServer, name: str, bodies: Sequence[bytes], rate: float, seconds: float) -> Contender:
-    """Poisson arrivals of ``rate`` a second."""
+    """Poisson arrivals at ``rate`` per second."""
 
     def repeat() -> Mapping[str, float]:
         random = np.random.default_rng(SEED)
@@ -165,7 +165,7 @@ def _open(server: TritonServer, name: str, bodies: Sequence[bytes], rate: float,
 
 
 def _answers_by_reason(server: TritonServer) -> dict[str, float]:
-    """The router's answers so far, by reason."""
+    """The router's responses so far, by reason."""
     # The router publishes its metrics every half second.
     time.sleep(1.0)
     with open_direct(f"http://{server.metrics_address}/metrics", 10.0) as response:

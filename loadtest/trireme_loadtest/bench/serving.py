@@ -39,26 +39,26 @@ from trireme_loadtest.generate.targets import GrpcTarget, HttpTarget, Target
 
 OUTPUT = "EMBEDDING"
 LIMIT = "in-process limit"
-# ONNX Runtime's threads in each worker; 0 is its default, a thread a core.
-PEERS = {"FastAPI": 0, "FastAPI, 1 thread a worker": 1}
+# ONNX Runtime's threads in each worker; 0 is its default, one thread per core.
+PEERS = {"FastAPI": 0, "FastAPI, 1 thread per worker": 1}
 RATE = "sentences_per_second"
 CHECKED_SENTENCES = 4
-# What the peers serve, where it is measured: the fp32 model that their users would take.
+# The model of the peers, if it is measured: the fp32 model that their users would choose.
 PEER_MODEL = "embedding_premium"
 DEADLINE_SECONDS = 30.0
-# int8 output depends on the other rows of its batch, so the same text does not bring the same floats twice.
+# int8 output depends on the other rows of its batch, so the same text does not always give the same floats.
 LEAST_COSINE = 0.97
 
 Vectors = npt.NDArray[np.float32]
 
 NOTES = (
-    "The limit is text to embedding without a server: batches of 8 of similar length, one process with one thread a "
-    "core. The generator runs on the same cores; its requests are serialised beforehand, its answers are not decoded. "
-    "gRPC costs it more than HTTP: 'generator CPU-ms' says how much each server lost by it.",
-    "The peer is the faster of the two FastAPI rows at the same concurrency: ONNX Runtime's default of a thread a core "
-    "in every worker is best for one caller, one thread a worker for many.",
-    "'other CPU' is what all else on the machine used, in per cent of a core. Where it is more than a few per cent the "
-    "machine was not quiet, and the ratios tell more than the rates.",
+    "The limit is text to embedding without a server: batches of 8 of similar length, one process with one thread "
+    "per core. The generator runs on the same cores; its requests are serialised beforehand, its responses are not "
+    "decoded. gRPC costs it more than HTTP: 'generator CPU-ms' is the cost with each server.",
+    "The peer is the faster of the two FastAPI rows at the same concurrency: ONNX Runtime's default of one thread per "
+    "core in every worker is best for one caller, one thread per worker for many.",
+    "'other CPU' is the CPU time of all other processes, in per cent of a core. Above a few per cent the machine was "
+    "not idle, and the ratios are more reliable than the rates.",
 )
 COLUMNS = (
     Column("sentences/s", RATE, digits=0, spread=True),
@@ -79,11 +79,11 @@ class TestedServer:
     """A running server under test.
 
     Attributes:
-        files: the model it serves, and so the limit it is compared with.
+        files: the model it serves, which determines its limit.
         pid: root of its processes.
-        connect: a new target.
+        connect: opens a new target.
         bodies: the sentences, serialised.
-        decode: a response's embedding, FP32 [384].
+        decode: returns a response's embedding, FP32 [384].
     """
 
     name: str
@@ -117,10 +117,10 @@ class TestedServer:
         return Contender(self.name, f"concurrency {concurrency}", repeat)
 
     def check(self, reference: Sequence[Vectors]) -> None:
-        """Prove that it does the job before it is timed.
+        """Verify the embeddings before measuring.
 
         Raises:
-            ServerError: an answer is not the embedding that the model gives in process.
+            ServerError: a response is not the embedding that the model computes in process.
         """
 
         async def send() -> list[bytes]:
@@ -131,17 +131,17 @@ class TestedServer:
             found = self.decode(answer)
             cosine = float(found @ expected / (np.linalg.norm(found) * np.linalg.norm(expected)))
             if cosine < LEAST_COSINE:
-                raise ServerError(f"{self.name} does not answer what its model does: cosine {cosine:.3f}")
+                raise ServerError(f"{self.name} returns other embeddings than its model: cosine {cosine:.3f}")
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, help="An embedding ensemble; repeat. [every one of the repository]")
+@click.option("--model", "models", multiple=True, help="Embedding ensemble; repeatable. [all in the repository]")
 @click.option("--concurrency", "levels", multiple=True, type=click.IntRange(1, 1024), default=(1, 8, 32))
 @run_options
 def serving(options: RunOptions, models: tuple[str, ...], levels: tuple[int, ...]) -> None:
-    """Our embedding variants, the in-process limit and naive FastAPI + ONNX Runtime, side by side.
+    """Compare our embedding variants with the in-process limit and naive FastAPI + ONNX Runtime.
 
-    One sentence a request. Every server runs all the time and only one gets requests at a time.
+    One sentence per request. All servers run all the time, but only one receives requests at a time.
     """
     settings = Settings.from_environment()
     repository = ModelRepository(settings.repository_dir)
@@ -192,7 +192,7 @@ def _embedding_ensembles(repository: ModelRepository) -> list[str]:
 def _triton(
     repository: ModelRepository, name: str, files: ModelFiles, sentences: Sequence[str]
 ) -> Iterator[TestedServer]:
-    """A server of its own for one variant, so that CPU time and memory are that variant's."""
+    """A separate server for one variant, so that CPU time and memory are that variant's."""
     with TritonServer.start(ServerFlags(repository.path, load_models=(name,))) as server:
         yield TestedServer(
             name=name,
@@ -220,7 +220,7 @@ def _fastapi(
 
 
 def _reference(files: ModelFiles, sentences: Sequence[str]) -> list[Vectors]:
-    """The embedding of each sentence, alone, in this process."""
+    """The embedding of each sentence, computed alone, in this process."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(files.model, options, providers=["CPUExecutionProvider"])
@@ -233,7 +233,7 @@ def _reference(files: ModelFiles, sentences: Sequence[str]) -> list[Vectors]:
 
 
 def _with_shares(results: Sequence[Measurement], limit_of: Mapping[str, str]) -> list[Measurement]:
-    """Every server's rate as a share of its model's limit, and of the faster peer at the same concurrency."""
+    """Each server's rate as a share of its model's limit, and of the faster peer at the same concurrency."""
     found = {(result.name, result.case): result for result in results}
 
     def peer(case: str) -> Measurement:

@@ -18,7 +18,7 @@ from trireme_loadtest.record import LoadRecord
 from trireme_loadtest.target_options import TargetOptions, target_options
 
 COLUMNS = (
-    Column("asked/s", "asked_per_second"),
+    Column("requests/s", "asked_per_second"),
     Column("answered/s", "answered_per_second", spread=True),
     Column("p50 ms", "p50_ms"),
     Column("p95 ms", "p95_ms", spread=True),
@@ -33,7 +33,7 @@ class RateStep:
     """All runs at one rate.
 
     Attributes:
-        runs: one a repetition.
+        runs: one per repetition.
     """
 
     rate: float
@@ -41,12 +41,12 @@ class RateStep:
 
     @property
     def met(self) -> bool:
-        """Whether most runs met the SLO. A run that says nothing of it did not."""
+        """Whether most runs met the SLO; an inconclusive run did not."""
         return 2 * sum(verdict.outcome is SloOutcome.MET for _, verdict in self.runs) > len(self.runs)
 
     @property
     def problem(self) -> str | None:
-        """What limited the generator in any of them."""
+        """What limited the generator in any of the runs."""
         return next((record.generator.problem for record, _ in self.runs if record.generator.problem), None)
 
     def measured(self) -> Measurement:
@@ -76,14 +76,14 @@ class RateStep:
     type=click.FloatRange(0.01, 1.0),
     default=0.05,
     show_default=True,
-    help="Stop when the rates that meet and do not meet lie this share apart.",
+    help="Stop when the highest rate that meets and the lowest that misses differ by this share.",
 )
 @run_options
 def sweep(options: RunOptions, target: TargetOptions, slo_path: Path, low: float, high: float, within: float) -> None:
     """Find by bisection the highest Poisson rate at which a running server meets an SLO.
 
-    Each rate is run --repetitions times with other arrivals; it meets the SLO when most of them do. The runs of a
-    rate near the edge are often inconclusive: longer --seconds find it more exactly.
+    Runs each rate --repetitions times with different arrivals; a rate meets the SLO if most of its runs do. Runs near
+    the edge are often inconclusive: longer --seconds locate it more exactly.
     """
     if low >= high:
         raise SpecError(f"--from {low:g} must be below --to {high:g}")
@@ -118,7 +118,7 @@ def sweep(options: RunOptions, target: TargetOptions, slo_path: Path, low: float
 
 
 def bisect(probe: Callable[[float], RateStep], low: float, high: float, within: float) -> list[RateStep]:
-    """Probe both ends, then halve (by ratio) what lies between a rate that meets and one that does not."""
+    """Probe both ends, then halve (by ratio) the range between a rate that meets and one that does not."""
     steps = [probe(low)]
     if not steps[0].met:
         return steps
@@ -135,14 +135,14 @@ def bisect(probe: Callable[[float], RateStep], low: float, high: float, within: 
 
 
 def conclusion(steps: list[RateStep]) -> str:
-    """The answer in one sentence."""
+    """The conclusion in one sentence."""
     met = [step.rate for step in steps if step.met]
     missed = [step for step in steps if not step.met]
     if not met:
         reasons = [finding.reason for _, verdict in missed[0].runs for finding in verdict.findings if finding.reason]
-        return f"Not even {missed[0].rate:.4g} a second meets the SLO: {missed[0].problem or (reasons or ['?'])[0]}."
+        return f"Even {missed[0].rate:.4g}/s does not meet the SLO: {missed[0].problem or (reasons or ['?'])[0]}."
     if not missed:
-        return f"Even {max(met):.4g} a second meets the SLO: raise --to."
+        return f"Even {max(met):.4g}/s meets the SLO; raise --to."
     edge = min(missed, key=lambda step: step.rate)
-    sentence = f"The highest rate that meets the SLO is {max(met):.4g} a second; {edge.rate:.4g} does not."
+    sentence = f"The highest rate that meets the SLO is {max(met):.4g}/s; {edge.rate:.4g}/s does not meet it."
     return f"{sentence} The generator was the limit there: {edge.problem}." if edge.problem else sentence

@@ -1,4 +1,4 @@
-"""``trireme bench``: the benchmarks of ``trireme_loadtest.bench``, found by name."""
+"""``trireme bench``: the benchmarks of ``trireme_loadtest.bench``, discovered by name."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trireme_loadtest import bench as benchmarks
 
 
 class _Benchmarks(click.Group):
-    """Every module ``<name>.py`` of the package is a subcommand, the ``click.Command`` called ``name`` in it.
+    """Every module ``<name>.py`` of the package is a subcommand: the ``click.Command`` named ``name`` in it.
 
-    Only the one that runs is imported. Packages in it hold what the benchmarks share.
+    Only the selected one is imported. Subpackages contain shared code.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -27,7 +27,7 @@ class _Benchmarks(click.Group):
             module = importlib.import_module(f"{benchmarks.__name__}.{cmd_name}")
         except ModuleNotFoundError as error:
             raise SetupError(
-                f"{error.name} is not installed, {ctx.command_path} {cmd_name} needs it",
+                f"{error.name} is not installed; {ctx.command_path} {cmd_name} needs it",
                 ".venv/bin/pip install --constraint constraints.txt --editable '.[loadtest]'",
             ) from error
         command: click.Command = getattr(module, cmd_name)
@@ -35,5 +35,5 @@ class _Benchmarks(click.Group):
 
 
 bench = _Benchmarks(
-    name="bench", help="Measure contenders side by side: interleaved repetitions, medians, ratios, the machine's facts."
+    name="bench", help="Run benchmarks: interleaved repetitions, medians, ratios, facts of the machine."
 )

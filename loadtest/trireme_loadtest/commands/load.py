@@ -23,7 +23,7 @@ from trireme_loadtest.target_options import TargetOptions, target_options
 
 @click.group()
 def load() -> None:
-    """Load a running server: a verdict on its objectives, runs compared."""
+    """Load a running server and check objectives; compare runs."""
 
 
 @load.command()
@@ -33,17 +33,21 @@ def load() -> None:
     "spec",
     default="poisson:20",
     show_default=True,
-    help="constant:R, poisson:R, ramp:A-B, burst:A-B/EVERY/FOR or trace:FILE.",
+    help="Arrivals per second: constant:R, poisson:R, ramp:A-B, burst:A-B/EVERY/FOR or trace:FILE.",
 )
 @click.option("--seconds", type=click.FloatRange(0.1, 86400), default=30.0, show_default=True)
-@click.option("--seed", type=int, default=1, show_default=True, help="Equal seeds send the same at the same times.")
+@click.option(
+    "--seed", type=int, default=1, show_default=True, help="Seed; equal seeds send the same requests at the same times."
+)
 @click.option(
     "--slo",
     "slo_path",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Objectives; they decide the exit code.",
+    help="Objectives (slo.toml); they determine the exit code.",
 )
-@click.option("--output", "output_dir", type=click.Path(path_type=Path), help="For the reports. [reports/load-TIME]")
+@click.option(
+    "--output", "output_dir", type=click.Path(path_type=Path), help="Folder for the reports. [reports/load-TIME]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print summary and verdict as JSON.")
 def run(
     target: TargetOptions,
@@ -54,7 +58,7 @@ def run(
     output_dir: Path | None,
     as_json: bool,
 ) -> int:
-    """Send requests at the given times, whatever the server does, and report the responses.
+    """Send requests at scheduled times, independent of the server's responses, and report the responses.
 
     Exit code with --slo: 0 met, 1 broken, 3 inconclusive (too few samples, or the generator was the limit).
     """
@@ -78,10 +82,10 @@ def _print_progress(seconds: float, progress: LoadProgress) -> None:
 @load.command()
 @click.argument("first", type=click.Path(exists=True, path_type=Path))
 @click.argument("second", type=click.Path(exists=True, path_type=Path))
-@click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page.")
+@click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write an HTML page.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(first: Path, second: Path, html_path: Path | None, as_json: bool) -> None:
-    """Put two runs side by side: run.json files, or the folders they are in."""
+    """Compare two runs: run.json files, or their folders."""
     before, after = (LoadRecord.read(path / "run.json" if path.is_dir() else path) for path in (first, second))
     differences = compare_runs(before, after)
     if html_path:

@@ -1,4 +1,4 @@
-"""``trireme prove``: show on this machine what is promised."""
+"""``trireme prove``: verify the project's guarantees on this machine."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from trireme.settings import Settings
 
 @click.group()
 def prove() -> None:
-    """Show on this machine what is promised, and write a certificate."""
+    """Verify guarantees on this machine and write a certificate."""
 
 
 @prove.command()
-@click.option("--rps", default=200.0, show_default=True, type=click.FloatRange(min=4), help="Requests a second.")
-@click.option("--cycles", default=20, show_default=True, type=click.IntRange(min=1), help="Versions to release.")
+@click.option("--rps", default=200.0, show_default=True, type=click.FloatRange(min=4), help="Requests per second.")
+@click.option(
+    "--cycles", default=20, show_default=True, type=click.IntRange(min=1), help="Number of versions to release."
+)
 @click.option("--output", default="rollout-certificate.json", show_default=True,
-              type=click.Path(dir_okay=False, path_type=Path), help="The certificate.")  # fmt: skip
+              type=click.Path(dir_okay=False, path_type=Path), help="File for the certificate.")  # fmt: skip
 def rollout(rps: float, cycles: int, output: Path) -> int:
     """Publish, canary, promote and roll back good, slow, wrong and crashing versions under load.
 
-    On a server of its own, over a copy of the repository. Exit code 1 if one request failed, or an answer of a version
-    came later than a second after its rollback.
+    Uses its own server with a copy of the repository. Exit code 1 if a request failed, or if a version responded more
+    than a second after its rollback.
     """
     from trireme_loadtest.prove.rollout import prove_rollout
     from trireme_loadtest.prove.served_copy import ServedCopy
 
     settings = Settings.from_environment()
-    # Beside the runtime, where the weights can most likely be linked instead of copied.
+    # Next to the runtime, where the weights can most likely be linked instead of copied.
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="prove-", dir=settings.state_dir, ignore_cleanup_errors=True) as directory,
@@ -52,7 +54,7 @@ def rollout(rps: float, cycles: int, output: Path) -> int:
 @click.argument("kind", type=click.Choice(["good", "slow", "wrong", "crashing"]))
 @click.argument("target", type=click.Path(exists=False, path_type=Path))
 def version(kind: str, target: Path) -> None:
-    """Make a version of embedding_economy_encoder to practise with, in TARGET; `trireme publish` takes it."""
+    """Create a practice version of embedding_economy_encoder in TARGET, as input of `trireme publish`."""
     from trireme_loadtest.prove.rollout import ENCODER
     from trireme_loadtest.prove.versions import VersionKind, make_version
 

@@ -1,1 +1,1 @@
-"""What sends the requests of load tests, benchmarks and release proofs."""
+"""Sends the requests of load tests, benchmarks and release proofs."""

@@ -1,12 +1,12 @@
-"""When requests are sent, decided before the run and whatever the server does: open-loop arrivals.
+"""Open-loop arrivals: send times are set before the run and do not depend on the server's responses.
 
 | spec | requests arrive |
 |---|---|
-| ``constant:50`` | evenly, 50 a second |
-| ``poisson:50`` | at random, 50 a second: what many independent callers look like |
+| ``constant:50`` | evenly, 50 per second |
+| ``poisson:50`` | at random, 50 per second, like many independent callers |
 | ``ramp:10-200`` | at random, at a rate that grows (or falls) steadily over the run |
-| ``burst:20-200/10/1`` | at random, 20 a second, and 200 a second for 1 s out of every 10 |
-| ``trace:FILE`` | as recorded: one number a line, seconds from the start |
+| ``burst:20-200/10/1`` | at random, 20 per second, and 200 per second for 1 s out of every 10 |
+| ``trace:FILE`` | as recorded: one number per line, seconds from the start |
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Arrivals:
 
     Attributes:
         spec: as written.
-        times: the send times of a run of so many seconds, FP64 [requests], ascending, in seconds from its start.
+        times: the send times of a run of the given seconds, FP64 [requests], ascending, in seconds from its start.
     """
 
     spec: str
@@ -51,10 +51,10 @@ class Arrivals:
 
     @classmethod
     def parse(cls, spec: str) -> Arrivals:
-        """Read a spec of the table above.
+        """Parse a spec of the table above.
 
         Raises:
-            SpecError: it is of no known form, or a rate is zero, negative or too high.
+            SpecError: the form is unknown, or a rate is zero, negative or too high.
             ConfigError: a line of the trace is not a time.
         """
         kind, _, rest = spec.partition(":")
@@ -63,7 +63,7 @@ class Arrivals:
             return cls(spec, lambda seconds, seed: trace[trace < seconds])  # noqa: ARG005
         found = _FORMS[kind].fullmatch(rest) if kind in _FORMS else None
         if found is None:
-            raise SpecError(f"arrivals {spec!r} are not of a known form: {_EXAMPLES}")
+            raise SpecError(f"arrivals {spec!r} have no known form; use {_EXAMPLES}")
         numbers = [_positive(text, spec) for text in found.groups()]
         if kind == "constant":
             return cls(spec, lambda seconds, seed: np.arange(round(seconds * numbers[0])) / numbers[0])  # noqa: ARG005
@@ -94,14 +94,14 @@ class Arrivals:
         """The send times of a run of ``seconds``; equal seeds give equal times.
 
         Raises:
-            SpecError: there would be none, or more than five million.
+            SpecError: the run has none, or more than five million.
         """
         times = self._times(seconds, seed)
         if len(times) == 0:
-            raise SpecError(f"arrivals {self.spec!r} send no request within {seconds:g} s; ask for a longer run")
+            raise SpecError(f"arrivals {self.spec!r} send no request within {seconds:g} s; use a longer run")
         if len(times) > MOST_REQUESTS:
             raise SpecError(
-                f"arrivals {self.spec!r} are {len(times)} requests in {seconds:g} s; at most {MOST_REQUESTS}"
+                f"arrivals {self.spec!r} are {len(times)} requests in {seconds:g} s; the limit is {MOST_REQUESTS}"
             )
         return times
 
@@ -110,23 +110,21 @@ def _positive(text: str, spec: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise SpecError(f"arrivals {spec!r}: {text!r} is not a number; write them like {_EXAMPLES}") from None
+        raise SpecError(f"arrivals {spec!r}: {text!r} is not a number; use {_EXAMPLES}") from None
     if not math.isfinite(number) or number <= 0:
         raise SpecError(f"arrivals {spec!r}: {text} must be above zero")
     if number > MOST_REQUESTS_PER_SECOND:
-        raise SpecError(
-            f"arrivals {spec!r}: {text} is more than the {MOST_REQUESTS_PER_SECOND:.0f} a second there may be"
-        )
+        raise SpecError(f"arrivals {spec!r}: {text} exceeds the limit of {MOST_REQUESTS_PER_SECOND:.0f} per second")
     return number
 
 
 def _random_times(rate_at: Callable[[Times], Times | float], most: float, seconds: float, seed: int) -> Times:
-    """A Poisson process of varying rate, by thinning one of the highest rate.
+    """A Poisson process of varying rate, by thinning one with the highest rate.
 
     Source: Lewis and Shedler, "Simulation of nonhomogeneous Poisson processes by thinning", 1979.
     """
     if most * seconds > MOST_REQUESTS:
-        raise SpecError(f"{most:g} requests a second for {seconds:g} s are more than {MOST_REQUESTS}")
+        raise SpecError(f"{most:g} requests per second for {seconds:g} s exceed the limit of {MOST_REQUESTS}")
     generator = np.random.default_rng(seed)
     # A Poisson process is a Poisson number of uniform times.
     times = np.sort(generator.uniform(0.0, seconds, generator.poisson(most * seconds)))

@@ -1,4 +1,4 @@
-"""A closed loop against one target, measured: rate, latency, and what server and generator cost."""
+"""A measured closed loop against one target: rate, latency, and the cost of server and generator."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class ClosedLoopRun:
     """One measured window.
 
     Attributes:
-        latencies_ms: FP64 [requests], of every request that ended within the window.
+        latencies_ms: FP64 [requests], of every request that ended in the window.
         seconds: length of the window.
-        server_cpu_seconds, generator_cpu_seconds: used within it by either.
-        other_cpu_seconds: used within it by all else on the machine; well above zero means the machine was not quiet.
+        server_cpu_seconds, generator_cpu_seconds: CPU time in the window.
+        other_cpu_seconds: CPU time of all other processes in the window; well above zero, the machine was not idle.
         rss_mib: of the server at the end.
     """
 
@@ -38,7 +38,7 @@ class ClosedLoopRun:
 
     @property
     def rate(self) -> float:
-        """Requests a second."""
+        """Requests per second."""
         return len(self.latencies_ms) / self.seconds
 
     def percentiles_ms(self) -> dict[str, float]:
@@ -49,13 +49,13 @@ class ClosedLoopRun:
 async def measure_closed_loop(
     target: Target, bodies: Sequence[bytes], *, concurrency: int, seconds: float, server_pid: int
 ) -> ClosedLoopRun:
-    """Send ``bodies`` round and round, ``concurrency`` at a time; measure after the warm-up.
+    """Send ``bodies`` repeatedly, ``concurrency`` at a time; measure after the warm-up.
 
     Args:
         server_pid: root of the server's processes.
 
     Raises:
-        RequestFailed: any request failed; a benchmark with failed requests compares nothing.
+        RequestFailed: a request failed; a benchmark with failed requests compares nothing.
     """
     latencies: list[tuple[float, float]] = []
     window_end = time.perf_counter() + WARMUP_SECONDS + seconds
@@ -66,7 +66,7 @@ async def measure_closed_loop(
         latencies.append((sent, time.perf_counter()))
 
     def read_meters() -> tuple[float, float, float, float]:
-        """CPU-seconds of server, generator and the machine, and the moment."""
+        """CPU-seconds of server, generator and machine, and the current time."""
         return usage(server_pid).cpu_seconds, time.process_time(), machine_cpu_seconds(), time.perf_counter()
 
     async with target:

@@ -1,4 +1,4 @@
-"""The two ways to send requests one after another: open loop and closed loop."""
+"""Two ways to send a series of requests: open loop and closed loop."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-# Sends the request of a number, from 0.
+# Sends the request with a given number, from 0.
 Send = Callable[[int], Awaitable[None]]
 
 
 async def open_loop(send: Send, times: Iterable[float], start: float) -> None:
-    """Send a request at each of ``times``, whether or not earlier ones were answered, and wait for all of them.
+    """Send a request at each of ``times``, whether or not earlier ones have a response, and wait for all of them.
 
-    Latency counts from the intended send time. A server that freezes for a second is so seen by every request that
-    fell into that second, where a closed loop would have sent one and waited (coordinated omission).
+    Latency counts from the intended send time. If a server freezes for a second, all requests of that second show it,
+    whereas a closed loop would have sent one and waited (coordinated omission).
     Source: Tene, "How NOT to measure latency"; Schroeder et al., "Open versus closed: a cautionary tale", NSDI 2006.
 
-    What ``send`` raises is raised at the end.
+    Exceptions of ``send`` are raised at the end.
 
     Args:
         times: ascending, in seconds from ``start``, a ``time.monotonic()``.
@@ -46,8 +46,8 @@ async def open_loop(send: Send, times: Iterable[float], start: float) -> None:
             loop.call_soon_threadsafe(launch, number)
         loop.call_soon_threadsafe(all_sent.set)
 
-    # The loop's own timers are a millisecond wide, as much as a request may take; a sleeping thread is exact to a
-    # tenth of that.
+    # The event loop's timers have a resolution of a millisecond, as much as a request may take; a sleeping thread is
+    # exact to a tenth of that.
     threading.Thread(target=pace, daemon=True).start()
     await all_sent.wait()
     await asyncio.gather(*running, return_exceptions=True)
@@ -58,8 +58,8 @@ async def open_loop(send: Send, times: Iterable[float], start: float) -> None:
 async def closed_loop(send: Send, concurrency: int, keep_sending: Callable[[], bool]) -> None:
     """Keep ``concurrency`` requests running: each caller sends its next request when it has its response.
 
-    It finds what a server can do at a given concurrency. It does not show what callers suffer when the server falls
-    behind, because then it sends less; ``open_loop`` is for that. What ``send`` raises ends the loop.
+    Shows what a server can do at a given concurrency, but not what callers experience if the server falls behind,
+    because then it sends less; use ``open_loop`` for that. An exception of ``send`` ends the loop.
     """
     numbers = itertools.count()
 

@@ -1,4 +1,4 @@
-"""What a load test sends: a model's requests, as tensors and as bytes ready to send."""
+"""The requests of a load test, as tensors and as serialised bytes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from trireme_loadtest.errors import SpecError
 
 MIXED_TEXTS = 512
 SEED = 20
-# Words a text: log-normal, like those of the review sentences the benchmarks use.
+# Words per text: log-normal, like those of the review sentences used by the benchmarks.
 MEDIAN_WORDS, SPREAD, MOST_WORDS = 15, 0.52, 120
 
 
 @dataclass(frozen=True, slots=True)
 class WeightedModel:
-    """A model of a load test, and its share of the requests.
+    """A model of a load test and its share of the requests.
 
     Attributes:
         weight: relative to the other models; zero sends nothing.
@@ -40,15 +40,15 @@ class WeightedModel:
 
     @classmethod
     def parse(cls, spec: str, inputs: Path | None) -> WeightedModel:
-        """Read ``MODEL`` or ``MODEL=WEIGHT``.
+        """Parse ``MODEL`` or ``MODEL=WEIGHT``.
 
         Args:
-            inputs: texts, one a line; default: the golden samples of the model in this checkout.
+            inputs: file of texts, one per line; default: the golden samples of the model in this checkout.
 
         Raises:
-            SpecError: the weight is not a number from zero up.
+            SpecError: the weight is negative or not a number.
             NotFoundError: without ``inputs``, the checkout does not have the model.
-            ConfigError: ``inputs`` holds no texts.
+            ConfigError: ``inputs`` has no texts.
         """
         model, _, written = spec.partition("=")
         try:
@@ -56,7 +56,7 @@ class WeightedModel:
         except ValueError:
             weight = -1.0
         if not 0 <= weight < float("inf"):
-            raise SpecError(f"the weight of {spec!r} must be a number from zero up, like {model}=2")
+            raise SpecError(f"the weight of {spec!r} must be a number of at least zero; write {model}=2")
         if inputs:
             return cls(model, weight, inputs_from_file(inputs))
         repository = ModelRepository(Settings.from_environment().repository_dir)
@@ -64,31 +64,31 @@ class WeightedModel:
 
 
 def inputs_from_file(path: Path) -> list[Tensors]:
-    """One request of one ``TEXT`` for each line that is not empty.
+    """One request with one ``TEXT`` for each non-empty line.
 
     Raises:
-        ConfigError: no lines, or not UTF-8.
+        ConfigError: the file has no lines or is not UTF-8.
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ConfigError(path, f"not UTF-8: byte {error.start}") from None
     if not lines:
-        raise ConfigError(path, "holds no line to send; write one text a line")
+        raise ConfigError(path, "has no line to send; write one text per line")
     return [text_tensors(line) for line in lines]
 
 
 def inputs_from_golden(folder: ModelFolder) -> list[Tensors]:
-    """The requests of the model's golden samples; of a text model, their words in texts of mixed length.
+    """The requests of the model's golden samples; for a text model, their words in texts of mixed length.
 
-    A few golden samples are of a few lengths, and length is what a text model's time goes by.
+    Golden samples have few lengths, and a text model's time depends on the length.
 
     Raises:
-        SpecError: it has none.
+        SpecError: the model has no golden samples.
     """
     samples = [sample.inputs for sample in load_golden(folder)]
     if not samples:
-        raise SpecError(f"{folder.name} has no golden samples in {folder.golden_dir}; name a file with --inputs")
+        raise SpecError(f"{folder.name} has no golden samples in {folder.golden_dir}; set --inputs to a file")
     if all(set(inputs) == {"TEXT"} for inputs in samples):
         texts = [value.decode() for inputs in samples for value in inputs["TEXT"].reshape(-1).tolist()]
         return [text_tensors(text) for text in texts_of_mixed_length(texts, MIXED_TEXTS)]
@@ -96,10 +96,10 @@ def inputs_from_golden(folder: ModelFolder) -> list[Tensors]:
 
 
 def texts_of_mixed_length(texts: Sequence[str], count: int) -> list[str]:
-    """``count`` texts out of the words of ``texts``, of log-normal length; the same in every run."""
+    """``count`` texts from the words of ``texts``, of log-normal length; the same in every run."""
     words = sorted({word for text in texts for word in text.split()})
     if not words:
-        raise SpecError("the golden samples hold no word to make texts of; name a file with --inputs")
+        raise SpecError("the golden samples have no words to make texts from; set --inputs to a file")
     chance = random.Random(SEED)
     lengths = [min(MOST_WORDS, max(1, round(MEDIAN_WORDS * chance.lognormvariate(0, SPREAD)))) for _ in range(count)]
     return [" ".join(chance.choices(words, k=length)) for length in lengths]

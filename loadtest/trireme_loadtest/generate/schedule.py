@@ -1,4 +1,4 @@
-"""A schedule of requests, sent in an open loop, and what became of each."""
+"""A schedule of requests, sent in an open loop, and the result of each request."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from trireme_loadtest.errors import RequestFailed
 from trireme_loadtest.generate.loops import open_loop
 from trireme_loadtest.generate.targets import GrpcStreamTarget, RequestSet, Target, connected
 
-# Connections are made and the server's first-use costs paid before the clock starts.
+# Time to open connections and pay the server's first-use costs before the clock starts.
 WARMUP_REQUESTS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What is sent when: FP64 [requests] seconds from the start, and INT64 [requests] which task and which body."""
+    """Send times, FP64 [requests] seconds from the start, and task and body of each request, INT64 [requests]."""
 
     times: npt.NDArray[np.float64]
     tasks: npt.NDArray[np.int64]
     bodies: npt.NDArray[np.int64]
 
     def share(self, worker: int, workers: int) -> Schedule:
-        """Every ``workers``-th request, from ``worker``."""
+        """Every ``workers``-th request, starting with ``worker``."""
         return Schedule(self.times[worker::workers], self.tasks[worker::workers], self.bodies[worker::workers])
 
 
 @dataclass(slots=True)
 class RequestSamples:
-    """What became of each request of a schedule.
+    """The result of each request of a schedule.
 
     Attributes:
         intended, sent, ended: FP64 [requests], seconds from the start.
-        first: FP64 [requests], when the first response came; NaN where none did.
+        first: FP64 [requests], time of the first response; NaN without a response.
         task: INT64 [requests].
-        error: kind of the failure, ``""`` where there was none.
+        error: kind of the failure, ``""`` for a success.
         timed_out: BOOL [requests].
         gaps: of streams: (request, seconds between two responses).
-        cpu_share: of one core, of this generator process while it ran.
+        cpu_share: of one core, of this generator process during the run.
     """
 
     intended: npt.NDArray[np.float64]
@@ -75,7 +75,7 @@ class RequestSamples:
 
 @dataclass(slots=True)
 class LoadProgress:
-    """Counts so far, for the person who waits."""
+    """Counts so far, for display."""
 
     sent: int = 0
     ended: int = 0
@@ -90,18 +90,18 @@ async def send_schedule(
     when_ready: Callable[[], float],
     on_progress: Callable[[LoadProgress], None],
 ) -> RequestSamples:
-    """Send ``schedule`` and wait until every request is answered, failed or past its deadline.
+    """Send ``schedule`` and wait until every request has a response, has failed or has passed its deadline.
 
     Args:
         requests: by task.
-        when_ready: called once connections stand; waits for the common start and returns its ``time.monotonic()``.
+        when_ready: called once connections are open; waits for the common start and returns its ``time.monotonic()``.
         on_progress: called every second.
     """
     samples, progress = RequestSamples.empty(schedule), LoadProgress()
     async with connected(requests, deadline_seconds) as targets:
         for task, target in zip(requests, targets, strict=True):
             for body in task.bodies[:WARMUP_REQUESTS]:
-                # A server that fails now fails in the run too, where it is counted.
+                # A server that fails now also fails in the run, where it is counted.
                 with contextlib.suppress(RequestFailed):
                     await _response_times(target, body)
         start = await asyncio.get_running_loop().run_in_executor(None, when_ready)
@@ -132,7 +132,7 @@ async def send_schedule(
 
 
 async def _response_times(target: Target | GrpcStreamTarget, body: bytes) -> list[float]:
-    """When each response came."""
+    """The arrival time of each response."""
     if isinstance(target, GrpcStreamTarget):
         return [time.monotonic() async for _ in target.stream(body)]
     await target.send(body)

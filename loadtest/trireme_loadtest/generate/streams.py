@@ -29,7 +29,7 @@ Stream = Callable[["Prompt"], AsyncGenerator[int, None]]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A text to continue, with so many tokens exactly."""
+    """A text to continue with exactly ``tokens`` tokens."""
 
     text: str
     tokens: int
@@ -55,7 +55,7 @@ class StreamRun:
         return sum(len(stream.tokens) for stream in self.streams) / self.seconds
 
     def ttft_ms(self, percentile: float) -> float:
-        """Time to the first token; of streams that had none at the end, the time they had waited by then."""
+        """Time to the first token; for streams without one at the end, the time they had waited by then."""
         return _percentile(
             [(stream.tokens[0] if stream.tokens else self.seconds) - stream.sent for stream in self.streams], percentile
         )
@@ -66,7 +66,7 @@ class StreamRun:
         return _percentile(gaps, percentile)
 
     def metrics(self) -> dict[str, float]:
-        """As the benchmarks name them."""
+        """The metrics under the names that benchmarks use."""
         return {
             "tokens_per_second": self.tokens_per_second,
             "ttft_p50_ms": self.ttft_ms(50),
@@ -77,7 +77,7 @@ class StreamRun:
 
 
 def mixed_prompts(count: int, lengths_seed: int, words_seed: int) -> list[Prompt]:
-    """Prompts of 8 to 160 words to be continued with 16 to 128 tokens; one ``lengths_seed`` gives the same lengths."""
+    """Prompts of 8 to 160 words to continue with 16 to 128 tokens; equal ``lengths_seed`` gives equal lengths."""
     lengths, words = random.Random(lengths_seed), random.Random(words_seed)
     return [
         Prompt(" ".join(words.choices(_WORDS, k=lengths.choice(_PROMPT_WORDS))), lengths.choice(_TOKENS))
@@ -86,12 +86,12 @@ def mixed_prompts(count: int, lengths_seed: int, words_seed: int) -> list[Prompt
 
 
 def random_text(words: int, seed: int) -> str:
-    """A text of which no part is in a cache."""
+    """A text of which no part is cached."""
     return " ".join(random.Random(seed).choices(_WORDS, k=words))
 
 
 async def closed_streams(stream: Stream, prompts: Sequence[Prompt], *, streams: int, seconds: float) -> StreamRun:
-    """Keep ``streams`` of the prompts going; what still runs at the end is cancelled."""
+    """Keep ``streams`` of the prompts running; streams that still run at the end are cancelled."""
     began = time.monotonic()
     sent: list[StreamTimes] = []
 

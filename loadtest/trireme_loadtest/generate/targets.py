@@ -1,7 +1,7 @@
-"""What a load generator sends to: one protocol each, requests serialised beforehand, answers not decoded.
+"""Targets of a load generator, one per protocol; requests are serialised beforehand, responses not decoded.
 
-A generator often shares the machine with the server it measures, so it must cost little: a request through
-``GrpcTarget`` costs it about 0.20 CPU-ms, through ``HttpTarget`` 0.09.
+A generator often shares the machine with the server it measures, so it must be cheap: a request costs about 0.20 CPU-ms
+with ``GrpcTarget``, 0.09 with ``HttpTarget``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _Channel = TypeVar("_Channel", bound="_GrpcChannel")
 
 
 class Target(Protocol):
-    """A place to send serialised requests to, used as an asynchronous context manager."""
+    """A destination for serialised requests, used as an asynchronous context manager."""
 
     async def send(self, body: bytes) -> bytes:
-        """Send one request and wait for its answer, undecoded.
+        """Send one request and return its response, undecoded.
 
         Raises:
-            RequestFailed: it was refused, failed, or was not answered within the deadline.
+            RequestFailed: it was rejected, failed, or had no response within the deadline.
         """
 
     async def __aenter__(self) -> Target: ...
@@ -46,7 +46,7 @@ class Target(Protocol):
 
 
 class _GrpcChannel:
-    """A connection of its own, as an asynchronous context manager."""
+    """A separate connection, as an asynchronous context manager."""
 
     def __init__(self, address: str, deadline_seconds: float) -> None:
         self._address, self._deadline_seconds = address, deadline_seconds
@@ -75,10 +75,10 @@ class GrpcTarget(_GrpcChannel):
 
 
 class GrpcStreamTarget(_GrpcChannel):
-    """A decoupled model over gRPC, one stream a request: it may answer many times, or never."""
+    """A decoupled model over gRPC, one stream per request: it may send any number of responses."""
 
     async def stream(self, body: bytes) -> AsyncIterator[bytes]:
-        """The responses, undecoded ``ModelStreamInferResponse``.
+        """Yield the responses, undecoded ``ModelStreamInferResponse``.
 
         Raises:
             RequestFailed: the stream broke, a response is an error, or it did not end within the deadline.
@@ -104,7 +104,7 @@ def _failure(error: grpc.aio.AioRpcError) -> RequestFailed:
 
 
 class HttpTarget:
-    """JSON by HTTP POST over kept-alive connections, whoever's protocol it is. A body is the document."""
+    """JSON by HTTP POST over keep-alive connections, for any protocol. A body is the document."""
 
     def __init__(self, url: str, deadline_seconds: float) -> None:
         self._url, self._deadline_seconds = url, deadline_seconds
@@ -115,7 +115,7 @@ class HttpTarget:
                 content = await answer.read()
         except asyncio.TimeoutError:
             raise RequestFailed(
-                "DEADLINE_EXCEEDED", f"no answer in {self._deadline_seconds} s", timed_out=True
+                "DEADLINE_EXCEEDED", f"no response in {self._deadline_seconds} s", timed_out=True
             ) from None
         except aiohttp.ClientError as error:
             raise RequestFailed(type(error).__name__, str(error)) from None
@@ -139,12 +139,12 @@ class HttpTarget:
 
 @dataclass(frozen=True, slots=True)
 class RequestSet:
-    """The requests of one task, ready to send.
+    """The serialised requests of one task.
 
     Attributes:
         name: of the task; in a load test, its model.
         protocol: ``grpc``, ``grpc_stream`` (a decoupled model) or ``http``.
-        address: ``host:port``, for ``http`` the URL.
+        address: ``host:port``; for ``http``, the URL.
         bodies: serialised requests to choose from.
     """
 
@@ -158,7 +158,7 @@ class RequestSet:
 async def connected(
     requests: Sequence[RequestSet], deadline_seconds: float
 ) -> AsyncIterator[list[Target | GrpcStreamTarget]]:
-    """A target for each request set, each with a connection of its own."""
+    """A target for each request set, each with its own connection."""
     kinds: Mapping[str, Callable[[str, float], Any]]
     kinds = {"grpc": GrpcTarget, "grpc_stream": GrpcStreamTarget, "http": HttpTarget}
     async with AsyncExitStack() as stack:

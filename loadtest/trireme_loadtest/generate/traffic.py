@@ -1,4 +1,4 @@
-"""Traffic in the background of a test or a proof: what callers see while something happens to the server."""
+"""Background traffic of a test or proof: shows what callers see while something happens to the server."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class RequestOutcome(Generic[_Result]):
-    """What became of one request.
+    """The outcome of one request.
 
     Attributes:
         name: of its request set.
         due, ended: ``time.monotonic()``.
-        result: as ``Traffic.read`` gives it; ``None`` where the request failed.
-        failure: empty where it did not.
+        result: the return value of ``Traffic.read``; ``None`` if the request failed.
+        failure: empty for a success.
     """
 
     name: str
@@ -37,12 +37,12 @@ class RequestOutcome(Generic[_Result]):
 
     @property
     def seconds(self) -> float:
-        """From the moment it was due, so that a server that stands still is seen by all requests it keeps waiting."""
+        """Time since the request was due, so that a frozen server shows in all requests that it delays."""
         return self.ended - self.due
 
 
 class Traffic(Generic[_Result]):
-    """An open loop over request sets in turn, in a thread of its own, until the block is left.
+    """An open loop over request sets in turn, in its own thread, until the end of the block.
 
     Args:
         read: the result of a response to a request of the named set; a ``ValueError`` makes the request a failure.
@@ -72,7 +72,7 @@ class Traffic(Generic[_Result]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Send no more, and wait for every response."""
+        """Stop sending and wait for every response."""
         self._stop.set()
         self._executor.shutdown()
         self._running.result()
@@ -103,9 +103,9 @@ class Traffic(Generic[_Result]):
 
 
 class ClientThreads:
-    """A closed loop of blocking calls, each in a thread of its own, until the block is left.
+    """A closed loop of blocking calls, each caller in its own thread, until the end of the block.
 
-    For what a client library does; to load a server, ``Traffic`` costs less.
+    Use it to test a client library; to load a server, ``Traffic`` is cheaper.
 
     Attributes:
         seconds: of each call that succeeded.

@@ -1,4 +1,4 @@
-"""Generator processes: each sends its share of one schedule; their samples are one run."""
+"""Generator processes: each sends its share of one schedule; their samples form one run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trireme_loadtest.generate.schedule import LoadProgress, RequestSamples, Sch
 from trireme_loadtest.generate.targets import RequestSet
 
 START_DEADLINE_SECONDS = 60.0
-# All generators learn the common start this long before it.
+# All generators receive the common start time this long before it.
 START_DELAY_SECONDS = 0.2
 END_DEADLINE_SECONDS = 30.0
-# Beyond these a run shows its generator. Lateness: of one request in a hundred, against the p99 that is measured.
+# Above these limits a run shows its generator. Lateness: of one request in a hundred, relative to the measured p99.
 MOST_CPU_SHARE = 0.9
 LATENESS_FLOOR_MS = 5.0
 LATENESS_SHARE = 0.1
@@ -37,11 +37,11 @@ def send_from_processes(
     """Send ``schedule`` from ``workers`` processes, all on the same clock.
 
     Args:
-        on_start: called when all are connected, before the first request.
+        on_start: called when all workers are connected, before the first request.
         on_progress: called about every second with the seconds since the start and the counts of all workers.
 
     Raises:
-        TargetError: a generator did not start or did not end.
+        TargetError: a generator process did not start or did not end.
     """
     # spawn: a forked child would inherit gRPC's threads and locks.
     context = multiprocessing.get_context("spawn")
@@ -62,7 +62,7 @@ def send_from_processes(
         for connection in connections:
             _receive(connection, START_DEADLINE_SECONDS)
         on_start()
-        # CLOCK_MONOTONIC is one clock for all processes of a machine.
+        # CLOCK_MONOTONIC is the same clock for all processes of a machine.
         start = time.monotonic() + START_DELAY_SECONDS
         for connection in connections:
             connection.send(start)
@@ -105,11 +105,11 @@ def _receive(connection: Connection, deadline_seconds: float) -> Any:
             return connection.recv()
     except EOFError:
         raise TargetError("a load generator process died; the run is lost") from None
-    raise TargetError(f"a load generator process said nothing for {deadline_seconds:.0f} s; the run is lost")
+    raise TargetError(f"a load generator process was silent for {deadline_seconds:.0f} s; the run is lost")
 
 
 def _work(connection: Connection, requests: list[RequestSet], schedule: Schedule, deadline_seconds: float) -> None:
-    # Ctrl-C reaches the whole group; the parent ends us.
+    # Ctrl-C reaches the whole process group; the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def when_ready() -> float:
@@ -135,16 +135,16 @@ def _work(connection: Connection, requests: list[RequestSet], schedule: Schedule
 
 
 def limiting_problem(lateness_p99_ms: float, latency_p99_ms: float, cpu_share: float) -> str | None:
-    """Why a run shows the generator and not the server; ``None`` when the generator was no limit.
+    """Why a run shows the generator instead of the server; ``None`` if the generator was not the limit.
 
-    A generator must be on time against what it measures: its own lateness is part of every latency it reports.
+    A generator must be punctual relative to what it measures: its lateness is part of every latency it reports.
     """
     allowed = max(LATENESS_FLOOR_MS, LATENESS_SHARE * latency_p99_ms) if math.isfinite(latency_p99_ms) else math.inf
     if cpu_share > MOST_CPU_SHARE:
         return f"a generator process was busy {cpu_share:.0%} of the time; use more --workers or a lower rate"
     if lateness_p99_ms > allowed:
         return (
-            f"one request in a hundred left {lateness_p99_ms:.1f} ms late or later, {allowed:.1f} ms are tolerable; "
+            f"p99 of the send delay was {lateness_p99_ms:.1f} ms, the limit is {allowed:.1f} ms; "
             "use more --workers, a lower rate, or another machine for the generator"
         )
     return None

@@ -1,1 +1,1 @@
-"""Whether a run meets its objectives, and how two runs differ."""
+"""Decides whether a run meets its objectives, and how two runs differ."""

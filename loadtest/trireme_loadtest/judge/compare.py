@@ -1,4 +1,4 @@
-"""Two runs side by side: what differs by more than the noise of both."""
+"""Compares two runs: differences that exceed the noise of both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trireme_loadtest.record import LoadRecord, SecondCounts
 
 PERCENTS = (50.0, 95.0, 99.0)
 REPLICATES = 2000
-# Resampling a handful of seconds knows nothing of how seconds vary.
+# Resampling only a few seconds cannot show how seconds vary.
 LEAST_SECONDS = 10
 SEED = 20
 
@@ -23,11 +23,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One number of one task in both runs.
+    """One measure of one task in both runs.
 
     Attributes:
-        first, second: the value in either run; milliseconds, a share, or requests a second.
-        low, high: 95 % confidence interval of ``second - first``; NaN where a run is too short for one.
+        first, second: the value in each run; milliseconds, a share, or requests per second.
+        low, high: 95 % confidence interval of ``second - first``; NaN if a run is too short for one.
     """
 
     task: str
@@ -39,31 +39,31 @@ class Difference:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
     @property
     def word(self) -> str:
         if math.isnan(self.low):
-            return "too short to say"
+            return "too short to decide"
         if not self.is_shown:
             return "no difference shown"
         return "higher" if self.low > 0 else "lower"
 
 
 def compare(first: LoadRecord, second: LoadRecord) -> list[Difference]:
-    """Every task that both runs have.
+    """The differences of every task that both runs have.
 
-    The intervals come from resampling whole seconds of each run: requests of one second share its fate, and taking them
-    for independent would make noise look like a difference (block bootstrap). Source: Künsch, "The jackknife and the
-    bootstrap for general stationary observations", 1989.
+    The intervals come from resampling whole seconds of each run: requests of the same second are correlated, and
+    treating them as independent would make noise look like a difference (block bootstrap). Source: Künsch, "The
+    jackknife and the bootstrap for general stationary observations", 1989.
 
     Raises:
-        SpecError: they have no task in common, or one of them is invalid.
+        SpecError: the runs have no task in common, or one of them is invalid.
     """
     for name, record in (("first", first), ("second", second)):
         if record.generator.problem:
-            raise SpecError(f"the {name} run is invalid, there is nothing to compare: {record.generator.problem}")
+            raise SpecError(f"the {name} run is invalid and cannot be compared: {record.generator.problem}")
     common = [task for task in first.tasks if task in second.tasks]
     if not common:
         raise SpecError(
@@ -90,11 +90,11 @@ def _compare_task(task: str, first: LoadRecord, second: LoadRecord) -> list[Diff
 
 
 class _Resampler:
-    """The seconds of one task of one run, to be drawn with replacement."""
+    """The seconds of one task of one run, drawn with replacement."""
 
     def __init__(self, windows: Sequence[SecondCounts], stretch: float) -> None:
         self.seconds = len(windows)
-        # How much longer than asking for it the answering took.
+        # How much longer the responses took than the requests.
         self._stretch = stretch
         self._asked = np.array([window.asked for window in windows], dtype=np.float64)
         self._failed = np.array([window.failed for window in windows], dtype=np.float64)
@@ -103,12 +103,12 @@ class _Resampler:
         self._counts = np.array([[window.latency.counts.get(value, 0) for value in values] for window in windows])
 
     def weights(self, chance: np.random.Generator) -> Floats:
-        """How often each second was drawn, FP64 [replicates, seconds]."""
+        """Number of draws of each second, FP64 [replicates, seconds]."""
         share = np.full(self.seconds, 1 / self.seconds)
         return chance.multinomial(self.seconds, share, size=REPLICATES).astype(np.float64)
 
     def measure(self, weights: Floats) -> Floats:
-        """FP64 [replicates, measures]: answered a second, error rate, the percentiles."""
+        """FP64 [replicates, measures]: responses per second, error rate, the percentiles."""
         asked, failed = weights @ self._asked, weights @ self._failed
         columns = [(asked - failed) / self.seconds / self._stretch, failed / np.maximum(asked, 1)]
         if len(self._values_ms) == 0:

@@ -1,8 +1,8 @@
-"""``slo.toml``: what a run must reach.
+"""``slo.toml``: the objectives of a run.
 
-[all]                            # every request of the run
+[all]                            # all requests of the run
 error_rate = 0.001               # at most this share may fail
-minimum_rate = 45                # at least so many a second must be answered well
+minimum_rate = 45                # successful responses per second, at least
 
 [tasks.embedding_premium]        # the requests of one task
 p50_ms = 20
@@ -10,7 +10,7 @@ p95_ms = 60
 p99_ms = 120
 ttft_p95_ms = 500                # streams: to the first response
 inter_token_p95_ms = 50          # streams: between two responses
-minimum_token_rate = 200         # streams: at least so many responses a second, of a language model its tokens
+minimum_token_rate = 200         # streams: responses per second (language models: tokens), at least
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _Limits = Mapping[_Key, Annotated[float, Field(allow_inf_nan=False)]]
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """One number that a run must reach.
+    """One limit that a run must meet.
 
     Attributes:
         task: its task, or ``None`` for all requests.
-        key: as written in the file.
-        limit: milliseconds, a share, or requests or tokens a second, as the key says.
+        key: as in the file.
+        limit: milliseconds, a share, or requests or tokens per second, depending on the key.
     """
 
     task: str | None
@@ -58,7 +58,7 @@ class Objective:
 
     @property
     def percent(self) -> float:
-        """The percentile asked for; NaN for a rate."""
+        """The percentile of the key; NaN for a rate."""
         found = _PERCENTILE.fullmatch(self.key)
         return float(found.group(2).replace("_", ".")) if found else math.nan
 
@@ -69,10 +69,10 @@ def _objectives(task: str | None, limits: _Limits) -> list[Objective]:
 
 def _checked(limits: _Limits) -> _Limits:
     if not 0 <= limits.get("error_rate", 0) < 1:
-        raise ValueError(f"error_rate is a share from 0 to below 1, not {limits['error_rate']:g}")
+        raise ValueError(f"error_rate is {limits['error_rate']:g}; it must be a share from 0 to below 1")
     for key, limit in limits.items():
         if limit <= 0 and key != "error_rate":
-            raise ValueError(f"{key} must be above zero, not {limit:g}")
+            raise ValueError(f"{key} is {limit:g}; it must be above zero")
     for one, other in itertools.permutations(_objectives(None, limits), 2):
         if one.measure == other.measure and one.percent < other.percent and one.limit > other.limit:
             raise ValueError(f"{one.key} = {one.limit:g} is above {other.key} = {other.limit:g}; lower it")
@@ -106,35 +106,35 @@ class Slo:
         tasks = (one for task, limits in tables.tasks.items() for one in _objectives(task, limits))
         objectives = (*_objectives(None, tables.all), *tasks)
         if not objectives:
-            raise ConfigError(path, f"holds no objective; there are: {', '.join(get_args(_Key))}")
+            raise ConfigError(path, f"has no objective; available: {', '.join(get_args(_Key))}")
         return cls(path, objectives)
 
     def check_tasks(self, tasks: Iterable[str]) -> None:
-        """Refuse a run that cannot answer it.
+        """Reject objectives for tasks that the run does not have.
 
         Raises:
-            ConfigError: it names a task that the run does not have.
+            ConfigError: an objective names such a task.
         """
         known = set(tasks)
         for objective in self.objectives:
             if objective.task is not None and objective.task not in known:
                 raise ConfigError(
-                    self.path, f"[tasks.{objective.task}] is not in this run, which has: {', '.join(sorted(known))}"
+                    self.path, f"[tasks.{objective.task}] is not in this run; available: {', '.join(sorted(known))}"
                 )
 
     def check_rates(self, asked_rates: Mapping[str | None, float]) -> None:
-        """Refuse a run whose asked rates already break it.
+        """Reject objectives that the requested rates cannot meet.
 
         Args:
-            asked_rates: requests a second by task, ``None`` for all.
+            asked_rates: requests per second by task, ``None`` for all.
 
         Raises:
-            ConfigError: it wants more to be answered than is asked.
+            ConfigError: an objective requires more responses than there are requests.
         """
         for objective in self.objectives:
             asked = asked_rates[objective.task]
             if objective.measure == "minimum_rate" and objective.limit > asked:
                 raise ConfigError(
                     self.path,
-                    f"minimum_rate = {objective.limit:g} cannot be met: the run asks only {asked:.4g} a second",
+                    f"minimum_rate = {objective.limit:g} cannot be met: the run sends only {asked:.4g}/s",
                 )

@@ -1,4 +1,4 @@
-"""Whether a run meets its objectives: met, broken, or inconclusive."""
+"""The verdict on a run: met, broken, or inconclusive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trireme_loadtest.record import LoadRecord, TaskSummary
 
 
 class SloOutcome(enum.Enum):
-    """The value is the exit code of the command."""
+    """Outcome of a run; the value is the exit code of the command."""
 
     MET = 0
     BROKEN = 1
@@ -22,11 +22,11 @@ class SloOutcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveResult:
-    """One objective and the run's value of it.
+    """One objective and its value in the run.
 
     Attributes:
         measured, low, high: the value and its 95 % confidence interval; ``high`` may be infinite, ``measured`` NaN.
-        reason: a sentence for the reader; empty when plainly met.
+        reason: a sentence for the reader; empty if the objective is clearly met.
     """
 
     objective: Objective
@@ -43,7 +43,7 @@ class ObjectiveResult:
 
 @dataclass(frozen=True, slots=True)
 class SloVerdict:
-    """All findings of a run, and the one outcome that follows."""
+    """All findings of a run, and their outcome."""
 
     outcome: SloOutcome
     findings: Sequence[ObjectiveResult]
@@ -53,8 +53,8 @@ class SloVerdict:
 def judge(record: LoadRecord, slo: Slo) -> SloVerdict:
     """Compare ``record`` with ``slo``.
 
-    A percentile is met when the whole confidence interval of it is within the limit, and broken when the whole of it is
-    above. A run that its own generator limited says nothing of the server, whatever its numbers.
+    A percentile is met if its whole confidence interval is within the limit, and broken if all of it is above. A run
+    limited by its own generator is inconclusive, whatever its numbers.
     """
     findings = [_find(record.task(objective.task), objective) for objective in slo.objectives]
     if record.generator.problem:
@@ -76,7 +76,7 @@ def _find(task: TaskSummary, objective: Objective) -> ObjectiveResult:
             task.answered_rate,
             task.answered_rate,
             task.answered_rate,
-            "" if met else f"of {task.asked_rate:.1f}/s asked, {task.answered_rate:.1f}/s were answered well",
+            "" if met else f"of {task.asked_rate:.1f} requests/s, {task.answered_rate:.1f}/s succeeded",
         )
     if objective.measure == "minimum_token_rate":
         rate = task.token_rate
@@ -93,7 +93,7 @@ def _find(task: TaskSummary, objective: Objective) -> ObjectiveResult:
 def _percentile(histogram: Histogram, objective: Objective) -> ObjectiveResult:
     limit = objective.limit
     if histogram.count == 0:
-        reason = "nothing was measured: no request was answered" + (
+        reason = "nothing was measured: no request succeeded" + (
             "" if objective.measure == "latency" else ", or the model does not stream"
         )
         return ObjectiveResult(objective, SloOutcome.INCONCLUSIVE, math.nan, 0.0, math.inf, reason)
@@ -105,15 +105,15 @@ def _percentile(histogram: Histogram, objective: Objective) -> ObjectiveResult:
         reason = f"{histogram.share_above(limit):.1%} of the requests took longer than {limit:g} ms"
         if histogram.least_ms > limit:
             reason = (
-                f"no run can meet it here: even the fastest request took {histogram.least_ms:.3g} ms, "
+                f"no run can meet it on this machine: even the fastest request took {histogram.least_ms:.3g} ms, "
                 f"{histogram.least_ms / limit:.1f} times the limit"
             )
         return ObjectiveResult(objective, SloOutcome.BROKEN, measured, low, high, reason)
     if math.isinf(high):
         needed = math.ceil(math.log(0.025) / math.log(objective.percent / 100))
-        reason = f"too few samples: {histogram.count}, it takes at least {needed}"
+        reason = f"too few samples: {histogram.count}; at least {needed} are needed"
     else:
-        reason = "the limit lies within the noise of this run: run longer"
+        reason = "the limit is within the noise of this run; run longer"
     return ObjectiveResult(objective, SloOutcome.INCONCLUSIVE, measured, low, high, reason)
 
 
@@ -128,6 +128,6 @@ def _error_rate(task: TaskSummary, objective: Objective) -> ObjectiveResult:
         return ObjectiveResult(objective, SloOutcome.BROKEN, rate, low, high, f"{failed} of {asked} failed: {kinds}")
     if objective.limit > 0 and asked * objective.limit < 1:
         needed = math.ceil(1 / objective.limit)
-        reason = f"too few samples: {asked}, one failure would already break it; it takes at least {needed}"
+        reason = f"too few samples: {asked}, one failure would break it; at least {needed} are needed"
         return ObjectiveResult(objective, SloOutcome.INCONCLUSIVE, rate, low, high, reason)
     return ObjectiveResult(objective, SloOutcome.MET, rate, low, high)

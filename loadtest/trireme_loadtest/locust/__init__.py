@@ -1,1 +1,1 @@
-"""Users and verdicts for Locust, which imports them from a locustfile."""
+"""Users and verdicts for Locust, imported by locustfiles."""

@@ -1,6 +1,6 @@
-"""Locust users of language models: stream an answer, and time each token.
+"""Locust users of language models: stream responses and time each token.
 
-``locust -f loadtest/locustfile_generation.py --models text_generation``; or import it into a file of your own.
+``locust -f loadtest/locustfile_generation.py --models text_generation``; or import it into your own locustfile.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ events.init_command_line_parser.add_listener(_set_defaults)  # type: ignore[no-u
 
 
 class GenerationUser(User):
-    """Streams from a language model or its route, one answer after the other.
+    """Streams from a language model or its route, one request after the other.
 
-    ``--models`` names them, with weights; ``--inputs`` holds prompts, one a line, else they are of mixed lengths.
+    ``--models`` lists them, with weights; ``--inputs`` is a file of prompts, one per line; default: mixed lengths.
     """
 
     wait_time = constant(0)
@@ -79,7 +79,7 @@ class GenerationUser(User):
 
 
 def _timed(began: float, arrivals: list[tuple[float, int]]) -> dict[str, list[float]]:
-    """Milliseconds to the first token, and to each one after it; those of one chunk share its time."""
+    """Milliseconds to the first token, and to each later one; tokens of one chunk share its time."""
     if not arrivals:
         return {}
     gaps, before = [], arrivals[0][0]

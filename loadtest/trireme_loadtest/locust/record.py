@@ -1,4 +1,4 @@
-"""What Locust measured, as the record of ``trireme load run``; with ``--slo`` its exit code is the verdict.
+"""Records a Locust run as ``trireme load run`` does; with ``--slo`` the exit code is the verdict.
 
 Each worker counts by second and sends its counts to the master, which adds them: percentiles are of all requests.
 """
@@ -30,7 +30,7 @@ from trireme_loadtest.report.text import text_report
 
 @dataclass(slots=True)
 class _PendingCounts:
-    """One task in one second: counts of milliseconds as they come, failures by kind."""
+    """One task in one second: counts of latencies in milliseconds, and failures by kind."""
 
     latencies_ms: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
@@ -44,12 +44,12 @@ class _PendingCounts:
         return name, second, [dict(self.errors), latencies, firsts, gaps]
 
 
-# What one process counted of a task in a second: errors by kind, and histograms' counts of the times.
+# Counts of one process for a task in a second: errors by kind, and histogram counts of the times.
 _CountsMessage = tuple[str, int, list[Mapping[Any, int]]]
 
 
 class _Recorder:
-    """Listens to the requests of this process, and on a master to its workers."""
+    """Records the requests of this process, and on a master those of its workers."""
 
     def __init__(self, environment: Any) -> None:
         self._environment = environment
@@ -66,12 +66,12 @@ class _Recorder:
     def on_request(
         self, name: str, response_time: float, exception: BaseException | None, context: dict[str, Any], **_: Any
     ) -> None:
-        # By the second it was sent in: a request that hangs is seen where it began.
+        # By the second it was sent in, so that a hanging request appears where it began.
         second = int(time.time() - response_time / 1000)
         tally = self._pending.setdefault((name, second), _PendingCounts())
         if exception is None:
             tally.latencies_ms.append(response_time)
-            # Of users that stream.
+            # For users that stream.
             tally.firsts_ms += context.get("ttft_ms", [])
             tally.gaps_ms += context.get("inter_token_ms", [])
         else:
@@ -83,7 +83,7 @@ class _Recorder:
         return [tally.counts(name, second) for (name, second), tally in taken.items()]
 
     def add(self, messages: Iterable[_CountsMessage]) -> None:
-        """Merge what one process took."""
+        """Merge the counts of one process."""
         for name, second, counts in messages:
             for total, part in zip(self._counts[name, second], counts, strict=True):
                 total.update(part)
@@ -136,7 +136,7 @@ class _Recorder:
 
 
 def _add_options(parser: LocustArgumentParser) -> None:
-    parser.add_argument("--slo", default="", help="Objectives (slo.toml): exit code 0 met, 1 broken, 3 inconclusive")
+    parser.add_argument("--slo", default="", help="Objectives (slo.toml); exit code 0 met, 1 broken, 3 inconclusive")
     parser.add_argument("--report", default="", help="Folder for run.json, report.html, report.txt and junit.xml")
 
 
@@ -161,7 +161,7 @@ def _record(environment: Any, runner: Any, **_: Any) -> None:
 def _conclude(environment: Any, recorder: _Recorder, slo: Slo | None, folder: str) -> None:
     record = recorder.record()
     if record is None:
-        print("locust: no request was made, so there is nothing to judge")
+        print("locust: no request was sent, so there is no verdict")
         environment.process_exit_code = 3
         return
     try:

@@ -1,11 +1,11 @@
-"""Locust users of a Triton server: through this project's client, through bare tritonclient, and KServe over HTTP.
+"""Locust users of a Triton server: with this project's client, with bare tritonclient, and with KServe over HTTP.
 
-``loadtest/locustfile.py`` has all three; a file of your own imports those it wants:
+``loadtest/locustfile.py`` has all three; your own locustfile imports those it needs:
 
     from trireme_loadtest.locust.users import TritonGrpcUser
 
-Importing this module patches gRPC for gevent. Without that a blocking call stops every user of the process, so that
-they run one after another, or for ever (locustio/locust#1676). It refuses to start where the patch could not work.
+Importing this module patches gRPC for gevent. Without the patch a blocking call stops every user of the process, so
+that they run one after another, or hang forever (locustio/locust#1676). The import fails if the patch cannot work.
 """
 
 from __future__ import annotations
@@ -60,26 +60,26 @@ _patch_grpc()
 
 
 class GrpcFailure(Exception):  # noqa: N818 - Locust shows its name and text, counted by text
-    """A failed request; its text is the gRPC status alone, so that Locust counts failures by it."""
+    """A failed request; its text is the gRPC status alone, so that Locust groups failures by it."""
 
 
 def status_of(error: ClientError) -> str:
-    """The gRPC status that a client's error stands for."""
+    """The gRPC status of a client's error."""
     if isinstance(error, ServerFaultError):
         return error.status
     return next((status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), type(error).__name__)
 
 
 def _add_options(parser: LocustArgumentParser) -> None:
-    # Locust would listen on every interface, without a password.
+    # By default Locust listens on every interface, without a password.
     parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")
     parser.add_argument(
-        "--models", default="embedding_standard=3,sentiment_standard=1", help="Models to ask: MODEL=WEIGHT,..."
+        "--models", default="embedding_standard=3,sentiment_standard=1", help="Models to load: MODEL=WEIGHT,..."
     )
-    parser.add_argument("--inputs", default="", help="Texts to send, one a line; default: golden samples")
-    parser.add_argument("--grpc-address", default="127.0.0.1:8001", help="host:port of the gRPC users' server")
-    parser.add_argument("--http-address", default="127.0.0.1:8000", help="host:port of the HTTP users' server")
-    parser.add_argument("--request-deadline", type=float, default=30.0, help="seconds for each request")
+    parser.add_argument("--inputs", default="", help="File of texts, one per line; default: golden samples")
+    parser.add_argument("--grpc-address", default="127.0.0.1:8001", help="gRPC server, host:port")
+    parser.add_argument("--http-address", default="127.0.0.1:8000", help="HTTP server, host:port")
+    parser.add_argument("--request-deadline", type=float, default=30.0, help="Deadline of each request, in seconds")
 
 
 @functools.cache
@@ -102,7 +102,7 @@ events.init.add_listener(_check_options)  # type: ignore[no-untyped-call]
 
 
 class _ModelUser(User):
-    """Sends one of the inputs of one of the weighted models, again and again."""
+    """Repeatedly sends one of the inputs of one of the weighted models."""
 
     abstract = True
     wait_time = constant(0)
@@ -158,8 +158,8 @@ class TritonGrpcUser(_GrpcUser):
         )
 
     def on_stop(self) -> None:
-        # It closes itself when it goes. Closed by hand it would be closed twice, and gRPC counts gevent's channels: at
-        # none it ends the thread that all others of the process need, and whoever closes one more may wait for ever.
+        # It closes itself when it is deleted. Closing it here would close it twice, and gRPC counts gevent's channels:
+        # at zero it ends the thread that all others of the process need, and closing another channel may hang forever.
         del self._client
 
     def call(self, model: str, inputs: Tensors) -> None:
@@ -171,7 +171,7 @@ class TritonGrpcUser(_GrpcUser):
         try:
             self._client.infer(model, tensors, client_timeout=self._deadline_seconds)
         except InferenceServerException as error:
-            # tritonclient says "StatusCode.UNAVAILABLE".
+            # tritonclient's form is "StatusCode.UNAVAILABLE".
             raise GrpcFailure(str(error.status()).rpartition(".")[2]) from None
 
 

@@ -1,1 +1,1 @@
-"""Proof on the machine at hand that releases lose no request: ``trireme prove rollout``."""
+"""Proof on this machine that releases lose no request: ``trireme prove rollout``."""

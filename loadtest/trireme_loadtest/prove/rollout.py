@@ -29,7 +29,7 @@ VARIANT, ENCODER, TASK, NEIGHBOUR = (
 _TEXTS = (
     "a short one",
     "The service was quick and the people were friendly.",
-    "I waited for an hour, then I was told that the kitchen had closed, and nobody said sorry for it.",
+    "I waited for an hour, then a waiter said that the kitchen had closed, and nobody apologised for it.",
 )
 _CALLERS = ("router", "ensemble", "encoder", "neighbour")
 # Callers that a release moves from one version to another.
@@ -48,11 +48,12 @@ class ReleaseCycle:
     """One version's release.
 
     Attributes:
-        publish_seconds: the whole command; load_seconds: its last step, the load on the servers; None if refused.
-        canary: ``promoted``, ``rejected`` or ``-`` where it was never published.
-        rollback_seconds: from the start of the command to its end; last_old_answer_seconds: to the last answer of the
-            version that was rolled back.
-        surprises: what went other than it should for a version of this kind.
+        publish_seconds: duration of the whole command.
+        load_seconds: duration of its last step, loading on the servers; None if rejected.
+        canary: ``promoted``, ``rejected`` or ``-`` if it was never published.
+        rollback_seconds: duration of the command.
+        last_old_answer_seconds: from the start of the command to the last response of the version that was rolled back.
+        surprises: unexpected results for a version of this kind.
     """
 
     kind: VersionKind
@@ -67,13 +68,14 @@ class ReleaseCycle:
 
 @dataclass(frozen=True, slots=True)
 class RolloutCertificate:
-    """What ``trireme prove rollout`` found; written as JSON.
+    """The result of ``trireme prove rollout``; written as JSON.
 
     Attributes:
-        requests, failures: by caller. failure_texts: the first of them.
-        neighbour_p99_ms: of a model that was not released: before the first release, and while releases went on.
+        requests, failures: by caller.
+        failure_texts: the first of them.
+        neighbour_p99_ms: of a model that is not released: before the first release, and during releases.
         versions: sha256 of each published file, by version.
-        problems: why it was not passed.
+        problems: why it did not pass.
     """
 
     passed: bool
@@ -95,7 +97,7 @@ class RolloutCertificate:
 def prove_rollout(
     served: ServedCopy, requests_per_second: float, cycles: int, progress: Callable[[str], None]
 ) -> RolloutCertificate:
-    """Release ``cycles`` versions, good, slow, wrong and crashing ones in turn, under traffic."""
+    """Release ``cycles`` versions under traffic: good, slow, wrong and crashing ones in turn."""
     origin = ModelRepository(served.settings.repository_dir).model(ENCODER).version_dir(1)
     done: list[ReleaseCycle] = []
     with Traffic(_requests(served.grpc_address), requests_per_second, _read_mark) as traffic:
@@ -137,7 +139,7 @@ def prove_rollout(
 
 
 def _requests(address: str) -> list[RequestSet]:
-    """Of each caller: through the router, to the ensemble, to a fixed version, and to a model that is not released."""
+    """Requests of each caller: to the router, the ensemble, a fixed version, and a model that is not released."""
     tensors = [text_tensors(text) for text in _TEXTS]
     bodies = {
         "router": [grpc_body(TASK, one, {"tier": "economy"}) for one in tensors],
@@ -184,13 +186,13 @@ class _CycleRun:
         worked = done.returncode == 0
         if worked is not expected:
             output = " ".join((done.stderr or done.stdout).split())
-            self._surprises.append(f"{arguments[0]} {'failed' if expected else 'did not refuse it'}: {output}")
+            self._surprises.append(f"{arguments[0]} {'failed' if expected else 'did not reject it'}: {output}")
         return worked
 
     def _check_all_moved(self, now: float) -> None:
         late = [one for one in self._traffic.outcomes if one.name in _MOVED and one.due > now - _SETTLE_SECONDS / 2]
         if not late or any(one.result != self._mark for one in late):
-            self._surprises.append("after the promotion not every caller was answered by the new version")
+            self._surprises.append("after the promotion the new version did not serve every caller")
 
     def _roll_back(self) -> tuple[float, float]:
         started_at = time.monotonic()
@@ -217,7 +219,7 @@ def _problems(outcomes: Iterable[RequestOutcome[int | None]], cycles: Iterable[R
         found += [f"cycle {number} ({cycle.kind.value}): {surprise}" for surprise in cycle.surprises]
         took = cycle.last_old_answer_seconds
         if took is not None and took > MOST_ROLLBACK_SECONDS:
-            found.append(f"cycle {number}: rollback took {took:.2f} s to the last old answer; at most 1 s is allowed")
+            found.append(f"cycle {number}: rollback took {took:.2f} s to the last old response; the limit is 1 s")
     return tuple(found)
 
 
@@ -234,7 +236,7 @@ def _published(releases: Iterable[Release]) -> dict[str, dict[str, str]]:
 def _p99_ms(outcomes: Iterable[RequestOutcome[int | None]]) -> float:
     latencies = [one.seconds * 1000 for one in outcomes if one.name == "neighbour" and not one.failure]
     if not latencies:
-        raise TriremeError("the neighbour got no request; give more requests a second")
+        raise TriremeError("the neighbour received no request; raise --rps")
     return float(np.quantile(latencies, 0.99))
 
 
@@ -244,6 +246,6 @@ def _worst(seconds: Iterable[float | None]) -> float | None:
 
 def _summary(cycle: ReleaseCycle) -> str:
     took = cycle.last_old_answer_seconds
-    back = "" if took is None else f", rolled back, last old answer after {took:.2f} s"
-    ending = f"canary {cycle.canary}" if cycle.load_seconds is not None else "refused by publish"
+    back = "" if took is None else f", rolled back, last old response after {took:.2f} s"
+    ending = f"canary {cycle.canary}" if cycle.load_seconds is not None else "rejected by publish"
     return "; ".join([f"{cycle.kind.value} version: {ending}{back}", *cycle.surprises])

@@ -1,4 +1,4 @@
-"""``trireme serve`` over a copy of a repository, and the other commands run against it."""
+"""``trireme serve`` with a copy of a repository, and other commands run against it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _Self = TypeVar("_Self", bound="ServedCopy")
 
 
 class ServedCopy:
-    """A copy of ``repository`` in ``directory``, served on free ports with a state directory of its own.
+    """A copy of ``repository`` in ``directory``, served on free ports with its own state directory.
 
-    Whatever is released on it, the repository that it is a copy of stays as it is.
+    Releases on the copy do not change the original repository.
 
     Attributes:
-        options: of ``trireme serve``, beside its ports.
-        deadline_seconds: guards against a command that hangs.
+        options: of ``trireme serve``, in addition to its ports.
+        deadline_seconds: limit for a command, in case it hangs.
 
     Example:
         >>> with ServedCopy(directory, settings.repository_dir) as served:
@@ -67,7 +67,7 @@ class ServedCopy:
         return f"{LOOPBACK}:{self.grpc_port}"
 
     def start(self) -> None:
-        """Start it and wait until it is ready.
+        """Start the server and wait until it is ready.
 
         Raises:
             ServerError: it ended, or was not ready in time.
@@ -79,12 +79,12 @@ class ServedCopy:
         deadline = time.monotonic() + self.deadline_seconds
         while "ready:" not in self.output():
             if self.has_ended() or time.monotonic() > deadline:
-                lines = self.output().strip().splitlines() or ["it printed nothing"]
+                lines = self.output().strip().splitlines() or ["no output"]
                 raise ServerError(f"the copy of the repository could not be served: {lines[-1]}")
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """End it with SIGTERM, and with SIGKILL where that takes too long."""
+        """End the server with SIGTERM, and with SIGKILL if that takes too long."""
         if self.process is not None and not self.has_ended():
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -101,7 +101,7 @@ class ServedCopy:
         return self.process is None or self.process.poll() is not None
 
     def verb(self, *arguments: str | bytes) -> subprocess.CompletedProcess[str]:
-        """Run another verb of the command line against it."""
+        """Run another command of ``trireme`` against the server."""
         return self._run([sys.executable, "-m", "trireme.cli", *arguments])
 
     def output(self) -> str:

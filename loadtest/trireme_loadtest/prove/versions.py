@@ -1,6 +1,6 @@
-"""Versions of a text encoder to release: good, slow, wrong and crashing ones, made of its first version.
+"""Versions of a text encoder to release: good, slow, wrong and crashing ones, derived from its first version.
 
-A mark identifies the version that answered: the embedding's length, 1 in the first version, is 1 + mark / 100. The
+A mark identifies the version that responded: the embedding's length, 1 in the first version, is 1 + mark / 100. The
 direction, which alone is compared, does not change.
 """
 
@@ -20,7 +20,7 @@ from trireme.repository.manifest import MANIFEST_NAME, read_manifest, record_fil
 OUTPUT = "EMBEDDING"
 _MODEL_NAME = "model.onnx"
 _MARKS_PER_UNIT = 100
-# Some fifteen milliseconds on one core: many times what the small encoders need for a sentence.
+# About fifteen milliseconds on one core: many times what the small encoders need for a sentence.
 _SLOW_WIDTH = 384
 _SLOW_PRODUCTS = 12
 
@@ -35,7 +35,7 @@ class VersionKind(str, Enum):
 
 
 def make_version(origin: Path, target: Path, kind: VersionKind, mark: int) -> None:
-    """Fill ``target``, which must not exist, with a version made of the one in ``origin``."""
+    """Fill ``target``, which must not exist, with a version derived from the one in ``origin``."""
     shutil.copytree(origin, target)
     path = target / _MODEL_NAME
     model = onnx.load(path)
@@ -55,7 +55,7 @@ def make_version(origin: Path, target: Path, kind: VersionKind, mark: int) -> No
 
 
 def mark_of(embedding: npt.NDArray[np.float32]) -> int:
-    """The mark of the version that gave an embedding, FP32 [rows, 384]."""
+    """The mark of the version that computed an embedding, FP32 [rows, 384]."""
     return round((float(np.linalg.norm(embedding[0])) - 1) * _MARKS_PER_UNIT)
 
 
@@ -71,7 +71,7 @@ def _mark(graph: onnx.GraphProto, factor: float, *, slow: bool) -> None:
 
 
 def _delay(graph: onnx.GraphProto, raw: str) -> str:
-    """Products of matrices that come to nothing; they hang on the input, so that nobody computes them beforehand."""
+    """Matrix products with a result of zero; they depend on the input, so that they cannot be computed in advance."""
     seed = np.full((_SLOW_WIDTH, _SLOW_WIDTH), 1 / _SLOW_WIDTH, dtype=np.float32)
     graph.initializer.append(numpy_helper.from_array(seed, "delay_seed"))
     graph.initializer.append(numpy_helper.from_array(np.array(1e-9, dtype=np.float32), "delay_tiny"))

@@ -1,1 +1,1 @@
-"""A run for readers: text, HTML, JSON, JUnit, plots."""
+"""Reports of a run: text, HTML, JSON, JUnit, plots."""

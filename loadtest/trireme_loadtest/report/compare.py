@@ -1,4 +1,4 @@
-"""Two runs side by side, in words and as a page."""
+"""Comparison of two runs, as text and as a page."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _HEADS = ["task", "measure", "first", "second", "difference", "95 % interval", "
 
 
 def compare_text(differences: Sequence[Difference]) -> str:
-    """A line a measure."""
+    """One line per measure."""
     return "\n".join(text_table([_HEADS, *map(_row, differences)]))
 
 
 def compare_json(differences: Sequence[Difference]) -> list[dict[str, Any]]:
-    """For scripts; no NaN."""
+    """The differences as JSON values, without NaN."""
     return [
         {
             **{
@@ -37,7 +37,7 @@ def compare_json(differences: Sequence[Difference]) -> list[dict[str, Any]]:
 
 
 def compare_html(first: LoadRecord, second: LoadRecord, differences: Sequence[Difference]) -> str:
-    """Table and plots, both runs in one plot each."""
+    """A table and plots, with both runs in each plot."""
     heads = "".join(
         f"<p>{name}: {record.started_at:%Y-%m-%d %H:%M:%S} UTC; "
         f"{escape(', '.join(f'{key} {value}' for key, value in record.settings.items()))}</p>"
@@ -76,7 +76,7 @@ def compare_html(first: LoadRecord, second: LoadRecord, differences: Sequence[Di
         )
     table = html_table(_HEADS, [_row(one) for one in differences])
     return page(
-        "Two load tests compared",
+        "Comparison of two load tests",
         f'{heads}<h2>Differences</h2>{table}<h2>Plots</h2><div class="plots">{"".join(charts)}</div>',
     )
 

@@ -25,7 +25,7 @@ def write_reports(record: LoadRecord, verdict: SloVerdict | None, folder: Path) 
 
 
 def junit(record: LoadRecord, verdict: SloVerdict) -> bytes:
-    """A test case an objective: broken ones fail, inconclusive ones are errors, so that a CI page shows both."""
+    """One test case per objective: broken ones fail, inconclusive ones are errors, so that a CI page shows both."""
     invalid = record.generator.problem is not None
     findings = verdict.findings
     broken, inconclusive = (
@@ -58,7 +58,7 @@ def junit(record: LoadRecord, verdict: SloVerdict) -> bytes:
 
 
 def summary(record: LoadRecord, verdict: SloVerdict | None) -> dict[str, Any]:
-    """What ``trireme load run --json`` prints."""
+    """The output of ``trireme load run --json``."""
     names = [*record.tasks, *([None] if len(record.tasks) > 1 else [])]
     return {
         "started_at": record.started_at.isoformat(timespec="seconds"),
@@ -97,5 +97,5 @@ def _task(task: TaskSummary) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
+    """None for NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None

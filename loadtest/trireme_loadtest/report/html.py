@@ -1,4 +1,4 @@
-"""A run as one HTML page that needs no other file and no network."""
+"""A run as a self-contained HTML page, which needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def html_report(record: LoadRecord, verdict: SloVerdict | None) -> str:
 
 
 def page(title: str, body: str) -> str:
-    """A whole document around ``body``."""
+    """A complete document with ``body``."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
@@ -108,7 +108,7 @@ def _latency_table(record: LoadRecord) -> str:
                 errors,
             ]
         )
-    heads = ["task", "asked/s", "answered/s", "failed", *(f"p{percent:g} ms" for percent in PERCENTILES), "max ms"]
+    heads = ["task", "requests/s", "answered/s", "failed", *(f"p{percent:g} ms" for percent in PERCENTILES), "max ms"]
     return html_table([*heads, "errors"], rows, words=(len(heads),))
 
 
@@ -125,7 +125,7 @@ def _plots(record: LoadRecord, verdict: SloVerdict | None) -> list[str]:
     ]
     rates = [
         Series("asked", [(second, one.asked) for second, one in windows]),
-        Series("answered well", [(second, one.answered) for second, one in windows]),
+        Series("successful", [(second, one.answered) for second, one in windows]),
     ]
     against_rate = [
         Series(f"p{percent:g}", [(one.asked, one.latency.percentile_ms(percent)) for _, one in windows], as_line=False)
@@ -146,7 +146,7 @@ def _plots(record: LoadRecord, verdict: SloVerdict | None) -> list[str]:
         xy_chart(
             "Latency against rate",
             against_rate,
-            x_label="requests asked in one second",
+            x_label="requests in one second",
             y_label="ms",
             log_y=True,
         ),
@@ -199,7 +199,7 @@ def _server_chart(shares: Sequence[ServerShare]) -> str:
         for share in shares
         if math.isfinite(share.queue_ms)
     ]
-    return bar_chart("Inside the server", bars, x_label="mean ms a request") if bars else ""
+    return bar_chart("Inside the server", bars, x_label="mean ms per request") if bars else ""
 
 
 def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int] = ()) -> str:

@@ -1,4 +1,4 @@
-"""Plots as SVG, without a library: what a self-contained report needs and no more."""
+"""Plots as SVG, without a library, limited to what a self-contained report needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 44
 COLOURS = ("#2563eb", "#d97706", "#7c3aed", "#059669", "#0891b2", "#be185d", "#65a30d", "#475569")
 _LEGEND_ROW = 18
-# What the page of a report says in its own colours.
+# Light colours of a report's page.
 _FILE_STYLE = (
     "text{font:12px sans-serif;fill:#475569}.title{font-weight:600;font-size:14px;fill:#0f172a}"
     ".tick-y,.bar-label,.limit-label{text-anchor:end}.tick-x,.label{text-anchor:middle}"
@@ -21,7 +21,7 @@ _FILE_STYLE = (
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points of one name; NaN leaves a gap in a line."""
+    """Named points; NaN leaves a gap in a line."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -30,7 +30,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis: values to pixels."""
+    """One axis: maps values to pixels."""
 
     label: str
     low: float
@@ -88,7 +88,7 @@ def xy_chart(
 def histogram_chart(
     title: str, counts: Sequence[tuple[float, float]], *, x_label: str, limits: Sequence[tuple[str, float]] = ()
 ) -> str:
-    """Counts of values over a logarithmic axis, gathered into sixty bars."""
+    """Counts of values over a logarithmic axis, in sixty bars."""
     if not counts:
         return _empty(title)
     low, high = min(value for value, _ in counts), max(value for value, _ in counts) * 1.001
@@ -145,7 +145,7 @@ def _axes(xs: Sequence[float], ys: Sequence[float], x_label: str, y_label: str, 
     if low == high:
         low, high = low - 0.5, high + 0.5
     x_axis = Axis(x_label, low, high, _LEFT, WIDTH - _RIGHT)
-    # A logarithm only where values lie far apart: a flat run is read more easily from zero.
+    # Logarithmic only if values span a wide range: a flat run is easier to read from zero.
     if log_y and max(ys) > 20 * min(ys) > 0:
         return x_axis, Axis(y_label, min(ys) * 0.8, max(ys) * 1.25, HEIGHT - _BOTTOM, _TOP, log=True)
     return x_axis, Axis(y_label, 0, (max(ys) or 1.0) * 1.1, HEIGHT - _BOTTOM, _TOP)
@@ -196,7 +196,7 @@ def _heading(title: str) -> str:
 
 
 def _legend(names: Sequence[str], title: str, bottom: float) -> tuple[str, float]:
-    """Beside the title where there is room, else below the plot, from ``bottom`` on; and the height that it adds."""
+    """Next to the title if there is room, else below the plot, from ``bottom`` on; also returns the added height."""
     if not names:
         return "", 0.0
     widths = [7.0 * len(name) + 26 for name in names]
@@ -239,7 +239,7 @@ def _svg(title: str, parts: Sequence[str], height: float = HEIGHT) -> str:
 
 
 def svg_file(chart: str) -> bytes:
-    """A chart as a file of its own: with a background, and the style that a report's page would give it."""
+    """A chart as a separate file: with a background, and the style that a report's page would give it."""
     head, tag, rest = chart.partition(">")
     return f'{head}{tag}<style>{_FILE_STYLE}</style><rect width="100%" height="100%" fill="white"/>{rest}'.encode()
 

@@ -1,4 +1,4 @@
-"""A run in words, for the terminal."""
+"""A run as text, for the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def text_report(record: LoadRecord, verdict: SloVerdict | None) -> str:
         "",
         *text_table(
             [
-                ["task", "asked/s", "answered/s", "failed", *(f"p{percent:g} ms" for percent in PERCENTILES)],
+                ["task", "requests/s", "answered/s", "failed", *(f"p{percent:g} ms" for percent in PERCENTILES)],
                 *(_task_row(record.task(name)) for name in record.tasks),
                 *([_task_row(record.task(None))] if len(record.tasks) > 1 else []),
             ]
@@ -37,10 +37,10 @@ def text_report(record: LoadRecord, verdict: SloVerdict | None) -> str:
                 f"{summary.token_rate:.1f} tokens/s"
             )
     if record.server:
-        lines += ["", "inside the server, mean ms a request"]
+        lines += ["", "inside the server, mean ms per request"]
         lines += text_table(
             [
-                ["model", "queue", "input", "compute", "output", "rows a run"],
+                ["model", "queue", "input", "compute", "output", "rows per run"],
                 *(
                     [
                         share.model,
@@ -68,7 +68,7 @@ def text_report(record: LoadRecord, verdict: SloVerdict | None) -> str:
 
 
 def verdict_lines(verdict: SloVerdict) -> list[str]:
-    """One line an objective, and the outcome."""
+    """One line per objective, and the outcome."""
     return [*(finding_line(finding) for finding in verdict.findings), f"SLO: {outcome_word(verdict)}"]
 
 
@@ -106,7 +106,7 @@ def _task_row(task: TaskSummary) -> list[str]:
 
 
 def text_table(rows: Iterable[list[str]]) -> list[str]:
-    """Columns aligned: the first to the left, numbers to the right."""
+    """Aligned columns: the first to the left, numbers to the right."""
     rows = list(rows)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [

@@ -1,4 +1,4 @@
-"""One user in twenty asks for errors."""
+"""One user in twenty sends failing requests."""
 
 import numpy as np
 from trireme_loadtest.locust import record  # noqa: F401

@@ -33,7 +33,7 @@ _ROUTE_OUTPUTS = ("VARIANT", "VARIANT_VERSION", "ROUTE_REASON")
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """One answer of the router, taken apart."""
+    """One response of the router, decoded."""
 
     answers: list[str]
     seen: list[dict[str, Any]]
@@ -43,7 +43,7 @@ class Routed:
 
     @property
     def variant(self) -> str:
-        """The variant that is named, after a check that it is the one that answered."""
+        """The variant in the response, after a check that it is the one that responded."""
         for name, answer in zip(self.variants, self.answers, strict=True):
             assert answer.startswith(f"{name}:")
         return self.variants[0]
@@ -54,7 +54,7 @@ class Routed:
 
 
 class EchoRepository:
-    """The model repository of these tests, on disk."""
+    """The model repository of these tests on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,7 +75,7 @@ class EchoRepository:
         return self.path / "echo" / "traffic.json"
 
     def write_worker(self, name: str, *versions: int) -> None:
-        """The model that does a variant's work, in these versions."""
+        """Write the model that does a variant's work, in these versions."""
         listed = ", ".join(map(str, versions))
         self._write(
             f"{name}_worker",
@@ -102,7 +102,7 @@ class EchoRepository:
         (self.path / name / "1").mkdir(exist_ok=True)
 
     def chain(self, name: str, first: str, version: int, second: str) -> None:
-        """Write an ensemble that hands the answer of one worker to another; the first carries the version."""
+        """Write an ensemble that passes the output of one worker to another; the first carries the version."""
         steps = (
             f'{{ model_name: "{second}_worker" model_version: 1 input_map {{ key: "TEXT" value: "first" }}'
             ' output_map { key: "ANSWER" value: "ANSWER" } }, '
@@ -118,7 +118,7 @@ class EchoRepository:
         (self.path / name / "1").mkdir(exist_ok=True)
 
     def behave(self, name: str, **behaviour: Any) -> None:
-        """How a variant misbehaves from its next batch on; without arguments it answers."""
+        """Set a variant's misbehaviour from its next batch on; without arguments it responds normally."""
         _replace(self.path / f"{name}_worker" / "behaviour.json", json.dumps(behaviour))
 
     def set_traffic(self, text: str) -> None:
@@ -130,7 +130,7 @@ class EchoRepository:
 
 
 class Echo:
-    """The running server, asked through the route."""
+    """The running server, called through the route."""
 
     def __init__(self, server: TritonServer, repository: EchoRepository) -> None:
         self.server = server
@@ -145,7 +145,7 @@ class Echo:
         headers: dict[str, str] | None = None,
         **parameters: Any,
     ) -> Routed:
-        """Ask the route; any of its errors is raised."""
+        """Send a request to the route; raises its errors."""
         inputs = [_tensor("TEXT", texts)]
         if hint is not None:
             inputs.append(_tensor("HINT", [hint] * len(texts)))
@@ -169,7 +169,7 @@ class Echo:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
     repository = EchoRepository(tmp_path_factory.mktemp("repository"))
-    # A stub that was killed holds the server back at its end: do not wait long for it.
+    # A killed stub delays the server's exit: do not wait long for it.
     flags = ServerFlags(repository.path, exit_on_error=False)
     with throw_away_server(flags) as server:
         echo = Echo(server, repository)
@@ -179,7 +179,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
 
 @pytest.fixture
 def echo(running: Echo) -> Echo:
-    """The server with well-behaved variants that have all been let back, and no canary traffic."""
+    """The server with healthy variants whose breakers are closed, and no canary traffic."""
     for name in VARIANTS.values():
         running.repository.behave(name)
     running.repository.traffic_path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A variant that says its name, what it was given, and misbehaves as ``behaviour.json`` in its folder says.
+"""A variant that returns its name and its input, and misbehaves according to ``behaviour.json`` in its folder.
 
 Copied into the version directories of the test repository; Triton's own Python backend runs it.
 """

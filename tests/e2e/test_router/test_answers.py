@@ -1,4 +1,4 @@
-"""What a caller of the router gets, on the real server."""
+"""Responses to callers of the router on the real server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARAMETERS = {"lang": "de", "k": 7, "flag": True}
     ("asked", "variant"),
     [({}, "medium"), ({"tier": "economy"}, "small"), ({"tier": "premium"}, "large"), ({"tier": "auto"}, "large")],
 )
-def test_tier_picks_the_variant_and_the_answer_says_so(echo: Echo, asked: dict[str, Any], variant: str) -> None:
+def test_tier_picks_the_variant_and_the_response_names_it(echo: Echo, asked: dict[str, Any], variant: str) -> None:
     routed = echo.ask("hello", "world", **asked)
     assert routed.answers == [f"{variant}:hello", f"{variant}:world"]
     assert routed.variants == [variant] * 2
@@ -35,7 +35,7 @@ def test_tier_picks_the_variant_and_the_answer_says_so(echo: Echo, asked: dict[s
     assert routed.reason["reason"] in ("requested_tier", "best_in_time")
 
 
-def test_parameters_and_a_given_optional_input_reach_the_variant_as_they_were(echo: Echo) -> None:
+def test_parameters_and_a_given_optional_input_reach_the_variant_unchanged(echo: Echo) -> None:
     direct = echo.ask("x", hint="please", model="medium", **PARAMETERS).seen[0]
     assert direct == {"parameters": PARAMETERS, "hint": "please", "rows": 1, "version": "1"}
     assert echo.ask("x", hint="please", tier="standard", **PARAMETERS).seen[0] == direct
@@ -47,7 +47,7 @@ def test_absent_optional_input_stays_absent(echo: Echo) -> None:
     assert echo.ask("x").seen[0] == direct
 
 
-def test_reserved_parameter_is_refused(echo: Echo) -> None:
+def test_reserved_parameter_is_rejected(echo: Echo) -> None:
     with pytest.raises(InferenceServerException, match="reserved"):
         echo.ask("x", triton_x="de")
 
@@ -60,7 +60,9 @@ def test_reserved_parameter_is_refused(echo: Echo) -> None:
         ({"min_quality": "0.99"}, "no variant of echo meets the limits of the request"),
     ],
 )
-def test_bad_parameters_are_refused_and_name_what_is_allowed(echo: Echo, asked: dict[str, Any], sentence: str) -> None:
+def test_invalid_parameters_are_rejected_with_the_allowed_values(
+    echo: Echo, asked: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(InferenceServerException) as caught:
         echo.ask("x", **asked)
     assert sentence in caught.value.message()
@@ -93,7 +95,7 @@ def test_parameters_work_over_http(echo: Echo) -> None:
     assert outputs["VARIANT"] == ["large"]
 
 
-def test_one_bad_request_fails_alone_among_those_it_is_merged_with(echo: Echo) -> None:
+def test_an_invalid_request_fails_alone_in_a_merged_call(echo: Echo) -> None:
     echo.repository.behave("medium", seconds=0.05)
     texts = [f"text {number}" for number in range(24)]
     texts[7] = "poison"
@@ -107,7 +109,7 @@ def test_one_bad_request_fails_alone_among_those_it_is_merged_with(echo: Echo) -
             assert result.answers == [f"{result.variant}:{text}"]
 
 
-def test_many_callers_with_mixed_wishes_get_the_answers_of_the_variant_that_is_named(echo: Echo) -> None:
+def test_many_callers_with_mixed_parameters_get_the_outputs_of_the_named_variant(echo: Echo) -> None:
     def caller(number: int) -> int:
         for turn in range(15):
             texts = [f"{number}/{turn}/{row}" for row in range(1 + turn % 3)]
@@ -127,7 +129,7 @@ def test_many_callers_with_mixed_wishes_get_the_answers_of_the_variant_that_is_n
     assert results == list(range(64))
 
 
-def test_calls_never_block_each_other_for_good_with_all_instances_busy(echo: Echo) -> None:
+def test_calls_do_not_deadlock_with_all_instances_busy(echo: Echo) -> None:
     for name in ("small", "medium", "large"):
         echo.repository.behave(name, seconds=0.02)
     tiers = ["economy", "standard", "premium"]
@@ -168,7 +170,7 @@ def test_the_version_of_a_variant_of_two_steps_is_that_of_its_version_step(echo:
         echo.client.unload_model("medium__canary")
 
 
-def test_canary_traffic_is_followed_from_the_next_request_on(echo: Echo) -> None:
+def test_canary_traffic_applies_from_the_next_request_on(echo: Echo) -> None:
     echo.repository.pin("medium__canary", 1, worker="large_worker")
     echo.client.load_model("medium__canary")
     try:
@@ -190,7 +192,7 @@ def test_canary_traffic_is_followed_from_the_next_request_on(echo: Echo) -> None
     _eventually(lambda: _metric(echo, "trireme_router_traffic_errors_total") == 1)
 
 
-def test_metrics_tell_requests_latencies_and_predictions(echo: Echo) -> None:
+def test_metrics_report_requests_latencies_and_predictions(echo: Echo) -> None:
     labels = 'variant="small",version="1"'
     before = _metric(echo, "trireme_router_requests_total", labels)
     for _ in range(5):
@@ -204,7 +206,7 @@ def test_metrics_tell_requests_latencies_and_predictions(echo: Echo) -> None:
     )
 
 
-def test_rows_that_wait_for_a_busy_variant_are_told(echo: Echo) -> None:
+def test_rows_that_wait_for_a_busy_variant_are_reported(echo: Echo) -> None:
     echo.repository.behave("small", seconds=0.7)
     threads = [threading.Thread(target=echo.ask, args=("x",), kwargs={"tier": "economy"}) for _ in range(24)]
     for thread in threads:
@@ -216,14 +218,14 @@ def test_rows_that_wait_for_a_busy_variant_are_told(echo: Echo) -> None:
     _eventually(lambda: _metric(echo, "trireme_router_waiting_rows", 'variant="small"') == 0)
 
 
-def test_cost_is_that_of_the_rows_a_variant_was_asked(echo: Echo) -> None:
+def test_cost_is_that_of_the_rows_sent_to_a_variant(echo: Echo) -> None:
     large = 'variant="large"'
     before = _metric(echo, "trireme_router_cost_total", large)
     echo.ask("one", "two", tier="premium")
     _eventually(lambda: _metric(echo, "trireme_router_cost_total", large) == pytest.approx(before + 2 * 3 / 1000))
 
 
-def test_fallback_is_logged_with_the_request_id_that_a_proxy_gave(echo: Echo) -> None:
+def test_fallback_is_logged_with_the_request_id_of_a_proxy(echo: Echo) -> None:
     echo.repository.behave("medium", raises=True)
     routed = echo.ask("x", tier="standard", headers={"x-request-id": "proxy-1"})
     assert routed.reason["reason"] == "fallback"
@@ -243,7 +245,7 @@ def test_fallback_is_logged_with_the_request_id_that_a_proxy_gave(echo: Echo) ->
     }
 
 
-def test_request_id_of_a_header_is_no_parameter_of_the_variant(echo: Echo) -> None:
+def test_request_id_of_a_header_is_not_passed_to_the_variant(echo: Echo) -> None:
     assert echo.ask("x", tier="standard", headers={"x-request-id": "proxy-2"}).seen[0]["parameters"] == {}
 
 
@@ -264,7 +266,7 @@ def _eventually(condition: Callable[[], bool]) -> None:
 
 
 def _all_at_once(tasks: list[Callable[[], Any]]) -> list[Any]:
-    """Run every task in a thread of its own; results or exceptions in order."""
+    """Run every task in its own thread; returns results or exceptions in order."""
     results: list[Any] = [None] * len(tasks)
 
     def run(index: int) -> None:
@@ -282,7 +284,7 @@ def _all_at_once(tasks: list[Callable[[], Any]]) -> list[Any]:
     return results
 
 
-def test_explanation_of_a_running_router_has_its_live_numbers(echo: Echo) -> None:
+def test_explanation_of_a_running_router_has_live_numbers(echo: Echo) -> None:
     for _ in range(20):
         echo.ask("x", tier="premium")
     found = find_route(ModelRepository(echo.repository.path), "echo")
@@ -290,7 +292,7 @@ def test_explanation_of_a_running_router_has_its_live_numbers(echo: Echo) -> Non
     assert (explanation.live, explanation.variant, explanation.version) == (True, "large", "1")
     (large,) = [one for one in explanation.considered if one["variant"] == "large"]
     assert large["verdict"] == "chosen"
-    # Seen, not the 5 ms times 1.5 that the rules alone would say.
+    # An observed value, not the 5 ms times 1.5 of the rules alone.
     assert large["predicted_p95_ms"] != 7.5
     assert explanation.reason["time_left_ms"] <= 5000
     with pytest.raises(ClientError, match="parameter tier is 'gold'"):

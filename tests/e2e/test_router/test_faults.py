@@ -1,4 +1,4 @@
-"""Every variant in turn fails in every way: no request that has a fallback fails, and the reason is right."""
+"""Every variant in turn fails in every way: no request with a fallback fails, and the reason is correct."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_variant_that_hangs_five_seconds(echo: Echo, variant: str) -> None:
     echo.repository.behave(variant, seconds=5)
     _assert_answered_by_others(echo, variant, {"late", "breaker_open"})
     stub = _stub(echo, variant)
-    # The calls that hang were left, and few: a hundred requests did not leave a hundred.
+    # The hanging calls were abandoned, and few: a hundred requests did not abandon a hundred.
     echo.repository.behave(variant)
     assert stub.is_running()
 
@@ -59,13 +59,13 @@ def test_variant_whose_stub_is_killed(echo: Echo, variant: str) -> None:
 @each_variant
 def test_variant_that_is_overloaded(echo: Echo, variant: str) -> None:
     echo.repository.behave(variant, seconds=0.4)
-    # Its full queue refuses most of them: that is the point.
+    # Its full queue rejects most of them, as intended.
     with ClientThreads([lambda: echo.ask("flood", model=variant)] * 24, pause_seconds=0.01):
         _assert_answered_by_others(echo, variant, {"overloaded", "late", "breaker_open"}, some_by_itself=True)
 
 
 def _assert_answered_by_others(echo: Echo, faulty: str, faults: set[str], *, some_by_itself: bool = False) -> None:
-    """100 requests, 8 at a time, of which none fails; then, healthy again, the variant is let back."""
+    """100 requests, 8 at a time, of which none fails; then the variant is healthy and receives requests again."""
     with ThreadPoolExecutor(8) as callers:
         results = list(callers.map(lambda number: echo.ask(f"text {number}", tier=TIERS[faulty]), range(104)))
     moved = [result for result in results if result.variant != faulty]
@@ -81,7 +81,7 @@ def _assert_answered_by_others(echo: Echo, faulty: str, faults: set[str], *, som
 
 @pytest.fixture(autouse=True)
 def _let_back(echo: Echo) -> Any:
-    """After each fault every variant answers its own tier again: breakers are half opened by probes, and close."""
+    """After each fault every variant serves its own tier again: probes half-open the breakers, which then close."""
     yield
     for name in TIERS:
         echo.repository.behave(name)
@@ -93,7 +93,7 @@ def _let_back(echo: Echo) -> Any:
 
 
 def _stub(echo: Echo, variant: str) -> psutil.Process:
-    """The only stub process of a variant's worker; that of a worker which was loaded again ends a while later."""
+    """The only stub process of a variant's worker; the stub of a reloaded worker ends a little later."""
     deadline = time.monotonic() + scaled(60)
     while True:
         stubs = [
@@ -106,8 +106,8 @@ def _stub(echo: Echo, variant: str) -> psutil.Process:
 
 
 def _runs(process: psutil.Process, variant: str) -> bool:
-    """Whether a process is a variant's stub: its command line names the model's folder."""
-    # The server does not collect the stubs that were killed.
+    """Whether a process is a variant's stub: its command line contains the model's folder."""
+    # The server does not reap killed stubs.
     with contextlib.suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
         return any(f"/{variant}_worker/" in part for part in process.cmdline())
     return False

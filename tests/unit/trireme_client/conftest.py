@@ -48,7 +48,7 @@ def add_models(server: FakeServer) -> None:
 
 @contextlib.contextmanager
 def act_when(condition: Callable[[], bool], act: Callable[[], object]) -> Iterator[None]:
-    """While the block runs, act as soon as the condition holds."""
+    """While the block runs, act as soon as the condition is true."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -76,7 +76,7 @@ def silent_port() -> Iterator[str]:
 
 
 class BlockingAdapter:
-    """An asyncio client called from a test that is not asynchronous; a stream is a list."""
+    """An asyncio client called from a synchronous test; a stream is a list."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.loop = asyncio.new_event_loop()
@@ -103,7 +103,7 @@ async def _listed(stream: Any) -> list[Any]:
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """Makes clients, of each kind in turn; closes them."""
+    """Creates clients, of each kind in turn, and closes them."""
     made: list[Any] = []
 
     def make(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a call does, whichever kind of client makes it."""
+"""Calls, with both kinds of client."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_spec_of_a_model_is_fetched_once(fake, connect):
     assert fake.calls["ModelInfer"] == 5
 
 
-def test_the_spec_of_a_replaced_model_is_fetched_again_before_a_request_is_refused(fake, connect, monkeypatch):
+def test_the_spec_of_a_replaced_model_is_fetched_again_before_a_request_is_rejected(fake, connect, monkeypatch):
     client = connect(fake.address)
     client.infer("double", ROW)
     fake.add_model(
@@ -62,7 +62,7 @@ def test_the_spec_of_a_replaced_model_is_fetched_again_before_a_request_is_refus
         (np.ones((1, 2)), "float64"),
     ],
 )
-def test_a_wrong_tensor_is_refused_here_with_its_name(fake, connect, value, reason):
+def test_an_invalid_tensor_is_rejected_here_with_its_name(fake, connect, value, reason):
     with pytest.raises(InvalidInputError) as caught:
         connect(fake.address).infer("double", {"X": value}, request_id="mine")
     assert reason in str(caught.value)
@@ -75,7 +75,7 @@ def test_a_wrong_tensor_is_refused_here_with_its_name(fake, connect, value, reas
     [
         ({"request_id": "r-1"}, "r-1", "r-1"),
         ({"headers": {"X-Request-Id": "r-2"}}, "r-2", "r-2"),
-        # No header can hold it; the server still gets it.
+        # No header can hold it; the server still receives it.
         ({"request_id": "é\n"}, "é\n", None),
     ],
 )
@@ -85,18 +85,18 @@ def test_proxies_and_servers_see_the_same_request_id(fake, connect, given, reque
     assert (seen.request_id, seen.headers.get("x-request-id")) == (request_id, header)
 
 
-def test_a_request_without_an_id_gets_one_that_proxies_see_too(fake, connect):
+def test_a_request_without_an_id_gets_one_that_proxies_also_see(fake, connect):
     connect(fake.address).infer("double", ROW)
     seen = fake.requests[-1]
     assert seen.request_id
     assert seen.headers["x-request-id"] == seen.request_id
 
 
-def test_missing_and_unknown_tensors_are_named(fake, connect):
+def test_missing_and_unknown_tensors_are_reported_by_name(fake, connect):
     client = connect(fake.address)
     with pytest.raises(InvalidInputError, match="'X': is missing"):
         client.infer("double", {})
-    with pytest.raises(InvalidInputError, match="is not an input of model .*; available: X"):
+    with pytest.raises(InvalidInputError, match=r"is not an input of model .*; available: X"):
         client.infer("double", {"Z": [1.0]})
     with pytest.raises(InvalidRequestError, match="no output 'Z'; available: Y"):
         client.infer("double", ROW, ["Z"])
@@ -124,18 +124,18 @@ def test_parameters_keep_their_types_and_headers_arrive(fake, connect):
 
 
 @pytest.mark.parametrize("key", ["triton_x", "timeout", "priority", "sequence_id"])
-def test_reserved_parameters_are_refused(fake, connect, key):
+def test_reserved_parameters_are_rejected(fake, connect, key):
     with pytest.raises(InvalidRequestError, match=f"'{key}' is reserved"):
         connect(fake.address).infer("double", ROW, parameters={key: 1})
 
 
 @pytest.mark.parametrize("value", [None, [1], 2**63])
-def test_parameters_of_other_types_are_refused(fake, connect, value):
+def test_parameters_of_other_types_are_rejected(fake, connect, value):
     with pytest.raises(InvalidRequestError, match="parameter 'k'"):
         connect(fake.address).infer("double", ROW, parameters={"k": value})
 
 
-def test_a_message_over_the_limit_is_refused_at_once_and_not_tried_again(fake, connect):
+def test_a_message_over_the_limit_is_rejected_at_once_and_not_retried(fake, connect):
     fake.add_model(
         "big", inputs={"X": ("UINT8", [-1])}, outputs={"Y": ("UINT8", [-1])}, compute=lambda i: {"Y": i["X"]}
     )
@@ -166,14 +166,14 @@ def test_the_deadline_reaches_the_server_in_both_forms(fake, connect):
     assert 0 < fake.requests[-1].parameters["timeout"] <= 1_000_000
 
 
-def test_a_deadline_on_a_port_that_never_answers_passes_with_nothing_sent(connect):
+def test_a_deadline_on_a_silent_port_passes_with_nothing_sent(connect):
     with silent_port() as address, pytest.raises(DeadlineError) as caught:
         connect(address).infer("double", ROW, deadline_ms=150)
     assert not caught.value.sent
     assert caught.value.attempts == 0
 
 
-def test_a_port_that_refuses_is_unavailable_with_nothing_sent(connect):
+def test_a_port_that_refuses_connections_is_unavailable_with_nothing_sent(connect):
     with FakeServer() as gone:
         address = gone.address
     with pytest.raises(UnavailableError, match="before the request was sent") as caught:
@@ -182,7 +182,7 @@ def test_a_port_that_refuses_is_unavailable_with_nothing_sent(connect):
 
 
 @pytest.mark.parametrize("deadline_ms", [0, 0.5, -1, float("nan"), float("inf")])
-def test_a_deadline_under_a_millisecond_is_refused(fake, connect, deadline_ms):
+def test_a_deadline_under_a_millisecond_is_rejected(fake, connect, deadline_ms):
     with pytest.raises(InvalidRequestError, match="it must be at least 1 millisecond"):
         connect(fake.address).infer("double", ROW, deadline_ms=deadline_ms)
 
@@ -213,7 +213,7 @@ def test_the_last_failure_is_reported_when_attempts_are_used_up(fake, connect):
     assert caught.value.attempts == fake.calls["ModelInfer"] == 2
 
 
-def test_retries_can_be_switched_off(fake, connect):
+def test_retries_can_be_disabled(fake, connect):
     client = connect(fake.address, retry=RetryPolicy(max_attempts=1))
     fake.fail_next("double", "UNAVAILABLE", "Socket closed")
     with pytest.raises(UnavailableError):
@@ -262,7 +262,7 @@ def test_the_causes_of_tritons_unavailable_are_distinguished(fake, connect, mess
     assert fake.calls["ModelInfer"] == 1
 
 
-def test_an_unknown_model_is_reported_with_those_there_are(fake, connect):
+def test_an_unknown_model_is_reported_with_the_available_ones(fake, connect):
     with pytest.raises(ModelNotFoundError, match="ready models: count, double, echo") as caught:
         connect(fake.address).infer("doubel", ROW, version=3)
     assert caught.value.known == ("count", "double", "echo")
@@ -303,7 +303,7 @@ def test_hedges_stay_within_their_budget(fake, connect):
     assert fake.calls["ModelInfer"] <= 210
 
 
-def test_a_stream_yields_each_answer_and_ends(fake, connect):
+def test_a_stream_yields_each_response_and_ends(fake, connect):
     client = connect(fake.address)
     assert [int(answer["I"][0]) for answer in client.stream("count", {"N": [5]})] == [0, 1, 2, 3, 4]
     assert list(client.stream("count", {"N": [0]})) == []
@@ -321,12 +321,12 @@ def test_a_stream_that_fails_later_raises_where_it_failed(fake, connect):
     assert len(list(client.stream("count", {"N": [2]}))) == 2
 
 
-def test_a_stream_before_its_first_answer_may_be_tried_again(fake, connect):
+def test_a_stream_may_be_retried_before_its_first_response(fake, connect):
     fake.fail_next("count", "UNAVAILABLE", "Socket closed")
     assert len(list(connect(fake.address).stream("count", {"N": [2]}))) == 2
 
 
-def test_a_stream_keeps_its_deadline(fake, connect):
+def test_a_stream_respects_its_deadline(fake, connect):
     def stream(_):
         while True:
             yield {"I": [0]}
@@ -337,7 +337,7 @@ def test_a_stream_keeps_its_deadline(fake, connect):
         list(connect(fake.address).stream("endless", {"N": [0]}, deadline_ms=150))
 
 
-def test_infer_refuses_a_model_that_streams(fake, connect):
+def test_infer_rejects_a_model_that_streams(fake, connect):
     with pytest.raises(InvalidRequestError, match=r"call stream\(\)"):
         connect(fake.address).infer("count", {"N": [1]})
 
@@ -351,7 +351,7 @@ def test_a_closed_client_raises_closed_error(fake, connect):
         client.infer("double", ROW)
 
 
-def test_readiness_is_an_answer_not_an_error(fake, connect):
+def test_readiness_is_a_result_not_an_error(fake, connect):
     client = connect(fake.address)
     assert client.is_ready()
     assert client.is_ready("double")
@@ -363,7 +363,7 @@ def test_readiness_is_an_answer_not_an_error(fake, connect):
         client.models(deadline_ms=5000)
 
 
-def test_the_current_span_goes_along(fake, connect):
+def test_the_current_span_is_propagated(fake, connect):
     context = trace.SpanContext(trace_id=0xABC, span_id=0xDEF, is_remote=False, trace_flags=trace.TraceFlags(1))
     client = connect(fake.address)
     with trace.use_span(trace.NonRecordingSpan(context)):
@@ -383,7 +383,7 @@ def test_errors_carry_the_facts_of_the_call(fake, connect):
     assert "model double:1" in str(caught.value)
 
 
-def test_a_client_logs_nothing_by_itself_and_secrets_never(fake, connect, caplog):
+def test_a_client_logs_nothing_by_default_and_secrets_never(fake, connect, caplog):
     with caplog.at_level(logging.INFO, logger="trireme_client"):
         client = connect(fake.address, admin_key="hush-hush")
         client.infer("double", ROW)
@@ -433,7 +433,7 @@ def test_no_texts_give_no_rows_and_send_nothing(fake, connect):
     assert fake.calls["ModelInfer"] == 4
 
 
-def test_a_wrong_tier_or_text_is_refused_here(fake, connect):
+def test_an_invalid_tier_or_text_is_rejected_here(fake, connect):
     client = connect(fake.address)
     with pytest.raises(InvalidRequestError, match="must be one of economy, standard, premium, auto"):
         client.embed("a", tier="cheap")
@@ -451,12 +451,12 @@ def test_a_stream_is_one_request(fake, connect, rows):
 
 
 def pad(inputs):
-    """A number a character, padded to the longest text of the request."""
+    """One number per character, padded to the longest text of the request."""
     longest = max(len(row[0]) for row in inputs["TEXT"])
     return {"CODES": np.array([[*row[0], *[0] * (longest - len(row[0]))] for row in inputs["TEXT"]])}
 
 
-def test_rows_of_a_split_call_that_differ_in_shape_come_one_array_a_row(fake, connect):
+def test_rows_of_a_split_call_that_differ_in_shape_are_one_array_per_row(fake, connect):
     fake.add_model("pad", inputs={"TEXT": ("BYTES", [1])}, outputs={"CODES": ("INT32", [-1])}, max_batch_size=4,
                    compute=pad)  # fmt: skip
     client = connect(fake.address)
@@ -465,14 +465,14 @@ def test_rows_of_a_split_call_that_differ_in_shape_come_one_array_a_row(fake, co
     assert client.infer("pad", {"TEXT": ["a"] * 6})["CODES"].tolist() == [[97]] * 6
 
 
-def test_answers_of_a_split_call_with_too_few_rows_are_refused_with_output_and_shapes(fake, connect):
+def test_responses_of_a_split_call_with_too_few_rows_are_rejected_with_output_and_shapes(fake, connect):
     fake.add_model("loses", inputs={"X": ("FP32", [2])}, outputs={"Y": ("FP32", [2])}, max_batch_size=4,
                    compute=lambda inputs: {"Y": inputs["X"][1:]})  # fmt: skip
     with pytest.raises(ServerFaultError, match=r"output 'Y' has the shapes \[3, 2\], \[1, 2\] for .* \[4, 2\] rows"):
         connect(fake.address).infer("loses", {"X": np.ones((6, 2), np.float32)})
 
 
-def test_vectors_of_two_widths_in_one_call_are_refused(fake, connect):
+def test_vectors_of_two_widths_in_one_call_are_rejected(fake, connect):
     fake.add_model("text_embedding", inputs={"TEXT": ("BYTES", [1])}, outputs={"EMBEDDING": ("FP32", [-1])},
                    compute=lambda inputs: {"EMBEDDING": np.ones((1, len(inputs["TEXT"][0, 0])))},
                    max_batch_size=1)  # fmt: skip
@@ -482,6 +482,6 @@ def test_vectors_of_two_widths_in_one_call_are_refused(fake, connect):
         connect(fake.address).embed(["ab", "abc"])
 
 
-def test_a_parameter_that_is_not_finite_is_refused_here(fake, connect):
+def test_a_parameter_that_is_not_finite_is_rejected_here(fake, connect):
     with pytest.raises(InvalidRequestError, match="'share' is nan; expected a finite number"):
         connect(fake.address).infer("double", {"X": [[1.0, 2.0]]}, parameters={"share": float("nan")})

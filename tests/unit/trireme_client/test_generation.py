@@ -40,7 +40,7 @@ def fake():
 
 
 def add_route(server, variants, *, reports=None, leave_after_ms=None, stream_from=None):
-    """A route that names the first of its variants that was not tried, and the engine ``stream_from`` of it."""
+    """A route that names the first of its variants not tried yet, and the variant's engine ``stream_from``."""
 
     def decide(_):
         parameters = server.requests[-1].parameters
@@ -69,7 +69,7 @@ def text(chunks):
     return "".join(chunk.text for chunk in chunks)
 
 
-def test_a_text_is_continued_piece_by_piece(fake, connect):
+def test_a_text_is_continued_chunk_by_chunk(fake, connect):
     chunks = list(connect(fake.address).generate("chat", "one two", sampling_parameters={"max_tokens": 9}))
     assert [chunk.text for chunk in chunks] == ["one ", "two ", ""]
     assert [chunk.finish_reason for chunk in chunks] == [None, None, "stop"]
@@ -82,7 +82,7 @@ def test_a_text_is_continued_piece_by_piece(fake, connect):
     assert inputs["return_logprobs"].tolist() == [False]
 
 
-def test_without_streaming_the_text_comes_at_once(fake, connect):
+def test_without_streaming_the_text_is_one_chunk(fake, connect):
     chunks = list(connect(fake.address).generate("chat", "one two", stream=False))
     assert [chunk.text for chunk in chunks] == ["one two "]
 
@@ -112,13 +112,13 @@ def test_exactly_one_of_text_and_messages_is_accepted(fake, connect, prompt):
         list(connect(fake.address).generate("chat", **prompt))
 
 
-def test_sampling_parameters_that_are_not_json_are_refused_before_sending(fake, connect):
+def test_sampling_parameters_that_are_not_json_are_rejected_before_sending(fake, connect):
     with pytest.raises(InvalidInputError, match="sampling_parameters"):
         list(connect(fake.address).generate("chat", "a", sampling_parameters={"stop": {1}}))
     assert fake.requests == []
 
 
-def test_a_broken_character_is_refused_by_name(fake, connect):
+def test_an_invalid_character_is_rejected_with_the_tensors_name(fake, connect):
     with pytest.raises(InvalidInputError, match="text_input"):
         list(connect(fake.address).generate("chat", "a \ud800"))
 
@@ -160,8 +160,8 @@ def test_leaving_the_loop_cancels_the_request_in_asyncio(fake):
     assert asyncio.run(leave())
 
 
-def test_a_cancelled_stream_leaves_nothing_for_the_next_event_loop(fake, caplog):
-    """Grpc.aio raises in a later loop for the events of one that is closed, and loses that one's own."""
+def test_a_cancelled_stream_does_not_affect_the_next_event_loop(fake, caplog):
+    """Grpc.aio raises in a later loop for the events of a closed one, and loses the later loop's own events."""
     fake.add_generation_model("endless", lambda _: endless(threading.Event()))
 
     async def leave():
@@ -174,7 +174,7 @@ def test_a_cancelled_stream_leaves_nothing_for_the_next_event_loop(fake, caplog)
 
 
 def test_the_engine_that_a_variant_is_pinned_to_is_called_directly(fake, connect):
-    """Tritonserver passes no cancellation on to the steps of an ensemble."""
+    """Tritonserver does not forward a cancellation to the steps of an ensemble."""
     fake.add_generation_model("engine", words)
     client = connect(fake.address)
     for version in ("3", "4"):
@@ -185,12 +185,12 @@ def test_the_engine_that_a_variant_is_pinned_to_is_called_directly(fake, connect
         assert (fake.requests[-1].model, fake.requests[-1].version) == ("engine", version)
 
 
-def test_a_pinned_version_that_is_not_there_is_called_through_the_variant(fake, connect):
+def test_a_missing_pinned_version_is_called_through_the_variant(fake, connect):
     fake.add_generation_model("variant", lambda _: ["ensemble"], pin=Pin("engine", "3"))
     assert text(connect(fake.address).generate("variant", "one two")) == "ensemble"
 
 
-def test_the_deadline_bounds_the_whole_text(fake, connect):
+def test_the_deadline_limits_the_whole_text(fake, connect):
     fake.add_generation_model("endless", lambda _: endless(threading.Event()))
     with pytest.raises(DeadlineError):
         list(connect(fake.address).generate("endless", "go", deadline_ms=200))
@@ -228,7 +228,7 @@ def test_the_engine_that_a_route_names_is_called_without_reading_configurations_
     assert read[0] == read[1]
 
 
-def test_an_engine_that_the_replica_does_not_have_is_called_through_its_variant(fake, connect):
+def test_an_engine_missing_on_the_replica_is_called_through_its_variant(fake, connect):
     add_route(fake, ["chat"], stream_from={"model": "engine", "version": "3"})
     assert text(connect(fake.address).generate("text_generation", "one two")) == "one two "
 
@@ -244,7 +244,7 @@ def test_before_the_first_token_another_variant_is_tried(fake, connect):
     assert asked == ["chat:error"]
 
 
-def test_a_variant_that_is_not_loaded_is_left_for_another(fake, connect):
+def test_a_variant_that_is_not_loaded_is_replaced_by_another(fake, connect):
     add_route(fake, ["absent", "chat"])
     chunks = list(connect(fake.address).generate("text_generation", "one"))
     assert {chunk.model for chunk in chunks} == {"chat"}
@@ -253,7 +253,7 @@ def test_a_variant_that_is_not_loaded_is_left_for_another(fake, connect):
     ]
 
 
-def test_a_variant_that_gives_no_token_in_time_is_left(fake, connect):
+def test_a_variant_without_a_token_in_time_is_replaced(fake, connect):
     def silent(_):
         time.sleep(2)
         yield "late "
@@ -280,7 +280,7 @@ def test_a_deadline_before_the_first_token_is_reported(fake, connect):
     assert reports == [{"variant": "silent", "fault": "late"}]
 
 
-def test_after_the_first_token_nothing_is_tried_again(fake):
+def test_after_the_first_token_nothing_is_retried(fake):
     def break_off(_):
         yield "one "
         raise RuntimeError("the engine died")
@@ -307,7 +307,7 @@ def test_a_request_that_one_variant_does_not_support_goes_to_another(fake, conne
     assert asked == ["chat:unsupported"]
 
 
-def test_a_wrong_request_is_not_tried_on_another_variant(fake, connect):
+def test_an_invalid_request_is_not_tried_on_another_variant(fake, connect):
     add_route(fake, ["chat", "other"])
     fake.fail_next("chat", "INVALID_ARGUMENT", "temperature is hot")
     with pytest.raises(InvalidRequestError, match="temperature is hot"):
@@ -330,7 +330,7 @@ def test_without_another_variant_the_error_is_the_variants_own(fake, connect, pr
         list(connect(fake.address).generate("text_generation", "one"))
 
 
-def test_prompts_that_begin_alike_carry_the_same_key(fake, connect):
+def test_prompts_with_the_same_beginning_have_the_same_key(fake, connect):
     client = connect(fake.address)
     system = "s" * 300
     for prompt in (system + "one", system + "two", "three"):
@@ -339,7 +339,7 @@ def test_prompts_that_begin_alike_carry_the_same_key(fake, connect):
     assert first == second != third
 
 
-def test_prompts_that_begin_alike_go_to_one_replica():
+def test_prompts_with_the_same_beginning_go_to_one_replica():
     with FakeServer() as a, FakeServer() as b:
         for server in (a, b):
             server.add_generation_model("chat", words)
@@ -367,7 +367,7 @@ def test_prompts_of_an_overloaded_replica_go_elsewhere():
 
 
 @pytest.mark.parametrize("second", ["missing", "broken"])
-def test_when_every_variant_fails_the_first_ones_reason_is_reported(fake, connect, second):
+def test_when_every_variant_fails_the_first_reason_is_reported(fake, connect, second):
     fake.add_generation_model("stuck", words)
     fake.add_generation_model("broken", words)
     fake.fail_next("stuck", "INTERNAL", "Stub process 'stuck_0_0' is not healthy.")

@@ -1,4 +1,4 @@
-"""The operator's client with a server that answers, one that refuses, and one that is not there."""
+"""The operator's client with a server that responds, one that rejects requests, and one that is down."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_a_reason_without_a_stack_is_kept() -> None:
     assert in_one_line("At: 5 rows,\n  of 3 (7): too many") == "At: 5 rows, of 3 (7): too many"
 
 
-def test_a_server_that_is_not_there_is_named_by_its_address_and_where_to_look(fake: FakeServer) -> None:
+def test_an_unreachable_server_is_reported_with_its_address_and_a_command(fake: FakeServer) -> None:
     fake.stop()
     with OperatorClient(fake.address) as client, pytest.raises(UnreachableError) as raised:
         client.infer("double", {"X": ROW}, 10.0)
     assert str(raised.value) == f"no server responds at {fake.address}; run: trireme status"
 
 
-def test_what_a_server_has_and_counts_is_reported(fake: FakeServer) -> None:
+def test_models_and_counters_of_a_server_are_reported(fake: FakeServer) -> None:
     with OperatorClient(fake.address) as client:
         assert VersionState("double", "1", "READY", "") in client.index(5.0)
         assert client.is_version_ready("double", 1, 5.0)
@@ -53,7 +53,7 @@ def test_a_model_that_streams_is_called_like_any_other(fake: FakeServer) -> None
             client.infer("count", {"N": np.array([0], np.int32)}, 5.0)
 
 
-def test_a_refusal_is_reported_after_one_attempt(fake: FakeServer) -> None:
+def test_a_rejection_is_reported_after_one_attempt(fake: FakeServer) -> None:
     with OperatorClient(fake.address) as client:
         for status, kind in (("RESOURCE_EXHAUSTED", UnavailableError), ("INTERNAL", ClientError)):
             before = fake.calls["ModelInfer"]

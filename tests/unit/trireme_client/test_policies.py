@@ -1,4 +1,4 @@
-"""Policies are validated when they are made, and budgets are kept."""
+"""Policies are validated on creation, and budgets are respected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trireme_client.transport import StatusError
         (lambda: TriremeClient("a:1", compression="zip"), "compression is 'zip'"),
     ],
 )
-def test_a_wrong_value_is_named(make, problem):
+def test_an_invalid_value_is_reported_by_name(make, problem):
     with pytest.raises(ValueError, match=problem):
         make()
 
@@ -41,7 +41,7 @@ def test_policies_are_frozen(policy):
         setattr(policy, dataclasses.fields(policy)[0].name, 1)
 
 
-def test_a_budget_gives_its_floor_and_then_its_share():
+def test_a_budget_allows_its_floor_and_then_its_share():
     budget = Budget(10, floor=5)
     assert [budget.spend() for _ in range(6)] == [True] * 5 + [False]
     for _ in range(50):
@@ -52,20 +52,20 @@ def test_a_budget_gives_its_floor_and_then_its_share():
     assert [budget.spend() for _ in range(6)] == [True] * 5 + [False]
 
 
-def test_a_long_quiet_time_saves_up_no_more_than_a_hundred():
+def test_a_long_quiet_time_saves_at_most_a_hundred():
     budget = Budget(10)
     for _ in range(1_000_000):
         budget.earn()
     assert sum(budget.spend() for _ in range(1000)) == 100
 
 
-def test_a_budget_of_nothing_gives_nothing():
+def test_an_empty_budget_allows_nothing():
     budget = Budget(0)
     budget.earn()
     assert not budget.spend()
 
 
-def test_the_percentile_is_of_the_recent_answers_of_each_model():
+def test_the_percentile_is_of_the_recent_responses_of_each_model():
     latencies = Latencies(95, min_samples=100)
     for number in range(99):
         latencies.record("a", number)

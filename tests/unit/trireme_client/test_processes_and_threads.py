@@ -1,4 +1,4 @@
-"""A client among threads, tasks and processes."""
+"""A client with several threads, tasks and processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROW = {"X": [[1.0, 2.0]]}
 HANG_GUARD_SECONDS = scaled(60.0)
 
 
-def test_threads_get_their_own_answers(fake):
+def test_threads_get_their_own_results(fake):
     with TriremeClient(fake.address) as client:
         wrong = []
 
@@ -61,7 +61,7 @@ def test_closing_ends_calls_in_flight(fake):
         client.infer("double", ROW)
 
 
-def test_tasks_get_their_own_answers(fake):
+def test_tasks_get_their_own_results(fake):
     async def main():
         async with AsyncTriremeClient(fake.address) as client:
             answers = await asyncio.gather(*(client.infer("double", {"X": [[float(n), 0.0]]}) for n in range(200)))
@@ -71,7 +71,7 @@ def test_tasks_get_their_own_answers(fake):
 
 
 def first_calls(kind, address, count):
-    """So many first calls of one client at once; results or errors."""
+    """``count`` concurrent first calls of one client; returns results or errors."""
 
     async def tasks():
         async with AsyncTriremeClient(address) as client:
@@ -138,7 +138,7 @@ def test_a_first_call_that_is_cancelled_leaves_the_fetch_to_the_next(fake, monke
     assert asyncio.run(main())["Y"].tolist() == [[2.0, 4.0]]
 
 
-def test_requests_of_a_split_call_run_four_at_once_and_come_back_in_order(fake):
+def test_requests_of_a_split_call_run_four_at_once_and_return_in_order(fake):
     together, running, most, lock = threading.Barrier(4, timeout=HANG_GUARD_SECONDS), 0, 0, threading.Lock()
 
     def compute(inputs):
@@ -147,7 +147,7 @@ def test_requests_of_a_split_call_run_four_at_once_and_come_back_in_order(fake):
             running += 1
             most = max(most, running)
         together.wait()
-        time.sleep(0.05)  # long enough for a fifth to be seen
+        time.sleep(0.05)  # long enough to notice a fifth
         with lock:
             running -= 1
         return {"Y": inputs["X"] * 2}
@@ -217,7 +217,7 @@ def test_a_timeout_around_a_call_is_the_callers(fake):
         asyncio.run(main())
 
 
-def test_leaving_a_stream_cancels_it(fake):
+def test_leaving_a_streams_loop_cancels_it(fake):
     ended = threading.Event()
 
     def stream(_):
@@ -295,7 +295,7 @@ def _in_child(queue):
         queue.put(str(error))
 
 
-# Python 3.12 warns where other threads run, as those of gRPC and of pytest-xdist do.
+# Python 3.12 warns if other threads run, such as those of gRPC and of pytest-xdist.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_client_raises_closed_error_after_a_fork(fake):
     global PARENT
@@ -331,7 +331,7 @@ def test_clients_leave_no_thread_and_no_descriptor(fake, kind):
     threads, files = process.num_threads(), process.num_fds()
     for _ in range(40):
         once()
-    # The fake server's own threads and gRPC's pool move by a few.
+    # The numbers of the fake server's threads and of gRPC's pool vary by a few.
     assert process.num_threads() <= threads + 4
     assert process.num_fds() <= files + 6
 

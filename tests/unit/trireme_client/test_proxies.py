@@ -1,11 +1,11 @@
-"""Proxies of the environment: where one is used, and how an error names it."""
+"""Proxies from the environment: when they are used, and how an error names them."""
 
 from __future__ import annotations
 
 import pytest
 from trireme_client import Endpoint, UnavailableError
 
-# Nothing listens there.
+# Nothing listens at this address.
 PROXY = "http://127.0.0.1:9"
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")
 
@@ -19,7 +19,7 @@ def environment(monkeypatch):
 
 @pytest.mark.parametrize("variable", VARIABLES[:3])
 @pytest.mark.parametrize("scheme", ["", "http://"])
-def test_this_machine_is_called_without_a_proxy(fake, connect, environment, variable, scheme):
+def test_this_machine_is_reached_without_a_proxy(fake, connect, environment, variable, scheme):
     environment.setenv(variable, PROXY)
     assert connect(fake.address).infer("double", {"X": [[1.0, 2.0]]})["Y"].tolist() == [[2.0, 4.0]]
     assert Endpoint(f"{scheme}localhost").proxy_variable == ""

@@ -1,6 +1,6 @@
-"""The README's snippets run as they stand, on a fake server at the documented address.
+"""The README's snippets run unchanged, on a fake server at the documented address.
 
-The one about shared memory runs on the real server, in tests/e2e/test_client.py.
+The snippet about shared memory runs on the real server, in tests/e2e/test_client.py.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _add_models(fake):
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_snippets_run(server, number):
     snippet = SNIPPETS[number].replace("127.0.0.1:8001", server.address)
-    # A reader has imported this much by the time he comes to a later snippet.
+    # Earlier snippets have imported this much.
     exec(compile(snippet, f"{README.name}, snippet {number + 1}", "exec"), {"TriremeClient": TriremeClient})
 
 

@@ -1,4 +1,4 @@
-"""Which replica a request goes to, and what happens when one is gone."""
+"""The choice of a replica for a request, and the loss of replicas."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-def test_healthy_replicas_share_calls_alike(three, connect):
+def test_healthy_replicas_share_calls_equally(three, connect):
     client = connect(addresses(three))
     for _ in range(300):
         client.infer("double", ROW)
     assert all(abs(share - 100) <= 10 for share in shares(three))
 
 
-def test_threads_share_replicas_alike(three):
+def test_threads_share_replicas_equally(three):
     with TriremeClient(addresses(three)) as client:
         threads = [threading.Thread(target=lambda: [client.infer("double", ROW) for _ in range(50)]) for _ in range(12)]
         for thread in threads:
@@ -70,7 +70,7 @@ def test_threads_share_replicas_alike(three):
     assert all(abs(share - 200) <= 20 for share in shares(three))
 
 
-def test_a_slow_replica_gets_less(three):
+def test_a_slow_replica_gets_fewer_calls(three):
     three[0].delay("double", 50)
     with TriremeClient(addresses(three)) as client:
         threads = [threading.Thread(target=lambda: [client.infer("double", ROW) for _ in range(20)]) for _ in range(6)]
@@ -81,7 +81,7 @@ def test_a_slow_replica_gets_less(three):
     assert three[0].calls["ModelInfer"] < min(shares(three)[1:])
 
 
-def test_the_own_zone_is_preferred_until_it_is_gone(three, connect):
+def test_the_own_zone_is_preferred_until_it_is_down(three, connect):
     zones = [Endpoint(three[0].address, "a"), Endpoint(three[1].address, "b"), Endpoint(three[2].address, "b")]
     client = connect(zones, zone="a")
     for _ in range(20):
@@ -93,7 +93,7 @@ def test_the_own_zone_is_preferred_until_it_is_gone(three, connect):
     assert sorted(shares(three)) == [10, 10, 20]
 
 
-def test_no_caller_sees_a_replica_go(three, connect):
+def test_callers_do_not_notice_the_loss_of_a_replica(three, connect):
     client = connect(addresses(three), health=FAST)
     for _ in range(30):
         client.infer("double", ROW)
@@ -157,7 +157,7 @@ def _all_succeed(client):
         for _ in range(6):
             client.infer("double", ROW)
     except (ServerFaultError, UnavailableError):
-        # Unavailable: in flight while the replica was reconnected, and not to be tried again.
+        # Unavailable: in flight while the replica was reconnected, and not retryable.
         return False
     return True
 
@@ -190,7 +190,7 @@ def test_requests_in_flight_on_a_replica_that_freezes_are_sent_elsewhere(three, 
     assert three[0].calls["ModelInfer"] == before + 1
 
 
-def test_all_replicas_gone_is_unavailable(three, connect):
+def test_all_replicas_down_is_unavailable(three, connect):
     client = connect(addresses(three))
     client.infer("double", ROW)
     for server in three:
@@ -209,7 +209,7 @@ def test_a_sequence_stays_with_one_replica(three, connect):
     assert min(shares(three)) > 5
 
 
-def test_a_host_name_is_followed_to_the_servers_behind_it(monkeypatch, connect):
+def test_replicas_follow_the_ips_of_a_host_name(monkeypatch, connect):
     addresses_of_host = ["127.0.0.1"]
 
     def getaddrinfo(host, port, **_):
@@ -247,17 +247,17 @@ def test_addresses_are_read(address, host, port, scheme):
 
 
 @pytest.mark.parametrize("address", ["", "ftp://x:1", "host:port", "http://h/path", "user@host:1", "h:70000"])
-def test_an_invalid_address_is_refused(address):
+def test_an_invalid_address_is_rejected(address):
     with pytest.raises(ValueError, match="is not an address"):
         TriremeClient(address)
 
 
-def test_a_client_of_no_address_is_refused():
+def test_a_client_without_an_address_is_rejected():
     with pytest.raises(ValueError, match="at least one address"):
         TriremeClient([])
 
 
-def test_replicas_are_shared_out_by_requests_in_flight(three):
+def test_replicas_are_chosen_by_requests_in_flight(three):
     started = Counter()
     for index, server in enumerate(three):
         server.delay("double", 300)

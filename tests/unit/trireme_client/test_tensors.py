@@ -1,4 +1,4 @@
-"""Values become tensors without loss, or are refused."""
+"""Values become tensors without loss, or are rejected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 
 
 @given(st.data(), st.sampled_from(FIXED), SHAPES)
-def test_every_fixed_datatype_and_shape_survives_the_wire_form(data, datatype, shape):
+def test_every_fixed_datatype_and_shape_survives_encoding(data, datatype, shape):
     array = data.draw(hnp.arrays(DTYPES[datatype], shape))
     sent = to_array("X", datatype, array)
     back = decode(datatype, shape, encode("X", datatype, sent))
@@ -49,7 +49,7 @@ def test_texts_survive_as_utf8(texts):
 
 @pytest.fixture(scope="module")
 def identity():
-    """A model a datatype and rank, and a client of them."""
+    """A model for each datatype and rank, and a client for them."""
     with FakeServer() as server:
         for datatype in DTYPES:
             for rank in range(5):
@@ -72,7 +72,7 @@ def identity():
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), st.sampled_from(sorted(DTYPES)), SHAPES)
-def test_calls_give_back_what_they_sent_for_every_datatype_and_shape(identity, data, datatype, shape):
+def test_calls_return_their_input_for_every_datatype_and_shape(identity, data, datatype, shape):
     array = _draw(data, datatype, shape)
     back = identity.infer(f"{datatype}_{len(shape)}", {"X": array})["Y"]
     assert back.shape == array.shape
@@ -141,7 +141,7 @@ def test_lossless_casts_are_made(datatype, array):
         ("INT64", np.array(["2020-01-01"], "datetime64[D]")),
     ],
 )
-def test_casts_that_may_lose_are_refused_by_name(datatype, array):
+def test_lossy_casts_are_rejected_with_the_tensors_name(datatype, array):
     with pytest.raises(InvalidInputError) as caught:
         to_array("IDS", datatype, array)
     assert caught.value.tensor == "IDS"
@@ -185,13 +185,13 @@ def test_python_values_take_the_models_datatype(datatype, value):
         ("BYTES", [["a"], ["b", "c"]], "different lengths"),
     ],
 )
-def test_python_values_that_do_not_fit_are_refused(datatype, value, problem):
+def test_python_values_that_do_not_fit_are_rejected(datatype, value, problem):
     with pytest.raises(InvalidInputError, match="tensor 'X'") as caught:
         to_array("X", datatype, value)
     assert problem in caught.value.reason
 
 
-def test_views_are_sent_as_they_look():
+def test_views_are_sent_in_logical_order():
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
     assert not array.flags.c_contiguous
     back = decode("FP32", (3, 2), encode("X", "FP32", array))
@@ -204,7 +204,7 @@ def test_other_byte_orders_are_sent_as_little_endian():
     assert decode("INT32", (2,), encode("X", "INT32", sent)).tolist() == [1, 2]
 
 
-def test_an_invalid_text_is_named_by_its_index():
+def test_an_invalid_text_is_reported_with_its_index():
     values = ["", "né😀", "ab\0", "\0", "x" * 70000]
     with pytest.raises(InvalidInputError, match="element 5 is None"):
         encode("T", "BYTES", to_array("T", "BYTES", [[*values, None, "\ud800"]]))
@@ -214,7 +214,7 @@ def test_an_invalid_text_is_named_by_its_index():
     assert decode("BYTES", (1, 5), encode("T", "BYTES", good))[0].tolist() == [value.encode() for value in values]
 
 
-def test_numpys_byte_strings_are_refused_for_they_lose_nuls():
+def test_numpys_byte_strings_are_rejected_because_they_lose_nuls():
     with pytest.raises(InvalidInputError, match="drops trailing NUL bytes"):
         to_array("T", "BYTES", np.array([b"ab\0", b"abc"]))
 

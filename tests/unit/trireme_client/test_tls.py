@@ -59,7 +59,7 @@ def test_mutual_tls_needs_the_clients_certificate(folder, connect):
 
 @pytest.fixture
 def https(folder):
-    """An HTTPS server that reports that it is ready, and requires a client's certificate."""
+    """An HTTPS server that reports ready and requires a client's certificate."""
 
     class Ready(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -81,7 +81,7 @@ def https(folder):
         yield f"https://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
         thread.join()
-    gc.collect()  # here, where the test's filter of warnings holds
+    gc.collect()  # here, where the test's warning filter applies
 
 
 # asyncio of Python 3.10 does not close the transport of a failed handshake.

@@ -1,4 +1,4 @@
-"""Records of made-up runs, for tests of what reads them."""
+"""Synthetic records for tests of reports and verdicts."""
 
 from __future__ import annotations
 

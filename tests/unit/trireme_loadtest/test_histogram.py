@@ -25,14 +25,14 @@ def test_merged_histograms_are_the_histogram_of_all_samples(first: list[float], 
     assert merged.counts == Histogram.of(first + second).counts
 
 
-def test_percentiles_of_workers_merge_where_their_means_would_lie() -> None:
+def test_merged_percentiles_are_exact_unlike_their_mean() -> None:
     quick, slow = Histogram.of([1.0] * 990), Histogram.of([100.0] * 10)
 
     assert Histogram.merged([quick, slow]).percentile_ms(99) == 1.0
     assert (quick.percentile_ms(99) + slow.percentile_ms(99)) / 2 == 50.5
 
 
-def test_the_interval_of_a_percentile_holds_it_as_often_as_it_says() -> None:
+def test_the_interval_of_a_percentile_has_its_confidence() -> None:
     chance = np.random.default_rng(1)
     true_p95 = -math.log(0.05)
     held = 0
@@ -44,7 +44,7 @@ def test_the_interval_of_a_percentile_holds_it_as_often_as_it_says() -> None:
     assert held / 400 >= 0.92
 
 
-def test_too_few_samples_leave_a_high_percentile_without_an_upper_end() -> None:
+def test_too_few_samples_give_a_high_percentile_no_upper_end() -> None:
     low, high = Histogram.of([1.0] * 50).percentile_interval_ms(99)
 
     assert low == 1.0

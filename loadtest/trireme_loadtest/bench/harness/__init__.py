@@ -1,6 +1,6 @@
-"""The one shape of every benchmark: contenders in, interleaved repetitions, a report out.
+"""The common structure of benchmarks: contenders, interleaved repetitions, a report.
 
-Example of a whole benchmark, ``bench/sorting.py``:
+Example of a complete benchmark, ``bench/sorting.py``:
 
     @click.command()
     @run_options

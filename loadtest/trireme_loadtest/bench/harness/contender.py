@@ -11,11 +11,11 @@ import click
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way of doing the job, under one condition.
+    """One way to do the job, under one condition.
 
     Attributes:
-        name: who is measured ("embedding_premium").
-        case: under which condition ("concurrency 8").
+        name: of what is measured ("embedding_premium").
+        case: the condition ("concurrency 8").
         repeat: one repetition; returns metric values by name, the unit in the name ("p50_ms").
     """
 
@@ -29,7 +29,7 @@ class Measurement:
     """The repetitions of one contender.
 
     Attributes:
-        values: by metric, one value a repetition, in the order they ran.
+        values: by metric, one value per repetition, in order.
     """
 
     name: str
@@ -40,19 +40,19 @@ class Measurement:
         return statistics.median(self.values[metric])
 
     def with_ratio(self, metric: str, *, to: Measurement, name: str) -> Measurement:
-        """The same with one more metric, ``name``: this contender's ``metric`` over that of ``to``.
+        """Add a metric, ``name``: this contender's ``metric`` divided by that of ``to``.
 
-        The ratio is taken within each repetition, so that a drift of the machine falls out of it.
+        The ratio is computed within each repetition, so that a drift of the machine cancels out.
         """
         ratios = tuple(own / base for own, base in zip(self.values[metric], to.values[metric], strict=True))
         return replace(self, values={**self.values, name: ratios})
 
 
 def interleave(contenders: Sequence[Contender], repetitions: int) -> list[Measurement]:
-    """Measure every contender once a round, so that a slow minute of the machine meets all of them.
+    """Measure every contender once per round, so that a slow minute of the machine affects all of them.
 
-    Every other round runs backwards: a contender does not always run in the wake of the same neighbour. LoadProgress
-    goes to stderr. What a contender raises ends the benchmark: half a table is no comparison.
+    Every other round runs in reverse order: no contender always follows the same neighbour. Progress goes to stderr.
+    An exception of a contender ends the benchmark: half a table is not a comparison.
     """
     measured: list[list[Mapping[str, float]]] = [[] for _ in contenders]
     for repetition in range(repetitions):

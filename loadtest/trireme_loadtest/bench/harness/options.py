@@ -1,4 +1,4 @@
-"""The options every benchmark takes, and where its report goes."""
+"""The options common to all benchmarks, and the output of their reports."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trireme_loadtest.bench.harness.report import Report
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How long to measure, and in which form to report.
+    """How long to measure, and the format of the report.
 
     Attributes:
-        repetitions: rounds; each contender runs once a round.
+        repetitions: rounds; each contender runs once per round.
         seconds: length of one repetition.
-        as_json: JSON on stdout in place of Markdown.
-        output_dir: where the report's files go.
+        as_json: print JSON on stdout instead of Markdown.
+        output_dir: folder for the report's files.
     """
 
     repetitions: int
@@ -32,18 +32,18 @@ class RunOptions:
     output_dir: Path
 
     def settings(self) -> dict[str, object]:
-        """What the report keeps of them."""
+        """The options that are recorded in the report."""
         return {"repetitions": self.repetitions, "seconds": self.seconds}
 
     def publish(self, report: Report) -> None:
-        """Write ``<name>-<time>.json`` and ``.md`` and print one of the two."""
+        """Write ``<name>-<time>.json`` and ``.md``, and print one of the two."""
         for path in report.write(self.output_dir):
             click.echo(f"  wrote {path}", err=True)
         click.echo(json_text(report.as_json()) if self.as_json else report.as_markdown())
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click command ``--repetitions``, ``--seconds``, ``--json`` and ``--output`` as one ``options``."""
+    """Add ``--repetitions``, ``--seconds``, ``--json`` and ``--output`` to a click command, as one ``options``."""
 
     @click.option("--repetitions", type=click.IntRange(1, 100), default=3, show_default=True, help="Rounds.")
     @click.option(
@@ -51,9 +51,9 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.FloatRange(0.1, 3600),
         default=10.0,
         show_default=True,
-        help="Length of one repetition.",
+        help="Length of one repetition, in seconds.",
     )
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of Markdown.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
     @click.option("--output", "output_dir", type=click.Path(path_type=Path), help="Folder for the report. [reports/]")
     @functools.wraps(command)
     def wrapper(repetitions: int, seconds: float, as_json: bool, output_dir: Path | None, **others: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A benchmark's report: one JSON document with every value, one Markdown table with the medians."""
+"""A benchmark's report: a JSON document with every value and a Markdown table with the medians."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Column:
     """A column of the table: the median of one metric.
 
     Attributes:
-        spread: show the least and the greatest repetition beside the median.
+        spread: show the minimum and maximum of the repetitions next to the median.
     """
 
     heading: str
@@ -44,7 +44,7 @@ class Report:
     Attributes:
         name: of the benchmark.
         settings: of the run.
-        notes: sentences that a reader needs beside the table.
+        notes: sentences that explain the table.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Report:
         }
 
     def table(self) -> str:
-        """The Markdown table alone."""
+        """The Markdown table without headings and notes."""
         rows = [
             ["contender", "case", *(column.heading for column in self.columns)],
             ["---", "---", *("---:" for _ in self.columns)],
@@ -89,7 +89,7 @@ class Report:
                 f"# Benchmark: {self.name}",
                 "",
                 f"{self.finished_at:%Y-%m-%d %H:%M} UTC; {settings}.",
-                "Medians of interleaved repetitions (least-greatest).",
+                "Medians of interleaved repetitions (minimum-maximum).",
                 "",
                 self.machine.sentence() + ".",
                 "",
@@ -99,7 +99,7 @@ class Report:
         )
 
     def write(self, folder: Path) -> list[Path]:
-        """Write both forms into ``folder``; the paths, JSON first."""
+        """Write both formats into ``folder``; returns the paths, JSON first."""
         stem = f"bench-{self.name}-{self.finished_at:%Y%m%d-%H%M%S}"
         paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
         write_json_atomic(paths[0], self.as_json())
@@ -108,5 +108,5 @@ class Report:
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
+    """None for NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What the benchmarks of text models serve and send: a model's files, and sentences that are the same in every run."""
+"""The workload of text benchmarks: a model's files, and sentences that are the same in every run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LEAST_TOKENS, MOST_TOKENS = 6, 77
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """One ONNX graph from token ids to embedding, and the tokenizer before it.
+    """An ONNX graph from token ids to embedding, and its tokenizer.
 
     Attributes:
-        model_sha256: two variants of one hash have one in-process limit.
+        model_sha256: variants with the same hash share one in-process limit.
     """
 
     model: Path
@@ -32,11 +32,11 @@ class ModelFiles:
 
     @classmethod
     def of_ensemble(cls, repository: ModelRepository, name: str) -> ModelFiles:
-        """What the pinned steps of an ensemble hold.
+        """Return the files of the pinned steps of an ensemble.
 
         Raises:
-            NotFoundError: no such model.
-            SetupError: it is no ensemble of a tokenizer and an ONNX model, or it is not exported yet.
+            NotFoundError: the model does not exist.
+            SetupError: it is not an ensemble of a tokenizer and an ONNX model, or it is not exported yet.
         """
         steps = load_model_config(repository.model(name).config_path).steps
         found = {}
@@ -46,7 +46,7 @@ class ModelFiles:
                 {file: folder / file for file in ("model.onnx", "tokenizer.json") if (folder / file).is_file()}
             )
         if len(found) < 2:
-            raise SetupError(f"the steps of {name} hold no model.onnx and tokenizer.json", "trireme export --all")
+            raise SetupError(f"the steps of {name} have no model.onnx and tokenizer.json", "trireme export --all")
         return cls(found["model.onnx"], found["tokenizer.json"], sha256_of(found["model.onnx"]))
 
 
@@ -54,10 +54,10 @@ def review_sentences(sources_dir: Path, tokenizer_path: Path, count: int = 512) 
     """``count`` movie review sentences of 6 to 77 tokens (mean 20), in a shuffled order.
 
     Source: Kotzias et al., "From Group to Individual Labels Using Deep Features", KDD 2015 (UCI "Sentiment Labelled
-    Sentences"), out of the package that export fetches.
+    Sentences"), from the package that export downloads.
 
     Raises:
-        SetupError: the package was not fetched yet.
+        SetupError: the package is not downloaded yet.
     """
     archive = next(sources_dir.glob("sentiment-*/*.tgz"), None)
     if archive is None:

@@ -1,1 +1,1 @@
-"""What our server is compared with: the same model without a server, and a server as it is usually written."""
+"""Peers to compare our server with: the same model without a server, and a typical naive server."""

@@ -1,4 +1,4 @@
-"""The gateway before one Triton, and streams of completions through it."""
+"""The gateway in front of one Triton, and streams of completions through it."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def gateway_process(triton_address: str) -> Iterator[ServerProcess]:
 
 
 async def completion_stream(session: aiohttp.ClientSession, model: str, prompt: Prompt) -> AsyncGenerator[int, None]:
-    """One event a token, as the engines behind it give them; the last has their number."""
+    """Yield token counts: one event per token, as the engines send them; the last event has the total."""
     body = {"model": model, "prompt": prompt.text, "max_tokens": prompt.tokens, "temperature": 0, "stream": True,
             "ignore_eos": True, "stream_options": {"include_usage": True}}  # fmt: skip
     counted = 0
     async with session.post("/v1/completions", json=body) as response:
         if response.status != 200:
-            raise ServerError(f"the gateway refuses: {(await response.text())[:300]}")
+            raise ServerError(f"the gateway rejected the request: {(await response.text())[:300]}")
         async for line in response.content:
             if not line.startswith(b"data: {"):
                 continue
             event = json.loads(line[6:])
             if event.get("usage"):
-                # Tokens that made no text of their own yet, half of a character.
+                # Tokens without text of their own so far, such as half of a character.
                 yield max(0, event["usage"]["completion_tokens"] - counted)
             elif event["choices"]:
                 counted += 1

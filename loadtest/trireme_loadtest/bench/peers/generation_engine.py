@@ -1,11 +1,11 @@
-"""One engine in a process of its own, without any server: what the others are measured against.
+"""One engine in its own process, without a server: the baseline of the comparison.
 
-It runs in the environment that has the engine, and imports nothing of this project. Its arguments are the engine's
-name, the model's path, a number of threads and, as JSON, what its ``model.json`` says. It says ``ready``, and then
-answers each line of stdin, ``{"requests": [{"prompt": ..., "tokens": ...}], "streams": 4, "seconds": 10}``, with
-one line: the seconds that passed and for each request when it was sent and when its tokens came.
+It runs in the engine's environment and imports nothing of this project. Its arguments are the engine's name, the
+model's path, a number of threads and the content of ``model.json`` as JSON. It prints ``ready``, and then responds to
+each line of stdin, ``{"requests": [{"prompt": ..., "tokens": ...}], "streams": 4, "seconds": 10}``, with one line: the
+elapsed seconds and, for each request, when it was sent and when its tokens arrived.
 
-Requests are taken in order and over and over, ``streams`` of them at a time.
+Requests are sent in order, repeatedly, ``streams`` of them at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KV_BLOCK_TOKENS = 32
 
 
 class StreamLoad:
-    """A closed loop: each stream sends its next request as soon as it is answered."""
+    """A closed loop: each stream sends its next request when its last one is complete."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._requests = itertools.cycle(job["requests"])
@@ -36,7 +36,7 @@ class StreamLoad:
         return float(self.seconds - self.now())
 
     def send(self) -> tuple[dict[str, Any], list[float]]:
-        """The next request, sent now, and the list for the moments of its tokens."""
+        """The next request, sent now, and the list for the times of its tokens."""
         moments: list[float] = []
         self.streams_sent.append({"sent": self.now(), "tokens": moments})
         return next(self._requests), moments
@@ -46,7 +46,7 @@ def openvino(path: str, threads: int, arguments: dict[str, Any], *, lookup: bool
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
-    # As the served model has it: so the rows differ by the server alone.
+    # As in the served model, so that the rows differ by the server alone.
     scheduler.cache_size, scheduler.num_kv_blocks = 0, arguments.get("kv_cache_tokens", 16384) // _KV_BLOCK_TOKENS
     scheduler.max_num_seqs = arguments.get("max_num_seqs", 16)
     scheduler.max_num_batched_tokens = arguments.get("max_num_batched_tokens", 128)
@@ -109,9 +109,9 @@ def vllm(path: str, arguments: dict[str, Any]) -> Callable[[StreamLoad], None]:
 
 
 def transformers(path: str, threads: int, *, batch: bool) -> Callable[[StreamLoad], None]:
-    """``generate`` as it is: one request after the other, or all that wait in one batch until its longest is done.
+    """Plain ``generate``: one request after the other, or all waiting ones in one batch until its longest is done.
 
-    A batch that has begun is brought to its end, however long that takes: its first token may come after the time.
+    A running batch is completed, however long that takes: its first token may arrive after the end.
     """
     import torch  # type: ignore[import-not-found,unused-ignore]
     from transformers import (  # type: ignore[import-not-found,unused-ignore]
@@ -126,7 +126,7 @@ def transformers(path: str, threads: int, *, batch: bool) -> Callable[[StreamLoa
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
 
     class Clock(BaseStreamer):  # type: ignore[misc,unused-ignore]
-        """Notes when each step of a batch ends; its first call brings the prompts."""
+        """Records when each step of a batch ends; its first call receives the prompts."""
 
         def __init__(self, load: StreamLoad, taken: list[tuple[dict[str, Any], list[float]]]) -> None:
             self._load, self._taken, self._steps = load, taken, -1
@@ -164,7 +164,7 @@ def _jobs() -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     engine, path, threads, arguments = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
-    # What libraries print must not get between the answers.
+    # Output of libraries must not mix with the results.
     answers, sys.stdout = sys.stdout, sys.stderr
     run = {
         "openvino_genai": lambda: openvino(path, threads, arguments, lookup=False),

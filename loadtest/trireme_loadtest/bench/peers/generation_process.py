@@ -20,7 +20,7 @@ from trireme_loadtest.generate.streams import Prompt, StreamRun, StreamTimes
 _PROGRAM = Path(__file__).with_name("generation_engine.py")
 _LOAD_DEADLINE_SECONDS = 180.0
 _STOP_DEADLINE_SECONDS = 20.0
-# Beyond the seconds of a run: a last prompt, or a large batch.
+# Time beyond the seconds of a run, for a last prompt or a large batch.
 _SLACK_SECONDS = 240.0
 
 
@@ -35,7 +35,7 @@ class EngineProcess:
     def __init__(
         self, python: Path, engine: str, model: Path, *, threads: int, arguments: Mapping[str, Any] | None = None
     ) -> None:
-        """``python``: of the environment that has the engine; ``arguments``: the model's ``model.json``."""
+        """``python``: of the engine's environment; ``arguments``: the content of the model's ``model.json``."""
         self._name = engine
         self._log: IO[bytes] = tempfile.NamedTemporaryFile(prefix="engine-", suffix=".log")  # noqa: SIM115 - till stop
         environment = {
@@ -65,10 +65,10 @@ class EngineProcess:
         self.stop()
 
     def run(self, prompts: Sequence[Prompt], *, streams: int, seconds: float) -> StreamRun:
-        """Keep ``streams`` of the prompts going for so long.
+        """Keep ``streams`` of the prompts running for ``seconds``.
 
         Raises:
-            ServerError: the engine ended, or does not answer.
+            ServerError: the engine ended, or does not respond.
         """
         requests = [{"prompt": prompt.text, "tokens": prompt.tokens} for prompt in prompts]
         assert self._process.stdin is not None
@@ -92,5 +92,5 @@ class EngineProcess:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             if selector.select(max(0.0, ends - time.monotonic())) and (line := self._process.stdout.readline()):
                 return line
-        lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
-        raise ServerError(f"the engine {self._name} did not answer: {lines[0][:300]}")
+        lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
+        raise ServerError(f"the engine {self._name} did not respond: {lines[0][:300]}")

@@ -1,7 +1,7 @@
-"""The in-process limit: what the cores can do with a model when nothing is served.
+"""The in-process limit: the throughput of a model on these cores without a server.
 
-Text to embedding, in batches of 8 of similar length, one process with one thread a core. A server that reaches 1.0 of
-it costs nothing.
+Text to embedding, in batches of 8 of similar length, one process with one thread per core. A server that reaches 1.0
+of it adds no cost.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ ANSWER_DEADLINE_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class InProcess:
-    """Running worker processes, one a core, that each hold the model."""
+    """Running worker processes, one per core, each with the model."""
 
     connections: Sequence[Connection]
 
     def repeat(self, seconds: float) -> Mapping[str, float]:
-        """Embed for at least ``seconds`` in every process at once.
+        """Embed for at least ``seconds`` in all processes at once.
 
         Returns:
-            ``sentences_per_second``, ``server_cpu_ms`` (a sentence) and ``other_cpu_percent`` (of a core).
+            ``sentences_per_second``, ``server_cpu_ms`` (per sentence) and ``other_cpu_percent`` (of a core).
         """
         machine_before, began = machine_cpu_seconds(), time.perf_counter()
         for connection in self.connections:
@@ -41,7 +41,7 @@ class InProcess:
         rate = cpu_seconds = sentences = 0.0
         for connection in self.connections:
             if not connection.poll(seconds + ANSWER_DEADLINE_SECONDS):
-                raise TimeoutError("an in-process worker of the benchmark does not answer")
+                raise TimeoutError("an in-process worker of the benchmark does not respond")
             done, elapsed, used = connection.recv()
             rate += done / elapsed
             sentences += done
@@ -56,7 +56,7 @@ class InProcess:
 
 @contextmanager
 def in_process(files: ModelFiles, sentences: Sequence[str], cores: int) -> Iterator[InProcess]:
-    """Load the model in ``cores`` processes and give each its share of the sentences."""
+    """Load the model in ``cores`` processes and give each a share of the sentences."""
     # spawn: a forked child would inherit gRPC's threads and locks.
     context = multiprocessing.get_context("spawn")
     connections, workers = [], []
@@ -86,7 +86,7 @@ def _work(connection: Connection, files: ModelFiles, sentences: list[str], core:
     while True:
         seconds = connection.recv()
         began, cpu_began, done = time.perf_counter(), time.process_time(), 0
-        # Whole passes only: a pass that is cut off would have seen more short sentences than long ones.
+        # Whole passes only: a truncated pass would have seen more short sentences than long ones.
         while time.perf_counter() - began < seconds:
             for batch in batches:
                 ids, mask = pad(tokenizer.encode(batch))

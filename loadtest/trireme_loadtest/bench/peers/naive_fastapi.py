@@ -1,4 +1,4 @@
-"""A model behind FastAPI as it is usually written: load at import, one request, one inference.
+"""A model behind FastAPI in the usual way: load at import, one inference per request.
 
 Run as ``MODEL_PATH=... TOKENIZER_PATH=... uvicorn trireme_loadtest.bench.peers.naive_fastapi:app --workers 2``.
 """

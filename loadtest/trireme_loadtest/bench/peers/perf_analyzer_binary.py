@@ -1,4 +1,4 @@
-"""NVIDIA's perf_analyzer, fetched once and run as it is."""
+"""NVIDIA's perf_analyzer, downloaded once and run unmodified."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from trireme.files import staged_directory
 from trireme.processes.ports import LOOPBACK
 from trireme.settings import Settings
 
-# The last release of the client whose wheel carries the binary.
+# The last release of the client whose wheel contains the binary.
 _REQUIREMENT = "tritonclient==2.50.0 --hash=sha256:421fbb69ae6ab8cdb2c35b82134fcef2fe11e7af7718b1fcbc53335ab9bfe889"
 _MEMBER = "tritonclient-2.50.0.data/data/bin/perf_analyzer"
 _FETCH_DEADLINE_SECONDS = 300.0
 _RUN_DEADLINE_SECONDS = 120.0
-# It calls a result stable after three windows; how much they differ is for the repetitions to show.
+# It considers a result stable after three windows; the repetitions show how much they differ.
 _WINDOWS = 3
 _ANY_STABILITY = "999"
 
 
 @dataclass(frozen=True, slots=True)
 class PerfAnalyzer:
-    """The binary, and where the libraries are that it links; it does not use the CUDA runtime among them."""
+    """The binary and the folders of its libraries; it does not use the CUDA runtime among them."""
 
     path: Path
     library_dirs: tuple[Path, ...]
 
     @classmethod
     def fetch(cls, settings: Settings) -> PerfAnalyzer:
-        """The binary of this checkout; fetched by hash where it is not there yet.
+        """The binary of this checkout; downloaded by hash if it is missing.
 
         Raises:
-            SetupError: it cannot be fetched, or lacks a library of the system.
+            SetupError: it cannot be downloaded, or lacks a library of the system.
         """
         folder = settings.runtime_dir / "perf_analyzer"
         if not (folder / "perf_analyzer").is_file():
-            click.echo("  fetching perf_analyzer (14 MB)", err=True)
+            click.echo("  downloading perf_analyzer (14 MB)", err=True)
             libraries = settings.runtime_dir / "wheel" / "nvidia_pytriton.libs"
             cudart = next(libraries.glob("libcudart*.so.12*"), None)
             if cudart is None:
@@ -56,7 +56,7 @@ class PerfAnalyzer:
                 (staged / "libcudart.so.12").symlink_to(cudart)
         fetched_by_setup = (settings.runtime_dir / "debian").glob("usr/lib/*")
         analyzer = cls(folder / "perf_analyzer", (folder, *fetched_by_setup))
-        # It exits with a code of its own after --help; without its libraries it does not start at all.
+        # Its exit code after --help varies; without its libraries it does not start at all.
         started = subprocess.run(
             [analyzer.path, "--help"],
             env=analyzer._environment(),
@@ -78,7 +78,7 @@ class PerfAnalyzer:
             ``requests_per_second``, ``p50_ms``, ``p95_ms`` and ``p99_ms``.
 
         Raises:
-            ServerError: it failed; the sentence has the end of its output.
+            ServerError: it failed; the message has the end of its output.
         """
         with tempfile.TemporaryDirectory(prefix="perf_analyzer-") as name:
             inputs, table = Path(name, "inputs.json"), Path(name, "table.csv")
@@ -118,8 +118,8 @@ def _download(folder: Path) -> None:
     wheel = next(folder.glob("*.whl"), None)
     if done.returncode != 0 or wheel is None:
         raise SetupError(
-            f"perf_analyzer could not be fetched: {done.stderr.strip()[-200:]}",
-            "connect to a network, then run it again",
+            f"perf_analyzer could not be downloaded: {done.stderr.strip()[-200:]}",
+            "connect to a network, then run the command again",
         )
     with (
         zipfile.ZipFile(wheel) as archive,

@@ -1,4 +1,4 @@
-"""Servers that a benchmark starts beside Triton: each a process with a log, stopped when its block is left."""
+"""Other servers that a benchmark starts, each a process with a log, stopped at the end of the block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STOP_DEADLINE_SECONDS = 40.0
 
 @dataclass(frozen=True, slots=True)
 class ServerProcess:
-    """A running server: the root of its processes, and where it listens."""
+    """A running server: its root process and its address."""
 
     pid: int
     url: str
@@ -33,13 +33,13 @@ class ServerProcess:
 def server_process(
     name: str, arguments: Sequence[str], port: int, is_ready: Callable[[str], bool], environment: Mapping[str, str]
 ) -> Iterator[ServerProcess]:
-    """``python arguments``, ready.
+    """Start ``python arguments`` and wait until it is ready.
 
     Args:
-        is_ready: whether it is, by its log so far.
+        is_ready: whether its log so far shows that it is ready.
 
     Raises:
-        ServerError: it ended, or was not ready in time; the sentence has the end of its log.
+        ServerError: it ended, or was not ready in time; the message has the end of its log.
     """
     with tempfile.NamedTemporaryFile(prefix="server-", suffix=".log") as log:
         process = subprocess.Popen(
@@ -49,7 +49,7 @@ def server_process(
             deadline = time.monotonic() + START_DEADLINE_SECONDS
             while not is_ready(text := Path(log.name).read_text(errors="replace")):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise ServerError(f"{name} did not start: {text.strip()[-500:] or 'it printed nothing'}")
+                    raise ServerError(f"{name} did not start: {text.strip()[-500:] or 'no output'}")
                 time.sleep(0.1)
             yield ServerProcess(process.pid, f"http://{LOOPBACK}:{port}")
         finally:
@@ -63,10 +63,10 @@ def server_process(
 
 @contextmanager
 def naive_fastapi(files: ModelFiles, *, workers: int, intra_op_threads: int) -> Iterator[ServerProcess]:
-    """The FastAPI server on a free port, all its workers ready.
+    """Start the FastAPI server on a free port and wait until all its workers are ready.
 
     Args:
-        intra_op_threads: of each worker; 0 leaves ONNX Runtime's default, a thread a core.
+        intra_op_threads: of each worker; 0 for ONNX Runtime's default of one thread per core.
     """
     (port,) = free_ports(1)
     arguments = ["-m", "uvicorn", "trireme_loadtest.bench.peers.naive_fastapi:app", f"--host={LOOPBACK}"]
@@ -78,7 +78,7 @@ def naive_fastapi(files: ModelFiles, *, workers: int, intra_op_threads: int) -> 
     }
 
     def is_ready(log: str) -> bool:
-        # Every worker, not the port: connections are kept, and the first worker up would be given them all.
+        # Wait for every worker, not the port: connections are kept alive, and the first worker would receive all.
         return log.count("Application startup complete") >= workers
 
     with server_process("the FastAPI server", arguments, port, is_ready, environment) as server:

@@ -23,13 +23,13 @@ def test_stays_closed_when_few_of_many_fail() -> None:
     assert breaker.state is BreakerState.CLOSED
 
 
-def test_one_sure_failure_opens() -> None:
+def test_one_failure_that_is_proof_opens() -> None:
     breaker = CircuitBreaker()
     breaker.failed(0.0, is_proof=True)
     assert breaker.state is BreakerState.OPEN
 
 
-def test_one_probe_after_the_rest_and_success_closes() -> None:
+def test_one_probe_after_the_delay_and_success_closes() -> None:
     breaker = CircuitBreaker()
     breaker.failed(10.0, is_proof=True)
     assert not breaker.probe_due(10.1)
@@ -40,7 +40,7 @@ def test_one_probe_after_the_rest_and_success_closes() -> None:
     assert breaker.state is BreakerState.CLOSED
 
 
-def test_rest_doubles_with_each_failed_probe_up_to_its_limit() -> None:
+def test_delay_doubles_with_each_failed_probe_up_to_its_limit() -> None:
     breaker = CircuitBreaker()
     breaker.failed(0.0, is_proof=True)
     now, rests = 0.0, []
@@ -53,7 +53,7 @@ def test_rest_doubles_with_each_failed_probe_up_to_its_limit() -> None:
     assert rests == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
 
 
-def test_history_is_forgotten_when_it_closes() -> None:
+def test_history_is_cleared_on_closing() -> None:
     breaker = CircuitBreaker()
     for _ in range(5):
         breaker.failed(0.0)

@@ -1,4 +1,4 @@
-"""What every decision keeps, whatever the state; and the examples a reader would ask for."""
+"""Properties of every decision, whatever the state, and examples for readers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_variant_out_of_service_is_skipped() -> None:
     )
 
 
-def test_dearer_variant_answers_only_when_no_cheaper_one_can() -> None:
+def test_more_expensive_variant_is_chosen_only_without_a_cheaper_one() -> None:
     states = with_health("small", Health.BREAKER_OPEN)
     assert chosen(RoutingParameters(tier=Tier.ECONOMY), states=states) == ("medium", Reason.TIER_UNAVAILABLE)
 
@@ -87,12 +87,12 @@ def test_tried_variant_is_not_tried_again() -> None:
     assert chosen(RoutingParameters(), tried=("medium",)) == ("small", Reason.FALLBACK)
 
 
-def test_late_answer_can_be_refused() -> None:
+def test_late_response_can_be_rejected() -> None:
     with pytest.raises(UnavailableError, match="within 1 ms, the fastest within 5 ms"):
         chosen(RoutingParameters(on_sla_risk=OnSlaRisk.REFUSE), left=1)
 
 
-def test_surplus_goes_to_the_fastest_however_much_waits_before_it() -> None:
+def test_surplus_goes_to_the_fastest_whatever_its_queue() -> None:
     queued = {
         **CALM,
         "small": VariantState(0.7, 400),
@@ -108,17 +108,17 @@ def test_better_variants_may_take_only_their_share_of_the_time(time_share: float
     assert decision.variant.name == name
 
 
-def test_limits_that_nothing_keeps_are_an_error_with_the_numbers() -> None:
+def test_limits_that_no_variant_meets_are_an_error_with_the_numbers() -> None:
     with pytest.raises(LimitError, match=r"large \(quality 0.900, cost 4: above_max_cost\)"):
         chosen(RoutingParameters(min_quality=0.85, max_cost=2))
 
 
-def test_nobody_in_service_is_unavailable() -> None:
+def test_no_variant_in_service_is_unavailable() -> None:
     with pytest.raises(UnavailableError, match=r"small \(already_tried\), medium \(already_tried\)"):
         chosen(RoutingParameters(), tried=("small", "medium", "large"))
 
 
-def test_answers_of_another_output_space_never_stand_in() -> None:
+def test_a_variant_of_another_output_space_is_never_a_fallback() -> None:
     route = Route(
         task="embed",
         default_tier=Tier.PREMIUM,
@@ -166,7 +166,7 @@ def _decide(
 
 
 @given(_parameters, _states, st.floats(0, 2000), _tried)
-def test_hard_limits_are_never_broken(
+def test_hard_limits_are_always_met(
     parameters: RoutingParameters, states: dict[str, VariantState], left: float, tried: list[str]
 ) -> None:
     decision = _decide(parameters, states, left, tried)
@@ -197,11 +197,11 @@ def test_a_variant_within_the_limits_is_always_found(
 
 
 @given(_parameters, _states, st.floats(0, 2000), st.floats(0, 2000), _tried)
-def test_more_time_never_brings_a_worse_variant(
+def test_more_time_never_chooses_a_worse_variant(
     parameters: RoutingParameters, states: dict[str, VariantState], one: float, other: float, tried: list[str]
 ) -> None:
     less, more = (_decide(parameters, states, left, tried) for left in sorted((one, other)))
-    # What is late in any case goes to the fastest, which in a strange route may be the best.
+    # A late request goes to the fastest variant, which in an unusual route may be the best.
     if less is None or less.reason is Reason.SLA_AT_RISK:
         return
     assert more is not None
@@ -214,7 +214,7 @@ def test_more_time_never_brings_a_worse_variant(
 
 
 @given(_parameters, _states, st.floats(0, 2000), _tried)
-def test_same_facts_bring_the_same_decision(
+def test_equal_states_give_equal_decisions(
     parameters: RoutingParameters, states: dict[str, VariantState], left: float, tried: list[str]
 ) -> None:
     assert _decide(parameters, states, left, tried) == _decide(parameters, states, left, tried)

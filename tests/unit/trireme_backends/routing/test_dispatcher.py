@@ -32,14 +32,14 @@ Behaviour = Callable[[list[str]], None]
 
 
 class World:
-    """Three variants named by tier that answer "<variant>:<text>", or do what the test put in ``behaviour``."""
+    """Three variants named by tier that return "<variant>:<text>", or act as set in ``behaviour``."""
 
     def __init__(
         self, folder: Path, cascade: Cascade | None = None, *, medium_timeout_ms: float = LIMITS.timeout_ms
     ) -> None:
         self.behaviour: dict[str, Behaviour] = {}
         self.calls: list[tuple[str, int]] = []
-        # Variants that answer the text "nan" with NaN, and that answer with a class more.
+        # Variants that return NaN for the text "nan", and variants that return an additional class.
         self.not_finite: set[str] = set()
         self.wider: set[str] = set()
         self.running: Counter[str] = Counter()
@@ -126,7 +126,7 @@ class World:
 
 
 class Pending:
-    """A reply that is awaited; more than one is a fault of the dispatcher."""
+    """A pending reply; more than one reply is a bug of the dispatcher."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -148,7 +148,7 @@ class Pending:
 
 
 def variant_of(answer: Answer) -> str:
-    """The variant that is named, after a check that it is the one that answered."""
+    """The variant in the result, after a check that it is the one that responded."""
     named = answer.routes[0].variant
     assert answer.outputs["ANSWER"][0, 0].decode().startswith(f"{named}:")
     return named
@@ -176,7 +176,7 @@ def not_ready(_: list[str]) -> None:
 
 
 class Hang:
-    """Does not answer before it is released."""
+    """Does not respond until it is released."""
 
     def __init__(self) -> None:
         self.release = threading.Event()
@@ -224,7 +224,9 @@ def test_tier_picks_the_variant(world: World, tier: Tier | None, variant: str) -
 @pytest.mark.parametrize(
     ("behaviour", "fault"), [(raise_error, "error"), (not_ready, "not_ready")], ids=["raises", "unloaded"]
 )
-def test_failing_variant_is_left_for_the_next_one(world: World, failing: str, behaviour: Behaviour, fault: str) -> None:
+def test_failing_variant_is_replaced_by_the_next_one(
+    world: World, failing: str, behaviour: Behaviour, fault: str
+) -> None:
     world.behaviour[failing] = behaviour
     tier = {"small": Tier.ECONOMY, "medium": Tier.STANDARD, "large": Tier.PREMIUM}[failing]
     answer = world.ask(tier=tier)
@@ -234,7 +236,7 @@ def test_failing_variant_is_left_for_the_next_one(world: World, failing: str, be
     assert [(one["variant"], one["fault"]) for one in reason["tried"]] == [(failing, fault)]
 
 
-def test_a_request_that_ends_its_variants_processes_is_sent_to_two_and_takes_no_neighbour_along(world: World) -> None:
+def test_a_request_that_ends_processes_is_sent_to_two_and_does_not_affect_others(world: World) -> None:
     def die_of_poison(texts: list[str]) -> None:
         if "poison" in texts:
             raise CallError(Fault.UNHEALTHY, "Stub process 'm_0' is not healthy.")
@@ -248,7 +250,7 @@ def test_a_request_that_ends_its_variants_processes_is_sent_to_two_and_takes_no_
     assert all(other.answer() for other in others)
 
 
-def test_hanging_variant_is_left_when_its_time_is_over(world_that_leaves_medium_early: World, hang: Hang) -> None:
+def test_hanging_variant_is_abandoned_when_its_time_is_over(world_that_leaves_medium_early: World, hang: Hang) -> None:
     world = world_that_leaves_medium_early
     world.behaviour["medium"] = hang
     answer = world.ask()
@@ -261,11 +263,11 @@ def test_sla_share_ends_in_time_for_the_next_variant(world: World, hang: Hang) -
     answer = world.ask(tier=Tier.PREMIUM, max_latency_ms=120)
     tried = reason_of(answer)["tried"][0]
     assert tried["fault"] == "late"
-    # Long before its timeout, so that the SLA could be kept.
+    # Long before its timeout, so that the SLA could be met.
     assert tried["after_ms"] < LIMITS.timeout_ms
 
 
-def test_abandoned_calls_do_not_pile_up(world_that_leaves_medium_early: World, hang: Hang) -> None:
+def test_abandoned_calls_are_limited(world_that_leaves_medium_early: World, hang: Hang) -> None:
     world = world_that_leaves_medium_early
     world.behaviour["medium"] = hang
     for _ in range(12):
@@ -274,7 +276,7 @@ def test_abandoned_calls_do_not_pile_up(world_that_leaves_medium_early: World, h
     assert world.most_running["medium"] <= LIMITS.max_abandoned_calls + LIMITS.max_calls_in_flight
 
 
-def test_late_end_of_an_abandoned_call_does_not_let_the_variant_back(
+def test_late_end_of_an_abandoned_call_does_not_close_the_breaker(
     world_that_leaves_medium_early: World, hang: Hang
 ) -> None:
     world = world_that_leaves_medium_early
@@ -288,7 +290,7 @@ def test_late_end_of_an_abandoned_call_does_not_let_the_variant_back(
     assert ("medium", BreakerState.CLOSED) not in world.breakers[before:]
 
 
-def test_open_breaker_spares_requests_and_a_probe_lets_the_variant_back(world: World) -> None:
+def test_open_breaker_keeps_requests_away_and_a_probe_closes_it(world: World) -> None:
     world.behaviour["medium"] = not_ready
     world.ask()
     world.calls.clear()
@@ -303,7 +305,7 @@ def test_open_breaker_spares_requests_and_a_probe_lets_the_variant_back(world: W
     ]
 
 
-def test_one_bad_row_fails_alone(world: World) -> None:
+def test_one_invalid_row_fails_alone(world: World) -> None:
     def poison(texts: list[str]) -> None:
         if "bad" in texts:
             raise CallError(Fault.ERROR, "cannot read this row")
@@ -323,7 +325,7 @@ def test_one_bad_row_fails_alone(world: World) -> None:
     assert world.breakers == []
 
 
-def test_bad_requests_alone_do_not_close_out_a_variant(world: World) -> None:
+def test_invalid_requests_alone_do_not_open_the_breaker(world: World) -> None:
     for name in ("small", "medium", "large"):
         world.behaviour[name] = raise_error
     for _ in range(20):
@@ -332,14 +334,14 @@ def test_bad_requests_alone_do_not_close_out_a_variant(world: World) -> None:
     assert world.breakers == []
 
 
-def test_lone_variant_that_fails_passes_its_error_on(world: World) -> None:
+def test_error_of_the_only_variant_reaches_the_caller(world: World) -> None:
     world.behaviour["large"] = raise_error
     with pytest.raises(CallError, match="boom"):
         world.ask(tier=Tier.PREMIUM, min_quality=0.85)
     assert world.breakers == []
 
 
-def test_fault_that_nobody_foresaw_does_not_cost_a_slot(world: World) -> None:
+def test_unexpected_error_does_not_cost_a_slot(world: World) -> None:
     def surprise(_: list[str]) -> None:
         raise ZeroDivisionError
 
@@ -383,7 +385,7 @@ def test_slow_variant_loses_requests_with_an_sla_to_faster_ones_and_gets_the_oth
     assert reason_of(answer)["reason"] == "moved_down"
 
 
-def test_late_answer_is_refused_where_the_caller_asks_for_that(world: World) -> None:
+def test_late_response_is_rejected_on_request(world: World) -> None:
     for name in ("small", "medium", "large"):
         world.behaviour[name] = lambda _: time.sleep(0.05)
     for tier in Tier:
@@ -394,12 +396,12 @@ def test_late_answer_is_refused_where_the_caller_asks_for_that(world: World) -> 
     assert reason_of(world.ask(max_latency_ms=5))["sla_at_risk"] is True
 
 
-def test_limits_that_nothing_keeps_are_refused(world: World) -> None:
+def test_limits_that_no_variant_meets_are_rejected(world: World) -> None:
     with pytest.raises(LimitError):
         world.ask(min_quality=0.95)
 
 
-def test_without_a_variant_left_the_error_says_why(world: World) -> None:
+def test_without_a_variant_left_the_error_has_the_reason(world: World) -> None:
     for name in ("small", "medium", "large"):
         world.behaviour[name] = not_ready
     with pytest.raises(UnavailableError, match="Model is not ready"):
@@ -430,7 +432,7 @@ def test_canary_gets_its_share_by_sticky_key(world: World) -> None:
     assert reason_of(world.ask(sticky_key=next(k for k, v in first.items() if v != "medium")))["canary"] is True
 
 
-def test_failing_canary_is_left_for_its_stable_variant(world: World) -> None:
+def test_failing_canary_is_replaced_by_its_stable_variant(world: World) -> None:
     world.traffic_path.write_text(json.dumps({"canary_percent": {"medium": 100}}))
     world.behaviour["medium__canary"] = not_ready
     reason = reason_of(world.ask())
@@ -438,7 +440,7 @@ def test_failing_canary_is_left_for_its_stable_variant(world: World) -> None:
     assert variant_of(world.ask()) == "medium"
 
 
-def test_wrong_traffic_file_is_reported_once_and_the_last_good_one_holds(world: World) -> None:
+def test_invalid_traffic_file_is_reported_once_and_the_last_valid_one_applies(world: World) -> None:
     world.traffic_path.write_text(json.dumps({"canary_percent": {"medium": 100}}))
     world.ask()
     world.traffic_path.write_text("{")
@@ -446,7 +448,7 @@ def test_wrong_traffic_file_is_reported_once_and_the_last_good_one_holds(world: 
     assert world.traffic_errors == 1
 
 
-def test_cascade_asks_the_second_tier_about_unsure_rows_only(cascade: World) -> None:
+def test_cascade_sends_only_unsure_rows_to_the_second_tier(cascade: World) -> None:
     pending = cascade.submit((["sure a", "unsure b", "sure c"], RoutingParameters(tier=AUTO)))
     answer = pending[0].answer()
     assert [text.decode() for text in answer.outputs["ANSWER"][:, 0]] == [
@@ -463,21 +465,21 @@ def test_cascade_asks_the_second_tier_about_unsure_rows_only(cascade: World) -> 
     assert reason_of(answer, 1)["confidence"] == pytest.approx(0.55, abs=1e-4)
 
 
-def test_cascade_goes_up_to_another_tier_when_the_second_is_out(cascade: World) -> None:
+def test_cascade_uses_a_higher_tier_when_the_second_is_out_of_service(cascade: World) -> None:
     cascade.behaviour["large"] = not_ready
     answer = cascade.ask("unsure", tier=AUTO)
     assert variant_of(answer) == "medium"
     assert reason_of(answer)["tried"][0]["variant"] == "large"
 
 
-def test_cascade_keeps_the_unsure_answer_when_nobody_else_can_be_asked(cascade: World) -> None:
+def test_cascade_keeps_the_unsure_result_without_another_variant(cascade: World) -> None:
     cascade.behaviour["large"] = cascade.behaviour["medium"] = not_ready
     answer = cascade.ask("unsure", tier=AUTO)
     assert variant_of(answer) == "small"
     assert reason_of(answer)["reason"] == "cascade_kept"
 
 
-def test_cascade_keeps_the_unsure_answer_when_no_time_is_left(cascade: World) -> None:
+def test_cascade_keeps_the_unsure_result_when_no_time_is_left(cascade: World) -> None:
     for name in ("medium", "large"):
         cascade.behaviour[name] = lambda _: time.sleep(0.08)
     for tier in (Tier.STANDARD, Tier.PREMIUM):
@@ -493,7 +495,7 @@ def test_named_tier_does_not_cascade(cascade: World) -> None:
     assert reason_of(answer)["reason"] == "requested_tier"
 
 
-def test_many_callers_with_mixed_wishes_get_the_answers_of_the_variant_that_is_named(world: World) -> None:
+def test_many_callers_with_mixed_parameters_get_the_outputs_of_the_named_variant(world: World) -> None:
     def flaky(texts: list[str]) -> None:
         time.sleep(0.002)
         if sum(map(len, texts)) % 7 == 0:
@@ -526,9 +528,7 @@ def test_many_callers_with_mixed_wishes_get_the_answers_of_the_variant_that_is_n
     assert faults == []
 
 
-def test_a_row_that_is_not_finite_goes_to_the_next_variant_and_its_neighbours_are_answered(
-    world: World, hang: Hang
-) -> None:
+def test_a_row_that_is_not_finite_goes_to_the_next_variant_and_other_rows_are_served(world: World, hang: Hang) -> None:
     world.not_finite = {"medium"}
     world.behaviour["medium"] = hang
     held = world.submit(*[(["hello"], RoutingParameters())] * LIMITS.max_calls_in_flight)
@@ -542,16 +542,14 @@ def test_a_row_that_is_not_finite_goes_to_the_next_variant_and_its_neighbours_ar
     assert reason_of(moved)["tried"][0]["fault"] == "not_finite"
 
 
-def test_a_row_that_no_variant_answers_finitely_is_an_error_with_model_and_row(world: World) -> None:
+def test_a_row_without_a_finite_result_is_an_error_with_model_and_row(world: World) -> None:
     world.not_finite = {"small", "medium", "large"}
     pending = world.submit((["fine", "nan"], RoutingParameters()))[0]
     with pytest.raises(CallError, match=r"^medium returned a value in row 1 that is not a finite number$"):
         pending.answer()
 
 
-def test_an_encoder_that_refuses_a_row_as_not_finite_is_asked_for_its_neighbours_alone(
-    world: World, hang: Hang
-) -> None:
+def test_after_an_encoder_rejects_a_row_as_not_finite_other_rows_are_sent_alone(world: World, hang: Hang) -> None:
     def refuse(texts: list[str]) -> None:
         if "nan" in texts:
             raise CallError(fault_of("row 0 of X is not a finite number"), "row 0 of X is not a finite number")
@@ -564,7 +562,7 @@ def test_an_encoder_that_refuses_a_row_as_not_finite_is_asked_for_its_neighbours
     assert [variant_of(one.answer()) for one in (*held, *waiting)] == ["medium", "medium", "medium", "small"]
 
 
-def test_the_first_answer_stands_where_the_seconds_has_another_shape(cascade: World) -> None:
+def test_the_first_result_is_kept_if_the_seconds_has_another_shape(cascade: World) -> None:
     cascade.wider = {"large"}
     answer = cascade.submit((["sure", "unsure"], RoutingParameters(tier=AUTO)))[0].answer()
     assert [reason_of(answer, row)["reason"] for row in (0, 1)] == ["cascade_sure", "cascade_kept"]

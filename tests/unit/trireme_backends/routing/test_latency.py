@@ -1,4 +1,4 @@
-"""The prediction: what it learns, what it forgets, and that it is right on a trace of the real server."""
+"""The prediction: how it learns and forgets, and its accuracy on a trace of the real server."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from trireme_backends.routing.latency import LatencyEstimator, TimeBudget
 from trireme_backends.routing.route import Limits
 
-# Requests and calls of sentiment_premium behind the router on 2 cores, in open loop: 20 to 400 requests a second, in
-# bursts. See the file's first line for its columns.
+# Requests and calls of sentiment_premium behind the router on 2 cores, in open loop: 20 to 400 requests per second,
+# in bursts. The file's first line describes its columns.
 TRACE = Path(__file__).with_name("latency_trace.csv")
 EXPECTED_MS = 9.0
 LIMITS = Limits()
@@ -28,24 +28,24 @@ def learnt(*calls: tuple[int, float], now: float = 0.0) -> LatencyEstimator:
     return estimator
 
 
-def test_rules_hold_until_something_was_seen() -> None:
+def test_rules_apply_until_the_first_observation() -> None:
     assert LatencyEstimator(EXPECTED_MS).call_ms(1, now=0.0) == pytest.approx(EXPECTED_MS)
 
 
-def test_overhead_and_time_per_row_are_told_apart() -> None:
+def test_overhead_and_time_per_row_are_distinguished() -> None:
     calls = [(rows, 4.0 + 2.0 * rows) for rows in (1, 4, 8, 16, 2, 12, 6, 10)] * 8
     estimator = learnt(*calls)
     assert estimator.call_ms(1, now=0.0) == pytest.approx(6.0, abs=0.7)
     assert estimator.call_ms(16, now=0.0) == pytest.approx(36.0, rel=0.03)
 
 
-def test_with_rows_that_do_not_vary_more_rows_are_taken_to_cost_more() -> None:
+def test_with_constant_row_counts_more_rows_are_expected_to_cost_more() -> None:
     estimator = learnt(*[(1, 5.0)] * 50)
     assert estimator.call_ms(1, now=0.0) == pytest.approx(5.0, abs=0.2)
     assert estimator.call_ms(4, now=0.0) > 10.0
 
 
-def test_slow_spell_is_forgotten_without_observations() -> None:
+def test_slow_period_is_forgotten_without_observations() -> None:
     estimator = learnt(*[(1, 500.0)] * 50)
     for _ in range(50):
         estimator.answered(point_ms=10.0, seen_ms=500.0, now=0.0)
@@ -55,7 +55,7 @@ def test_slow_spell_is_forgotten_without_observations() -> None:
     assert later < 3 * EXPECTED_MS
 
 
-def test_change_of_speed_is_followed_within_some_dozens_of_calls() -> None:
+def test_change_of_speed_is_learnt_within_a_few_dozen_calls() -> None:
     estimator = learnt(*[(1, 5.0)] * 100, *[(1, 50.0)] * 60)
     assert estimator.call_ms(1, now=0.0) == pytest.approx(50.0, rel=0.2)
 
@@ -67,10 +67,10 @@ def test_queue_counts_the_calls_in_flight_and_those_in_front() -> None:
         return estimator.queue_ms(1, waiting=waiting, free=free, running=running, limits=LIMITS, now=1.0)
 
     assert queue_ms(0, [], free=True) == pytest.approx(10.0, abs=1.0)
-    # The sooner of two calls has 20 ms to go.
+    # The sooner of two calls has 20 ms left.
     assert queue_ms(0, [(4, 0.98), (8, 0.99)]) == pytest.approx(20.0 + 10.0, abs=2.0)
     assert queue_ms(3, [(4, 0.98), (8, 0.99)]) == pytest.approx(20.0 + 40.0, abs=3.0)
-    # 16 of the 20 waiting rows fill a call, two of which run at a time.
+    # 16 of the 20 waiting rows fill a call; two calls run at a time.
     assert queue_ms(20, [(4, 0.98), (8, 0.99)]) == pytest.approx(20.0 + 80.0 + 50.0, rel=0.05)
 
 
@@ -106,10 +106,10 @@ class Call:
     rows: int
 
 
-def test_prediction_is_right_on_a_replayed_trace() -> None:
+def test_prediction_is_accurate_on_a_replayed_trace() -> None:
     kept, width = _judge(_QueueAware())
     assert 0.92 <= kept <= 0.98
-    # The plain p95 of the last latencies is either wrong or much wider: it knows nothing of the queue.
+    # The plain p95 of recent latencies is either wrong or much wider, since it ignores the queue.
     plain_kept, plain_width = _judge(_SlidingWindow())
     assert abs(plain_kept - 0.95) > abs(kept - 0.95) or plain_width > 1.5 * width
 
@@ -153,7 +153,7 @@ class _SlidingWindow:
 
 
 def _judge(predictor: _QueueAware | _SlidingWindow) -> tuple[float, float]:
-    """Share of answers within their prediction, and the median of predicted over seen in logarithms' spread."""
+    """Share of responses within their prediction, and the spread of the logarithm of predicted over observed."""
     predicted: dict[int, float] = {}
     kept, ratios = [], []
     for _, act in _events(predictor, predicted, kept, ratios):
@@ -200,11 +200,11 @@ def _rows() -> Iterator[list[str]]:
         yield from csv.reader(line for line in file if not line.startswith("#"))
 
 
-def test_all_of_the_time_is_there_until_an_answer_is_late() -> None:
+def test_the_whole_time_is_available_until_a_response_is_late() -> None:
     assert TimeBudget().share(now=1000.0) == 1.0
 
 
-def test_late_answer_takes_a_part_and_time_gives_it_back() -> None:
+def test_late_response_cuts_the_share_and_time_restores_it() -> None:
     budget = TimeBudget()
     budget.cut(now=10.0)
     assert budget.share(now=10.0) == pytest.approx(0.7)
@@ -212,14 +212,14 @@ def test_late_answer_takes_a_part_and_time_gives_it_back() -> None:
     assert budget.share(now=100.0) == 1.0
 
 
-def test_answers_that_are_late_together_count_once() -> None:
+def test_responses_that_are_late_together_count_once() -> None:
     budget = TimeBudget()
     for thousandth in range(100):
         budget.cut(now=10.0 + thousandth / 1000)
     assert budget.share(now=10.0) == pytest.approx(0.7)
 
 
-def test_a_little_is_always_left_to_find_out_whether_it_is_over() -> None:
+def test_a_minimum_share_is_always_left_to_detect_recovery() -> None:
     budget = TimeBudget()
     for second in range(1000):
         budget.cut(now=10.0 + second / 5)

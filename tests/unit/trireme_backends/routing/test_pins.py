@@ -43,7 +43,7 @@ def test_without_the_parameter_it_is_the_only_step_with_a_manifest_whatever_the_
     assert read_pin(tmp_path / "large") == Pin("bert", "3", 0.9)
 
 
-def test_a_step_that_follows_its_model_has_the_newest_version(tmp_path: Path) -> None:
+def test_a_step_without_a_version_has_the_latest_version(tmp_path: Path) -> None:
     write_ensemble(tmp_path, "large", [("bert", -1), DECODER])
     write_manifest(tmp_path, "bert", 4, 0.9)
     assert read_pin(tmp_path / "large") == Pin("bert", "4", 0.9)
@@ -62,7 +62,7 @@ def test_a_step_that_follows_its_model_has_the_newest_version(tmp_path: Path) ->
         ([BERT, ("bert", 4)], "", "'bert' is called at versions 3, 4; pin its steps to one version"),
     ],
 )
-def test_a_version_step_that_is_not_known_is_an_error_and_never_guessed(
+def test_an_unknown_version_step_is_an_error_and_never_guessed(
     tmp_path: Path, steps: list[tuple[str, int]], version_step: str, sentence: str
 ) -> None:
     write_ensemble(tmp_path, "large", steps, version_step)
@@ -70,7 +70,7 @@ def test_a_version_step_that_is_not_known_is_an_error_and_never_guessed(
         read_pin(tmp_path / "large")
 
 
-def test_naming_the_version_step_takes_effect_at_the_next_look(tmp_path: Path) -> None:
+def test_naming_the_version_step_takes_effect_at_the_next_lookup(tmp_path: Path) -> None:
     pins = Pins(tmp_path)
     write_ensemble(tmp_path, "large", [BERT])
     assert pins.pin("large").version == "3"
@@ -104,7 +104,7 @@ def test_quality_is_the_accuracy_of_the_pinned_version(tmp_path: Path) -> None:
     assert read_pin(tmp_path / "large") == Pin("large_encoder", "2", 0.9, is_whole_variant=True)
 
 
-def test_variant_that_is_no_ensemble_has_its_newest_version(tmp_path: Path) -> None:
+def test_variant_that_is_not_an_ensemble_has_its_latest_version(tmp_path: Path) -> None:
     for name in ("1", "3", "10_backup", "07"):
         (tmp_path / "plain" / name).mkdir(parents=True)
     (tmp_path / "plain" / "config.pbtxt").write_text('backend: "python"')
@@ -113,7 +113,7 @@ def test_variant_that_is_no_ensemble_has_its_newest_version(tmp_path: Path) -> N
     assert read_pin(tmp_path / "plain") == Pin("plain", "1")
 
 
-def test_changed_pin_is_seen_at_the_next_look_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+def test_changed_pin_applies_at_the_next_lookup_and_an_invalid_file_changes_nothing(tmp_path: Path) -> None:
     pins = Pins(tmp_path)
     assert pins.pin("large") == UNKNOWN
     write_ensemble(tmp_path, "large", [("large_encoder", 1)])

@@ -70,7 +70,7 @@ def _set(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("cascade", value={"first_tier": "economy"}), "cascade.second_tier", "is missing"),
     ],
 )
-def test_wrong_rules_are_refused_with_file_and_key(
+def test_invalid_rules_are_rejected_with_file_and_key(
     rules: dict[str, Any], write_route: Write, change: Callable[[Any], None], key: str, problem: str
 ) -> None:
     change(rules)
@@ -82,17 +82,17 @@ def test_wrong_rules_are_refused_with_file_and_key(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"task": "x"}'])
-def test_what_is_no_route_is_refused(write_route: Write, text: str) -> None:
+def test_a_file_that_is_not_a_route_is_rejected(write_route: Write, text: str) -> None:
     with pytest.raises(FileError, match=r"route\.json"):
         load_route(write_route(text))
 
 
-def test_missing_file_is_refused(tmp_path: Path) -> None:
+def test_missing_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="cannot be read"):
         load_route(tmp_path / "route.json")
 
 
-def test_variant_that_is_no_model_is_refused_with_file_and_key(
+def test_variant_that_is_not_a_model_is_rejected_with_file_and_key(
     rules: dict[str, Any], write_route: Write, tmp_path: Path
 ) -> None:
     path = write_route(rules)

@@ -28,7 +28,7 @@ ROUTE = {
 
 
 class Route:
-    """A route that gets requests and reports; time passes only when ``now`` is moved."""
+    """A route that receives requests and reports; time passes only when ``now`` is moved."""
 
     def __init__(self, directory):
         path = directory / "route.json"
@@ -66,7 +66,7 @@ def test_the_tier_names_the_variant(route):
 
 
 @pytest.mark.parametrize(("tensor", "stream_from"), [("text", {"model": "engine", "version": "3"}), ("renamed", None)])
-def test_the_answer_names_the_engine_to_stream_from(route, tensor, stream_from):
+def test_the_response_names_the_engine_to_stream_from(route, tensor, stream_from):
     config = route.traffic_path.with_name("large") / "config.pbtxt"
     config.parent.mkdir()
     step = f'model_name: "engine" model_version: 3 input_map {{ key: "text" value: "{tensor}" }}'
@@ -91,7 +91,7 @@ def test_a_long_prompt_costs_time_to_the_first_token(route):
     assert route.ask(max_ttft_ms=300, characters=6000).variant == "small"
 
 
-def test_streams_that_run_raise_what_is_predicted_at_once(route):
+def test_running_streams_raise_the_prediction_at_once(route):
     before = json.loads(route.ask().reason_json)["predicted_ttft_p95_ms"]
     after = json.loads(route.ask().reason_json)["predicted_ttft_p95_ms"]
     assert after > before
@@ -119,7 +119,7 @@ def test_reports_teach_how_slow_a_variant_is(route):
     assert route.ask(max_ttft_ms=500).variant == "small"
 
 
-def test_what_failed_is_not_named_again_for_the_same_request(route):
+def test_a_failed_variant_is_not_named_again_for_the_same_request(route):
     named = route.ask(tried="large:error")
     assert named.variant == "small"
     reason = json.loads(named.reason_json)
@@ -128,18 +128,18 @@ def test_what_failed_is_not_named_again_for_the_same_request(route):
         route.ask(tried="large:error,small:error")
 
 
-def test_of_a_variant_that_is_not_loaded_one_report_is_enough(route):
+def test_one_report_is_enough_for_a_variant_that_is_not_loaded(route):
     route.ask(tried="large:not_ready")
     assert route.ask().variant == "small"
 
 
-def test_a_variant_that_lacks_what_is_asked_is_well(route):
+def test_a_variant_that_lacks_a_feature_is_healthy(route):
     for _ in range(20):
         assert route.ask(tried="large:unsupported").variant == "small"
     assert route.ask().variant == "large"
 
 
-def test_a_resting_variant_gets_one_stream_as_a_probe(route):
+def test_a_variant_with_an_open_breaker_gets_one_stream_as_a_probe(route):
     route.ask(tried="large:not_ready")
     route.now += 0.55
     assert route.ask(request_id="probe").variant == "large"
@@ -158,12 +158,12 @@ def test_a_probe_that_is_never_reported_has_failed(route):
     assert route.ask().variant == "large"
 
 
-def test_one_failure_does_not_take_a_variant_out(route):
+def test_one_failure_does_not_open_the_breaker(route):
     route.ask(tried="large:error")
     assert route.ask().variant == "large"
 
 
-def test_a_canary_gets_its_share_and_is_left_for_its_variant(route):
+def test_a_canary_gets_its_share_and_falls_back_to_its_variant(route):
     route.traffic_path.write_text(json.dumps({"canary_percent": {"large": 100}}))
     assert route.ask().variant == "large__canary"
     route.ask(tried="large__canary:not_ready")
@@ -183,7 +183,7 @@ def test_the_only_variant_left_is_waited_for(route):
         {"report": json.dumps({"variant": "large", "fault": "bored"})},
     ],
 )  # fmt: skip
-def test_wrong_parameters_are_refused_by_name(parameters):
+def test_invalid_parameters_are_rejected_by_name(parameters):
     with pytest.raises(ParameterError, match=next(iter(parameters))):
         read_stream_parameters(json.dumps(parameters))
 

@@ -30,7 +30,7 @@ def test_percentages_are_read(path: Path) -> None:
     assert not traffic.goes_to_canary("small", 0.0)
 
 
-def test_zero_and_hundred_percent_are_nobody_and_everybody() -> None:
+def test_zero_and_hundred_percent_are_no_key_and_every_key() -> None:
     traffic = Traffic({"none": 0.0, "all": 100.0})
     assert not traffic.goes_to_canary("none", 0.0)
     assert traffic.goes_to_canary("all", 99.999999)
@@ -50,7 +50,7 @@ def test_zero_and_hundred_percent_are_nobody_and_everybody() -> None:
         ('{"canary_percent": {"large": true}}', "canary_percent.large"),
     ],
 )
-def test_wrong_file_is_refused_with_file_and_key(path: Path, text: str, sentence: str) -> None:
+def test_invalid_file_is_rejected_with_file_and_key(path: Path, text: str, sentence: str) -> None:
     path.write_text(text)
     with pytest.raises(FileError) as caught:
         read_json(path, Traffic)
@@ -74,7 +74,7 @@ def test_keys_spread_evenly() -> None:
     assert abs(share - 0.2) < 0.017
 
 
-def test_change_is_seen_at_the_next_look(path: Path) -> None:
+def test_change_applies_at_the_next_lookup(path: Path) -> None:
     file = TrafficFile(path)
     assert file.current() == Traffic()
     replace(path, json.dumps({"canary_percent": {"large": 5}}))
@@ -86,7 +86,7 @@ def test_change_is_seen_at_the_next_look(path: Path) -> None:
     assert file.errors == 0
 
 
-def test_wrong_file_is_counted_once_and_the_last_good_one_holds(path: Path) -> None:
+def test_invalid_file_is_counted_once_and_the_last_valid_one_applies(path: Path) -> None:
     file = TrafficFile(path)
     replace(path, '{"canary_percent": {"large": 5}}')
     file.current()
@@ -99,7 +99,7 @@ def test_wrong_file_is_counted_once_and_the_last_good_one_holds(path: Path) -> N
     assert file.last_error is None
 
 
-def test_unreadable_file_counts_as_wrong(path: Path) -> None:
+def test_unreadable_file_counts_as_invalid(path: Path) -> None:
     path.mkdir()
     file = TrafficFile(path)
     assert file.current() == Traffic()

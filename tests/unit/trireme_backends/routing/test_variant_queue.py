@@ -1,4 +1,4 @@
-"""Which waiting requests share a call."""
+"""Merging of waiting requests into calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOW = 100.0
 def waiting(count: int, *, max_latency_ms: float | None, waited_ms: float) -> VariantQueue:
     variant = Variant("small", Tier.ECONOMY, 1, 10, limits=Limits(max_rows_per_call=16))
     queue = VariantQueue("small", variant, Silent())
-    # A row takes 10 ms, however many there are in a call.
+    # A row takes 10 ms, however many are in a call.
     for rows in (1, 4, 16):
         queue.latency.call_ended(rows=rows, call_ms=10.0 * rows, now=NOW)
     for _ in range(count):

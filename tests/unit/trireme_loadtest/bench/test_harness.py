@@ -8,7 +8,7 @@ from trireme_loadtest.bench.harness import Column, Contender, MachineFacts, Meas
 from trireme_loadtest.commands.bench import bench
 
 
-def test_repetitions_are_interleaved_and_every_other_round_runs_backwards() -> None:
+def test_repetitions_are_interleaved_and_every_other_round_runs_in_reverse() -> None:
     order: list[str] = []
 
     def contender(name: str) -> Contender:
@@ -24,7 +24,7 @@ def test_repetitions_are_interleaved_and_every_other_round_runs_backwards() -> N
     assert [result.values["runs"] for result in results] == [(1.0, 4.0, 5.0), (2.0, 3.0, 6.0)]
 
 
-def test_a_ratio_is_taken_within_each_repetition() -> None:
+def test_a_ratio_is_computed_within_each_repetition() -> None:
     slow_then_fast = Measurement("limit", "", {"rate": (100.0, 200.0)})
     half = Measurement("server", "", {"rate": (50.0, 100.0)})
 
@@ -56,7 +56,7 @@ def test_an_unknown_benchmark_is_a_usage_error() -> None:
     assert "No such command 'nonsense'" in outcome.output
 
 
-def test_what_the_benchmarks_share_is_not_a_benchmark() -> None:
+def test_shared_code_of_benchmarks_is_not_a_benchmark() -> None:
     listed = CliRunner().invoke(bench, ["--help"]).output
 
     assert "harness" not in listed

@@ -1,4 +1,4 @@
-"""Where ``bench llm`` finds the weights that a model is served from."""
+"""``bench llm`` finds the weights that a model is served from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[4] / "model_repository"
 @pytest.mark.parametrize(
     ("name", "model", "weights"),
     [
-        # As NVIDIA's vLLM backend reads it: below the repository.
+        # As NVIDIA's vLLM backend resolves it: below the repository.
         ("generation_premium_engine", "generation_premium_engine/1", "generation_premium_engine/1"),
         ("generation_economy_engine", "model.gguf", "generation_economy_engine/1/model.gguf"),
     ],

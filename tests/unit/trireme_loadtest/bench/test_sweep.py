@@ -16,7 +16,7 @@ _SLO = Slo(Path("slo.toml"), (Objective("embedding", "p95_ms", 50.0),))
 
 
 def _step(rate: float, *latencies_ms: float, problem: str | None = None) -> RateStep:
-    """One run for each latency."""
+    """One run per latency."""
     runs = [record([[latency] * 500], problem=problem) for latency in latencies_ms]
     return RateStep(rate, tuple((run, judge(run, _SLO)) for run in runs))
 
@@ -31,7 +31,7 @@ def _server_that_holds(limit: float) -> tuple[list[float], list[RateStep]]:
     return asked, bisect(probe, 10.0, 1000.0, 0.05)
 
 
-def test_bisection_closes_in_on_the_highest_rate() -> None:
+def test_bisection_converges_to_the_highest_rate() -> None:
     _, steps = _server_that_holds(137.0)
 
     met = max(step.rate for step in steps if step.met)
@@ -39,21 +39,21 @@ def test_bisection_closes_in_on_the_highest_rate() -> None:
     assert met <= 137 < missed
     assert missed / met <= 1.05
     assert len(steps) <= 10
-    assert conclusion(steps) == f"The highest rate that meets the SLO is {met:.4g} a second; {missed:.4g} does not."
+    assert conclusion(steps) == f"The highest rate that meets the SLO is {met:.4g}/s; {missed:.4g}/s does not meet it."
 
 
-def test_a_server_that_holds_no_rate_is_said_so_at_once() -> None:
+def test_a_server_that_meets_no_rate_is_reported_at_once() -> None:
     asked, steps = _server_that_holds(1.0)
 
     assert asked == [10.0]
-    assert conclusion(steps).startswith("Not even 10 a second meets the SLO: no run can meet it here")
+    assert conclusion(steps).startswith("Even 10/s does not meet the SLO: no run can meet it on this machine")
 
 
-def test_a_server_that_holds_every_rate_is_said_so() -> None:
+def test_a_server_that_meets_every_rate_is_reported() -> None:
     asked, steps = _server_that_holds(5000.0)
 
     assert asked == [10.0, 1000.0]
-    assert conclusion(steps) == "Even 1000 a second meets the SLO: raise --to."
+    assert conclusion(steps) == "Even 1000/s meets the SLO; raise --to."
 
 
 def test_the_majority_of_runs_decides_a_rate() -> None:
@@ -69,7 +69,7 @@ def test_a_rate_that_the_generator_could_not_send_does_not_count_as_met() -> Non
     assert conclusion(steps).endswith("The generator was the limit there: a generator process was busy.")
 
 
-def test_a_step_in_which_nothing_was_answered_can_be_reported(tmp_path: Path) -> None:
+def test_a_step_without_a_successful_request_can_be_reported(tmp_path: Path) -> None:
     run = record([[]], errors={"UNAVAILABLE": 5})
     measured = RateStep(10.0, ((run, judge(run, _SLO)),)).measured()
 

@@ -7,7 +7,7 @@ import pytest
 from trireme_loadtest.generate.loops import closed_loop, open_loop
 
 
-def test_an_open_loop_sends_when_requests_are_due_whether_or_not_earlier_ones_were_answered() -> None:
+def test_an_open_loop_sends_due_requests_without_waiting_for_earlier_ones() -> None:
     sent: list[float] = []
     start = time.monotonic()
 
@@ -38,7 +38,7 @@ def test_a_closed_loop_has_as_many_requests_running_as_it_has_callers() -> None:
 
 
 @pytest.mark.parametrize("loop", ["open", "closed"])
-def test_what_sending_raises_ends_the_loop(loop: str) -> None:
+def test_an_exception_while_sending_ends_the_loop(loop: str) -> None:
     async def send(_: int) -> None:
         raise ConnectionError("gone")
 

@@ -39,7 +39,7 @@ def test_a_grpc_body_is_a_request_that_triton_reads() -> None:
     assert request.parameters["on"].bool_param is True
 
 
-def test_an_http_body_is_the_same_as_json() -> None:
+def test_an_http_body_is_the_request_as_json() -> None:
     document = json.loads(http_body(text_tensors("Grüße"), {"tier": "auto"}))
 
     assert document == {
@@ -48,15 +48,15 @@ def test_an_http_body_is_the_same_as_json() -> None:
     }
 
 
-def test_a_file_gives_a_request_a_line(tmp_path: Path) -> None:
+def test_a_file_gives_one_request_per_line(tmp_path: Path) -> None:
     path = tmp_path / "texts.txt"
     path.write_text("one\n\n two \n", encoding="utf-8")
 
     assert [inputs["TEXT"].tolist() for inputs in inputs_from_file(path)] == [[[b"one"]], [[b" two "]]]
 
 
-@pytest.mark.parametrize(("content", "problem"), [(b"\n\n", "holds no line"), (b"ok\n\xff\n", "not UTF-8: byte 3")])
-def test_a_file_without_texts_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+@pytest.mark.parametrize(("content", "problem"), [(b"\n\n", "has no line"), (b"ok\n\xff\n", "not UTF-8: byte 3")])
+def test_a_file_without_texts_is_rejected(tmp_path: Path, content: bytes, problem: str) -> None:
     path = tmp_path / "texts.txt"
     path.write_bytes(content)
 
@@ -82,19 +82,19 @@ def test_golden_texts_become_texts_of_many_lengths_the_same_in_every_run(tmp_pat
     assert np.percentile(lengths, 95) > 30
 
 
-def test_golden_samples_of_other_inputs_are_sent_as_they_are(tmp_path: Path) -> None:
+def test_golden_samples_of_other_inputs_are_sent_unchanged(tmp_path: Path) -> None:
     _golden(tmp_path, "a", [{"name": "IDS", "datatype": "INT64", "shape": [1, 2], "data": [1, 2]}])
 
     assert [inputs["IDS"].tolist() for inputs in inputs_from_golden(ModelFolder(tmp_path))] == [[[1, 2]]]
 
 
 def test_a_model_without_golden_samples_needs_a_file(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"has no golden samples in .*; name a file with --inputs"):
+    with pytest.raises(SpecError, match=r"has no golden samples in .*; set --inputs to a file"):
         inputs_from_golden(ModelFolder(tmp_path))
 
 
-def test_samples_without_a_word_cannot_be_mixed() -> None:
-    with pytest.raises(SpecError, match="hold no word"):
+def test_samples_without_words_are_rejected() -> None:
+    with pytest.raises(SpecError, match="have no word"):
         texts_of_mixed_length(["", "  "], 3)
 
 
@@ -106,6 +106,6 @@ def test_samples_without_a_word_cannot_be_mixed() -> None:
         ("nope=1", "no model named 'nope'"),
     ],
 )
-def test_a_task_that_is_none_is_refused(spec: str, problem: str) -> None:
+def test_an_invalid_task_is_rejected(spec: str, problem: str) -> None:
     with pytest.raises(TriremeError, match=problem):
         WeightedModel.parse(spec, None)

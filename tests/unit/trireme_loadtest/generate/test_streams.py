@@ -16,13 +16,13 @@ def test_streams_without_a_token_count_with_the_time_they_waited() -> None:
     assert math.isnan(StreamRun(1.0, []).metrics()["ttft_p50_ms"])
 
 
-def test_other_words_of_the_same_lengths() -> None:
+def test_other_words_have_the_same_lengths() -> None:
     one, other = (mixed_prompts(20, 11, seed) for seed in (1, 2))
     assert [(len(p.text.split()), p.tokens) for p in one] == [(len(p.text.split()), p.tokens) for p in other]
     assert all(left.text != right.text for left, right in zip(one, other, strict=True))
 
 
-def test_so_many_streams_are_kept_going_and_cancelled_at_the_end() -> None:
+def test_the_number_of_streams_is_constant_and_they_are_cancelled_at_the_end() -> None:
     now, most, ended = 0, 0, 0
 
     async def stream(prompt: Prompt):  # type: ignore[no-untyped-def]

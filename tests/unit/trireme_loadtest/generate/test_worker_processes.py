@@ -9,9 +9,9 @@ from trireme_loadtest.generate.worker_processes import limiting_problem
     [
         (0.2, 10.0, 0.1, None),
         (8.0, 100.0, 0.1, None),
-        (8.0, 10.0, 0.1, "left 8.0 ms late or later, 5.0 ms are tolerable"),
+        (8.0, 10.0, 0.1, "p99 of the send delay was 8.0 ms, the limit is 5.0 ms"),
         (0.2, 10.0, 0.95, "busy 95% of the time"),
-        # Nothing was answered: lateness has nothing to be compared with, and the errors tell the story.
+        # No request succeeded: lateness cannot be compared with anything, and the errors explain the run.
         (8.0, float("nan"), 0.1, None),
     ],
 )

@@ -14,7 +14,7 @@ from tests.unit.trireme_loadtest.records import record
 
 
 def _run(mean_ms: float, seed: int, seconds: int = 40) -> LoadRecord:
-    """Seconds that differ among each other, as those of a server do."""
+    """Seconds that differ from each other, as those of a server do."""
     chance = np.random.default_rng(seed)
     return record([(chance.exponential(mean_ms * chance.uniform(0.8, 1.2), 50) + 1).tolist() for _ in range(seconds)])
 
@@ -23,7 +23,7 @@ def _by_measure(differences: list[Difference]) -> dict[str, Difference]:
     return {one.measure: one for one in differences}
 
 
-def test_a_slower_run_is_told_from_the_noise() -> None:
+def test_a_slower_run_is_distinguished_from_noise() -> None:
     found = _by_measure(compare(_run(10.0, seed=1), _run(13.0, seed=2)))
 
     assert found["p50 ms"].word == "higher"
@@ -32,7 +32,7 @@ def test_a_slower_run_is_told_from_the_noise() -> None:
 
 
 @pytest.mark.parametrize(("comparisons", "most"), [(10, 2), pytest.param(100, 12, marks=pytest.mark.slow)])
-def test_equal_servers_are_seldom_told_apart(comparisons: int, most: int) -> None:
+def test_equal_servers_rarely_differ(comparisons: int, most: int) -> None:
     runs = [_run(10.0, seed) for seed in range(2 * comparisons)]
     shown = sum(_by_measure(compare(*pair))["p95 ms"].is_shown for pair in zip(runs[::2], runs[1::2], strict=True))
 
@@ -52,7 +52,7 @@ def test_the_values_are_those_of_the_reports() -> None:
 def test_short_runs_are_shown_without_an_interval() -> None:
     found = compare(_run(10.0, seed=1, seconds=5), _run(20.0, seed=2))
 
-    assert {one.word for one in found} == {"too short to say"}
+    assert {one.word for one in found} == {"too short to decide"}
 
 
 def test_an_invalid_run_is_not_compared() -> None:

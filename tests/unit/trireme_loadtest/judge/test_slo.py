@@ -39,13 +39,13 @@ def test_objectives_are_read_for_tasks_and_for_all(tmp_path: Path) -> None:
         ("[all]\nminimum_rate = -1", "must be above zero"),
         ("[all]\nerror_rate = 5", "a share from 0 to below 1"),
         ("[all]\np50_ms = 30\np99_ms = 20", "slo.toml:1: all: p50_ms = 30 is above p99_ms = 20"),
-        ("", "holds no objective"),
-        ("[all]", "holds no objective"),
+        ("", "has no objective"),
+        ("[all]", "has no objective"),
         ("tasks = 3", "tasks is 3; it must be an object .a table in TOML"),
         ("all = 3", "all is 3; it must be an object .a table in TOML"),
     ],
 )
-def test_a_malformed_file_is_refused_in_one_sentence(tmp_path: Path, text: str, problem: str) -> None:
+def test_a_malformed_file_is_rejected_in_one_sentence(tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem) as raised:
         _read(tmp_path, text)
 
@@ -53,15 +53,15 @@ def test_a_malformed_file_is_refused_in_one_sentence(tmp_path: Path, text: str, 
     assert "\n" not in str(raised.value)
 
 
-def test_a_task_that_the_run_does_not_have_is_refused(tmp_path: Path) -> None:
+def test_a_task_that_the_run_does_not_have_is_rejected(tmp_path: Path) -> None:
     slo = _read(tmp_path, "[tasks.embeding]\np95_ms = 60\n")
 
-    with pytest.raises(ConfigError, match=r"\[tasks.embeding\] is not in this run, which has: embedding"):
+    with pytest.raises(ConfigError, match=r"\[tasks.embeding\] is not in this run; available: embedding"):
         slo.check_tasks(["embedding"])
 
 
-def test_a_rate_above_the_asked_one_is_refused_before_the_run(tmp_path: Path) -> None:
+def test_a_rate_above_the_asked_one_is_rejected_before_the_run(tmp_path: Path) -> None:
     slo = _read(tmp_path, "[all]\nminimum_rate = 50\n")
 
-    with pytest.raises(ConfigError, match="cannot be met: the run asks only 10 a second"):
+    with pytest.raises(ConfigError, match="cannot be met: the run sends only 10/s"):
         slo.check_rates({None: 10.0, "embedding": 10.0})

@@ -37,28 +37,28 @@ def test_a_limit_within_the_noise_is_inconclusive() -> None:
     assert "within the noise" in verdict.findings[0].reason
 
 
-def test_too_few_samples_are_inconclusive_and_it_says_how_many_it_takes() -> None:
+def test_too_few_samples_are_inconclusive_with_the_number_needed() -> None:
     verdict = _judge(record([[10.0] * 40]), p99_ms=100)
 
     assert verdict.outcome is SloOutcome.INCONCLUSIVE
-    # 0.99 ** 368 is below one in forty: fewer samples say nothing of the hundredth.
-    assert verdict.findings[0].reason == "too few samples: 40, it takes at least 368"
+    # 0.99 ** 368 is below one in forty: with fewer samples the slowest hundredth is unknown.
+    assert verdict.findings[0].reason == "too few samples: 40; at least 368 are needed"
 
 
 def test_the_needed_samples_are_enough() -> None:
     assert _judge(record([[10.0] * 368]), p99_ms=100).outcome is SloOutcome.MET
 
 
-def test_few_samples_can_break_what_they_cannot_meet() -> None:
+def test_few_samples_can_break_an_objective_that_they_cannot_meet() -> None:
     assert _judge(record([[500.0] * 40]), p99_ms=100).outcome is SloOutcome.BROKEN
 
 
-def test_an_objective_that_nothing_can_meet_says_by_how_much() -> None:
+def test_an_objective_that_no_run_can_meet_reports_by_how_much() -> None:
     verdict = _judge(record([[20.0 + one % 7 for one in range(400)]]), p50_ms=5)
 
     assert verdict.outcome is SloOutcome.BROKEN
     assert verdict.findings[0].reason == (
-        "no run can meet it here: even the fastest request took 20 ms, 4.0 times the limit"
+        "no run can meet it on this machine: even the fastest request took 20 ms, 4.0 times the limit"
     )
 
 
@@ -74,14 +74,14 @@ def test_no_errors_among_too_few_requests_are_inconclusive() -> None:
     assert _judge(record([[10.0] * 1000]), error_rate=0.001).outcome is SloOutcome.MET
 
 
-def test_a_rate_counts_only_what_was_answered_well() -> None:
+def test_a_rate_counts_successful_requests_only() -> None:
     run = record([[10.0] * 50, [10.0] * 50], errors={"UNAVAILABLE": 40})
 
     assert _judge(run, minimum_rate=50).outcome is SloOutcome.MET
     assert _judge(run, minimum_rate=60).outcome is SloOutcome.BROKEN
 
 
-def test_a_rate_counts_the_time_it_took_to_answer() -> None:
+def test_a_rate_includes_the_time_of_late_responses() -> None:
     behind = record([[9000.0] * 100] * 2, answered_seconds=20.0)
 
     assert behind.task("embedding").answered_rate == 10
@@ -95,7 +95,7 @@ def test_an_objective_on_streams_needs_a_stream() -> None:
     assert "does not stream" in verdict.findings[0].reason
 
 
-def test_a_run_that_the_generator_limited_says_nothing_of_the_server() -> None:
+def test_a_run_that_the_generator_limited_is_inconclusive() -> None:
     verdict = _judge(record([[500.0] * 100], problem="a generator process was busy"), p95_ms=10)
 
     assert verdict.outcome is SloOutcome.INCONCLUSIVE

@@ -1,4 +1,4 @@
-"""Plots are SVG that stands by itself, and whose legend fits."""
+"""Plots are self-contained SVG with a legend that fits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.mark.parametrize("count", [2, 8])
-def test_every_name_of_the_legend_is_inside_the_picture(count: int) -> None:
+def test_every_name_of_the_legend_is_inside_the_plot(count: int) -> None:
     names = [f"an engine & a way {index}" for index in range(count)]
     chart = svg_file(xy_chart("Tokens", [Series(name, [(1, 2), (4, 8)]) for name in names], x_label="x", y_label="y"))
     picture = ElementTree.fromstring(chart)

@@ -25,7 +25,7 @@ _SLO = Slo(
 )
 
 
-def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     _RUN.write(tmp_path / "run.json")
 
     read = LoadRecord.read(tmp_path / "run.json")
@@ -36,14 +36,14 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": "another"}', '{"format": "trireme load run 1"}'])
-def test_a_file_that_is_no_record_is_refused_in_one_sentence(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_record_is_rejected_in_one_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
 
     with pytest.raises(ConfigError, match="not the record of a load run"):
         LoadRecord.read(tmp_path / "run.json")
 
 
-def test_the_text_tells_rates_errors_and_verdict() -> None:
+def test_the_text_report_has_rates_errors_and_verdict() -> None:
     text = text_report(_RUN, judge(_RUN, _SLO))
 
     assert "3 x UNAVAILABLE" in text
@@ -51,7 +51,7 @@ def test_the_text_tells_rates_errors_and_verdict() -> None:
     assert "SLO: broken" in text
 
 
-def test_junit_has_a_case_an_objective_broken_ones_failed_inconclusive_ones_in_error(tmp_path: Path) -> None:
+def test_junit_has_a_case_per_objective_broken_failed_and_inconclusive_in_error(tmp_path: Path) -> None:
     write_reports(_RUN, judge(_RUN, _SLO), tmp_path)
 
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()[0]
@@ -60,7 +60,7 @@ def test_junit_has_a_case_an_objective_broken_ones_failed_inconclusive_ones_in_e
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "1")
 
 
-def test_the_page_needs_no_other_file_and_escapes_what_it_shows(tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     run = record([[10.0] * 100], task="<script>alert(1)</script>")
     write_reports(run, None, tmp_path)
 
@@ -72,7 +72,7 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_shows(tmp_path: Path) 
     assert not (tmp_path / "junit.xml").exists()
 
 
-def test_the_page_of_a_run_in_which_nothing_was_answered_can_be_written(tmp_path: Path) -> None:
+def test_the_page_of_a_run_without_a_successful_request_can_be_written(tmp_path: Path) -> None:
     run = record([[]], errors={"UNAVAILABLE": 5})
 
     write_reports(run, judge(run, _SLO), tmp_path)

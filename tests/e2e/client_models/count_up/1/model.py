@@ -1,4 +1,4 @@
-"""Streams numbers until it is done or the caller has left. A COUNT below 0 is an error after the first number."""
+"""Streams numbers until COUNT or until the caller cancels. A COUNT below 0 is an error after the first number."""
 
 import json
 import time

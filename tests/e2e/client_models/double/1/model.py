@@ -1,4 +1,4 @@
-"""Doubles."""
+"""Doubles its input."""
 
 import triton_python_backend_utils as pb_utils
 

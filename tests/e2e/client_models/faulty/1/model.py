@@ -1,4 +1,4 @@
-"""Fails as the request says."""
+"""Fails as the request specifies."""
 
 import os
 

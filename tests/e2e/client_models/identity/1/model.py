@@ -1,4 +1,4 @@
-"""Gives back what it gets."""
+"""Returns its input."""
 
 import triton_python_backend_utils as pb_utils
 
@@ -9,6 +9,6 @@ class TritonPythonModel:
 
 
 def _renamed(tensor):
-    if tensor.name() == "BF16":  # numpy has none
+    if tensor.name() == "BF16":  # numpy has no BF16
         return pb_utils.Tensor.from_dlpack("BF16_OUT", tensor.to_dlpack())
     return pb_utils.Tensor(f"{tensor.name()}_OUT", tensor.as_numpy())

@@ -1,4 +1,4 @@
-"""Returns its text and what it received beside it."""
+"""Returns its text and the parameters and hint it received."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Adds up each sequence."""
+"""Sums each sequence."""
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -15,7 +15,7 @@ class TritonPythonModel:
                 int(pb_utils.get_input_tensor_by_name(request, name).as_numpy().reshape(-1)[0])
                 for name in ("X", "START")
             )
-            # A number or a name. As a control input (CONTROL_SEQUENCE_CORRID) tritonserver 24.10 refuses names.
+            # A number or a name. As a control input (CONTROL_SEQUENCE_CORRID) tritonserver 24.10 rejects names.
             sequence = request.correlation_id()
             self.sums[sequence] = x if start else self.sums[sequence] + x
             total = np.array([[self.sums[sequence]]], np.int32)

@@ -1,4 +1,4 @@
-"""Counts to five, aloud."""
+"""Streams the numbers to five."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Is slow now and then."""
+"""A model that is occasionally slow."""
 
 import time
 
@@ -11,7 +11,7 @@ SLOW_EVERY = 50
 
 class TritonPythonModel:
     def initialize(self, args):
-        # Instances start at different places, so that their slow answers do not coincide.
+        # Instances start at different counts, so that their slow responses do not coincide.
         self.answered = 13 * int(args["model_instance_name"].rpartition("_")[2])
 
     def execute(self, requests):
