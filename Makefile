@@ -52,6 +52,7 @@ check:  ## ruff, mypy --strict, import rules, dead code
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache
 	@.venv/bin/vulture
+	@.venv/bin/python tools/check_language.py
 
 bench: models  ## compare our variants with the in-process limit and a naive server
 	@$(PYTHON) tools/bootstrap.py --extra loadtest --perf-analyzer
