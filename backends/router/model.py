@@ -22,7 +22,7 @@ from trireme_backends.routing.errors import CallError, Fault, fault_of
 from trireme_backends.routing.metrics import RouterMetrics
 from trireme_backends.routing.parameters import read_parameters, read_stream_parameters
 from trireme_backends.routing.pins import Pins
-from trireme_backends.routing.request import Answer, RoutedRequest, Tensors
+from trireme_backends.routing.request import RoutedRequest, RoutedResult, Tensors
 from trireme_backends.routing.route import check_variants, load_route
 from trireme_backends.routing.streams import StreamRequest, StreamRouter
 from trireme_backends.routing.traffic import TRAFFIC_NAME, TrafficFile
@@ -61,7 +61,7 @@ class TritonPythonModel:
             try:
                 routed.append(self._routed_request(request))
             except BackendError as error:
-                self._metrics.refused(error, request_id=request.request_id())
+                self._metrics.rejected(error, request_id=request.request_id())
                 _send(request.get_response_sender(), error_response(pb_utils, error))
         self._dispatcher.submit(routed)
 
@@ -77,9 +77,9 @@ class TritonPythonModel:
             request_id = request_id or header_id
             characters = int(request.inputs()[0].as_numpy().reshape(-1)[0])
             deadline = arrived + self._deadline_s(request)
-            route = streams.answer(StreamRequest(parameters, characters, request_id, deadline))
+            route = streams.route(StreamRequest(parameters, characters, request_id, deadline))
         except BackendError as error:
-            self._metrics.refused(error, request_id=request_id)
+            self._metrics.rejected(error, request_id=request_id)
             return error_response(pb_utils, error)
         if route is not None:
             self._metrics.replied(route, seen_ms=(time.monotonic() - arrived) * 1000, request_id=request_id)
@@ -104,7 +104,7 @@ class TritonPythonModel:
         wanted = request.requested_output_names()
         arrived = time.monotonic()
 
-        def reply(result: Answer | BackendError) -> None:
+        def reply(result: RoutedResult | BackendError) -> None:
             _send(
                 sender,
                 error_response(pb_utils, result) if isinstance(result, BackendError) else _response(result, wanted),
@@ -141,9 +141,9 @@ def _task_outputs(model: Model) -> list[str]:
     return [name for name in names if name not in _ROUTE_OUTPUTS]
 
 
-def _response(answer: Answer, wanted: Sequence[str]) -> Any:
-    routes = answer.routes
-    tensors = {name: pb_utils.Tensor(name, array) for name, array in answer.outputs.items() if name in wanted}
+def _response(result: RoutedResult, wanted: Sequence[str]) -> Any:
+    routes = result.routes
+    tensors = {name: pb_utils.Tensor(name, array) for name, array in result.outputs.items() if name in wanted}
     tensors["VARIANT"] = _texts("VARIANT", [route.variant for route in routes])
     tensors["VARIANT_VERSION"] = _texts("VARIANT_VERSION", [route.version for route in routes])
     if "ROUTE_REASON" in wanted:

@@ -105,7 +105,7 @@ class _Reader:
         if issubclass(kind, Enum):
             return self._choice(key, value, {str(member.value): member for member in kind})
         if kind is bool:
-            return value if isinstance(value, bool) else self._refuse(key, value, "true or false")
+            return value if isinstance(value, bool) else self._reject(key, value, "true or false")
         if kind is str:
             return self._text(key, value, rule or Pattern("(?s).+", "a non-empty string"))
         return self._number(key, value, kind, rule or Range())
@@ -125,12 +125,12 @@ class _Reader:
 
     def _choice(self, key: str, value: Any, values: Mapping[str, Any]) -> Any:
         if not isinstance(value, str) or value not in values:
-            self._refuse(key, value, f"one of {', '.join(values)}")
+            self._reject(key, value, f"one of {', '.join(values)}")
         return values[value]
 
     def _text(self, key: str, value: Any, rule: Pattern) -> str:
         if not isinstance(value, str) or not re.fullmatch(rule.regex, value):
-            self._refuse(key, value, rule.description)
+            self._reject(key, value, rule.description)
         return str(value)
 
     def _number(self, key: str, value: Any, kind: Any, limits: Range) -> int | float:
@@ -141,10 +141,10 @@ class _Reader:
             allowed += f" of at least {limits.least}"
         is_number = type(value) is int or (kind is float and type(value) is float and math.isfinite(value))
         if not is_number or not limits.least <= value <= limits.most:
-            self._refuse(key, value, allowed)
+            self._reject(key, value, allowed)
         return float(value) if kind is float else int(value)
 
-    def _refuse(self, key: str, value: Any, allowed: str) -> NoReturn:
+    def _reject(self, key: str, value: Any, allowed: str) -> NoReturn:
         raise FileError(self._path, key, f"is {value!r}; it must be {allowed}")
 
 

@@ -135,7 +135,7 @@ def _open(server: TritonServer, name: str, bodies: Sequence[bytes], rate: float,
         random = np.random.default_rng(SEED)
         times = np.cumsum(random.exponential(1 / rate, int(rate * seconds)))
         schedule = Schedule(times, np.zeros(len(times), np.int64), random.integers(0, len(bodies), len(times)))
-        before = _answers_by_reason(server)
+        before = _responses_by_reason(server)
         samples = asyncio.run(
             send_schedule(
                 [RequestSet(name, "grpc", server.grpc_address, bodies)],
@@ -155,7 +155,7 @@ def _open(server: TritonServer, name: str, bodies: Sequence[bytes], rate: float,
             "failed_percent": failed / len(times) * 100,
         }
         if name == ROUTED:
-            after = _answers_by_reason(server)
+            after = _responses_by_reason(server)
             answered = {reason: after[reason] - before.get(reason, 0.0) for reason in after}
             at_tier = answered.get("requested_tier", 0.0)
             values["moved_percent"] = (1 - at_tier / sum(answered.values())) * 100
@@ -164,7 +164,7 @@ def _open(server: TritonServer, name: str, bodies: Sequence[bytes], rate: float,
     return Contender(name, f"overload, {rate:.0f}/s", repeat)
 
 
-def _answers_by_reason(server: TritonServer) -> dict[str, float]:
+def _responses_by_reason(server: TritonServer) -> dict[str, float]:
     """The router's responses so far, by reason."""
     # The router publishes its metrics every half second.
     time.sleep(1.0)

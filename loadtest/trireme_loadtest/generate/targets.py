@@ -68,10 +68,10 @@ class GrpcTarget(_GrpcChannel):
 
     async def send(self, body: bytes) -> bytes:
         try:
-            answer: bytes = await self._infer(body, timeout=self._deadline_seconds)
+            response: bytes = await self._infer(body, timeout=self._deadline_seconds)
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from None
-        return answer
+        return response
 
 
 class GrpcStreamTarget(_GrpcChannel):
@@ -111,16 +111,18 @@ class HttpTarget:
 
     async def send(self, body: bytes) -> bytes:
         try:
-            async with self._session.post(self._url, data=body, headers={"Content-Type": "application/json"}) as answer:
-                content = await answer.read()
+            async with self._session.post(
+                self._url, data=body, headers={"Content-Type": "application/json"}
+            ) as response:
+                content = await response.read()
         except asyncio.TimeoutError:
             raise RequestFailed(
                 "DEADLINE_EXCEEDED", f"no response in {self._deadline_seconds} s", timed_out=True
             ) from None
         except aiohttp.ClientError as error:
             raise RequestFailed(type(error).__name__, str(error)) from None
-        if answer.status != 200:
-            raise RequestFailed(f"HTTP {answer.status}", content[:200].decode(errors="replace"))
+        if response.status != 200:
+            raise RequestFailed(f"HTTP {response.status}", content[:200].decode(errors="replace"))
         return content
 
     async def __aenter__(self) -> HttpTarget:

@@ -137,7 +137,7 @@ class Echo:
         self.repository = repository
         self.client = triton_grpc.InferenceServerClient(server.grpc_address)
 
-    def ask(
+    def send(
         self,
         *texts: str,
         hint: str | None = None,

@@ -24,11 +24,11 @@ PARAMETERS = {"lang": "de", "k": 7, "flag": True}
 
 
 @pytest.mark.parametrize(
-    ("asked", "variant"),
+    ("requested", "variant"),
     [({}, "medium"), ({"tier": "economy"}, "small"), ({"tier": "premium"}, "large"), ({"tier": "auto"}, "large")],
 )
-def test_tier_picks_the_variant_and_the_response_names_it(echo: Echo, asked: dict[str, Any], variant: str) -> None:
-    routed = echo.ask("hello", "world", **asked)
+def test_tier_picks_the_variant_and_the_response_names_it(echo: Echo, requested: dict[str, Any], variant: str) -> None:
+    routed = echo.send("hello", "world", **requested)
     assert routed.answers == [f"{variant}:hello", f"{variant}:world"]
     assert routed.variants == [variant] * 2
     assert routed.versions == ["1"] * 2
@@ -36,24 +36,24 @@ def test_tier_picks_the_variant_and_the_response_names_it(echo: Echo, asked: dic
 
 
 def test_parameters_and_a_given_optional_input_reach_the_variant_unchanged(echo: Echo) -> None:
-    direct = echo.ask("x", hint="please", model="medium", **PARAMETERS).seen[0]
+    direct = echo.send("x", hint="please", model="medium", **PARAMETERS).seen[0]
     assert direct == {"parameters": PARAMETERS, "hint": "please", "rows": 1, "version": "1"}
-    assert echo.ask("x", hint="please", tier="standard", **PARAMETERS).seen[0] == direct
+    assert echo.send("x", hint="please", tier="standard", **PARAMETERS).seen[0] == direct
 
 
 def test_absent_optional_input_stays_absent(echo: Echo) -> None:
-    direct = echo.ask("x", model="medium").seen[0]
+    direct = echo.send("x", model="medium").seen[0]
     assert direct == {"parameters": {}, "hint": None, "rows": 1, "version": "1"}
-    assert echo.ask("x").seen[0] == direct
+    assert echo.send("x").seen[0] == direct
 
 
 def test_reserved_parameter_is_rejected(echo: Echo) -> None:
     with pytest.raises(InferenceServerException, match="reserved"):
-        echo.ask("x", triton_x="de")
+        echo.send("x", triton_x="de")
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("requested", "sentence"),
     [
         ({"tier": "gold"}, "parameter tier is 'gold'; allowed: economy, standard, premium, auto"),
         ({"max_latency_ms": -1}, "parameter max_latency_ms is -1; allowed: a number from 1 to 600000"),
@@ -61,17 +61,17 @@ def test_reserved_parameter_is_rejected(echo: Echo) -> None:
     ],
 )
 def test_invalid_parameters_are_rejected_with_the_allowed_values(
-    echo: Echo, asked: dict[str, Any], sentence: str
+    echo: Echo, requested: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(InferenceServerException) as caught:
-        echo.ask("x", **asked)
+        echo.send("x", **requested)
     assert sentence in caught.value.message()
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
 def test_decide_only_names_the_variant_and_calls_none(echo: Echo) -> None:
     echo.repository.behave("large", raises=True)
-    routed = echo.ask("x", tier="premium", decide_only=True, explain=True)
+    routed = echo.send("x", tier="premium", decide_only=True, explain=True)
     assert routed.variants == ["large"]
     assert routed.answers == []
     assert {one["variant"]: one["verdict"] for one in routed.reason["considered"]} == {
@@ -99,7 +99,7 @@ def test_an_invalid_request_fails_alone_in_a_merged_call(echo: Echo) -> None:
     echo.repository.behave("medium", seconds=0.05)
     texts = [f"text {number}" for number in range(24)]
     texts[7] = "poison"
-    results = _all_at_once([lambda text=text: echo.ask(text) for text in texts])  # type: ignore[misc]
+    results = _all_at_once([lambda text=text: echo.send(text) for text in texts])  # type: ignore[misc]
     for text, result in zip(texts, results, strict=True):
         if text == "poison":
             assert isinstance(result, InferenceServerException)
@@ -113,16 +113,16 @@ def test_many_callers_with_mixed_parameters_get_the_outputs_of_the_named_variant
     def caller(number: int) -> int:
         for turn in range(15):
             texts = [f"{number}/{turn}/{row}" for row in range(1 + turn % 3)]
-            asked: dict[str, Any] = {"user": number % 3}
+            requested: dict[str, Any] = {"user": number % 3}
             if turn % 4:
-                asked["tier"] = ["economy", "standard", "premium"][(number + turn) % 3]
+                requested["tier"] = ["economy", "standard", "premium"][(number + turn) % 3]
             if turn % 2:
-                asked["max_latency_ms"] = 20_000
-            routed = echo.ask(*texts, **asked)
+                requested["max_latency_ms"] = 20_000
+            routed = echo.send(*texts, **requested)
             assert routed.answers == [f"{routed.variant}:{text}" for text in texts]
             assert {seen["parameters"]["user"] for seen in routed.seen} == {number % 3}
-            if "tier" in asked and routed.reason["reason"] == "requested_tier":
-                assert routed.reason["tier"] == asked["tier"]
+            if "tier" in requested and routed.reason["reason"] == "requested_tier":
+                assert routed.reason["tier"] == requested["tier"]
         return number
 
     results = _all_at_once([lambda number=number: caller(number) for number in range(64)])  # type: ignore[misc]
@@ -133,7 +133,7 @@ def test_calls_do_not_deadlock_with_all_instances_busy(echo: Echo) -> None:
     for name in ("small", "medium", "large"):
         echo.repository.behave(name, seconds=0.02)
     tiers = ["economy", "standard", "premium"]
-    results = _all_at_once([lambda n=n: echo.ask(str(n), tier=tiers[n % 3]) for n in range(240)])  # type: ignore[misc]
+    results = _all_at_once([lambda n=n: echo.send(str(n), tier=tiers[n % 3]) for n in range(240)])  # type: ignore[misc]
     for number, result in enumerate(results):
         assert not isinstance(result, BaseException), result
         assert result.answers == [f"{result.variant}:{number}"]
@@ -142,11 +142,11 @@ def test_calls_do_not_deadlock_with_all_instances_busy(echo: Echo) -> None:
 def test_new_pin_is_named_at_once(echo: Echo) -> None:
     echo.repository.write_worker("medium", 1, 2)
     echo.client.load_model("medium_worker")
-    assert echo.ask("x").versions == ["1"]
+    assert echo.send("x").versions == ["1"]
     try:
         echo.repository.pin("medium", 2)
         echo.client.load_model("medium")
-        routed = echo.ask("x")
+        routed = echo.send("x")
         assert routed.versions == ["2"]
         assert routed.seen[0]["version"] == "2"
     finally:
@@ -162,7 +162,7 @@ def test_the_version_of_a_variant_of_two_steps_is_that_of_its_version_step(echo:
         echo.client.load_model(name)
     try:
         echo.repository.set_traffic('{"canary_percent": {"medium": 100}}')
-        routed = echo.ask("x")
+        routed = echo.send("x")
         assert routed.answers == ["medium_decoder:bert:x"]
         assert routed.seen[0]["version"] == "2"
         assert routed.versions == ["2"]
@@ -175,18 +175,18 @@ def test_canary_traffic_applies_from_the_next_request_on(echo: Echo) -> None:
     echo.client.load_model("medium__canary")
     try:
         echo.repository.set_traffic('{"canary_percent": {"medium": 100}}')
-        routed = echo.ask("x")
+        routed = echo.send("x")
         assert routed.variants == ["medium__canary"]
         assert routed.answers == ["large:x"]
         assert routed.reason["canary"] is True
         echo.repository.set_traffic("{")
-        assert echo.ask("x").variants == ["medium__canary"]
+        assert echo.send("x").variants == ["medium__canary"]
         echo.repository.set_traffic('{"canary_percent": {"medium": 50}}')
-        sides = {key: echo.ask("x", sticky_key=key).variants[0] for key in "abcdefghijklmnop"}
+        sides = {key: echo.send("x", sticky_key=key).variants[0] for key in "abcdefghijklmnop"}
         assert set(sides.values()) == {"medium", "medium__canary"}
-        assert {key: echo.ask("x", sticky_key=key).variants[0] for key in sides} == sides
+        assert {key: echo.send("x", sticky_key=key).variants[0] for key in sides} == sides
         echo.repository.set_traffic('{"canary_percent": {}}')
-        assert echo.ask("x").variants == ["medium"]
+        assert echo.send("x").variants == ["medium"]
     finally:
         echo.client.unload_model("medium__canary")
     _eventually(lambda: _metric(echo, "trireme_router_traffic_errors_total") == 1)
@@ -196,7 +196,7 @@ def test_metrics_report_requests_latencies_and_predictions(echo: Echo) -> None:
     labels = 'variant="small",version="1"'
     before = _metric(echo, "trireme_router_requests_total", labels)
     for _ in range(5):
-        echo.ask("x", tier="economy")
+        echo.send("x", tier="economy")
     _eventually(lambda: _metric(echo, "trireme_router_requests_total", labels) >= before + 5)
     small = 'task="echo",variant="small"'
     assert _metric(echo, "trireme_router_latency_seconds_count", small) >= 5
@@ -221,13 +221,13 @@ def test_rows_that_wait_for_a_busy_variant_are_reported(echo: Echo) -> None:
 def test_cost_is_that_of_the_rows_sent_to_a_variant(echo: Echo) -> None:
     large = 'variant="large"'
     before = _metric(echo, "trireme_router_cost_total", large)
-    echo.ask("one", "two", tier="premium")
+    echo.send("one", "two", tier="premium")
     _eventually(lambda: _metric(echo, "trireme_router_cost_total", large) == pytest.approx(before + 2 * 3 / 1000))
 
 
 def test_fallback_is_logged_with_the_request_id_of_a_proxy(echo: Echo) -> None:
     echo.repository.behave("medium", raises=True)
-    routed = echo.ask("x", tier="standard", headers={"x-request-id": "proxy-1"})
+    routed = echo.send("x", tier="standard", headers={"x-request-id": "proxy-1"})
     assert routed.reason["reason"] == "fallback"
 
     def log_lines() -> list[dict[str, str]]:
@@ -246,7 +246,7 @@ def test_fallback_is_logged_with_the_request_id_of_a_proxy(echo: Echo) -> None:
 
 
 def test_request_id_of_a_header_is_not_passed_to_the_variant(echo: Echo) -> None:
-    assert echo.ask("x", tier="standard", headers={"x-request-id": "proxy-2"}).seen[0]["parameters"] == {}
+    assert echo.send("x", tier="standard", headers={"x-request-id": "proxy-2"}).seen[0]["parameters"] == {}
 
 
 def _metric(echo: Echo, name: str, labels: str = "") -> float:
@@ -286,7 +286,7 @@ def _all_at_once(tasks: list[Callable[[], Any]]) -> list[Any]:
 
 def test_explanation_of_a_running_router_has_live_numbers(echo: Echo) -> None:
     for _ in range(20):
-        echo.ask("x", tier="premium")
+        echo.send("x", tier="premium")
     found = find_route(ModelRepository(echo.repository.path), "echo")
     explanation = explain_live(found, {"tier": "premium", "max_latency_ms": "5000"}, echo.server.grpc_address)
     assert (explanation.live, explanation.variant, explanation.version) == (True, "large", "1")

@@ -60,14 +60,14 @@ def test_variant_whose_stub_is_killed(echo: Echo, variant: str) -> None:
 def test_variant_that_is_overloaded(echo: Echo, variant: str) -> None:
     echo.repository.behave(variant, seconds=0.4)
     # Its full queue rejects most of them, as intended.
-    with ClientThreads([lambda: echo.ask("flood", model=variant)] * 24, pause_seconds=0.01):
+    with ClientThreads([lambda: echo.send("flood", model=variant)] * 24, pause_seconds=0.01):
         _assert_answered_by_others(echo, variant, {"overloaded", "late", "breaker_open"}, some_by_itself=True)
 
 
 def _assert_answered_by_others(echo: Echo, faulty: str, faults: set[str], *, some_by_itself: bool = False) -> None:
     """100 requests, 8 at a time, of which none fails; then the variant is healthy and receives requests again."""
     with ThreadPoolExecutor(8) as callers:
-        results = list(callers.map(lambda number: echo.ask(f"text {number}", tier=TIERS[faulty]), range(104)))
+        results = list(callers.map(lambda number: echo.send(f"text {number}", tier=TIERS[faulty]), range(104)))
     moved = [result for result in results if result.variant != faulty]
     assert moved
     if not some_by_itself:
@@ -87,7 +87,7 @@ def _let_back(echo: Echo) -> Any:
         echo.repository.behave(name)
     deadline = time.monotonic() + 60
     for name, tier in TIERS.items():
-        while echo.ask("well again", tier=tier).variant != name:
+        while echo.send("well again", tier=tier).variant != name:
             assert time.monotonic() < deadline, f"{name} was not let back"
             time.sleep(0.1)
 

@@ -22,7 +22,7 @@ from trireme_backends.routing.decision import Reason, requested_tier
 from trireme_backends.routing.errors import CallError, Fault, LimitError, UnavailableError
 from trireme_backends.routing.latency import TimeBudget
 from trireme_backends.routing.pins import Pins
-from trireme_backends.routing.request import Answer, FailedAttempt, FirstAnswer, RoutedRequest, Tensors
+from trireme_backends.routing.request import FailedAttempt, FirstTierResult, RoutedRequest, RoutedResult, Tensors
 from trireme_backends.routing.route import Route
 from trireme_backends.routing.selection import Observer, Selection, Selector
 from trireme_backends.routing.threads import ThreadPool, Timer
@@ -166,10 +166,10 @@ class Dispatcher:
         try:
             selection = request.selection = self._select(request, now)
         except BackendError as error:
-            self._refuse(request, error)
+            self._reject(request, error)
             return
         outputs = request.outputs(self._pins.pin(selection.endpoint.name).version, selection.decision.reason)
-        self._replies.append(functools.partial(request.reply, Answer({}, [outputs] * request.rows)))
+        self._replies.append(functools.partial(request.reply, RoutedResult({}, [outputs] * request.rows)))
 
     def _place(self, request: RoutedRequest, now: float) -> None:
         """Queue a request for the best variant; fail it if no variant is available."""
@@ -178,7 +178,7 @@ class Dispatcher:
         except (LimitError, UnavailableError) as error:
             self._give_up(request, error)
             return
-        if request.first_answer and selection.decision.reason is Reason.SLA_AT_RISK:
+        if request.first_tier_result and selection.decision.reason is Reason.SLA_AT_RISK:
             self._give_up(request, UnavailableError("no time is left to call the second tier"))
             return
         queue = selection.endpoint
@@ -222,8 +222,8 @@ class Dispatcher:
         for row, request in call.waiting_requests():
             bad_row = next((index - row for index in not_finite if row <= index < row + request.rows), None)
             if bad_row is not None:
-                if request.first_answer:
-                    bad_row = int(request.first_answer.unsure[bad_row])
+                if request.first_tier_result:
+                    bad_row = int(request.first_tier_result.unsure[bad_row])
                 message = f"{queue.name} returned a value in row {bad_row} that is not a finite number"
                 self._retry(request, queue, Fault.NOT_FINITE, message, now)
                 continue
@@ -237,7 +237,7 @@ class Dispatcher:
         assert request.selection is not None
         decision = request.selection.decision
         seen_ms = (now - request.placed) * 1000
-        queue.latency.answered(point_ms=request.point_ms, seen_ms=seen_ms, now=now)
+        queue.latency.request_ended(point_ms=request.point_ms, seen_ms=seen_ms, now=now)
         if request.sla_at is not None and now > request.sla_at:
             self._count_late(request, request.selection, now)
         self._observer.predicted(queue.name, p95_ms=decision.predicted_p95_ms, seen_ms=seen_ms)
@@ -246,8 +246,8 @@ class Dispatcher:
             if attempt.fault.may_be_request:
                 self._count_failure(self._selector.endpoints[attempt.variant], now)
         cascade = self._route.cascade
-        if request.first_answer:
-            self._escalated(request, request.first_answer, outputs, version, seen_ms)
+        if request.first_tier_result:
+            self._escalated(request, request.first_tier_result, outputs, version, seen_ms)
         elif (
             cascade
             and requested_tier(self._route, request.parameters) is None
@@ -256,7 +256,7 @@ class Dispatcher:
             self._escalate(request, outputs, version, seen_ms, now)
         else:
             route = request.outputs(version, decision.reason, seen_ms=seen_ms)
-            self._reply(request, Answer(outputs, [route] * request.rows), now)
+            self._reply(request, RoutedResult(outputs, [route] * request.rows), now)
 
     def _escalate(self, request: RoutedRequest, outputs: Tensors, version: str, seen_ms: float, now: float) -> None:
         """Keep the rows of which the first tier is confident; send the others to the second."""
@@ -266,26 +266,26 @@ class Dispatcher:
         routes = [
             request.outputs(version, Reason.CASCADE_SURE, seen_ms=seen_ms, confidence=value) for value in sure.tolist()
         ]
-        answer = Answer(outputs, routes)
+        result = RoutedResult(outputs, routes)
         unsure = np.flatnonzero(sure < cascade.threshold)
         if not len(unsure):
-            self._reply(request, answer, now)
+            self._reply(request, result, now)
             return
         escalated = replace(
             request,
             inputs={name: array[unsure] for name, array in request.inputs.items()},
             rows=len(unsure),
             tier=cascade.second_tier,
-            first_answer=FirstAnswer(request, answer, version, seen_ms, unsure, sure[unsure]),
+            first_tier_result=FirstTierResult(request, result, version, seen_ms, unsure, sure[unsure]),
         )
         self._selector.check_traffic()
         self._place(escalated, now)
 
     def _escalated(
-        self, request: RoutedRequest, first: FirstAnswer, outputs: Tensors, version: str, seen_ms: float
+        self, request: RoutedRequest, first: FirstTierResult, outputs: Tensors, version: str, seen_ms: float
     ) -> None:
         """Merge the second tier's outputs into the first's."""
-        whole = first.answer.outputs
+        whole = first.result.outputs
         if any(array.shape[1:] != whole[name].shape[1:] for name, array in outputs.items()):
             self._give_up(request, UnavailableError("the outputs of the two tiers do not fit into one tensor"))
             return
@@ -293,7 +293,7 @@ class Dispatcher:
         for name, array in outputs.items():
             merged[name][first.unsure] = array
         route = functools.partial(request.outputs, version, Reason.CASCADE_ESCALATED, seen_ms=seen_ms)
-        self._reply(first.request, first.answer_with({**whole, **merged}, route), time.monotonic())
+        self._reply(first.request, first.with_routes({**whole, **merged}, route), time.monotonic())
 
     def _failed(self, call: VariantCall, error: CallError, now: float) -> None:
         queue = call.queue
@@ -313,7 +313,7 @@ class Dispatcher:
         waited_ms = (now - request.placed) * 1000
         abandoned = queue.leave(request)
         if not request.probe:
-            queue.latency.answered(point_ms=request.point_ms, seen_ms=waited_ms, now=now)
+            queue.latency.request_ended(point_ms=request.point_ms, seen_ms=waited_ms, now=now)
         if abandoned is not None:
             # A pending call takes at least this long.
             queue.latency.call_ended(rows=abandoned.rows, call_ms=(now - abandoned.started) * 1000, now=now)
@@ -352,25 +352,25 @@ class Dispatcher:
             self._place(request, now)
 
     def _give_up(self, request: RoutedRequest, error: BackendError) -> None:
-        """No variant is left: send an unsure first answer if there is one, otherwise fail the request."""
-        first = request.first_answer
+        """No variant is left: send the first tier's result if there is one, otherwise fail the request."""
+        first = request.first_tier_result
         if first is not None:
             route = functools.partial(first.request.outputs, first.version, Reason.CASCADE_KEPT, seen_ms=first.seen_ms)
-            self._reply(first.request, first.answer_with(first.answer.outputs, route), time.monotonic())
+            self._reply(first.request, first.with_routes(first.result.outputs, route), time.monotonic())
         elif request.failed and isinstance(error, UnavailableError):
             # The first failure explains more than that of the fallback.
             fault = request.failed[0].fault
             kept = request.first_error
-            self._refuse(request, CallError(fault, kept) if fault.may_be_request else UnavailableError(kept))
+            self._reject(request, CallError(fault, kept) if fault.may_be_request else UnavailableError(kept))
         else:
-            self._refuse(request, error)
+            self._reject(request, error)
 
-    def _reply(self, request: RoutedRequest, answer: Answer, now: float) -> None:
-        self._replies.append(functools.partial(request.reply, answer))
+    def _reply(self, request: RoutedRequest, result: RoutedResult, now: float) -> None:
+        self._replies.append(functools.partial(request.reply, result))
         seen_ms = (now - request.arrived) * 1000
-        for route in {id(route): route for route in answer.routes}.values():
+        for route in {id(route): route for route in result.routes}.values():
             self._observer.replied(route, seen_ms=seen_ms, request_id=request.request_id)
 
-    def _refuse(self, request: RoutedRequest, error: BackendError) -> None:
+    def _reject(self, request: RoutedRequest, error: BackendError) -> None:
         self._replies.append(functools.partial(request.reply, error))
-        self._observer.refused(error, request_id=request.request_id)
+        self._observer.rejected(error, request_id=request.request_id)

@@ -94,7 +94,7 @@ class LatencyEstimator:
         self._rows_rows = self._rows_rows * fade + rows * rows
         self._rows_ms = self._rows_ms * fade + rows * call_ms
 
-    def answered(self, *, point_ms: float, seen_ms: float, now: float) -> None:
+    def request_ended(self, *, point_ms: float, seen_ms: float, now: float) -> None:
         """Update the p95 with a request that was served, or left, ``seen_ms`` after the variant received it."""
         ratio = self._faded_ratio(now)
         late = math.log(max(seen_ms, 1e-3) / point_ms) > ratio

@@ -81,7 +81,7 @@ class RouterMetrics:
     def replied(self, route: RouteOutputs, *, seen_ms: float, request_id: str) -> None:
         self._replies.append((route, seen_ms, request_id))
 
-    def refused(self, error: BackendError, *, request_id: str) -> None:
+    def rejected(self, error: BackendError, *, request_id: str) -> None:
         self._refusals.append((error, request_id))
 
     def called(self, variant: str, outcome: str, *, rows: int) -> None:

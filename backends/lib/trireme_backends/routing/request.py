@@ -23,7 +23,7 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RoutedResult:
     """Outputs of the task, [rows, ...] each, and the route of each row."""
 
     outputs: Tensors
@@ -40,7 +40,7 @@ class FailedAttempt:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstAnswer:
+class FirstTierResult:
     """The result of a cascade's first tier, kept in case the second tier fails.
 
     Attributes:
@@ -50,26 +50,26 @@ class FirstAnswer:
     """
 
     request: RoutedRequest
-    answer: Answer
+    result: RoutedResult
     version: str
     seen_ms: float
     unsure: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float64]
 
-    def answer_with(self, outputs: Tensors, route: Callable[..., RouteOutputs]) -> Answer:
+    def with_routes(self, outputs: Tensors, route: Callable[..., RouteOutputs]) -> RoutedResult:
         """A result in which the unsure rows have routes made by ``route``, called with their confidence."""
-        routes = list(self.answer.routes)
+        routes = list(self.result.routes)
         for row, value in zip(self.unsure.tolist(), self.confidence.tolist(), strict=True):
             routes[row] = route(confidence=value)
-        return Answer(outputs, routes)
+        return RoutedResult(outputs, routes)
 
 
 @dataclass(slots=True, eq=False)
 class RoutedRequest:
     """One request from its arrival to its reply.
 
-    In a cascade, a copy carries the unsure rows to the second tier (``first_answer`` is set). Another copy probes a
-    variant whose breaker is open (``probe``; it has no reply).
+    In a cascade, a copy carries the unsure rows to the second tier (``first_tier_result`` is set). Another copy probes
+    a variant whose breaker is open (``probe``; it has no reply).
 
     Attributes:
         parameters: the router's.
@@ -92,10 +92,10 @@ class RoutedRequest:
     rows: int
     arrived: float
     deadline: float
-    reply: Callable[[Answer | BackendError], None]
+    reply: Callable[[RoutedResult | BackendError], None]
     request_id: str = ""
     tier: Tier | None = None
-    first_answer: FirstAnswer | None = None
+    first_tier_result: FirstTierResult | None = None
     probe: bool = False
     alone: bool = field(default=False, init=False)
     attempt: int = field(default=0, init=False)
@@ -115,9 +115,9 @@ class RoutedRequest:
     def tried(self) -> list[str]:
         """The variants that must not be chosen again."""
         tried = [attempt.variant for attempt in self.failed]
-        if self.first_answer and self.first_answer.request.selection:
-            # It has answered, but its confidence was low.
-            tried.append(self.first_answer.request.selection.decision.variant.name)
+        if self.first_tier_result and self.first_tier_result.request.selection:
+            # It has served the request, but its confidence was low.
+            tried.append(self.first_tier_result.request.selection.decision.variant.name)
         return tried
 
     def can_merge_with(self, other: RoutedRequest) -> bool:

@@ -87,7 +87,7 @@ class StreamRouter:
 
     Example:
         >>> router = StreamRouter(route, pins=pins, traffic=traffic, observer=observer)
-        >>> router.answer(StreamRequest(parameters, prompt_characters=42, request_id="a", deadline=deadline))
+        >>> router.route(StreamRequest(parameters, prompt_characters=42, request_id="a", deadline=deadline))
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class StreamRouter:
         self._selector = Selector(route, endpoint, pins=pins, traffic=traffic, observer=observer)
         self._lock = threading.Lock()
 
-    def answer(self, request: StreamRequest) -> RouteOutputs | None:
+    def route(self, request: StreamRequest) -> RouteOutputs | None:
         """Return the variant to stream from; None for a report.
 
         Raises:
@@ -192,10 +192,10 @@ class StreamRouter:
         if report.ttft_ms is not None:
             own_ms = max(report.ttft_ms - endpoint.prefill_ms(stream.prompt_characters), _LEAST_MS)
             endpoint.latency.call_ended(rows=stream.streams, call_ms=own_ms, now=now)
-            endpoint.latency.answered(point_ms=stream.ttft_point_ms, seen_ms=report.ttft_ms, now=now)
+            endpoint.latency.request_ended(point_ms=stream.ttft_point_ms, seen_ms=report.ttft_ms, now=now)
             p95_ms = endpoint.latency.p95_ms(stream.ttft_point_ms, now)
             self._observer.predicted(report.variant, p95_ms=p95_ms, seen_ms=report.ttft_ms)
         if report.ms_per_token is not None:
             pace_ms = max(report.ms_per_token, _LEAST_MS)
             endpoint.pace.call_ended(rows=stream.streams, call_ms=pace_ms, now=now)
-            endpoint.pace.answered(point_ms=stream.pace_point_ms, seen_ms=pace_ms, now=now)
+            endpoint.pace.request_ended(point_ms=stream.pace_point_ms, seen_ms=pace_ms, now=now)

@@ -91,7 +91,7 @@ class VariantQueue(Endpoint):
         self._waiting: deque[tuple[RoutedRequest, int]] = deque()
 
     def point_ms(self, rows: int, now: float) -> float:
-        """Expected time to the answer of a request that arrives now."""
+        """Expected time until a request that arrives now is served."""
         limits = self.variant.limits
         return self.latency.queue_ms(
             rows,

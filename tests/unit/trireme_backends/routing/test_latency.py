@@ -48,7 +48,7 @@ def test_with_constant_row_counts_more_rows_are_expected_to_cost_more() -> None:
 def test_slow_period_is_forgotten_without_observations() -> None:
     estimator = learnt(*[(1, 500.0)] * 50)
     for _ in range(50):
-        estimator.answered(point_ms=10.0, seen_ms=500.0, now=0.0)
+        estimator.request_ended(point_ms=10.0, seen_ms=500.0, now=0.0)
     slow = estimator.p95_ms(estimator.call_ms(1, now=0.0), now=0.0)
     later = estimator.p95_ms(estimator.call_ms(1, now=120.0), now=120.0)
     assert slow > 1000.0
@@ -86,7 +86,7 @@ def test_quantile_covers_95_percent_whatever_the_noise() -> None:
         kept = []
         for seen_ms in 10.0 * random.lognormal(0.0, spread, 4000):
             kept.append(seen_ms <= estimator.p95_ms(10.0, now=0.0))
-            estimator.answered(point_ms=10.0, seen_ms=float(seen_ms), now=0.0)
+            estimator.request_ended(point_ms=10.0, seen_ms=float(seen_ms), now=0.0)
         assert np.mean(kept[500:]) == pytest.approx(0.95, abs=0.02)
 
 
@@ -136,7 +136,7 @@ class _QueueAware:
 
     def answered(self, request: Request) -> None:
         seen_ms = (request.answered - request.placed) * 1000
-        self._estimator.answered(point_ms=self._points.pop(id(request)), seen_ms=seen_ms, now=request.answered)
+        self._estimator.request_ended(point_ms=self._points.pop(id(request)), seen_ms=seen_ms, now=request.answered)
 
 
 class _SlidingWindow:

@@ -46,12 +46,12 @@ class Route:
         self.count += 1
         self.last_id = str(self.count) if request_id is None else request_id
         read, _ = read_stream_parameters(json.dumps(parameters))
-        return self.streams.answer(StreamRequest(read, characters, self.last_id, self.now + deadline_s))
+        return self.streams.route(StreamRequest(read, characters, self.last_id, self.now + deadline_s))
 
     def report(self, variant, request_id=None, **measured):
         parameters = StreamParameters(report=StreamReport(variant, **measured))
         request = StreamRequest(parameters, 0, request_id or self.last_id, self.now + 60)
-        assert self.streams.answer(request) is None
+        assert self.streams.route(request) is None
 
 
 @pytest.fixture
