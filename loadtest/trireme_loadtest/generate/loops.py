@@ -69,8 +69,11 @@ async def closed_loop(send: Send, concurrency: int, keep_sending: Callable[[], b
 
     callers = [asyncio.create_task(caller()) for _ in range(concurrency)]
     try:
-        await asyncio.gather(*callers)
+        # Not gather, which cancels them as well: a second cancellation would interrupt how a request ends.
+        ended, _ = await asyncio.wait(callers, return_when=asyncio.FIRST_EXCEPTION)
     finally:
         for one in callers:
             one.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
+    for one in ended:
+        one.result()

@@ -45,3 +45,22 @@ def test_an_exception_while_sending_ends_the_loop(loop: str) -> None:
     running = open_loop(send, [0.0], time.monotonic()) if loop == "open" else closed_loop(send, 2, lambda: True)
     with pytest.raises(ConnectionError, match="gone"):
         asyncio.run(running)
+
+
+def test_a_cancelled_closed_loop_waits_until_its_requests_have_ended_in_order() -> None:
+    ended: list[int] = []
+
+    async def send(number: int) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.02 * (number + 1))
+            ended.append(number)
+
+    async def run() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(closed_loop(send, 3, lambda: True), 0.05)
+
+    asyncio.run(run())
+
+    assert sorted(ended) == [0, 1, 2]
