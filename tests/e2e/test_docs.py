@@ -73,8 +73,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """``trireme serve`` on a copy of the repository, so that pages can release versions."""
     serve = Serve(tmp_path_factory.mktemp("docs"), Settings.from_environment().repository_dir)
     (serve.state_dir / "sources").symlink_to(Settings.from_environment().sources_dir)
-    # No command uses the staged variants, which take a third of each start.
-    for folder in [*serve.repository.glob("*_staged"), *serve.repository.glob("*_onnx")]:
+    # No command uses the staged variants, which take a third of each start, nor vLLM, which takes minutes.
+    vllm = [path.parent for path in serve.repository.glob("*/config.pbtxt") if 'backend: "vllm"' in path.read_text()]
+    for folder in [*serve.repository.glob("*_staged"), *serve.repository.glob("*_onnx"), *vllm]:
         shutil.rmtree(folder)
     try:
         serve.start()
