@@ -194,11 +194,11 @@ def test_streams_are_judged_by_time_to_first_response_and_gaps(tmp_path: Path) -
     ("arguments", "problem"),
     [
         (["--arrivals", "poisson:0"], "must be above zero"),
-        (["--arrivals", "poisson:1e7"], "more than the 100000 a second"),
+        (["--arrivals", "poisson:1e7"], "exceeds the limit of 100000 per second"),
         (["--arrivals", "constant:1", "--seconds", "0.1"], "send no request"),
         (["--model", f"{MODEL}=-1"], "must be a number of at least zero"),
         (["--model", f"{MODEL}=2"], "given twice"),
-        (["--slo", "pyproject.toml"], "unknown table or key"),
+        (["--slo", "pyproject.toml"], "unknown key 'project'"),
     ],
 )
 def test_invalid_arguments_are_rejected_in_one_sentence(

@@ -208,7 +208,7 @@ def test_metrics_report_requests_latencies_and_predictions(echo: Echo) -> None:
 
 def test_rows_that_wait_for_a_busy_variant_are_reported(echo: Echo) -> None:
     echo.repository.behave("small", seconds=0.7)
-    threads = [threading.Thread(target=echo.ask, args=("x",), kwargs={"tier": "economy"}) for _ in range(24)]
+    threads = [threading.Thread(target=echo.send, args=("x",), kwargs={"tier": "economy"}) for _ in range(24)]
     for thread in threads:
         thread.start()
     _eventually(lambda: _metric(echo, "trireme_router_waiting_rows", 'variant="small"') > 0)
