@@ -9,7 +9,7 @@ import argparse
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -28,9 +28,8 @@ def words() -> list[tuple[re.Pattern[str], str]]:
     return [(re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in pairs]
 
 
-def findings(name: str, text: str) -> Iterator[str]:
-    """One message for each denied word in ``text``."""
-    denied = words()
+def findings(name: str, text: str, denied: Sequence[tuple[re.Pattern[str], str]]) -> Iterator[str]:
+    """One message for each of the ``denied`` words in ``text``."""
     for number, line in enumerate(text.splitlines(), 1):
         if ALLOW not in line:
             for pattern, replacement in denied:
@@ -45,11 +44,12 @@ def main() -> int:
     if not names:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True)
         names = listed.stdout.rstrip("\0").split("\0")
+    denied = words()
     found: list[str] = []
     for name in names:
         path = PROJECT / name
         if path.is_file() and not SKIPPED.search(name):
-            found += findings(name, path.read_text(errors="replace"))
+            found += findings(name, path.read_text(errors="replace"), denied)
     print(*found, sep="\n", end="\n" if found else "")
     return 1 if found else 0
 

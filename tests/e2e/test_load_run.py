@@ -148,9 +148,9 @@ def test_a_server_that_ends_during_the_run_is_counted_by_code(tmp_path: Path) ->
             "--deadline", 3,
         )  # fmt: skip
 
-    # The statistics of a dead server cannot be read, but the failed requests can be counted. 3: the machine was too
-    # busy for a punctual generator.
-    assert done.returncode in (1, 3), done.stdout + done.stderr
+    # The statistics of a dead server cannot be read, but the failed requests can be counted. On a machine too busy for
+    # a punctual generator the verdict is inconclusive, and only then.
+    assert done.returncode == (3 if "INVALID: " in done.stdout else 1), done.stdout + done.stderr
     assert "broken       all: error_rate" in done.stdout
     assert "UNAVAILABLE" in done.stdout
 

@@ -98,9 +98,9 @@ def test_the_other_commands_need_no_certificate(serve: Serve) -> None:
         (
             ["--tls-certificate={}/server.pem", "--tls-key={}/client.key"],
             1,
-            "not a PEM certificate with its",
+            "not a PEM certificate with its private key",
         ),
-        (["--tls-certificate={}/names", "--tls-key={}/server.key"], 1, "not a PEM certificate with its"),
+        (["--tls-certificate={}/names", "--tls-key={}/server.key"], 1, "not a PEM certificate with its private key"),
         (["--tls-certificate={}/server.pem", "--tls-key={}/locked.key"], 1, "without a password"),
         (
             ["--tls-certificate={}/server.pem", "--tls-key={}/server.key", "--tls-client-ca={}/names"],
